@@ -1,0 +1,3 @@
+from morocco_lib.cli import main
+
+raise SystemExit(main())

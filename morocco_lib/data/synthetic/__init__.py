@@ -1,0 +1,88 @@
+"""Synthetic benchmark records from templates, for demonstrations and tests that need no download.
+
+One generator module a task, found by its file name. It has `SIZES` (split -> number of records that `write` makes) and
+`records(split, size, seed)`, which gives the same records on every machine and different ones for every split.
+"""
+
+import importlib
+import json
+import os
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from morocco_lib.data import MARK
+from morocco_lib.errors import UsageError
+from morocco_lib.tasks import get_task
+from morocco_lib.tasks.records import Record
+
+
+def generator_names() -> list[str]:
+    """Return the short ids of the tasks that have synthetic records, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def generator(task_name: str) -> ModuleType:
+    """Return the generator module of a task.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if task_name not in generator_names():
+        raise UsageError(
+            f"no synthetic records for {task_name!r}",
+            rule=f"generators exist for {', '.join(generator_names())}",
+            remedy="name one of these, or point to a folder with the official data",
+        )
+    return importlib.import_module(f"{__name__}.{task_name}")
+
+
+def records(task_name: str, split: str, size: int, seed: int) -> list[Record]:
+    """Return synthetic records in the schema of a task's official files.
+
+    Args:
+        task_name: Short id of the task.
+        split: train, val or test.
+        size: Number of records.
+        seed: Same task, split, size and seed give the same records on every machine; splits differ from each other.
+    Raises:
+        UsageError: no such split, or no generator for the task.
+    Limits: material for demonstrations and tests, not a benchmark; a score on them says nothing about real text.
+    """
+    module = generator(task_name)
+    if split not in module.SIZES:
+        raise UsageError(f"split {split!r} asked for", rule=f"splits are {', '.join(module.SIZES)}")
+    return module.records(split, size, seed)
+
+
+def write(folder: Path, tasks: Sequence[str], seed: int) -> list[Path]:
+    """Write the synthetic splits of the tasks in the layout of the official data, and a note that says what they are.
+
+    Args:
+        folder: Where `<Title>/{train,val,test}.jsonl` and SYNTHETIC.md go; made if missing, same names overwritten.
+        tasks: Short ids of tasks that have a generator.
+        seed: Seed of every split.
+    Returns:
+        The paths written, the note last.
+    Raises:
+        UsageError: a task has no generator; nothing is written then.
+    Limits: see `records`.
+    """
+    contents = {}
+    for name in tasks:
+        for split, size in generator(name).SIZES.items():
+            lines = (json.dumps(record, ensure_ascii=False) for record in records(name, split, size, seed))
+            # CRLF as in the official TERRa files, so that readers meet it here first.
+            contents[folder / get_task(name).title / f"{split}.jsonl"] = "".join(line + "\r\n" for line in lines)
+    contents[folder / MARK] = (
+        f"These records ({', '.join(tasks)}) are synthetic: morocco made them from templates with seed {seed}.\n"
+        "10 % of the labels of train and val are flipped on purpose.\n"
+        "They are no benchmark: a score on them says nothing about how well a model knows Russian.\n"
+    )
+    for path, text in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(text.encode())
+        os.replace(part, path)
+    return list(contents)

@@ -1,0 +1,299 @@
+"""What can be measured on this machine, why not the rest, and the remedy.
+
+The folders a `probe_*` reads are arguments, so that tests replay recorded trees (`proc` stands for /proc, and so on).
+"""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import itertools
+import json
+import locale
+import os
+import platform
+import re
+import shutil
+import socket
+import sys
+import textwrap
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+PROC, CGROUP, POWERCAP = Path("/proc"), Path("/sys/fs/cgroup"), Path("/sys/class/powercap")
+CLOCKSOURCE = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+KIT = ("papermill", "jupyterlab", "nbconvert", "pandas", "seaborn", "sklearn", "pydantic")
+GPU = ("GPU", "GPU memory of a process", "GPU energy")
+# What the summary sentence speaks of, and the findings of which one is enough for it.
+ABILITIES = {"speed": ("Linux",), "memory": ("own cgroup", "processes in /proc"), "GPU memory": (GPU[1],)}
+ABILITIES |= {"energy": ("CPU energy", GPU[2]), "containers": ("container engine",)}
+DELEGATED = "systemd-run --user --scope -p Delegate=yes"
+ADVICE = {  # finding, or finding and case: why not, remedy
+    "Python": ("3.11 or newer is needed", "make an environment with python 3.11"),
+    "Linux": ("memory and CPU time are read from /proc and cgroups", "measure on Linux; reading logs works anywhere"),
+    "CPU cores": ("programs start more threads than the quota feeds", "set OMP_NUM_THREADS to the quota, or lift it"),
+    "memory": ("with less than 1 GiB free, models are killed or swap", "stop other programs, or lift the limit"),
+    "clock": ("reading it may be a system call of microseconds", f"`echo tsc | sudo tee {CLOCKSOURCE}`, if offered"),
+    "own cgroup": ("/proc sampling, the fallback, misses short-lived children", f"run as root, or in `{DELEGATED}`"),
+    "peak memory mark": ("peaks between two samples are missed", "use cgroup v2 with Linux 5.19 or newer, or v1"),
+    "processes in /proc": ("those of other users are hidden", "run as root, or `mount -o remount,hidepid=0 /proc`"),
+    "cold start": ("files stay in memory, so later starts are warm", "run as root, or report warm starts only"),
+    "GPU: binding": ("GPUs cannot be asked", "`pip install nvidia-ml-py`"),
+    "GPU: driver": ("no NVIDIA driver or device answers", "on a machine with a GPU, install its driver"),
+    GPU[1]: ("MIG and WSL give no sizes", "report the device's total, on an exclusive GPU"),
+    GPU[1] + ": container": ("NVML uses the host's process numbers", "measure from the host"),
+    GPU[2]: ("GPUs before Volta have no counter", "use Volta or newer"),
+    "CPU energy": ("processor or hypervisor shows no counter", "measure on bare metal, Intel or AMD"),
+    "CPU energy: rights": ("only root may read them", f"run as root, or `sudo chmod a+r {POWERCAP}/*/energy_uj`"),
+    "container engine": ("containers cannot be run or measured", "`systemctl start docker`, or set DOCKER_HOST"),
+    "container engine: rights": ("this user may not use it", "`sudo usermod -aG docker $USER`, then log in again"),
+    "quiet machine": ("over half of the cores are busy: timings are disturbed", "stop other work, see `top`"),
+    "free disk": ("under 1 GB may not hold the results", "delete old step folders, or use another disk"),
+    "notebook kit": ("notebooks and plans cannot run", "`pip install 'morocco-lib[kit]'`"),
+    "Jupyter kernel": ("papermill finds no python3", "`pip install ipykernel`"),
+    "torch": ("transformer models cannot run", "`pip install 'morocco-lib[torch]'`"),
+    "UTF-8": ("Russian text may be garbled", "`export PYTHONUTF8=1`"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that can or cannot be measured or used here; why and remedy are empty where it can."""
+
+    what: str
+    ok: bool
+    seen: str
+    why: str = ""
+    remedy: str = ""
+
+
+def _finding(what: str, ok: bool, seen: str, case: str = "") -> Finding:
+    return Finding(what, ok, seen, *(() if ok else ADVICE[case or what]))
+
+
+def _read(path: Path, field: str = "") -> str:
+    """Return a file's text, or what follows `field:` in it; "" where there is none."""
+    with suppress(OSError):
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
+        found = re.search(rf"^{field}\s*:\s*(.+?)(?: kB)?$" if field else r"(?s)(.*)", text, re.MULTILINE)
+        return found[1] if found else ""
+    return ""
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cgroups(proc: Path, root: Path) -> tuple[str | None, str, dict[str, Path]]:
+    """Return the version that accounts for memory, the layout in words, and this process's folder by controller."""
+    lines = [line.split(":", 2) for line in _read(proc / "self/cgroup").splitlines() if line.count(":") >= 2]
+    v1 = {name: (joined, path) for _, joined, path in lines for name in joined.split(",") if joined}
+    unified = next((path for _, joined, path in lines if not joined), None)
+    base = root if (root / "cgroup.controllers").exists() else root / "unified"
+    if "memory" in v1:
+        version, mounts = "v1", {n: (root / (j if (root / j).is_dir() else n), path) for n, (j, path) in v1.items()}
+    elif unified is not None and base.is_dir():
+        version, mounts = "v2", dict.fromkeys(("memory", "cpu", "cpuacct"), (base, unified))
+    else:
+        return None, "no cgroup", {}
+    # In a container the path may be the host's, and only the mount itself is there.
+    own = {n: Path(f"{m}{p}") if ".." not in p and Path(f"{m}{p}").is_dir() else m for n, (m, p) in mounts.items()}
+    return version, version + (" (hybrid)" if v1 and unified is not None else ""), own
+
+
+def _limit(folder: Path, *files: str) -> float:
+    """Return the lowest limit of a group and those above it, which all apply; a quota is divided by its period."""
+    words = [" ".join(_read(group / file) for file in files).split() for group in (folder, *folder.parents)]
+    limits = [int(w[0]) / int(w[1] if len(w) > 1 else 1) for w in words if w and w[0].isdigit()]  # "max", -1: no limit
+    return min(limits, default=float("inf"))
+
+
+def probe_system(clock: Path = CLOCKSOURCE, version: tuple = sys.version_info[:3]) -> list[Finding]:
+    """Check for Python 3.11, Linux (the only system that can be measured), and a fast clock (smallest step in ns)."""
+    source, fast = _read(clock), ("tsc", "kvm-clock", "arch_sys_counter")  # read without a system call
+    steps_ns = [b - a for a, b in itertools.pairwise([time.monotonic_ns() for _ in range(2000)]) if b > a]
+    return [
+        _finding("Python", version >= (3, 11), ".".join(map(str, version))),
+        _finding("Linux", sys.platform == "linux", f"{sys.platform}, kernel {platform.release()}"),
+        _finding("clock", source in fast, f"{source or 'source unknown'}, smallest step {min(steps_ns, default=0)} ns"),
+    ]
+
+
+def probe_size(proc: Path = PROC, cgroup_root: Path = CGROUP) -> list[Finding]:
+    """Compare cores with the CPU quota (in cores) and the load average, and free memory with 1 GiB."""
+    cores, load, folders = _cores(), _read(proc / "loadavg").split(" ")[0] or "nan", _cgroups(proc, cgroup_root)[2]
+    quota = _limit(folders.get("cpu", cgroup_root), "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
+    total, free = (int(_read(proc / "meminfo", name) or 0) / 2**20 for name in ("MemTotal", "MemAvailable"))
+    limit = min(total, _limit(folders.get("memory", cgroup_root), "memory.max", "memory.limit_in_bytes") / 2**30)
+    seen = f"{total:.1f} GiB, {free:.1f} GiB available" + (f", cgroup limit {limit:.1f} GiB" if limit < total else "")
+    return [
+        _finding("CPU cores", quota >= cores, f"{cores} usable, CPU quota {f'{quota:g}'.replace('inf', 'none')}"),
+        _finding("quiet machine", float(load) <= cores / 2, f"load {load} on {cores} cores"),
+        _finding("memory", min(free, limit) >= 1, seen if total else "size unknown"),
+    ]
+
+
+def probe_cgroup(proc: Path = PROC, cgroup_root: Path = CGROUP, release: str = platform.release()) -> list[Finding]:
+    """Check that child cgroups can be made (an empty one is, for a moment), and that the kernel marks peaks (bytes)."""
+    version, layout, folders = _cgroups(proc, cgroup_root)
+    own, trouble = folders.get("memory", cgroup_root), "" if "cpuacct" in folders else "CPU time is not counted"
+    parents = {own, folders.get("cpuacct", own)}
+    if version == "v2":
+        # A v2 group with processes of its own hands no controller down, so the child's parent is often one above.
+        above = [group for group in (own, *own.parents) if "memory" in _read(group / "cgroup.subtree_control").split()]
+        parents = [group for group in above if os.access(group / "cgroup.procs", os.W_OK)][:1]
+        trouble = "" if parents else f"no group from {own} up hands memory to this user"
+    for parent in () if trouble else parents:
+        child = parent / f"morocco-doctor-{os.getpid()}-{time.monotonic_ns()}"
+        try:
+            child.mkdir()
+            child.rmdir()
+        except OSError as error:
+            trouble = f"no child group in {parent}: {error.strerror}"
+    # The root group of v2 has no memory.peak of its own, so there the kernel's version decides.
+    mark = "memory.max_usage_in_bytes" if version == "v1" else "memory.peak"
+    recent = version == "v2" and [int(part) for part in re.findall(r"\d+", release)[:2]] >= [5, 19]
+    mark = mark if recent or (own / mark).exists() else ""
+    peak = _finding("peak memory mark", bool(mark), f"{mark or 'none'}, {layout}, kernel {release}")
+    return [_finding("own cgroup", not trouble, f"{layout}, {trouble or 'child groups can be made'}"), peak]
+
+
+def probe_kernel(proc: Path = PROC, powercap: Path = POWERCAP) -> list[Finding]:
+    """Check that /proc shows all processes, page caches could be dropped (none are) and RAPL (microjoules) be read."""
+    folders = [folder for folder in (proc.iterdir() if proc.is_dir() else ()) if folder.name.isdigit()]
+    hidden = sum(not os.access(folder / "status", os.R_OK) and folder.exists() for folder in folders)
+    switch, counters = proc / "sys/vm/drop_caches", [_read(path) for path in powercap.glob("intel-rapl*/energy_uj")]
+    droppable, metered = os.access(switch, os.W_OK), sum(counter.isdigit() for counter in counters)
+    shown, rights = not hidden and (proc / "1").exists(), "CPU energy" + ": rights" * bool(counters)
+    return [
+        _finding("processes in /proc", shown, f"{len(folders)} seen, {hidden} unreadable"),
+        _finding("cold start", droppable, f"{switch} is {'' if droppable else 'not '}writable"),
+        _finding("CPU energy", metered > 0, f"{metered} of {len(counters)} RAPL counters readable", rights),
+    ]
+
+
+def probe_gpu(nvml=None, proc: Path = PROC) -> list[Finding]:
+    """List NVIDIA GPUs, and check through NVML that memory per process (bytes) and energy (mJ) can be read."""
+
+    def ask(names: str, *args):
+        for name in names.split():
+            with suppress(Exception):  # each NVML error has a class of its own, and every answer is optional
+                answer = getattr(nvml, name)(*args)
+                return answer.decode() if isinstance(answer, bytes) else answer  # older bindings answer in bytes
+
+    try:
+        nvml = nvml or importlib.import_module("pynvml")
+        nvml.nvmlInit()
+    except Exception as error:
+        case = "GPU: binding" if isinstance(error, ImportError) else "GPU: driver"
+        return [_finding(what, False, str(error) or type(error).__name__, case) for what in GPU]
+    gpus, driver = range(ask("nvmlDeviceGetCount") or 0), ask("nvmlSystemGetDriverVersion")
+    names, sized, metered, pids = [], 0, 0, proc / "self/ns/pid"
+    for gpu in [ask("nvmlDeviceGetHandleByIndex", index) for index in gpus]:
+        running = ask("nvmlDeviceGetComputeRunningProcesses nvmlDeviceGetComputeRunningProcesses_v2", gpu)
+        sized += running is not None and all(process.usedGpuMemory is not None for process in running)
+        metered += ask("nvmlDeviceGetTotalEnergyConsumption", gpu) is not None
+        names.append(f"{ask('nvmlDeviceGetName', gpu)} ({ask('nvmlDeviceGetUUID', gpu)})")
+    ask("nvmlShutdown")
+    if not gpus:
+        return [_finding(what, False, f"0 GPUs, driver {driver}", "GPU: driver") for what in GPU]
+    contained = pids.is_symlink() and os.readlink(pids) != "pid:[4026531836]"  # the host's: a constant of Linux
+    memory, where = sized == len(gpus) and not contained, "in a container" if contained else "on the host"
+    return [
+        _finding(GPU[0], True, f"{len(gpus)}, driver {driver}: {', '.join(names)}"),
+        _finding(GPU[1], memory, f"sizes on {sized} of {len(gpus)}, {where}", GPU[1] + ": container" * contained),
+        _finding(GPU[2], metered == len(gpus), f"energy counter on {metered} of {len(gpus)}"),
+    ]
+
+
+def probe_engine(address: str | None = None) -> list[Finding]:
+    """Ask the container engine at DOCKER_HOST, or at its usual socket, whether it is there (1 s) and its version."""
+    address, case = address or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock", "container engine"
+    try:
+        url = urlsplit(address)
+        if url.scheme == "tcp":
+            socket.create_connection((url.hostname, url.port or 2375), 1).close()
+            return [_finding(case, True, f"{address}: takes connections")]
+        for page, timeout_s in (("/_ping", 1.0), ("/version", 0.5)):
+            with socket.socket(socket.AF_UNIX) as link:
+                link.settimeout(timeout_s)
+                link.connect(url.path)
+                web = http.client.HTTPConnection("localhost")
+                web.sock = link
+                web.request("GET", page)
+                answer = web.getresponse()
+                body = answer.read()
+            if answer.status != 200:
+                raise http.client.HTTPException(f"GET {page} answered {answer.status}")
+        return [_finding(case, True, f"{address}: version {json.loads(body)['Version']}")]
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+        seen = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return [_finding(case, False, f"{address}: {seen}", case + ": rights" * isinstance(error, PermissionError))]
+
+
+def probe_kit(root: Path | None = None, find=importlib.util.find_spec, prefix: str = sys.prefix) -> list[Finding]:
+    """Look for 1 GB of disk for outputs, the notebooks' packages, their kernel, torch and UTF-8; import nothing."""
+    folder = next(path for path in ((root or Path.cwd()) / "outputs", root or Path.cwd(), Path.cwd()) if path.is_dir())
+    free, torch, missing = shutil.disk_usage(folder).free, find("torch"), [name for name in KIT if not find(name)]
+    kernel, encoding = Path(prefix) / "share/jupyter/kernels/python3", locale.getpreferredencoding(False)
+    return [
+        _finding("free disk", free >= 10**9, f"{free / 1e9:.1f} GB in {folder}"),
+        _finding("notebook kit", not missing, f"{len(KIT)} packages needed, missing: {', '.join(missing) or 'none'}"),
+        _finding("Jupyter kernel", kernel.is_dir(), f"{kernel} {'found' if kernel.is_dir() else 'missing'}"),
+        _finding("torch", torch is not None, "installed" if torch else "not installed"),
+        _finding("UTF-8", encoding.lower() in ("utf-8", "utf8"), f"{encoding}, UTF-8 mode {sys.flags.utf8_mode}"),
+    ]
+
+
+PROBES = (probe_system, probe_size, probe_cgroup, probe_kernel, probe_gpu, probe_engine, probe_kit)
+
+
+def examine(root: Path | None = None) -> list[Finding]:
+    """Look at everything the kit needs or measures on this machine, changing nothing and never raising.
+
+    Args:
+        root: Project folder in whose `outputs` folder results go; the current folder if not given.
+
+    Returns:
+        Findings in a fixed order, in less than 2 s unless a driver or a name server is slow.
+    """
+    findings: list[Finding] = []
+    for probe in PROBES:
+        try:
+            findings += probe(root) if probe is probe_kit else probe()
+        except Exception as error:  # a doctor that falls ill on an odd machine helps nobody
+            findings.append(Finding(probe.__name__, False, repr(error), "the check failed", "report this as a bug"))
+    return findings
+
+
+def table(findings: list[Finding]) -> str:
+    """Lay findings out as plain text of at most 110 columns, ending in a sentence on what can be measured."""
+    widths, lines = (3, 23, 46, 32), []
+    rows = [("yes" if f.ok else "no", f.what, f"{f.seen}; {f.why}" if f.why else f.seen, f.remedy) for f in findings]
+    for row in [("", "what", "seen", "remedy"), tuple("-" * width for width in widths), *rows]:
+        cells = [textwrap.wrap(cell, width, break_on_hyphens=False) for cell, width in zip(row, widths, strict=True)]
+        for parts in itertools.zip_longest(*cells, fillvalue=""):
+            lines.append("  ".join(f"{part:<{width}}" for part, width in zip(parts, widths, strict=True)).rstrip())
+    ok = {finding.what for finding in findings if finding.ok}
+    able = [[name for name, enough in ABILITIES.items() if bool(ok & set(enough)) is yes] for yes in (True, False)]
+    can, cannot = (re.sub(r", ([^,]+)$", r" and \1", ", ".join(names)) for names in able)
+    says = f"{can or 'nothing'} can be measured here" + (f"; {cannot} cannot" if cannot else "")
+    return "\n".join([*lines, f"{len(ok)} of {len(findings)} available; {says}."])
+
+
+def host_facts(proc: Path = PROC, cgroup_root: Path = CGROUP, clocksource: Path = CLOCKSOURCE) -> dict:
+    """Return the few facts about this machine recorded with every run: cores usable, memory in bytes; None: unknown."""
+    facts = {"hostname": platform.node(), "kernel": platform.release(), "machine": platform.machine()}
+    facts |= {"cpu": _read(proc / "cpuinfo", "model name"), "cores": _cores()}
+    facts |= {"memory_bytes": int(_read(proc / "meminfo", "MemTotal") or 0) * 1024, "python": platform.python_version()}
+    facts |= {"boot_id": _read(proc / "sys/kernel/random/boot_id"), "clocksource": _read(clocksource)}
+    return {name: fact or None for name, fact in facts.items()} | {"cgroup": _cgroups(proc, cgroup_root)[0]}
+
+
+def as_json(findings: list[Finding]) -> str:
+    """Return findings and host facts as the text of one JSON object, schema 1."""
+    record = {"schema": 1, "findings": [asdict(finding) for finding in findings], "host": host_facts()}
+    return json.dumps(record, ensure_ascii=False, indent=2)

@@ -1,0 +1,104 @@
+"""The one format of fitted models: a folder with `model.json` and `model.safetensors`. Nothing in it is executed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from morocco_lib.errors import UsageError
+from morocco_lib.models import Model, model_class
+from morocco_lib.tasks import get_task
+from morocco_lib.tasks.base import Task
+
+VALUES, ARRAYS = "model.json", "model.safetensors"
+SCHEMA = 1
+
+
+def save(model: Model, task: Task, folder: Path, *, name: str, trained_on: dict[str, Any]) -> None:
+    """Write a model into a new folder; equal models give equal bytes."""
+    values, arrays = model.state()
+    folder = Path(folder)
+    folder.mkdir(parents=True)
+    description = {
+        "schema": SCHEMA,
+        "name": name,
+        "kind": model.kind,
+        "task": task.name,
+        "trained_on": trained_on,
+        "values": values,
+    }
+    (folder / VALUES).write_text(json.dumps(description, ensure_ascii=False) + "\n", encoding="utf-8")
+    if arrays:
+        from safetensors.numpy import save as to_bytes
+
+        (folder / ARRAYS).write_bytes(to_bytes(arrays))
+
+
+def locate(folder: Path) -> Path:
+    """Return the weights folder: the one given, or `weights/` in it (a train step's folder).
+
+    Raises:
+        UsageError: neither holds a model.
+    """
+    for place in (Path(folder), Path(folder) / "weights"):
+        if (place / VALUES).is_file():
+            return place
+    raise UsageError(
+        f"no model in {folder}",
+        rule=f"a weights folder holds {VALUES}",
+        remedy="make one with `morocco train MODEL TASK --data DIR --out DIR`",
+    )
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Return what `model.json` says: schema, name, kind, task, trained_on, values."""
+    path = locate(folder) / VALUES
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        if description["schema"] != SCHEMA:
+            raise UsageError(
+                f"{path} has schema {description['schema']}",
+                rule=f"this version reads schema {SCHEMA}",
+                remedy="train it again",
+            )
+        if not all(isinstance(description[key], str) for key in ("name", "kind", "task")):
+            raise ValueError("name, kind and task are not all texts")
+        return description
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is broken ({error})", remedy="train it again") from None
+
+
+def load(folder: Path, task_name: str | None = None) -> tuple[Model, Task]:
+    """Return (model, task) of a weights folder.
+
+    Args:
+        folder: See `locate`.
+        task_name: The task that is asked; must be the one the model was trained for.
+    Raises:
+        UsageError: not readable, broken, or for another task.
+    """
+    folder = locate(folder)
+    description = describe(folder)
+    if task_name and task_name != description["task"]:
+        raise UsageError(
+            f"{folder} answers {description['task']}, not {task_name}", remedy=f"train one for {task_name}"
+        )
+    task = get_task(description["task"])
+    arrays = {}
+    try:
+        if (folder / ARRAYS).exists():
+            from safetensors.numpy import load_file
+
+            arrays = load_file(folder / ARRAYS)
+        return model_class(description["kind"]).from_state(task, description["values"], arrays), task
+    except UsageError:
+        raise
+    except Exception as error:  # safetensors has an error class of its own, from compiled code
+        raise UsageError(f"{folder} is broken ({type(error).__name__}: {error})", remedy="train it again") from None
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files of a weights folder."""
+    folder = locate(folder)
+    return [path for path in (folder / VALUES, folder / ARRAYS) if path.exists()]

@@ -1,0 +1,204 @@
+"""A cgroup of its own for one run: memory, CPU time and every process of the tree, as the kernel counts them.
+
+Both layouts are read: v1 (one hierarchy a controller) and v2 (one tree). On a hybrid machine v1 is used where
+/proc/self/cgroup names a memory hierarchy. Needs the right to make a child group: root, or a delegated group.
+"""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+PREFIX = "morocco-"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of a group or process tree in bytes; None where the kernel does not tell."""
+
+    anon_bytes: int
+    shmem_bytes: int
+    file_bytes: int
+    kernel_bytes: int | None = None
+
+
+class RunCgroup:
+    """The cgroup of one run.
+
+    Args:
+        version: 1 or 2.
+        memory: Folder with the memory files.
+        cpu: Folder with the CPU files (the same one in v2).
+    """
+
+    def __init__(self, version: int, memory: Path, cpu: Path):
+        self.version, self.memory, self.cpu = version, memory, cpu
+        self._open_files: dict[Path, int] = {}
+
+    @classmethod
+    def create(cls, root: Path = ROOT, proc: Path = Path("/proc")) -> "RunCgroup | None":
+        """Make a fresh group below our own one, or return None where that is not allowed.
+
+        Groups left behind by a killed morocco are ended and removed on the way.
+        """
+        parents = own_groups(root, proc)
+        if parents is None:
+            return None
+        version, memory, cpu = parents
+        name = f"{PREFIX}{os.getpid()}-{time.monotonic_ns()}"
+        made = []
+        try:
+            for parent in dict.fromkeys((memory, cpu)):
+                _sweep(parent, proc)
+                (parent / name).mkdir()
+                made.append(parent / name)
+            group = cls(version, memory / name, cpu / name)
+            group.read_memory(), group.cpu_s()  # a v2 group without controllers has no such files
+            return group
+        except (OSError, KeyError, ValueError):
+            for folder in made:
+                folder.rmdir()
+            return None
+
+    def reader(self) -> "RunCgroup":
+        """Return a view of the same group with files of its own, for another thread."""
+        return RunCgroup(self.version, self.memory, self.cpu)
+
+    def close(self) -> None:
+        """Close the files kept open for reading."""
+        for fd in self._open_files.values():
+            os.close(fd)
+        self._open_files.clear()
+
+    @property
+    def procs_files(self) -> list[Path]:
+        """The files a process writes its pid to in order to enter the group."""
+        return [folder / "cgroup.procs" for folder in dict.fromkeys((self.memory, self.cpu))]
+
+    def _read(self, path: Path) -> bytes:
+        # Kept open and read from the start: a quarter of the cost of opening the file for every sample.
+        fd = self._open_files.get(path)
+        if fd is None:
+            fd = self._open_files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.pread(fd, 16384, 0)
+
+    def read_memory(self) -> Memory:
+        """Return the memory charged to the group now."""
+        stat = dict(line.split() for line in self._read(self.memory / "memory.stat").splitlines())
+        if self.version == 1:
+            anon, cache, shmem = int(stat[b"rss"]), int(stat[b"cache"]), int(stat.get(b"shmem", 0))
+            kernel = self.memory / "memory.kmem.usage_in_bytes"
+            return Memory(anon, shmem, cache - shmem, int(self._read(kernel)) if kernel.exists() else None)
+        shmem = int(stat[b"shmem"])
+        kernel = stat.get(b"kernel")
+        return Memory(int(stat[b"anon"]), shmem, int(stat[b"file"]) - shmem, int(kernel) if kernel else None)
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds the group has used so far."""
+        if self.version == 1:
+            return int(self._read(self.cpu / "cpuacct.usage")) / 1e9
+        stat = dict(line.split() for line in self._read(self.cpu / "cpu.stat").splitlines())
+        return int(stat[b"usage_usec"]) / 1e6
+
+    def peak_bytes(self) -> tuple[int, str] | None:
+        """Return (the kernel's own peak including file cache, the file it came from), None on kernels before 5.19 with v2."""
+        name = "memory.max_usage_in_bytes" if self.version == 1 else "memory.peak"
+        try:
+            return int((self.memory / name).read_text()), name
+        except OSError:
+            return None
+
+    def oom_kills(self) -> int:
+        """Return how many processes of the group were killed for want of memory."""
+        name = "memory.oom_control" if self.version == 1 else "memory.events"
+        stat = dict(line.split()[:2] for line in (self.memory / name).read_text().splitlines())
+        return int(stat.get("oom_kill", 0))
+
+    def limit_memory(self, limit_bytes: int) -> None:
+        """Set the memory limit; swap does not widen it where it can be limited too."""
+        if self.version == 1:
+            (self.memory / "memory.limit_in_bytes").write_text(str(limit_bytes))
+            swap = self.memory / "memory.memsw.limit_in_bytes"
+        else:
+            (self.memory / "memory.max").write_text(str(limit_bytes))
+            swap = self.memory / "memory.swap.max"
+        if swap.exists():
+            swap.write_text(str(limit_bytes if self.version == 1 else 0))
+
+    def pids(self) -> list[int]:
+        """Return the pids of the group, children that left their process group included."""
+        try:
+            return [int(p) for p in (self.memory / "cgroup.procs").read_text().split()]
+        except OSError:
+            return []
+
+    def kill(self) -> list[int]:
+        """Kill every process of the group and return those that were there."""
+        killed: list[int] = []
+        for _ in range(100):  # a process may fork between reading and killing
+            pids = self.pids()
+            if not pids:
+                break
+            killed += [pid for pid in pids if pid not in killed]
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.005)
+        return killed
+
+    def remove(self) -> None:
+        """Remove the group; waits up to a second for killed processes to leave it."""
+        self.close()
+        for folder in dict.fromkeys((self.memory, self.cpu)):
+            for _ in range(100):
+                try:
+                    folder.rmdir()
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    time.sleep(0.01)
+
+
+def own_groups(root: Path = ROOT, proc: Path = Path("/proc")) -> tuple[int, Path, Path] | None:
+    """Return (version, memory folder, cpu folder) of the group a child group can be made in, None where there is none."""
+    try:
+        lines = [line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()]
+    except OSError:
+        return None
+    paths = {controller: path for _, controllers, path in lines for controller in controllers.split(",")}
+    if "memory" in paths and "cpuacct" in paths:
+        folders = []
+        for controller in ("memory", "cpuacct"):
+            mount = next((root / m for m in (controller, "cpu,cpuacct", "cpuacct,cpu") if (root / m).is_dir()), None)
+            if mount is None:
+                return None
+            # Inside a container the path may name the host's tree, of which only the own part is mounted.
+            own = mount / paths[controller].lstrip("/")
+            folders.append(own if own.is_dir() else mount)
+        return 1, folders[0], folders[1]
+    if "" in paths:
+        own = root / paths[""].lstrip("/")
+        # In v2 a group that holds processes hands no controller down: the nearest group above that does is the parent.
+        for folder in (own, *own.parents):
+            try:
+                if "memory" in (folder / "cgroup.subtree_control").read_text().split():
+                    return 2, folder, folder
+            except OSError:
+                continue
+            if folder == root:
+                break
+    return None
+
+
+def _sweep(parent: Path, proc: Path) -> None:
+    for folder in parent.glob(f"{PREFIX}*"):
+        owner = folder.name.removeprefix(PREFIX).split("-")[0]
+        if owner.isdigit() and not (proc / owner).exists():
+            orphan = RunCgroup(1, folder, folder)
+            orphan.kill()
+            orphan.remove()

@@ -1,0 +1,175 @@
+"""What a notebook opens with and ends with: strict parameters, its step folder, provenance, the verdict."""
+
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from morocco_lib import bench, data, params, steps, train
+from morocco_lib.errors import UsageError
+from morocco_lib.models import weights
+from morocco_lib.params import resolve
+from morocco_lib.report import build, words
+from morocco_lib.runners.process import ProcessRunner
+from morocco_lib.tasks import get_task
+
+INTERACTIVE = "outputs/interactive"  # plan folder of notebooks run by hand
+PLACES = ("data_dir", "out_dir", "weights_dir", "plan_dir")  # say where, not what: not part of a step's key
+
+
+def identity(p: params.Strict) -> dict[str, Any]:
+    """Return the parameters that make a step what it is."""
+    return {name: value for name, value in p.model_dump().items() if name not in PLACES}
+
+
+def inputs_of(step: str, p: Any, root: Path) -> dict[str, Path]:
+    """Return name -> path of every file a step of one model and one task reads.
+
+    Raises:
+        UsageError: a file is not there.
+    """
+    task, data_dir = get_task(p.task.name), resolve(p.data_dir, root)
+    if step == "train":
+        return {"train": data.find_split(data_dir, task, "train", p.task.files)}
+    inputs = {"records": data.find_split(data_dir, task, p.task.split, p.task.files)}
+    if p.command:
+        return inputs
+    if p.weights_dir:
+        return inputs | {f"weights/{path.name}": path for path in weights.files(resolve(p.weights_dir, root))}
+    return inputs | {"train": data.find_split(data_dir, task, "train", p.task.files)}
+
+
+def key_of(step: str, p: Any, inputs: dict[str, Path]) -> str:
+    """Return the key of a step: see `steps.make_key`."""
+    return steps.make_key(step, identity(p), {name: steps.sha256_file(path) for name, path in inputs.items()})
+
+
+@dataclass
+class Session:
+    """A notebook at work. Made by `start`, closed by `finish`."""
+
+    step_name: str
+    p: Any  # the validated parameters
+    root: Path
+    folder: Path
+    inputs: dict[str, Path]
+    step: steps.Step | None  # None when the plan runner keeps the status
+
+    @cached_property
+    def task(self):
+        return get_task(self.p.task.name)
+
+    @cached_property
+    def source(self) -> Path:
+        """The file of records that bench and eval feed."""
+        return self.inputs["records"]
+
+    @cached_property
+    def runner(self) -> ProcessRunner:
+        return ProcessRunner()
+
+    @property
+    def limits(self):
+        return self.p.machine.limits
+
+    @cached_property
+    def program(self) -> bench.Program:
+        """The program to run: the command, else our own on the weights, fitted now if none are given."""
+        if self.p.command:
+            return bench.command(self.p.command, self.p.model.name)
+        folder = resolve(self.p.weights_dir, self.root) if self.p.weights_dir else self.folder
+        if not self.p.weights_dir:
+            plan = train.Plan(self.p.model.name, self.p.model.kind, self.task.name, self.inputs["train"], self.p.seed)
+            train.fit(plan, self.folder)
+        argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights.locate(folder)), self.task.name]
+        return bench.Program(argv, self.p.model.name)
+
+    def provenance(self):
+        """Return a table of what this notebook is, reads and runs on."""
+        import pandas
+
+        code, host = steps.code_facts(), steps.host_facts()
+        commit = f"{code['commit'][:10]}{' with uncommitted changes' if code['dirty'] else ''}" if code["commit"] else "not a git checkout"
+        rows = {"step": self.step_name, "folder": _short(self.folder, self.root)}
+        rows |= {f"input {name}": f"{_short(path, self.root)}  sha256 {steps.sha256_file(path)[:12]}" for name, path in self.inputs.items()}
+        if any(data.is_synthetic(path) for path in self.inputs.values()):
+            rows["records"] = "synthetic, a tenth of the labels wrong on purpose"
+        rows |= {"code": f"morocco {code['version']}, {commit}", "Python": f"{host['python']} ({sys.executable})"}
+        rows |= {"host": f"{host['hostname']}: {host['cpu']}, {host['cores']} cores, {words.bytes_text(host['memory_bytes'])}"}
+        rows["started"] = steps.now()
+        return pandas.DataFrame({"": rows.keys(), "value": rows.values()}).set_index("")
+
+    def finish(self, verdict: str = "VALID", reasons: list[str] = ()) -> "Verdict":
+        """Close the step and return the verdict to show."""
+        if self.step:
+            self.step.finish(steps.DONE, 0 if verdict == "VALID" else 1)
+        return Verdict(verdict, tuple(reasons))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """VALID or INVALID with its reasons; shows itself as text and as HTML."""
+
+    verdict: str
+    reasons: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return "\n".join([self.verdict, *(f"  {line}" for line in words.reason_lines(list(self.reasons)))])
+
+    def _repr_html_(self) -> str:
+        import html
+
+        colour = "#00634a" if self.verdict == "VALID" else "#a40000"
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in words.reason_lines(list(self.reasons)))
+        return f'<p style="font-size:1.3em"><b style="color:{colour}">{self.verdict}</b></p><ul>{lines}</ul>'
+
+
+def start(step_name: str, names: dict[str, Any]) -> Session:
+    """Open a step from a notebook's global names; call it in the cell right after the parameters.
+
+    With `out_dir` set by the plan runner, that folder and its status are the runner's. Otherwise the step gets a folder
+    of its own (`out_dir`, or one below outputs/interactive), and an earlier one with the same key is set aside.
+
+    Raises:
+        UsageError: unknown or impossible parameters, missing input.
+    """
+    root = params.project_root()
+    p = params.of_notebook(step_name, names)
+    plan_dir = root / INTERACTIVE
+    if step_name == "report":
+        chosen = resolve(p.plan_dir, root) if p.plan_dir else newest_plan(root)
+        p = p.model_copy(update={"plan_dir": str(chosen)})
+        inputs, folder = build.inputs_of(chosen), chosen
+        if not inputs:
+            raise UsageError(f"no result in {chosen}", remedy="run `morocco run PLAN.yaml` or the bench notebook first")
+    else:
+        if p.data_dir == data.SYNTHETIC:
+            p = p.model_copy(update={"data_dir": str(data.synthetic_step(plan_dir, [p.task.name], p.seed))})
+        inputs, folder = inputs_of(step_name, p, root), plan_dir / p.model.name / p.task.name
+    key = key_of(step_name, p, inputs)
+    folder = resolve(p.out_dir, root) if p.out_dir else folder / f"{step_name}-{key}"
+    if p.out_dir and (folder / steps.STATUS).exists() and steps.read_status(folder)["state"] == steps.RUNNING:
+        return Session(step_name, p, root, folder, inputs, None)
+    if not p.out_dir:
+        steps.retire(folder)
+    names = {} if step_name == "report" else {"model": p.model.name, "task": p.task.name}
+    step = steps.Step.begin(folder, step_name, **names, parameters=p.model_dump(), inputs=inputs, key=key)
+    return Session(step_name, p, root, folder, inputs, step)
+
+
+def newest_plan(root: Path) -> Path:
+    """Return the plan folder under outputs/ in which a step was started last; raises UsageError if there is none."""
+    outputs = root / "outputs"
+    found = [
+        (status["started"], folder)
+        for folder, status in steps.find_steps(outputs)
+        if status["task"] and status["state"] == steps.DONE and status["step"] in ("bench", "eval")
+    ]
+    if not found:
+        raise UsageError(f"no result in {outputs}", remedy="run `morocco run params/plans/demo.yaml` first")
+    return outputs / max(found)[1].relative_to(outputs).parts[0]
+
+
+def _short(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,0 +1,326 @@
+"""Runs a plan: each step of each model and task in a fresh kernel through papermill, and what is done stays done."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from morocco_lib import data, errors, params, steps
+from morocco_lib.errors import MoroccoError, UsageError
+from morocco_lib.notebook import identity, inputs_of, key_of
+from morocco_lib.report import build, tables
+
+DATA_VARIABLE = "MOROCCO_DATA"  # read here and nowhere else, and injected as data_dir
+TO_DO, KEPT, DONE, FAILED, SKIPPED = "to do", "kept", "done", "failed", "skipped"
+
+
+@dataclass
+class StepResult:
+    """What became of one step of a plan."""
+
+    model: str | None
+    task: str | None
+    step: str
+    state: str
+    exit: int = 0
+    folder: Path | None = None
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass
+class PlanResult:
+    """What became of a plan; `exit` is the worst of its steps."""
+
+    plan_dir: Path
+    steps: list[StepResult] = field(default_factory=list)
+    page: Path | None = None
+
+    @property
+    def exit(self) -> int:
+        return max((s.exit for s in self.steps), default=0)
+
+
+class PlanRun:
+    """One go at a plan.
+
+    Args:
+        plan: The validated plan.
+        root: Project root.
+        plan_dir: Where its step folders are.
+        data_dir: Replaces the plan's own.
+        force: Repeat what is done.
+    """
+
+    def __init__(self, plan: params.PlanParams, root: Path, plan_dir: Path, data_dir: str | None = None, force: bool = False):
+        self.plan, self.root, self.plan_dir, self.force = plan, root, Path(plan_dir), force
+        self.data_dir = data_dir or plan.data_dir
+        self.machine = params.load_machine(plan.machine, root)
+        self.models = {name: params.load_model(name, root) for name in plan.models}
+        self.tasks = {name: params.load_task(name, root) for name in plan.tasks}
+
+    def cells(self) -> Iterator[tuple[str, str]]:
+        """Yield (model, task) in the order of the plan, task by task."""
+        for task in self.plan.tasks:
+            for model in self.plan.models:
+                yield model, task
+
+    def cell_steps(self) -> list[str]:
+        return [name for name in params.CELL_STEPS if name in self.plan.steps]
+
+    def parameters(self, step: str, model: str, task: str, weights_dir: str) -> Any:
+        """Return the validated parameters of one step, overrides applied in the order of the plan."""
+        scalars = {name: getattr(self.plan, name) for name in params.PlanScalars.model_fields}
+        task_params = self.tasks[task]
+        for override in self.plan.overrides:
+            if override.model in (None, model) and override.task in (None, task):
+                chosen = override.model_dump(exclude_none=True, exclude={"model", "task"})
+                scalars |= {name: value for name, value in chosen.items() if name in scalars}
+                task_params = task_params.model_copy(update={n: v for n, v in chosen.items() if n in ("files", "split")})
+        known = params.PARAMS[step].model_fields
+        values = {name: value for name, value in scalars.items() if name in known}
+        if "weights_dir" in known:
+            values["weights_dir"] = weights_dir
+        return params.PARAMS[step](
+            model=self.models[model], task=task_params, machine=self.machine, data_dir=self.data_dir, seed=self.plan.seed, **values
+        )
+
+    def folder_of(self, step: str, p: Any, inputs: dict[str, Path]) -> tuple[Path, str]:
+        key = key_of(step, p, inputs)
+        return self.plan_dir / p.model.name / p.task.name / f"{step}-{key}", key
+
+    def prepare(self) -> None:
+        """Make synthetic records if the plan wants them, and turn the data folder into one that can be read."""
+        if self.data_dir == data.SYNTHETIC:
+            self.data_dir = self._path(data.synthetic_step(self.plan_dir, list(self.plan.tasks), self.plan.seed))
+        elif not (folder := params.resolve(self.data_dir, self.root)).is_dir():
+            raise UsageError(f"no data folder {folder}", remedy=f"set {DATA_VARIABLE} to a folder in the official layout, or unset it")
+
+    def _path(self, path: Path) -> str:
+        # As a parameter: from the root where possible, so that a notebook reads the same on every machine.
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+    def run(self, progress) -> PlanResult:
+        """Run every step that is not done; a failed one takes only the later steps of its cell with it.
+
+        Args:
+            progress: Called with (StepResult, "start" | "end").
+        """
+        result = PlanResult(self.plan_dir)
+        self.prepare()
+        for model, task in self.cells():
+            weights_dir, broken = "", None
+            for step in self.cell_steps():
+                this = StepResult(model, task, step, SKIPPED)
+                result.steps.append(this)
+                if broken:
+                    this.error = f"{broken} failed"
+                    progress(this, "end")
+                    continue
+                self._step(this, lambda s=step, w=weights_dir: self._cell(s, model, task, w), progress)
+                if this.state == FAILED:
+                    broken = step
+                elif step == "train":
+                    weights_dir = self._path(this.folder)
+        if "report" in self.plan.steps and any(s.step in ("bench", "eval") and s.state in (DONE, KEPT) for s in result.steps):
+            this = StepResult(None, None, "report", SKIPPED)
+            result.steps.append(this)
+            self._step(this, self._report, progress)
+            if this.state != FAILED:
+                result.page = this.folder / build.PAGE
+        return result
+
+    def _cell(self, step: str, model: str, task: str, weights_dir: str):
+        p = self.parameters(step, model, task, weights_dir)
+        inputs = inputs_of(step, p, self.root)
+        folder, key = self.folder_of(step, p, inputs)
+        return p, inputs, folder, key
+
+    def _report(self):
+        inputs = build.inputs_of(self.plan_dir)
+        p = params.ReportParams(plan_dir=self._path(self.plan_dir))
+        key = key_of("report", p, inputs)
+        folder = self.plan_dir / f"report-{key}"
+        for older in self.plan_dir.glob("report-*"):
+            if not steps.is_retired(older) and older != folder:
+                steps.retire(older)  # it shows what was, and rests on files that may have been set aside
+        return p, inputs, folder, key
+
+    def _step(self, this: StepResult, prepare, progress) -> None:
+        began = time.monotonic()
+        progress(this, "start")
+        try:
+            p, inputs, this.folder, key = prepare()
+            status = steps.read_status(this.folder) if (this.folder / steps.STATUS).exists() else None
+            if status and status["state"] == steps.DONE and not self.force:
+                this.state, this.exit = KEPT, status["exit"]
+            else:
+                steps.retire(this.folder)
+                this.exit = execute(this.step, p, inputs, this.folder, key, self.root)
+                this.state = DONE
+        except MoroccoError as error:
+            this.state, this.exit, this.error = FAILED, error.exit_code, str(error)
+        this.seconds = time.monotonic() - began
+        progress(this, "end")
+
+    def preview(self) -> list[StepResult]:
+        """Return what `run` would do, as far as it can be known before weights exist; writes nothing."""
+        listed = []
+        synthetic = self.data_dir == data.SYNTHETIC
+        for model, task in self.cells():
+            weights_dir, known = "", not synthetic
+            for step in self.cell_steps():
+                this = StepResult(model, task, step, TO_DO)
+                listed.append(this)
+                if not known:
+                    continue
+                try:
+                    _, _, this.folder, _ = self._cell(step, model, task, weights_dir)
+                except MoroccoError as error:
+                    this.state, this.exit, this.error = FAILED, error.exit_code, str(error)
+                    known = False
+                    continue
+                done = (this.folder / steps.STATUS).exists() and steps.read_status(this.folder)["state"] == steps.DONE
+                if done and not self.force:
+                    this.state = KEPT
+                if step == "train":
+                    weights_dir, known = self._path(this.folder), done
+        if "report" in self.plan.steps:
+            listed.append(StepResult(None, None, "report", TO_DO))
+        return listed
+
+
+def execute(step: str, p: Any, inputs: dict[str, Path], folder: Path, key: str, root: Path) -> int:
+    """Run one notebook in a fresh kernel, keep it executed and rendered in its step folder, and return its exit code.
+
+    The status is ours, not papermill's, which records a dead kernel or a timeout as completed.
+
+    Raises:
+        MoroccoError: the notebook failed; the folder says so too.
+    """
+    names = {} if step == "report" else {"model": p.model.name, "task": p.task.name}
+    with steps.Step.begin(folder, step, **names, parameters=identity(p), inputs=inputs, key=key) as attempt:
+        notebook = folder / "notebook.ipynb"
+        parameters = {**p.model_dump(), "out_dir": str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)}
+        try:
+            _papermill(root / "notebooks" / f"{step}.ipynb", notebook, parameters, root)
+        finally:
+            if notebook.exists():
+                from morocco_lib.report.render import notebook_html
+
+                notebook_html(notebook, folder / "notebook.html")
+        code = _exit_of(step, folder)
+        attempt.finish(steps.DONE, code)
+        return code
+
+
+def _exit_of(step: str, folder: Path) -> int:
+    return 1 if step == "bench" and steps.read_json(folder / "bench.json")["verdict"] != "VALID" else 0
+
+
+def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Path) -> None:
+    import logging
+
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        papermill.execute_notebook(
+            str(source), str(target), parameters=parameters, kernel_name="python3", cwd=str(root), progress_bar=False, log_output=False
+        )
+    except PapermillExecutionError as error:
+        kind = getattr(errors, error.ename, None)
+        if isinstance(kind, type) and issubclass(kind, MoroccoError):
+            raise kind(error.evalue) from None
+        raise errors.EnvironmentFailure(
+            f"cell {error.exec_count} raised {error.ename}: {error.evalue}", remedy=f"read {target.with_suffix('.html')}"
+        ) from None
+    except (DeadKernelError, CellTimeoutError) as error:
+        raise errors.EnvironmentFailure(f"the kernel died ({type(error).__name__})", remedy="free memory and run the plan again") from None
+
+
+# -- the verb ------------------------------------------------------------------------------------------------------
+def plan_folder(plan: params.PlanParams, root: Path, out: Path | None, fresh: bool) -> Path:
+    """Return where a plan's step folders go."""
+    if out:
+        return out.resolve()
+    stamp = f"-{datetime.now(UTC):%Y%m%d-%H%M%S}" if fresh else ""
+    return root / "outputs" / f"{plan.name}{stamp}"
+
+
+def main(args) -> int:
+    """Run the verb `run`."""
+    from morocco_lib import verify
+    from morocco_lib.cli import say, show
+
+    plan = params.load_plan(args.plan)
+    root = params.find_root(args.plan.resolve().parent) or params.project_root()
+    data_dir = os.environ.get(DATA_VARIABLE)
+    plan_dir = plan_folder(plan, root, args.out, args.fresh)
+    job = PlanRun(plan, root, plan_dir, str(Path(data_dir).resolve()) if data_dir else None, args.force)
+    if args.dry_run:
+        listed = job.preview()
+        for s in listed:
+            print("  ".join([s.state.ljust(6), s.step.ljust(6), f"{s.model or ''} {s.task or ''}".strip(), s.error or ""]).rstrip())
+        return max((s.exit for s in listed), default=0)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the running step is marked killed
+    result = job.run(Progress(len(list(job.cells())) * len(job.cell_steps()) + ("report" in plan.steps), say))
+    rows = tables.collect(plan_dir)
+    findings = verify.verify(plan_dir)
+    broken = [f for f in findings if not f.ok]
+    code = max(result.exit, 1 if broken else 0)
+    if args.json:
+        show(
+            {
+                "schema": 1,
+                "plan_dir": str(plan_dir),
+                "exit": code,
+                "report": str(result.page) if result.page else None,
+                "verified": not broken,
+                "steps": [{**s.__dict__, "folder": str(s.folder) if s.folder else None} for s in result.steps],
+                "rows": rows,
+            }
+        )
+        return code
+    print(tables.text_table(rows))
+    for line in tables.remarks(rows):
+        print(f"- {line}")
+    print(verify.table(findings))
+    if result.page:
+        print(f"report: {os.path.relpath(result.page)}")
+    return code
+
+
+class Progress:
+    """A bar on a terminal, one line a finished step elsewhere."""
+
+    def __init__(self, total: int, say):
+        self.total, self.say, self.done, self.bar = total, say, 0, None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit="step", bar_format="{desc:<32} {bar:24} {n_fmt}/{total_fmt} {elapsed}<{remaining}")
+
+    def __call__(self, this: StepResult, moment: str) -> None:
+        name = " ".join(filter(None, (this.step, this.model, this.task)))
+        if moment == "start":
+            if self.bar is not None:
+                self.bar.set_description_str(name)
+            return
+        self.done += 1
+        line = f"[{self.done}/{self.total}] {name}: {this.state} in {this.seconds:.1f} s" + (f": {this.error}" if this.error else "")
+        if self.bar is None:
+            self.say(line)
+            return
+        self.bar.update()
+        if this.state in (FAILED, SKIPPED):
+            self.bar.write(line, file=sys.stderr)
+        if self.done == self.total:
+            self.bar.close()

@@ -1,0 +1,134 @@
+"""The page: one file that loads nothing, with its table as CSV and every executed notebook beside it."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from morocco_lib import steps
+from morocco_lib.errors import UsageError
+from morocco_lib.report import figures, tables, words
+from morocco_lib.validity import MEANING
+
+PAGE = "report.html"
+_FORMS = {"score": words.score_text, "speed": words.speed_text, "seconds": words.seconds_text, "bytes": words.bytes_text}
+
+
+def inputs_of(plan_dir: Path) -> dict[str, Path]:
+    """Return the status files a report of a plan folder rests on, by their place in it."""
+    return {
+        folder.relative_to(plan_dir).as_posix(): folder / steps.STATUS
+        for folder, status in steps.find_steps(plan_dir)
+        if status["task"] and not steps.is_retired(folder) and status["state"] != steps.RUNNING
+    }
+
+
+def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[str, Any]:
+    """Write report.html, table.csv and notebooks/ into `folder`.
+
+    Args:
+        plan_dir: Folder of step folders.
+        folder: Existing folder; the report's own step folder.
+        own_notebook: Whether a rendered report notebook will stand beside the page.
+    Returns:
+        {"rows", "page", "bytes"}.
+    Raises:
+        UsageError: nothing to report, or a result that cannot be read.
+    """
+    rows = tables.collect(plan_dir)
+    if not rows:
+        raise UsageError(f"no result in {plan_dir}", rule="a report shows bench and eval steps", remedy="run `morocco run PLAN.yaml` first")
+    steps.write_text(folder / tables.CSV, tables.to_csv(rows))
+    trail = _trail(plan_dir, folder)
+    if own_notebook:
+        trail.append({"folder": folder.name, "state": "this report", "started": steps.now(), "page": "notebook.html"})
+    host = next(status["host"] for _, status in steps.find_steps(plan_dir) if status["task"])
+    text = _template().render(
+        title=Path(plan_dir).resolve().name,
+        plan=Path(plan_dir).resolve().name if Path(plan_dir).resolve().parent.name != "outputs" else f"outputs/{Path(plan_dir).resolve().name}",
+        rows=rows,
+        valid=sum(row["verdict"] == "VALID" for row in rows),
+        made=steps.now(),
+        code=steps.code_facts(),
+        synthetic=any(row["origin"] == "synthetic" for row in rows),
+        remarks=[line for line in tables.remarks(rows) if not line.startswith("Synthetic")],
+        meaning=MEANING,
+        cell=_cell,
+        bytes=words.bytes_text,
+        disc=_drawing(figures.disc(rows)),
+        traces=[(task, drawing) for task in sorted({r["task"] for r in rows}) if (drawing := _drawing(_traces(plan_dir, rows, task)))],
+        trail=trail,
+        host=host,
+    )
+    steps.write_text(folder / PAGE, text)
+    return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
+
+
+def report_step(plan_dir: Path, out: Path | None = None) -> Path:
+    """Build a report as a step of its own, without a notebook, and return the page."""
+    plan_dir = Path(plan_dir)
+    if not plan_dir.is_dir():
+        raise UsageError(f"no folder {plan_dir}", remedy="give outputs/<plan>")
+    inputs = inputs_of(plan_dir)
+    parameters = {"form": "page"}
+    key = steps.make_key("report", parameters, {name: steps.sha256_file(path) for name, path in inputs.items()})
+    folder = out or plan_dir / f"report-{key}"
+    if out is None:
+        steps.retire(folder)
+    with steps.Step.begin(folder, "report", parameters=parameters, inputs=inputs, key=key):
+        return build(plan_dir, folder)["page"]
+
+
+def first_runs(plan_dir: Path, rows: list[dict[str, Any]], task: str) -> list[tuple[str, Path]]:
+    """Return (name, runs/NN folder) of the first run of each operating point of a task."""
+    found = []
+    for row in rows:
+        if row["task"] == task and row["bench_folder"]:
+            folders = sorted((Path(plan_dir) / row["bench_folder"] / "runs").glob("[0-9]*"))
+            found += [(f"{row['model']}, batch {row['batch_size']}", folders[0])] if folders else []
+    return found
+
+
+def _traces(plan_dir: Path, rows: list[dict[str, Any]], task: str):
+    return figures.traces(first_runs(plan_dir, rows, task))
+
+
+def _drawing(figure):
+    from markupsafe import Markup
+
+    return Markup(figures.svg(figure)) if figure is not None else None
+
+
+def _cell(estimate: dict[str, Any], form: str):
+    from markupsafe import Markup
+
+    if estimate["value"] is None:
+        reason = estimate.get("reason")
+        return Markup("—<small title='{}'>{}</small>").format(MEANING[reason], reason) if reason else "—"
+    text = _FORMS[form]
+    if estimate.get("low") is None:
+        return text(estimate["value"])
+    return Markup("{}<small>{} to {}</small>").format(text(estimate["value"]), text(estimate["low"]), text(estimate["high"]))
+
+
+def _trail(plan_dir: Path, folder: Path) -> list[dict[str, Any]]:
+    trail = []
+    for step_folder, status in steps.find_steps(plan_dir):
+        if status["step"] == "report":
+            continue
+        place = step_folder.relative_to(plan_dir).as_posix()
+        page = step_folder / "notebook.html"
+        target = Path("notebooks") / f"{place.replace('/', '-')}.html"
+        if page.exists():
+            (folder / target).parent.mkdir(exist_ok=True)
+            shutil.copyfile(page, folder / target)
+        trail.append({"folder": place, "state": status["state"], "started": status["started"], "page": target.as_posix() if page.exists() else None})
+    return trail
+
+
+def _template():
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.j2")

@@ -1,0 +1,157 @@
+"""The one table: a row for each operating point of each model and task. Notebook, page, CSV and terminal show the same."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from morocco_lib import steps
+from morocco_lib.errors import UsageError
+from morocco_lib.report import words
+
+CSV = "table.csv"
+ESTIMATES = ("speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record", "energy_j_per_record")
+
+
+def collect(plan_dir: Path) -> list[dict[str, Any]]:
+    """Return the rows of a folder of results, sorted by task, model and batch size.
+
+    A row holds task, model, batch_size, input_size, repeats, runner, origin of the records, verdict, reasons, score
+    (eval's, else the timed runs'), every estimate as in bench.json, and the folders it came from.
+    """
+    cells: dict[tuple, list[tuple[Path, dict]]] = {}
+    for folder, status in steps.find_steps(plan_dir):
+        if status["task"] and not steps.is_retired(folder):
+            cells.setdefault((status["task"], status["model"]), []).append((folder, status))
+    rows = []
+    for (task, model), found in sorted(cells.items()):
+        evals = [_eval(folder, status, plan_dir) for folder, status in found if status["step"] == "eval"]
+        benches = [_bench(folder, status, plan_dir) for folder, status in found if status["step"] == "bench"]
+        failed = [(f, s) for f, s in found if s["state"] != steps.DONE]
+        if not benches and not evals and not failed:
+            continue  # trained and nothing asked of it
+        for row in benches or [_empty()]:
+            scored = next((e for e in evals if e["batch_size"] == row["batch_size"] and e["score"]), None) or next((e for e in evals if e["score"]), None)
+            row = {"task": task, "model": model, **row}
+            if scored:
+                row |= {"score": scored["score"], "origin": scored["origin"], "eval_folder": scored["folder"]}
+            row["failed"] = [{"step": s["step"], "folder": _name(f, plan_dir), "state": s["state"], "error": s["error"]} for f, s in failed]
+            if failed and row["verdict"] is None:
+                row["verdict"] = "FAILED"
+            rows.append(row)
+    return sorted(rows, key=lambda row: (row["task"], row["model"], row["batch_size"] or 0, row["bench_folder"] or ""))
+
+
+def _name(folder: Path, plan_dir: Path) -> str:
+    return folder.relative_to(plan_dir).as_posix()
+
+
+def _empty() -> dict[str, Any]:
+    null = {"value": None, "reason": None}
+    return {
+        "verdict": None, "reasons": [], "batch_size": None, "input_size": None, "repeats": None, "runner": None, "origin": None,
+        "score": dict(null), **{name: dict(null) for name in ESTIMATES}, "flips": None, "bench_folder": None, "eval_folder": None,
+    }  # fmt: skip
+
+
+def _bench(folder: Path, status: dict, plan_dir: Path) -> dict[str, Any]:
+    if status["state"] != steps.DONE:
+        return {**_empty(), "batch_size": status["parameters"].get("batch_size"), "verdict": "FAILED"}
+    result = steps.read_json(folder / "bench.json")
+    try:
+        names = ("verdict", "reasons", "batch_size", "input_size", "repeats", "runner", "score", "flips", *ESTIMATES)
+        return {**_empty(), **{n: result[n] for n in names}, "origin": result["data"]["origin"], "bench_folder": _name(folder, plan_dir)}
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{folder / 'bench.json'} is broken ({error})", remedy="run the step again") from None
+
+
+def _eval(folder: Path, status: dict, plan_dir: Path) -> dict[str, Any]:
+    result = steps.read_json(folder / "score.json") if status["state"] == steps.DONE else {}
+    return {
+        "score": result.get("score"),
+        "batch_size": result.get("batch_size"),
+        "origin": result.get("data", {}).get("origin"),
+        "folder": _name(folder, plan_dir),
+    }
+
+
+def to_csv(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as CSV: plain SI numbers, empty where null, with the reason in a column beside."""
+    out = io.StringIO()
+    plain = ["task", "model", "batch_size", "input_size", "repeats", "runner", "origin", "verdict", "reasons"]
+    score = ["score", "score_low", "score_high", "score_n", "majority"]
+    estimates = [f"{name}{part}" for name in ESTIMATES for part in ("", "_low", "_high", "_note")]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*plain, *score, *estimates, "bench_folder", "eval_folder"])
+    for row in rows:
+        s = row["score"]
+        values = [row[name] for name in plain[:-1]] + [" ".join(row["reasons"])]
+        values += [s["value"], s.get("low"), s.get("high"), s.get("n"), s.get("majority", {}).get("value")]
+        for name in ESTIMATES:
+            e = row[name]
+            values += [e["value"], e.get("low"), e.get("high"), e.get("reason") or e.get("method")]
+        writer.writerow([*values, row["bench_folder"], row["eval_folder"]])
+    return out.getvalue()
+
+
+COLUMNS = ("task", "model", "score", "most frequent answer", "records/s", "start-up", "memory", "GPU memory", "verdict")
+
+
+def readable(row: dict[str, Any]) -> dict[str, str]:
+    """Return a row as people read it, with the keys of COLUMNS."""
+
+    def text(name, form):
+        estimate = row[name]
+        return "—" if estimate["value"] is None and not estimate.get("reason") else words.with_interval(estimate, form)
+
+    score = row["score"]
+    return {
+        "task": row["task"],
+        "model": row["model"] + (f" (batch {row['batch_size']})" if row["batch_size"] else ""),
+        "score": text("score", words.score_text),
+        "most frequent answer": words.score_text(score["majority"]["value"]) if score.get("majority") else "—",
+        "records/s": text("speed_per_s", words.speed_text),
+        "start-up": text("init_s", words.seconds_text),
+        "memory": text("ram_bytes", words.bytes_text),
+        "GPU memory": text("gpu_ram_bytes", words.bytes_text),
+        "verdict": " ".join([row["verdict"] or "—", *row["reasons"]]),
+    }
+
+
+def remarks(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the sentences that belong under the table: what stands out, what failed, what is synthetic."""
+    lines = []
+    if any(row["origin"] == "synthetic" for row in rows):
+        lines.append("Synthetic records, a tenth of them labelled wrong on purpose: the scores say nothing about real language.")
+    for row in rows:
+        if row["score"]["value"] is not None and row["score"]["value"] < row["score"]["majority"]["value"]:
+            label = row["score"]["majority"].get("label")
+            lines.append(
+                f"{row['model']} on {row['task']} scores {words.score_text(row['score']['value'])}, below the "
+                f"{words.score_text(row['score']['majority']['value'])} of always answering the most frequent label of these records ({label})."
+            )
+        lines += [f"{row['model']} on {row['task']}: {line}" for line in words.reason_lines(row["reasons"])]
+        lines += [f"{row['model']} on {row['task']}: {f['step']} {f['state']}: {f['error']}" for f in row["failed"]]
+    return lines
+
+
+def text_table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows for a terminal, intervals left out."""
+    heads = ("task", "model", "score", "majority", "records/s", "start-up", "memory", "verdict")
+    cells = [heads]
+    for row in rows:
+        shown = {name: row[name]["value"] for name in ("score", "speed_per_s", "init_s", "ram_bytes")}
+        majority = row["score"].get("majority", {}).get("value")
+        forms = (("score", words.score_text), ("speed_per_s", words.speed_text), ("init_s", words.seconds_text), ("ram_bytes", words.bytes_text))
+        score, speed, init, ram = ("—" if shown[n] is None else f(shown[n]) for n, f in forms)
+        bar = "—" if majority is None else words.score_text(majority)
+        cells.append((row["task"], row["model"], score, bar, speed, init, ram, row["verdict"] or "—"))
+    widths = [max(len(str(line[k])) for line in cells) for k in range(len(heads))]
+    return "\n".join("  ".join(str(c).ljust(w) if k in (0, 1, 7) else str(c).rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in cells)
+
+
+def frame(rows: list[dict[str, Any]]):
+    """Return the readable rows as a pandas DataFrame, for notebooks."""
+    import pandas
+
+    return pandas.DataFrame([readable(row) for row in rows], columns=list(COLUMNS))

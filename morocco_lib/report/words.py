@@ -1,0 +1,79 @@
+"""Numbers as people read them: units, as many digits as the interval allows, and the words of a verdict."""
+
+import math
+from typing import Any
+
+from morocco_lib.validity import MEANING, NOTES, Reason
+
+
+def sized(value: float, digits: int = 3) -> str:
+    """Return a number with so many significant digits and thin thousands: 12345.6 -> "12,300"."""
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    if decimals == 0:
+        step = 10 ** max(0, math.floor(math.log10(abs(value))) + 1 - digits)
+        return f"{round(value / step) * step:,}"
+    return f"{value:,.{decimals}f}"
+
+
+def bytes_text(value: float) -> str:
+    """Return bytes in MiB or GiB."""
+    return f"{sized(value / 2**30)} GiB" if value >= 2**30 else f"{sized(value / 2**20)} MiB"
+
+
+def seconds_text(value: float) -> str:
+    """Return seconds in s or ms."""
+    return f"{sized(value)} s" if value >= 1 else f"{sized(value * 1000)} ms"
+
+
+def score_text(value: float) -> str:
+    """Return a score with three decimals, as leaderboards do."""
+    return f"{value:.3f}"
+
+
+def with_interval(estimate: dict[str, Any], text) -> str:
+    """Return "value (low to high)", or a dash and the reason when there is no value."""
+    if estimate["value"] is None:
+        return f"— {estimate['reason']}"
+    if estimate.get("low") is None:
+        return text(estimate["value"])
+    return f"{text(estimate['value'])} ({text(estimate['low'])} to {text(estimate['high'])})"
+
+
+def speed_text(value: float) -> str:
+    """Return records a second with four digits."""
+    return sized(value, 4)
+
+
+def reason_lines(reasons: list[str]) -> list[str]:
+    """Return one line a reason code: the code, whether it is a note, and what it means."""
+    return [f"{code}{' (note)' if Reason(code) in NOTES else ''}: {MEANING[Reason(code)]}" for code in reasons]
+
+
+def majority_words(score: dict[str, Any]) -> str:
+    """Return how a score stands to always giving the most frequent answer."""
+    if score["value"] is None:
+        return ""
+    bar = score["majority"]["value"]
+    if score["value"] < bar:
+        return f"below the most frequent answer's {score_text(bar)}"
+    if score["low"] <= bar:
+        return f"not clearly above the most frequent answer's {score_text(bar)}"
+    return f"above the most frequent answer's {score_text(bar)}"
+
+
+def bench_lines(result: dict[str, Any]) -> list[str]:
+    """Return what a terminal shows of bench.json."""
+    score = result["score"]
+    synthetic = ", synthetic records" if result["data"]["origin"] == "synthetic" else ""
+    rows = [
+        ("speed", with_interval(result["speed_per_s"], speed_text) + " records/s"),
+        ("start-up", with_interval(result["init_s"], seconds_text)),
+        ("memory", with_interval(result["ram_bytes"], bytes_text)),
+        ("score", f"{with_interval(score, score_text)}, {majority_words(score)}".rstrip(", ")),
+        ("answers", f"{result['flips']['value']} of {result['flips']['compared']} repeated ones differ"),
+    ]
+    head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {result['repeats']} runs{synthetic}"
+    lines = [head, *(f"  {name:<9} {text}" for name, text in rows), f"  {'verdict':<9} {result['verdict']}"]
+    return lines + [f"  {'':<9} {line}" for line in reason_lines(result["reasons"])]

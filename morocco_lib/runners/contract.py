@@ -1,0 +1,197 @@
+"""The seam all runners share, and the one way a program is fed and listened to.
+
+    stdin: JSONL records until EOF     stdout: one JSON prediction a record, nothing else     stderr: free text
+    stderr lines `morocco: {"event": "ready"}` tell that the first record can be answered now (optional)
+
+All times are nanoseconds of `time.monotonic_ns`.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+EVENT_PREFIX = b"morocco: "
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use; None means no limit. `memory_bytes` is enforced by a cgroup."""
+
+    timeout_s: float = 3600.0
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a program ended.
+
+    `code` is None when a signal ended it, `signal` is None otherwise. `first_read_ns` is when the program took the
+    first byte of its stdin, None where that cannot be seen. `cpu_s` is the CPU time of the tree as the kernel
+    accounted it at the end, `peak_bytes` the kernel's peak of its memory with file cache, each with the source.
+    `left_pids` are processes that outlived the program and were killed.
+    """
+
+    code: int | None
+    signal: int | None
+    oom_killed: bool
+    started_ns: int
+    ended_ns: int
+    first_read_ns: int | None = None
+    cpu_s: float | None = None
+    cpu_source: str | None = None
+    peak_bytes: int | None = None
+    peak_source: str | None = None
+    left_pids: tuple[int, ...] = ()
+
+
+class Handle(Protocol):
+    """A running program."""
+
+    started_ns: int  # before the program was created
+    cgroup: Path | None  # its own memory cgroup, if it has one
+
+    def write(self, data: bytes) -> None:
+        """Write to stdin; blocks while the pipe is full. Raises BrokenPipeError when nobody reads any more."""
+
+    def close_stdin(self) -> None:
+        """Let the program see the end of its input."""
+
+    def chunks(self) -> Iterator[tuple[int, str, bytes]]:
+        """Yield (t_ns, "stdout" | "stderr", bytes) as they arrive, until both streams have ended."""
+
+    def pids(self) -> list[int]:
+        """Return the host pids of the whole process tree."""
+
+    def wait(self, timeout_s: float | None) -> Exit:
+        """Wait for the end and clean up; raises TimeoutError."""
+
+    def kill(self) -> None:
+        """End the whole process tree at once."""
+
+
+class Runner(Protocol):
+    name: str
+
+    def start(self, argv: list[str], limits: Limits) -> Handle:
+        """Start a program; the clock is read before anything is created."""
+
+
+@dataclass
+class Feed:
+    """What became of stdin."""
+
+    bytes_written: int = 0
+    complete: bool = False
+    first_write_ns: int | None = None
+    closed_ns: int | None = None
+
+
+@dataclass
+class Conversation:
+    """What `converse` saw; `ready_ns` is None for programs that do not tell."""
+
+    exit: Exit
+    feed: Feed
+    timed_out: bool
+    ready_ns: int | None = None
+    first_answer_ns: int | None = None
+    last_answer_ns: int | None = None
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+
+def converse(
+    handle: Handle,
+    blocks: Iterable[bytes],
+    limits: Limits,
+    on_stdout: Callable[[int, bytes], None],
+    on_stderr: Callable[[int, bytes], None],
+    on_event: Callable[[int, dict[str, Any]], None] = lambda t_ns, event: None,
+) -> Conversation:
+    """Feed a program from a thread of its own while reading everything it says, until it has ended.
+
+    Args:
+        handle: The started program.
+        blocks: The input; drawn one block at a time as the program takes them.
+        limits: `timeout_s` counts from this call; when it is over the whole tree is killed.
+        on_stdout, on_stderr: Called with (t_ns, bytes) for every arrival.
+        on_event: Called for every well-formed `morocco: {...}` line of stderr.
+    Raises:
+        Whatever the callbacks or the iterator of blocks raise; the program is killed and cleaned up before.
+    """
+    feed, failures = Feed(), []
+
+    def run_feed() -> None:
+        try:
+            for block in blocks:
+                if feed.first_write_ns is None:
+                    feed.first_write_ns = time.monotonic_ns()
+                handle.write(block)
+                feed.bytes_written += len(block)
+            feed.complete = True
+        except BrokenPipeError:
+            pass  # the program reads no further; its exit code and the bytes fed decide what that means
+        except BaseException as error:  # an unreadable source must not look like a short input
+            failures.append(error)
+            handle.kill()
+        finally:
+            handle.close_stdin()
+            feed.closed_ns = time.monotonic_ns()
+
+    expired = threading.Event()
+
+    def expire() -> None:
+        expired.set()
+        handle.kill()
+
+    feeder = threading.Thread(target=run_feed, name="morocco-feeder", daemon=True)
+    watchdog = threading.Timer(limits.timeout_s, expire)
+    watchdog.daemon = True
+    seen = Conversation(exit=None, feed=feed, timed_out=False)
+    pending = b""
+    try:
+        feeder.start()
+        watchdog.start()
+        for t_ns, stream, data in handle.chunks():
+            if stream == "stdout":
+                if seen.first_answer_ns is None:
+                    seen.first_answer_ns = t_ns
+                seen.last_answer_ns = t_ns
+                on_stdout(t_ns, data)
+                continue
+            on_stderr(t_ns, data)
+            *lines, pending = (pending + data).split(b"\n")
+            pending = pending[-4096:]  # an event is short; a flood without line ends must not pile up
+            for line in lines:
+                event = parse_event(line)
+                if event is not None and len(seen.events) < 1000:
+                    seen.events.append({**event, "t_ns": t_ns})
+                    if event.get("event") == "ready" and seen.ready_ns is None:
+                        seen.ready_ns = t_ns
+                    on_event(t_ns, event)
+        seen.exit = handle.wait(None)
+    except BaseException:
+        handle.kill()
+        handle.wait(10)
+        raise
+    finally:
+        watchdog.cancel()
+        feeder.join(10)
+    seen.timed_out = expired.is_set()
+    if failures:
+        raise failures[0]
+    return seen
+
+
+def parse_event(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a `morocco: {...}` line, None for any other line."""
+    if not line.startswith(EVENT_PREFIX):
+        return None
+    try:
+        event = json.loads(line[len(EVENT_PREFIX) :])
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None

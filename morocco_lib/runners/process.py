@@ -1,0 +1,234 @@
+"""Runs a program as a bare process: no isolation, but the same clock, feeding and accounting as a container."""
+
+import fcntl
+import os
+import selectors
+import shutil
+import signal
+import struct
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.monitor import proc
+from morocco_lib.monitor.cgroup import RunCgroup
+from morocco_lib.runners.contract import Exit, Limits
+
+READ_BYTES = 1 << 20
+DRAIN_S = 2.0  # how long output may still come after the program ended, from children that hold its pipes
+FIRST_READ_POLL_S = 0.002
+
+# Enters the run's cgroups, then becomes the program: same pid, and not a byte of it is charged elsewhere.
+_ENTER = 'while [ "$1" != -- ]; do echo $$ > "$1" || exit 126; shift; done; shift; exec "$@"'
+
+
+class ProcessRunner:
+    """Starts programs as child processes in a session of their own.
+
+    Args:
+        cwd: Working folder of the program; None: ours.
+        use_cgroup: False leaves accounting to /proc even where a cgroup could be made.
+    """
+
+    name = "process"
+
+    def __init__(self, cwd: Path | None = None, use_cgroup: bool = True):
+        self.cwd, self.use_cgroup = cwd, use_cgroup
+
+    def start(self, argv: list[str], limits: Limits) -> "ProcessHandle":
+        """Start a program.
+
+        Raises:
+            UsageError: there is no such program.
+            EnvironmentFailure: a memory limit was asked for and no cgroup can be made to enforce it.
+        """
+        program = find_program(argv[0], self.cwd)
+        started_ns = time.monotonic_ns()
+        group = RunCgroup.create() if self.use_cgroup else None
+        try:
+            if limits.memory_bytes is not None:
+                if group is None:
+                    raise EnvironmentFailure(
+                        "a memory limit needs a cgroup and none can be made here",
+                        remedy="run as root or in a delegated group (`morocco doctor` tells), or drop the limit",
+                    )
+                group.limit_memory(limits.memory_bytes)
+            enter = [str(f) for f in group.procs_files] if group else []
+            command = (
+                ["/bin/sh", "-c", _ENTER, "sh", *enter, "--", program, *argv[1:]] if group else [program, *argv[1:]]
+            )
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                cwd=self.cwd,
+                start_new_session=True,  # its own process group, out of reach of our terminal's Ctrl-C
+            )
+        except OSError as error:
+            if group:
+                group.remove()
+            raise UsageError(
+                f"cannot start {argv[0]!r}: {error.strerror}", remedy="give a program that runs by hand"
+            ) from None
+        except BaseException:
+            if group:
+                group.remove()
+            raise
+        return ProcessHandle(process, group, started_ns)
+
+
+def find_program(name: str, cwd: Path | None = None) -> str:
+    """Return the path of a program, found as a shell finds it; raises UsageError."""
+    found = shutil.which(name, path=None) if os.sep not in name else shutil.which(str((cwd or Path.cwd()) / name))
+    if not found:
+        raise UsageError(
+            f"no program {name!r}", rule="the first word of --command is a program on PATH or a path to one"
+        )
+    return found
+
+
+class ProcessHandle:
+    """A running child process; see `contract.Handle`."""
+
+    def __init__(self, process: subprocess.Popen, group: RunCgroup | None, started_ns: int):
+        self._process, self.group, self.started_ns = process, group, started_ns
+        self.cgroup = group.memory if group else None
+        self._pidfd = os.pidfd_open(process.pid)
+        self._ended_ns: int | None = None
+        self._first_read_ns: int | None = None
+        self._exit: Exit | None = None
+        self._left: tuple[int, ...] = ()
+        self._stdin_lock = threading.Lock()
+        self._written = 0
+        os.set_blocking(process.stdin.fileno(), False)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    # -- stdin -------------------------------------------------------------------------------------------------
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        fd = self._process.stdin.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(fd, selectors.EVENT_WRITE)
+            while view:
+                try:
+                    count = os.write(fd, view)
+                    view = view[count:]
+                    self._written += count
+                except BlockingIOError:
+                    selector.select()
+                    # The pipe was full and has room again: if nothing had been taken before, it was now.
+                    self._first_read_ns = self._first_read_ns or time.monotonic_ns()
+
+    def close_stdin(self) -> None:
+        with self._stdin_lock:
+            if self._process.stdin.closed:
+                return
+            self._await_first_read()
+            self._process.stdin.close()
+
+    def _await_first_read(self) -> None:
+        # A short input fits into the pipe; how much of it is left there tells when the program starts to read.
+        fd = self._process.stdin.fileno()
+        while self._written and self._first_read_ns is None and self._ended_ns is None:
+            try:
+                unread = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
+            except OSError:
+                return
+            if unread < self._written:
+                self._first_read_ns = time.monotonic_ns()
+            else:
+                time.sleep(FIRST_READ_POLL_S)
+
+    # -- stdout, stderr ----------------------------------------------------------------------------------------
+    def chunks(self) -> Iterator[tuple[int, str, bytes]]:
+        drain_until = None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ, "stdout")
+            selector.register(self._process.stderr, selectors.EVENT_READ, "stderr")
+            selector.register(self._pidfd, selectors.EVENT_READ, "end")
+            streams = 2
+            while streams:
+                timeout = None if drain_until is None else drain_until - time.monotonic()
+                if timeout is not None and timeout <= 0:
+                    self.kill()  # somebody else holds the pipes of a program that has ended
+                    drain_until = time.monotonic() + DRAIN_S
+                    continue
+                for key, _ in selector.select(timeout):
+                    if key.data == "end":
+                        self._ended_ns = time.monotonic_ns()
+                        selector.unregister(self._pidfd)
+                        drain_until = time.monotonic() + DRAIN_S
+                        continue
+                    data = os.read(key.fd, READ_BYTES)
+                    if not data:
+                        selector.unregister(key.fileobj)
+                        streams -= 1
+                        continue
+                    yield time.monotonic_ns(), key.data, data
+
+    # -- end ---------------------------------------------------------------------------------------------------
+    def pids(self) -> list[int]:
+        return self.group.pids() if self.group else proc.tree(self.pid)
+
+    def kill(self) -> None:
+        if self._exit:
+            return  # its pid may be somebody else's by now
+        if self.group:
+            self._left = tuple(dict.fromkeys((*self._left, *(p for p in self.group.kill() if p != self.pid))))
+        for target, send in ((self.pid, os.killpg), *((pid, os.kill) for pid in self._strays())):
+            try:
+                send(target, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+
+    def _strays(self) -> list[int]:
+        return [] if self.group else [pid for pid in proc.tree(self.pid) if pid != self.pid]
+
+    def wait(self, timeout_s: float | None) -> Exit:
+        if self._exit:
+            return self._exit
+        if not _has_ended(self._pidfd, timeout_s):
+            raise TimeoutError(f"still running after {timeout_s} s")
+        self._ended_ns = self._ended_ns or time.monotonic_ns()
+        if left := [pid for pid in self.pids() if pid != self.pid]:
+            self._left = tuple(dict.fromkeys((*self._left, *left)))
+            self.kill()
+        _, status, usage = os.wait4(self.pid, 0)
+        code = self._process.returncode = os.waitstatus_to_exitcode(status)
+        cpu_s, cpu_source = usage.ru_utime + usage.ru_stime, "wait4"
+        peak, oom_killed = None, False
+        if self.group:
+            cpu_s, cpu_source = self.group.cpu_s(), f"cgroup v{self.group.version}"
+            peak, oom_killed = self.group.peak_bytes(), self.group.oom_kills() > 0
+            self.group.remove()
+        os.close(self._pidfd)
+        self._process.stdout.close(), self._process.stderr.close()
+        self._exit = Exit(
+            code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            oom_killed=oom_killed,
+            started_ns=self.started_ns,
+            ended_ns=self._ended_ns,
+            first_read_ns=self._first_read_ns,
+            cpu_s=cpu_s,
+            cpu_source=cpu_source,
+            peak_bytes=peak[0] if peak else None,
+            peak_source=peak[1] if peak else None,
+            left_pids=self._left,
+        )
+        return self._exit
+
+
+def _has_ended(pidfd: int, timeout_s: float | None = 0.0) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(pidfd, selectors.EVENT_READ)
+        return bool(selector.select(timeout_s))

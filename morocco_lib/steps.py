@@ -1,0 +1,309 @@
+"""Step folders: the record on disk. What was asked, what was read, what came out, with a digest for every byte kept.
+
+    outputs/<plan>/<model>/<task>/<step>-<key8>/    status.json and whatever the step made
+    outputs/<plan>/<step>-<key8>/                   steps of a whole plan: synthetic records, the report
+
+A folder is never overwritten: failed, killed and forced attempts are renamed <folder>.1, .2, and kept.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import morocco_lib
+from morocco_lib.doctor import host_facts
+from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.monitor.proc import start_ticks, tree
+
+STATUS = "status.json"
+SCHEMA = 1
+RUNNING, DONE, FAILED, KILLED = "running", "done", "failed", "killed"
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """Return the one JSON text of a value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON under a temporary name, then rename: a reader sees all of it or nothing."""
+    write_text(path, dump(value))
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file.
+
+    Raises:
+        UsageError: missing, unreadable or broken.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path} ({error})", remedy="restore it or run the step again") from None
+
+
+def dump(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, then rename."""
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def make_key(step: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Return the 8 hex digits that name an attempt: same parameters, same input bytes, same version, same key.
+
+    Args:
+        step: train, bench, eval, report, ...
+        parameters: What the step is asked to do; no paths, or a moved folder would be another step.
+        inputs: Name -> sha256 of what it reads.
+    """
+    text = canonical([step, parameters, sorted(inputs.items()), morocco_lib.__version__])
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@functools.cache
+def code_facts() -> dict[str, Any]:
+    """Return version, commit and whether uncommitted changes were there; commit is None outside a git checkout."""
+    folder = Path(morocco_lib.__file__).parent
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    # An installed copy may lie inside somebody else's checkout: its commit says nothing about our code.
+    if commit is None or not git("ls-files", "--", "__init__.py"):
+        return {"version": morocco_lib.__version__, "commit": None, "dirty": None}
+    changes = git(
+        "status", "--porcelain", "--", str(folder), str(folder.parent / "notebooks"), str(folder.parent / "params")
+    )
+    return {"version": morocco_lib.__version__, "commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def now() -> str:
+    """Return the UTC time as text; a label, never a measure."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seal(status: dict[str, Any]) -> dict[str, Any]:
+    """Return the status with the digest of itself, so that a changed byte in it shows as well."""
+    body = {k: v for k, v in status.items() if k != "seal"}
+    return {**body, "seal": hashlib.sha256(canonical(body).encode()).hexdigest()}
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return a step's status.
+
+    Raises:
+        UsageError: no status.json, or one this version cannot read.
+    """
+    path = Path(folder) / STATUS
+    try:
+        status = json.loads(path.read_text(encoding="utf-8"))
+        if status["schema"] != SCHEMA:
+            raise UsageError(f"{path} has schema {status['schema']}", rule=f"this version reads schema {SCHEMA}")
+        return status
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", remedy="give a step folder") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is broken ({error})", remedy="remove the folder and run the step again") from None
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return every file of a step folder but its status, nested step folders left out, sorted."""
+    found = []
+    for base, dirs, names in os.walk(folder):
+        dirs[:] = sorted(d for d in dirs if not (Path(base) / d / STATUS).exists())
+        found += [Path(base) / n for n in names if not (n == STATUS and Path(base) == Path(folder))]
+    return sorted(found)
+
+
+def digest_outputs(folder: Path) -> dict[str, str]:
+    """Return {path within the folder: sha256} of everything in it but the status."""
+    return {f.relative_to(folder).as_posix(): sha256_file(f) for f in files_of(folder)}
+
+
+def find_steps(outputs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield (folder, status) of every step folder below, the oldest first; broken ones raise UsageError."""
+    folders = [path.parent for path in Path(outputs).rglob(STATUS)]
+    found = [(folder, read_status(folder)) for folder in folders]
+    yield from sorted(found, key=lambda item: (item[1]["started"], str(item[0])))
+
+
+def is_retired(folder: Path) -> bool:
+    """Tell whether the folder is an attempt that was set aside."""
+    return folder.suffix[1:].isdigit() and folder.suffix != ""
+
+
+def is_alive(status: Mapping[str, Any]) -> bool:
+    """Tell whether the process that runs a step still lives on this machine."""
+    owner = status["owner"]
+    same = owner["boot_id"] == host_facts()["boot_id"] and start_ticks(owner["pid"]) == owner["start_ticks"] is not None
+    return same and owner["pid"] in tree(owner["pid"])  # a zombie has start ticks, but runs no step
+
+
+@dataclass
+class Step:
+    """One attempt at a step, in its folder. Use `begin`, then `finish`."""
+
+    folder: Path
+    status: dict[str, Any]
+
+    @classmethod
+    def begin(
+        cls,
+        folder: Path,
+        step: str,
+        *,
+        model: str | None = None,
+        task: str | None = None,
+        parameters: Mapping[str, Any],
+        inputs: Mapping[str, Path],
+        key: str | None = None,
+    ) -> "Step":
+        """Make the folder and write the status `running`.
+
+        Args:
+            folder: New or empty; what an earlier attempt left there must have been set aside (`retire`).
+            inputs: Name -> path of every file read; digests are taken now.
+        Raises:
+            UsageError: the folder holds something already, or an input cannot be read.
+            EnvironmentFailure: it cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            digests = {name: sha256_file(path) for name, path in inputs.items()}
+        except OSError as error:
+            raise UsageError(f"cannot read {error.filename}: {error.strerror}", remedy="name a file") from None
+        try:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise UsageError(
+                    f"{folder} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            status = {
+                "schema": SCHEMA,
+                "step": step,
+                "model": model,
+                "task": task,
+                "state": RUNNING,
+                "exit": None,
+                "key": key or make_key(step, parameters, digests),
+                "parameters": dict(parameters),
+                "inputs": {_input_path(folder, path): digests[name] for name, path in inputs.items()},
+                "outputs": {},
+                "code": code_facts(),
+                "host": host_facts(),
+                "owner": {
+                    "pid": os.getpid(),
+                    "start_ticks": start_ticks(os.getpid()),
+                    "boot_id": host_facts()["boot_id"],
+                },
+                "started": now(),
+                "ended": None,
+                "error": None,
+            }
+            write_json(folder / STATUS, seal(status))
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk"
+            ) from None
+        return cls(folder, status)
+
+    def finish(self, state: str, exit_code: int, error: str | None = None) -> None:
+        """Write the final status with a digest of every file in the folder."""
+        self.status |= {
+            "state": state,
+            "exit": exit_code,
+            "ended": now(),
+            "error": error,
+            "outputs": digest_outputs(self.folder),
+        }
+        try:
+            write_json(self.folder / STATUS, seal(self.status))
+        except OSError as problem:
+            raise EnvironmentFailure(
+                f"cannot write {self.folder}: {problem.strerror}", remedy="free or choose another disk"
+            ) from None
+
+    def __enter__(self) -> "Step":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if self.status["state"] != RUNNING:
+            return
+        if error is None:
+            self.finish(DONE, 0)
+        else:
+            state = FAILED if isinstance(error, Exception) else KILLED
+            self.finish(state, getattr(error, "exit_code", 3), f"{kind.__name__}: {error}")
+
+
+def _input_path(folder: Path, path: Path) -> str:
+    # Within one plan folder relative, so that it may be moved as a whole; everything else is named absolutely.
+    folder, path = Path(folder).resolve(), Path(path).resolve()
+    relative = Path(os.path.relpath(path, folder))
+    ups = sum(part == ".." for part in relative.parts)
+    return relative.as_posix() if ups <= 3 else str(path)
+
+
+def retire(folder: Path) -> Path | None:
+    """Set an earlier attempt aside as <folder>.1, .2, ... and return its new place; None if there is none.
+
+    An attempt whose process died while it ran is marked `killed` first, with digests of what it left.
+
+    Raises:
+        EnvironmentFailure: it is running right now.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return None
+    if (folder / STATUS).exists():
+        status = read_status(folder)
+        if status["state"] == RUNNING:
+            if is_alive(status):
+                raise EnvironmentFailure(
+                    f"{folder} is being worked on by process {status['owner']['pid']}", remedy="wait for it or end it"
+                )
+            mark_killed(folder, status)
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(target)
+    return target
+
+
+def mark_killed(folder: Path, status: dict[str, Any]) -> None:
+    """Turn the status of a step whose process has died from `running` to `killed`."""
+    Step(folder, status).finish(
+        KILLED, 3, f"process {status['owner']['pid']} died while the step ran; found at {now()}"
+    )

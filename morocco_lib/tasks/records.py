@@ -1,0 +1,96 @@
+"""Reading JSON Lines the way the official files need it."""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from morocco_lib.errors import UsageError
+
+Record = dict[str, Any]
+
+
+def _no_constant(token: str) -> None:
+    raise ValueError(f"{token} is not JSON")
+
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def parse_object(raw: bytes) -> Record:
+    """Parse one line as a JSON object.
+
+    Args:
+        raw: One line without its line feed; a carriage return at the end is accepted.
+    Raises:
+        ValueError: not UTF-8, not JSON (NaN and Infinity included), half a character, or not an object; the
+            message says which.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {raw[error.start]:#04x} at {error.start})") from None
+    try:
+        value = _DECODER.decode(text)
+    except (json.JSONDecodeError, ValueError, RecursionError) as error:
+        raise ValueError(f"broken JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON {type(value).__name__}, not an object")
+    if _SURROGATE.search(raw):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("half a character (an escaped surrogate without its pair), not UTF-8") from None
+    return value
+
+
+def open_lines(path: Path) -> Iterable[bytes]:
+    """Open a file of lines for reading, unzipping `.gz`.
+
+    Raises:
+        UsageError: the file is missing, is no file, or may not be read.
+    """
+    try:
+        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror or error}", remedy="give the path of a JSONL file"
+        ) from None
+
+
+def split_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, line) without byte order mark, line ends and trailing empty line.
+
+    Only a line feed ends a line: U+2028 and its like may stand inside a JSON string.
+    """
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        yield number, line.rstrip(b"\r\n")
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, Record]]:
+    """Yield (line number from 1, object) of a JSON Lines file; empty lines are passed over.
+
+    Raises:
+        UsageError: file or line unreadable; file, line and rule are named.
+    """
+    try:
+        with open_lines(path) as lines:
+            for number, line in split_lines(lines):
+                if not line.strip():
+                    continue
+                try:
+                    yield number, parse_object(line)
+                except ValueError as error:
+                    raise UsageError(
+                        f"{path}, line {number}: {error}",
+                        rule="every line is one JSON object in UTF-8",
+                        remedy="mend or remove that line",
+                    ) from None
+    except (OSError, EOFError, zlib.error) as error:  # a directory, a damaged gzip file, a failing disk
+        raise UsageError(f"cannot read {path}: {error}", remedy="give the path of a JSONL file") from None

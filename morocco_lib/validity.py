@@ -1,0 +1,102 @@
+"""Facts of runs -> VALID or INVALID, with reason codes. The one list of codes: also why a number is null."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a run is invalid, what to mind about a valid one, or why a number could not be had."""
+
+    # the program
+    NO_COMMAND = "NO_COMMAND"
+    NON_ZERO_EXIT = "NON_ZERO_EXIT"
+    KILLED = "KILLED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    TIMEOUT = "TIMEOUT"
+    LEFT_PROCESSES = "LEFT_PROCESSES"
+    # its answers
+    BROKEN_LINE = "BROKEN_LINE"
+    WRONG_IDX = "WRONG_IDX"
+    UNKNOWN_IDX = "UNKNOWN_IDX"
+    DUPLICATE_IDX = "DUPLICATE_IDX"
+    MISSING_IDX = "MISSING_IDX"
+    WRONG_LABEL = "WRONG_LABEL"
+    FLIPS = "FLIPS"
+    # the measurement
+    SINGLE_RUN = "SINGLE_RUN"
+    ANSWERS_HELD_BACK = "ANSWERS_HELD_BACK"
+    NO_VALID_RUN = "NO_VALID_RUN"
+    NO_STREAM = "NO_STREAM"
+    NO_READINESS = "NO_READINESS"
+    NO_CGROUP = "NO_CGROUP"
+    NO_SAMPLES = "NO_SAMPLES"
+    NO_GOLD = "NO_GOLD"
+    NO_GPU = "NO_GPU"
+    GPU_NOT_SAMPLED = "GPU_NOT_SAMPLED"
+    NO_ENERGY_COUNTER = "NO_ENERGY_COUNTER"
+
+
+MEANING = {
+    Reason.NO_COMMAND: "the program could not be started",
+    Reason.NON_ZERO_EXIT: "the program ended with an exit code other than 0",
+    Reason.KILLED: "a signal ended the program",
+    Reason.OUT_OF_MEMORY: "the kernel killed a process of the run for want of memory",
+    Reason.TIMEOUT: "the program did not end within the time limit and was killed",
+    Reason.LEFT_PROCESSES: "processes outlived the program and were killed",
+    Reason.BROKEN_LINE: "a line of stdout is not one JSON object in UTF-8",
+    Reason.WRONG_IDX: "an answer's idx is absent or of the wrong type",
+    Reason.UNKNOWN_IDX: "an answer's idx was never asked",
+    Reason.DUPLICATE_IDX: "a record was answered twice",
+    Reason.MISSING_IDX: "a record was not answered",
+    Reason.WRONG_LABEL: "an answer is not one of the task's labels",
+    Reason.FLIPS: "more than 0.1 % of repeated records got another answer than the first time",
+    Reason.SINGLE_RUN: "one run only: the interval is of this run, not between runs",
+    Reason.ANSWERS_HELD_BACK: "most answers were ready before the first was printed; speed is taken from readiness to the last answer",
+    Reason.NO_VALID_RUN: "no run was valid",
+    Reason.NO_STREAM: "answers came in too few arrivals or too short a time to read a speed from; feed more records or print readiness",
+    Reason.NO_READINESS: "the program does not print readiness and its answers do not tell",
+    Reason.NO_CGROUP: "no own cgroup could be made here (see `morocco doctor`)",
+    Reason.NO_SAMPLES: "the run was over before it could be sampled",
+    Reason.NO_GOLD: "the records have no labels",
+    Reason.NO_GPU: "this machine has no NVIDIA GPU",
+    Reason.GPU_NOT_SAMPLED: "there is a GPU, and this version does not sample it",
+    Reason.NO_ENERGY_COUNTER: "no energy counter is read here",
+}
+
+# What is worth saying of a result that stands all the same.
+NOTES = {Reason.SINGLE_RUN, Reason.FLIPS, Reason.ANSWERS_HELD_BACK, Reason.LEFT_PROCESSES}
+
+RULE_REASONS = {
+    "broken-line": Reason.BROKEN_LINE,
+    "idx": Reason.WRONG_IDX,
+    "unknown-idx": Reason.UNKNOWN_IDX,
+    "duplicate-idx": Reason.DUPLICATE_IDX,
+    "missing-idx": Reason.MISSING_IDX,
+    "label": Reason.WRONG_LABEL,
+}
+
+
+def exit_reasons(exit_facts: dict) -> list[Reason]:
+    """Return what the end of a run says against it; `exit_facts` is `run.json`'s "exit"."""
+    reasons = []
+    if exit_facts["oom_killed"]:
+        reasons.append(Reason.OUT_OF_MEMORY)
+    if exit_facts["timed_out"]:
+        reasons.append(Reason.TIMEOUT)
+    elif exit_facts["signal"] is not None:
+        reasons.append(Reason.KILLED)
+    elif exit_facts["code"] != 0:
+        reasons.append(Reason.NON_ZERO_EXIT)
+    if exit_facts["left_pids"]:
+        reasons.append(Reason.LEFT_PROCESSES)
+    return reasons
+
+
+def answer_reasons(counts: dict[str, int]) -> list[Reason]:
+    """Return what the check of the answers says against a run; `counts` is problems by rule."""
+    return [RULE_REASONS[rule] for rule in RULE_REASONS if counts.get(rule)]
+
+
+def verdict(reasons: Iterable[Reason]) -> str:
+    """Return INVALID if any reason is more than a note."""
+    return "INVALID" if set(reasons) - NOTES else "VALID"

@@ -1,0 +1,162 @@
+"""Rebuild every number from the step folders, and hold every byte against its digest. Reads step folders only."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from morocco_lib import bench, evaluate, steps
+from morocco_lib.errors import MoroccoError, UsageError
+
+REL_TOLERANCE = 1e-9  # numbers rebuilt on another machine may differ in their last bits
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing verified: the step folder, what was checked, whether it holds, what was seen."""
+
+    step: str
+    what: str
+    ok: bool
+    seen: str
+
+
+def verify(outputs: Path) -> list[Finding]:
+    """Return the findings for every step folder at or below a folder.
+
+    Raises:
+        UsageError: there is no step folder.
+    """
+    outputs = Path(outputs)
+    folders = sorted({path.parent for path in outputs.rglob(steps.STATUS)})
+    if not folders:
+        raise UsageError(f"no step folder in {outputs}", rule=f"a step folder holds {steps.STATUS}", remedy="give outputs/<plan>")
+    findings = []
+    for folder in folders:
+        name = folder.relative_to(outputs).as_posix() if folder != outputs else folder.name
+        findings += [Finding(name, what, ok, seen) for what, ok, seen in _verify_step(folder)]
+    return findings
+
+
+def _verify_step(folder: Path) -> Iterator[tuple[str, bool, str]]:
+    path = folder / steps.STATUS
+    try:
+        status = steps.read_status(folder)
+        sealed = steps.seal(status)["seal"] == status.get("seal") and path.read_text(encoding="utf-8") == steps.dump(status)
+    except (MoroccoError, ValueError) as error:
+        yield "status", False, f"{path}: {error}"
+        return
+    if not sealed:
+        yield "status", False, f"{path} was changed after it was written"
+        return
+    if status["state"] == steps.RUNNING:
+        alive = steps.is_alive(status)
+        yield "status", False, "still running" if alive else "was killed while it ran; nothing vouches for its files until it is run again"
+        return
+    yield "status", True, f"{status['state']}, exit {status['exit']}"
+    yield _files(folder, status)
+    if steps.is_retired(folder):
+        return
+    yield from _inputs(folder, status)
+    if status["state"] == steps.DONE and status["step"] in REBUILD:
+        yield _rebuilt(folder, status)
+
+
+def _files(folder: Path, status: dict[str, Any]) -> tuple[str, bool, str]:
+    now, then = steps.digest_outputs(folder), status["outputs"]
+    wrong = [f"{folder / name} was changed" for name in sorted(now.keys() & then.keys()) if now[name] != then[name]]
+    wrong += [f"{folder / name} is missing" for name in sorted(then.keys() - now.keys())]
+    wrong += [f"{folder / name} was added" for name in sorted(now.keys() - then.keys())]
+    return "files", not wrong, "; ".join(wrong) or f"{len(then)} digests hold"
+
+
+def _inputs(folder: Path, status: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
+    gone = []
+    for name, digest in status["inputs"].items():
+        path = folder / name  # an absolute name stays itself
+        if not path.is_file():
+            gone.append(str(path))
+        elif steps.sha256_file(path) != digest:
+            yield "inputs", False, f"{path} was changed after it was read"
+    if gone:
+        yield "inputs", True, f"{len(gone)} of {len(status['inputs'])} not here to be checked: {', '.join(gone)}"
+
+
+def _rebuilt(folder: Path, status: dict[str, Any]) -> tuple[str, bool, str]:
+    try:
+        count, wrong = REBUILD[status["step"]](folder)
+    except MoroccoError as error:
+        return "numbers", False, str(error)
+    return "numbers", not wrong, "; ".join(wrong[:5]) or f"{count} numbers rebuilt"
+
+
+def _compare(folder: Path, name: str, derived: Any) -> tuple[int, list[str]]:
+    kept = steps.read_json(folder / name)
+    derived = json.loads(json.dumps(derived))
+    wrong = [f"{folder / name}: {place} is {a!r}, rebuilt {b!r}" for place, a, b in differences(kept, derived)]
+    return _count(kept), wrong
+
+
+def _bench(folder: Path) -> tuple[int, list[str]]:
+    return _compare(folder, bench.RESULT, bench.derive(folder))
+
+
+def _eval(folder: Path) -> tuple[int, list[str]]:
+    text, result = evaluate.derive(folder)
+    count, wrong = _compare(folder, evaluate.RESULT, result)
+    if (folder / evaluate.PREDICTIONS).read_text(encoding="utf-8") != text:
+        wrong.append(f"{folder / evaluate.PREDICTIONS} does not follow from runs/01/answers.jsonl")
+    return count, wrong
+
+
+def _report(folder: Path) -> tuple[int, list[str]]:
+    from morocco_lib.report import tables
+
+    rows = tables.collect(folder.parent)
+    wrong = [] if (folder / tables.CSV).read_text(encoding="utf-8") == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
+    return sum(_count(row) for row in rows), wrong
+
+
+REBUILD = {"bench": _bench, "eval": _eval, "report": _report}
+
+
+def differences(a: Any, b: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (place, a's value, b's value) wherever two JSON values differ by more than rounding."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            yield from differences(a.get(key), b.get(key), f"{place}.{key}".lstrip("."))
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            yield from differences(x, y, f"{place}[{number}]")
+    elif isinstance(a, float) and isinstance(b, float):
+        if abs(a - b) > REL_TOLERANCE * max(abs(a), abs(b)):
+            yield place, a, b
+    elif a != b or type(a) is not type(b):
+        yield place, a, b
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(_count, value.values()))
+    if isinstance(value, list):
+        return sum(map(_count, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def as_dict(findings: list[Finding]) -> dict[str, Any]:
+    """Return the findings for machines."""
+    return {"schema": 1, "ok": all(f.ok for f in findings), "findings": [asdict(f) for f in findings]}
+
+
+def table(findings: list[Finding]) -> str:
+    """Return the findings as text: failures in full, then one line of what holds."""
+    failed = [f for f in findings if not f.ok]
+    lines = [f"FAILED  {f.step}: {f.what}: {f.seen}" for f in failed]
+    lines += [f"note    {f.step}: {f.what}: {f.seen}" for f in findings if f.ok and f.what == "inputs"]
+    folders = len({f.step for f in findings})
+    files = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "files")
+    numbers = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "numbers")
+    what = f"{folders} step folders, {files} digests, {numbers} numbers rebuilt"
+    lines.append(f"NOT VERIFIED: {len(failed)} failures in {what}" if failed else f"verified: {what}")
+    return "\n".join(lines)

@@ -1,0 +1,400 @@
+"""The doctor names what can be measured, why not the rest, and the remedy, on real and on recorded machines."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from morocco_lib import doctor
+from morocco_lib.doctor import Finding
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def by_what(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.what: finding for finding in findings}
+
+
+MEMINFO = "MemTotal:       16777216 kB\nMemFree:         1048576 kB\nMemAvailable:    8388608 kB\n"
+V1 = "9:name=systemd:/\n4:memory:/jobs/a\n3:cpu,cpuacct:/jobs/a\n"
+V1_FILES = {
+    "memory/memory.limit_in_bytes": "9223372036854771712\n",
+    "memory/jobs/a/memory.max_usage_in_bytes": "4096\n",
+    "memory/jobs/a/memory.limit_in_bytes": "4294967296\n",
+    "cpu,cpuacct/jobs/a/cpu.cfs_quota_us": "-1\n",
+    "cpu,cpuacct/jobs/a/cpu.cfs_period_us": "100000\n",
+}
+V2_FILES = {
+    "cgroup.controllers": "cpu memory pids\n",
+    "user.slice/cgroup.procs": "",
+    "user.slice/cgroup.subtree_control": "cpu memory\n",
+    "user.slice/memory.max": "2147483648\n",
+    "user.slice/run.scope/cgroup.procs": "1\n",
+    "user.slice/run.scope/cgroup.subtree_control": "\n",
+    "user.slice/run.scope/memory.max": "max\n",
+    "user.slice/run.scope/cpu.max": "50000 100000\n",
+}
+
+
+def test_this_machine_is_examined_in_under_2_seconds_and_every_no_has_a_why_and_a_remedy(tmp_path):
+    before = threading.active_count()
+    start = time.monotonic()
+    findings = doctor.examine(tmp_path)
+    assert time.monotonic() - start < 2
+    assert threading.active_count() == before
+    assert len(by_what(findings)) == len(findings) >= 18
+    assert by_what(findings)["Python"].ok and by_what(findings)["Linux"].ok == (sys.platform == "linux")
+    assert not any(finding.what.startswith("probe_") for finding in findings), "a check itself failed"
+    for finding in findings:
+        assert finding.seen
+        assert finding.ok != bool(finding.why and finding.remedy)
+
+
+def test_examining_never_raises(monkeypatch):
+    def probe_ill():
+        raise RuntimeError("odd machine")
+
+    monkeypatch.setattr(doctor, "PROBES", (probe_ill, doctor.probe_system))
+    findings = doctor.examine()
+    assert findings[0].what == "probe_ill" and "odd machine" in findings[0].seen and findings[0].remedy
+    assert findings[1].what == "Python"
+
+
+def test_importing_the_doctor_loads_no_optional_library():
+    heavy = "{'torch', 'pandas', 'pynvml', 'docker', 'sklearn', 'pydantic', 'papermill'}"
+    code = f"import sys, morocco_lib.doctor as d; d.probe_kit(); print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_cgroup_v1_gets_child_groups_in_both_hierarchies_and_leaves_none_behind(tmp_path):
+    proc, root = tree(tmp_path / "proc", {"self/cgroup": V1}), tree(tmp_path / "cgroup", V1_FILES)
+    before = sorted(root.rglob("*"))
+    own, peak = doctor.probe_cgroup(proc, root, "4.19.0")
+    assert own == Finding("own cgroup", True, "v1, child groups can be made")
+    assert peak.ok and peak.seen == "memory.max_usage_in_bytes, v1, kernel 4.19.0"
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_hybrid_machine_counts_as_v1_where_a_memory_line_exists(tmp_path):
+    proc, root = tree(tmp_path / "proc", {"self/cgroup": V1 + "0::/\n"}), tree(tmp_path / "cgroup", V1_FILES)
+    assert doctor.probe_cgroup(proc, root)[0].seen == "v1 (hybrid), child groups can be made"
+    assert doctor.host_facts(proc, root)["cgroup"] == "v1"
+
+
+def test_cgroup_v2_gets_its_child_group_from_the_nearest_group_that_hands_memory_down(tmp_path):
+    proc = tree(tmp_path / "proc", {"self/cgroup": "0::/user.slice/run.scope\n"})
+    root = tree(tmp_path / "cgroup", V2_FILES)
+    made = []
+    mkdir = Path.mkdir
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "mkdir", lambda path, *args, **options: made.append(path) or mkdir(path, *args, **options))
+        own, peak = doctor.probe_cgroup(proc, root, "5.19.0-41-generic")
+    assert own.ok and [path.parent for path in made] == [root / "user.slice"] and not made[0].exists()
+    assert peak.ok and "memory.peak" in peak.seen
+    assert doctor.host_facts(proc, root)["cgroup"] == "v2"
+
+
+def test_cgroup_v2_without_memory_control_falls_back_to_proc_and_an_old_kernel_has_no_peak(tmp_path):
+    proc = tree(tmp_path / "proc", {"self/cgroup": "0::/user.slice/run.scope\n"})
+    root = tree(tmp_path / "cgroup", V2_FILES | {"user.slice/cgroup.subtree_control": "pids\n"})
+    own, peak = doctor.probe_cgroup(proc, root, "5.15.0-100-generic")
+    assert not own.ok and "hands memory" in own.seen
+    assert "fallback" in own.why and "short-lived children" in own.why and "Delegate=yes" in own.remedy
+    assert not peak.ok and "5.19" in peak.remedy
+
+
+def test_a_group_that_may_not_be_made_is_named(tmp_path, monkeypatch):
+    proc, root = tree(tmp_path / "proc", {"self/cgroup": V1}), tree(tmp_path / "cgroup", V1_FILES)
+
+    def refuse(path, *args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    own = doctor.probe_cgroup(proc, root)[0]
+    assert not own.ok and "no child group in" in own.seen and "Permission denied" in own.seen
+
+
+def test_no_cgroup_at_all_is_a_finding_not_a_failure(tmp_path):
+    own, peak = doctor.probe_cgroup(tmp_path / "proc", tmp_path / "cgroup", "6.1.0")
+    assert not own.ok and own.seen.startswith("no cgroup")
+    assert not peak.ok
+    assert doctor.host_facts(tmp_path, tmp_path, tmp_path)["cgroup"] is None
+
+
+def test_limits_of_the_groups_above_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_cores", lambda: 4)
+    proc = {"self/cgroup": "0::/user.slice/run.scope\n", "meminfo": MEMINFO, "loadavg": "0.50 0.40 0.30 1/90 7\n"}
+    sizes = by_what(doctor.probe_size(tree(tmp_path / "proc", proc), tree(tmp_path / "cgroup", V2_FILES)))
+    assert not sizes["CPU cores"].ok and sizes["CPU cores"].seen == "4 usable, CPU quota 0.5"
+    assert sizes["memory"].ok and sizes["memory"].seen == "16.0 GiB, 8.0 GiB available, cgroup limit 2.0 GiB"
+    assert sizes["quiet machine"].ok
+
+
+def test_v1_without_quota_is_fine_and_its_memory_limit_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_cores", lambda: 4)
+    proc = tree(tmp_path / "proc", {"self/cgroup": V1, "meminfo": MEMINFO, "loadavg": "2.01 1 1 1/90 7\n"})
+    sizes = by_what(doctor.probe_size(proc, tree(tmp_path / "cgroup", V1_FILES)))
+    assert sizes["CPU cores"] == Finding("CPU cores", True, "4 usable, CPU quota none")
+    assert sizes["memory"].seen.endswith("cgroup limit 4.0 GiB")
+    assert not sizes["quiet machine"].ok and sizes["quiet machine"].seen == "load 2.01 on 4 cores"
+
+
+def test_little_or_unknown_memory_is_not_enough(tmp_path):
+    low = tree(tmp_path / "low", {"meminfo": "MemTotal: 4194304 kB\nMemAvailable: 524288 kB\n"})
+    assert not by_what(doctor.probe_size(low, tmp_path / "cgroup"))["memory"].ok
+    assert by_what(doctor.probe_size(tmp_path / "none", tmp_path))["memory"].seen == "size unknown"
+
+
+def test_a_slow_clock_source_is_noted(tmp_path):
+    for source, ok in (("tsc", True), ("kvm-clock", True), ("arch_sys_counter", True), ("hpet", False)):
+        clock = by_what(doctor.probe_system(tree(tmp_path, {"clock": source + "\n"}) / "clock"))["clock"]
+        assert clock.ok is ok and clock.seen.startswith(source) and clock.seen.endswith(" ns")
+
+
+def test_an_old_python_is_refused(tmp_path):
+    assert not by_what(doctor.probe_system(tmp_path / "clock", (3, 10, 14)))["Python"].ok
+
+
+def test_hidden_processes_are_found(tmp_path):
+    shown = tree(tmp_path / "shown", {"1/status": "", "77/status": ""})
+    assert by_what(doctor.probe_kernel(shown))["processes in /proc"].seen == "2 seen, 0 unreadable"
+    hidden = by_what(doctor.probe_kernel(tree(tmp_path / "hidden", {"77/status": ""})))["processes in /proc"]
+    assert not hidden.ok and "hidepid=0" in hidden.remedy
+    (shown / "1/status").unlink()  # hidepid=1: the folder shows, its files cannot be read
+    assert by_what(doctor.probe_kernel(shown))["processes in /proc"].seen == "2 seen, 1 unreadable"
+
+
+def test_unwritable_drop_caches_means_no_cold_starts_and_nothing_is_dropped(tmp_path, monkeypatch):
+    switch = tree(tmp_path, {"sys/vm/drop_caches": "untouched", "1/status": ""}) / "sys/vm/drop_caches"
+    assert by_what(doctor.probe_kernel(tmp_path))["cold start"].ok
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    cold = by_what(doctor.probe_kernel(tmp_path))["cold start"]
+    assert not cold.ok and "not writable" in cold.seen and "warm" in cold.why
+    assert switch.read_text() == "untouched"
+
+
+def test_cpu_energy_tells_absent_counters_from_forbidden_ones(tmp_path):
+    none = by_what(doctor.probe_kernel(tmp_path, tmp_path / "none"))["CPU energy"]
+    assert not none.ok and none.seen.startswith("0 of 0") and "bare metal" in none.remedy
+    (tmp_path / "forbidden/intel-rapl:0/energy_uj").mkdir(parents=True)  # unreadable, also for root
+    forbidden = by_what(doctor.probe_kernel(tmp_path, tmp_path / "forbidden"))["CPU energy"]
+    assert not forbidden.ok and forbidden.seen.startswith("0 of 1") and "chmod" in forbidden.remedy
+    powercap = tree(tmp_path / "open", {"intel-rapl:0/energy_uj": "262143\n", "intel-rapl:0:0/energy_uj": "1\n"})
+    assert by_what(doctor.probe_kernel(tmp_path, powercap))["CPU energy"].seen == "2 of 2 RAPL counters readable"
+
+
+class FakeNvml:
+    """Answers like an NVML binding with two GPUs; whatever is not defined here is unknown to the driver."""
+
+    def __init__(self, used=2**30, energy=True, count=2):
+        self.used, self.energy, self.count, self.open = used, energy, count, 0
+
+    def nvmlInit(self):
+        self.open += 1
+
+    def nvmlShutdown(self):
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self):
+        return self.count
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return index
+
+    def nvmlSystemGetDriverVersion(self):
+        return b"535.54.03"
+
+    def nvmlDeviceGetName(self, gpu):
+        return b"Fake GPU"
+
+    def nvmlDeviceGetUUID(self, gpu):
+        return f"GPU-{gpu}"
+
+    def nvmlDeviceGetComputeRunningProcesses_v2(self, gpu):
+        return [SimpleNamespace(pid=1, usedGpuMemory=self.used)]
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu):
+        if not self.energy:
+            raise RuntimeError("Not Supported")
+        return 12345
+
+
+def test_gpus_are_named_and_old_drivers_are_asked_the_old_way(tmp_path):
+    nvml = FakeNvml()
+    gpu, memory, energy = doctor.probe_gpu(nvml, tmp_path)
+    assert gpu.ok and gpu.seen == "2, driver 535.54.03: Fake GPU (GPU-0), Fake GPU (GPU-1)"
+    assert memory.ok and energy.ok
+    assert nvml.open == 0
+
+
+def test_a_gpu_without_sizes_or_energy_or_seen_from_a_container_is_a_no_with_its_reason(tmp_path):
+    _, memory, energy = doctor.probe_gpu(FakeNvml(used=None, energy=False), tmp_path)
+    assert not memory.ok and "0 of 2" in memory.seen and "MIG" in memory.why
+    assert not energy.ok and "Volta" in energy.remedy
+    (tmp_path / "self/ns").mkdir(parents=True)
+    (tmp_path / "self/ns/pid").symlink_to("pid:[4026532256]")
+    memory = doctor.probe_gpu(FakeNvml(), tmp_path)[1]
+    assert not memory.ok and memory.remedy == "measure from the host"
+    assert [f.ok for f in doctor.probe_gpu(FakeNvml(count=0), tmp_path)] == [False] * 3
+
+
+def test_missing_nvml_binding_and_missing_driver_have_different_remedies(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    findings = doctor.probe_gpu()
+    assert [finding.what for finding in findings] == list(doctor.GPU)
+    assert all("pip install nvidia-ml-py" in finding.remedy for finding in findings)
+
+    def fail():
+        raise RuntimeError("NVML Shared Library Not Found")
+
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(nvmlInit=fail))
+    assert all("driver" in f.remedy and "Not Found" in f.seen for f in doctor.probe_gpu())
+
+
+class Engine(BaseHTTPRequestHandler):
+    """The two pages of a container engine that the doctor asks for."""
+
+    pages: ClassVar = {"/_ping": b"OK", "/version": b'{"Version": "27.3.1", "ApiVersion": "1.47"}'}
+
+    def do_GET(self):
+        body = self.pages.get(self.path, b"")
+        self.send_response(200 if body else 500)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def socket_path():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # socket names are limited to about 100 bytes
+        yield str(Path(folder) / "engine.sock")
+
+
+@pytest.fixture
+def engine(socket_path):
+    with ThreadingUnixStreamServer(socket_path, Engine) as server:
+        # The handler logs a peer address, which a unix socket does not have.
+        server.get_request = lambda: (server.socket.accept()[0], ("local", 0))
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield socket_path
+        server.shutdown()
+        thread.join()
+
+
+def test_a_container_engine_is_found_with_its_version(engine, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{engine}")
+    assert doctor.probe_engine() == [Finding("container engine", True, f"unix://{engine}: version 27.3.1")]
+
+
+def test_an_engine_that_answers_with_an_error_is_not_one(engine, monkeypatch):
+    monkeypatch.setattr(Engine, "pages", {"/_ping": b"OK"})
+    assert "GET /version answered 500" in doctor.probe_engine(f"unix://{engine}")[0].seen
+
+
+def test_a_dead_a_missing_and_a_silent_socket_are_told_apart_within_a_second(socket_path):
+    address = f"unix://{socket_path}"
+    assert "No such file" in doctor.probe_engine(address)[0].seen
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(socket_path)
+        assert "Connection refused" in doctor.probe_engine(address)[0].seen
+        server.listen()
+        start = time.monotonic()
+        silent = doctor.probe_engine(address)[0]
+        assert "timed out" in silent.seen and time.monotonic() - start < 1.5
+    assert not silent.ok and address in silent.seen and "DOCKER_HOST" in silent.remedy
+
+
+def test_a_forbidden_socket_names_the_docker_group(socket_path, monkeypatch):
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.socket, "socket", refuse)
+    assert "usermod -aG docker" in doctor.probe_engine(f"unix://{socket_path}")[0].remedy
+
+
+def test_a_tcp_engine_only_has_to_take_connections():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert doctor.probe_engine(f"tcp://127.0.0.1:{port}")[0].ok
+    assert not doctor.probe_engine(f"tcp://127.0.0.1:{port}")[0].ok
+    for odd in ("tcp://", "tcp://host:port", "ssh://user@host", "nonsense"):
+        assert not doctor.probe_engine(odd)[0].ok
+
+
+def test_missing_packages_torch_and_kernel_are_named(tmp_path):
+    without = {"torch", "pandas"}
+    found = by_what(doctor.probe_kit(tmp_path, lambda name: None if name in without else name, str(tmp_path)))
+    assert found["notebook kit"].seen == "7 packages needed, missing: pandas"
+    assert not found["torch"].ok and found["torch"].remedy == "`pip install 'morocco-lib[torch]'`"
+    assert not found["Jupyter kernel"].ok
+    (tmp_path / "share/jupyter/kernels/python3").mkdir(parents=True)
+    found = by_what(doctor.probe_kit(tmp_path, lambda name: name, str(tmp_path)))
+    assert found["notebook kit"].ok and found["torch"].ok and found["Jupyter kernel"].ok
+
+
+def test_the_disk_of_the_outputs_folder_is_the_one_that_counts(tmp_path, monkeypatch):
+    (tmp_path / "outputs").mkdir()
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=999_999_999))
+    disk = by_what(doctor.probe_kit(tmp_path))["free disk"]
+    assert not disk.ok and disk.seen == f"1.0 GB in {tmp_path / 'outputs'}"
+    assert str(tmp_path / "outputs") not in by_what(doctor.probe_kit(tmp_path / "gone"))["free disk"].seen
+
+
+def test_the_table_fits_110_columns_and_ends_in_one_sentence():
+    long = Finding("x" * 40, False, "word " * 60, "no-spaces-" * 30, "`remedy` " * 30)
+    lines = doctor.table([*doctor.examine(), long]).splitlines()
+    assert max(map(len, lines)) <= 110
+    assert lines[0].split() == ["what", "seen", "remedy"]
+    assert {line[:3].strip() for line in lines[2:-1]} <= {"yes", "no", ""}
+    assert " available; " in lines[-1] and lines[-1].endswith(".")
+
+
+def test_the_sentence_says_what_can_and_what_cannot_be_measured():
+    some = [Finding("Linux", True, "x"), Finding("processes in /proc", True, "x"), Finding("own cgroup", False, "x")]
+    assert doctor.table(some).splitlines()[-1] == (
+        "2 of 3 available; speed and memory can be measured here; GPU memory, energy and containers cannot."
+    )
+    assert "nothing can be measured here; speed, memory, " in doctor.table([])
+    every = [Finding(enough[0], True, "x") for enough in doctor.ABILITIES.values()]
+    assert doctor.table(every).endswith("speed, memory, GPU memory, energy and containers can be measured here.")
+
+
+def test_json_holds_findings_and_host_facts():
+    findings = doctor.examine()
+    record = json.loads(doctor.as_json(findings))
+    assert record["schema"] == 1
+    assert [Finding(**finding) for finding in record["findings"]] == findings
+    assert record["host"] == doctor.host_facts()
+
+
+def test_host_facts_are_none_where_unknown(tmp_path):
+    names = "hostname kernel machine cpu cores memory_bytes python boot_id clocksource cgroup"
+    unknown = doctor.host_facts(tmp_path / "none", tmp_path, tmp_path / "none")
+    assert set(unknown) == set(names.split())
+    assert [unknown[name] for name in ("cpu", "memory_bytes", "boot_id", "clocksource", "cgroup")] == [None] * 5
+    files = {"meminfo": MEMINFO, "cpuinfo": "processor\t: 0\nmodel name\t: Fake CPU @ 2 GHz\n"}
+    known = doctor.host_facts(tree(tmp_path, files | {"sys/kernel/random/boot_id": "1b2c\n", "clock": "tsc\n"}))
+    assert (known["cpu"], known["memory_bytes"], known["boot_id"]) == ("Fake CPU @ 2 GHz", 2**34, "1b2c")
+    assert known["cores"] >= 1
