@@ -7,9 +7,8 @@ derive(...)    runs/NN/ -> bench.json: checked, scored, estimated, judged; can b
 import json
 import os
 import shlex
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any

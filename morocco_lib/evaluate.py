@@ -6,7 +6,7 @@ from typing import Any
 from morocco_lib import bench, steps, workload
 from morocco_lib.errors import InvalidResult
 from morocco_lib.runners.contract import Limits, Runner
-from morocco_lib.tasks.base import Task
+from morocco_lib.tasks.base import Task, check_file
 from morocco_lib.validity import exit_reasons, verdict
 
 PREDICTIONS, RESULT = "preds.jsonl", "score.json"
@@ -42,6 +42,23 @@ def derive(folder: Path) -> tuple[str, dict[str, Any]]:
         "score": bench.score(task, load, answers.first),
     }
     return "".join(f"{line}\n" for line in lines), result
+
+
+def answers(task: Task, source: Path, folder: Path):
+    """Return a DataFrame of the answered records: the record's own columns, `right` (None without label) and `given`.
+
+    Answers that are more than a label are shown as their line of the submission.
+    """
+    import pandas
+
+    records = task.read(source)
+    given = check_file(task, folder / PREDICTIONS, records).predictions
+
+    def shown(prediction):
+        return None if prediction is None else prediction.get("label", task.format(prediction))
+
+    columns = {"right": [shown(task.gold(r)) for r in records], "given": [shown(given[r["idx"]]) for r in records]}
+    return pandas.DataFrame([task.strip_labels(r) for r in records]).set_index("idx").assign(**columns)
 
 
 def evaluate(

@@ -1,5 +1,6 @@
 """What a notebook opens with and ends with: strict parameters, its step folder, provenance, the verdict."""
 
+import html
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,26 +86,48 @@ class Session:
         argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights.locate(folder)), self.task.name]
         return bench.Program(argv, self.p.model.name)
 
-    def provenance(self):
-        """Return a table of what this notebook is, reads and runs on."""
-        import pandas
-
+    def provenance(self) -> "Facts":
+        """Return what this notebook is, reads and runs on."""
         code, host = steps.code_facts(), steps.host_facts()
-        commit = f"{code['commit'][:10]}{' with uncommitted changes' if code['dirty'] else ''}" if code["commit"] else "not a git checkout"
+        commit = (
+            f"{code['commit'][:10]}{' with uncommitted changes' if code['dirty'] else ''}"
+            if code["commit"]
+            else "not a git checkout"
+        )
         rows = {"step": self.step_name, "folder": _short(self.folder, self.root)}
-        rows |= {f"input {name}": f"{_short(path, self.root)}  sha256 {steps.sha256_file(path)[:12]}" for name, path in self.inputs.items()}
+        rows |= {
+            f"input {name}": f"{_short(path, self.root)}  sha256 {steps.sha256_file(path)[:12]}"
+            for name, path in self.inputs.items()
+        }
         if any(data.is_synthetic(path) for path in self.inputs.values()):
             rows["records"] = "synthetic, a tenth of the labels wrong on purpose"
         rows |= {"code": f"morocco {code['version']}, {commit}", "Python": f"{host['python']} ({sys.executable})"}
-        rows |= {"host": f"{host['hostname']}: {host['cpu']}, {host['cores']} cores, {words.bytes_text(host['memory_bytes'])}"}
+        rows |= {
+            "host": f"{host['hostname']}: {host['cpu']}, {host['cores']} cores, {words.bytes_text(host['memory_bytes'])}"
+        }
         rows["started"] = steps.now()
-        return pandas.DataFrame({"": rows.keys(), "value": rows.values()}).set_index("")
+        return Facts(rows)
 
     def finish(self, verdict: str = "VALID", reasons: list[str] = ()) -> "Verdict":
         """Close the step and return the verdict to show."""
         if self.step:
             self.step.finish(steps.DONE, 0 if verdict == "VALID" else 1)
         return Verdict(verdict, tuple(reasons))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values; shows itself as text and as HTML, nothing cut off."""
+
+    rows: dict[str, str]
+
+    def __repr__(self) -> str:
+        width = max(map(len, self.rows))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.rows.items())
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in self.rows.items())
+        return f'<table style="word-break:break-word">{cells}</table>'
 
 
 @dataclass(frozen=True)
@@ -118,8 +141,6 @@ class Verdict:
         return "\n".join([self.verdict, *(f"  {line}" for line in words.reason_lines(list(self.reasons)))])
 
     def _repr_html_(self) -> str:
-        import html
-
         colour = "#00634a" if self.verdict == "VALID" else "#a40000"
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in words.reason_lines(list(self.reasons)))
         return f'<p style="font-size:1.3em"><b style="color:{colour}">{self.verdict}</b></p><ul>{lines}</ul>'

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ class PlanRun:
         force: Repeat what is done.
     """
 
-    def __init__(self, plan: params.PlanParams, root: Path, plan_dir: Path, data_dir: str | None = None, force: bool = False):
+    def __init__(
+        self, plan: params.PlanParams, root: Path, plan_dir: Path, data_dir: str | None = None, force: bool = False
+    ):
         self.plan, self.root, self.plan_dir, self.force = plan, root, Path(plan_dir), force
         self.data_dir = data_dir or plan.data_dir
         self.machine = params.load_machine(plan.machine, root)
@@ -81,13 +84,20 @@ class PlanRun:
             if override.model in (None, model) and override.task in (None, task):
                 chosen = override.model_dump(exclude_none=True, exclude={"model", "task"})
                 scalars |= {name: value for name, value in chosen.items() if name in scalars}
-                task_params = task_params.model_copy(update={n: v for n, v in chosen.items() if n in ("files", "split")})
+                task_params = task_params.model_copy(
+                    update={n: v for n, v in chosen.items() if n in ("files", "split")}
+                )
         known = params.PARAMS[step].model_fields
         values = {name: value for name, value in scalars.items() if name in known}
         if "weights_dir" in known:
             values["weights_dir"] = weights_dir
         return params.PARAMS[step](
-            model=self.models[model], task=task_params, machine=self.machine, data_dir=self.data_dir, seed=self.plan.seed, **values
+            model=self.models[model],
+            task=task_params,
+            machine=self.machine,
+            data_dir=self.data_dir,
+            seed=self.plan.seed,
+            **values,
         )
 
     def folder_of(self, step: str, p: Any, inputs: dict[str, Path]) -> tuple[Path, str]:
@@ -99,7 +109,10 @@ class PlanRun:
         if self.data_dir == data.SYNTHETIC:
             self.data_dir = self._path(data.synthetic_step(self.plan_dir, list(self.plan.tasks), self.plan.seed))
         elif not (folder := params.resolve(self.data_dir, self.root)).is_dir():
-            raise UsageError(f"no data folder {folder}", remedy=f"set {DATA_VARIABLE} to a folder in the official layout, or unset it")
+            raise UsageError(
+                f"no data folder {folder}",
+                remedy=f"set {DATA_VARIABLE} to a folder in the official layout, or unset it",
+            )
 
     def _path(self, path: Path) -> str:
         # As a parameter: from the root where possible, so that a notebook reads the same on every machine.
@@ -122,12 +135,14 @@ class PlanRun:
                     this.error = f"{broken} failed"
                     progress(this, "end")
                     continue
-                self._step(this, lambda s=step, w=weights_dir: self._cell(s, model, task, w), progress)
+                self._step(this, partial(self._cell, step, model, task, weights_dir), progress)
                 if this.state == FAILED:
                     broken = step
                 elif step == "train":
                     weights_dir = self._path(this.folder)
-        if "report" in self.plan.steps and any(s.step in ("bench", "eval") and s.state in (DONE, KEPT) for s in result.steps):
+        if "report" in self.plan.steps and any(
+            s.step in ("bench", "eval") and s.state in (DONE, KEPT) for s in result.steps
+        ):
             this = StepResult(None, None, "report", SKIPPED)
             result.steps.append(this)
             self._step(this, self._report, progress)
@@ -206,7 +221,10 @@ def execute(step: str, p: Any, inputs: dict[str, Path], folder: Path, key: str, 
     names = {} if step == "report" else {"model": p.model.name, "task": p.task.name}
     with steps.Step.begin(folder, step, **names, parameters=identity(p), inputs=inputs, key=key) as attempt:
         notebook = folder / "notebook.ipynb"
-        parameters = {**p.model_dump(), "out_dir": str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)}
+        parameters = {
+            **p.model_dump(),
+            "out_dir": str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder),
+        }
         try:
             _papermill(root / "notebooks" / f"{step}.ipynb", notebook, parameters, root)
         finally:
@@ -233,17 +251,21 @@ def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Pat
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         papermill.execute_notebook(
-            str(source), str(target), parameters=parameters, kernel_name="python3", cwd=str(root), progress_bar=False, log_output=False
-        )
+            str(source), str(target), parameters=parameters, kernel_name="python3", cwd=str(root), progress_bar=False, log_output=False,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # or every kernel warns on our terminal that it talks over loopback
+        )  # fmt: skip
     except PapermillExecutionError as error:
         kind = getattr(errors, error.ename, None)
         if isinstance(kind, type) and issubclass(kind, MoroccoError):
             raise kind(error.evalue) from None
         raise errors.EnvironmentFailure(
-            f"cell {error.exec_count} raised {error.ename}: {error.evalue}", remedy=f"read {target.with_suffix('.html')}"
+            f"cell {error.exec_count} raised {error.ename}: {error.evalue}",
+            remedy=f"read {target.with_suffix('.html')}",
         ) from None
     except (DeadKernelError, CellTimeoutError) as error:
-        raise errors.EnvironmentFailure(f"the kernel died ({type(error).__name__})", remedy="free memory and run the plan again") from None
+        raise errors.EnvironmentFailure(
+            f"the kernel died ({type(error).__name__})", remedy="free memory and run the plan again"
+        ) from None
 
 
 # -- the verb ------------------------------------------------------------------------------------------------------
@@ -268,9 +290,15 @@ def main(args) -> int:
     if args.dry_run:
         listed = job.preview()
         for s in listed:
-            print("  ".join([s.state.ljust(6), s.step.ljust(6), f"{s.model or ''} {s.task or ''}".strip(), s.error or ""]).rstrip())
+            print(
+                "  ".join(
+                    [s.state.ljust(6), s.step.ljust(6), f"{s.model or ''} {s.task or ''}".strip(), s.error or ""]
+                ).rstrip()
+            )
         return max((s.exit for s in listed), default=0)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the running step is marked killed
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # so that the running step is marked killed
     result = job.run(Progress(len(list(job.cells())) * len(job.cell_steps()) + ("report" in plan.steps), say))
     rows = tables.collect(plan_dir)
     findings = verify.verify(plan_dir)
@@ -306,7 +334,9 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, unit="step", bar_format="{desc:<32} {bar:24} {n_fmt}/{total_fmt} {elapsed}<{remaining}")
+            self.bar = tqdm(
+                total=total, unit="step", bar_format="{desc:<32} {bar:24} {n_fmt}/{total_fmt} {elapsed}<{remaining}"
+            )
 
     def __call__(self, this: StepResult, moment: str) -> None:
         name = " ".join(filter(None, (this.step, this.model, this.task)))
@@ -315,7 +345,9 @@ class Progress:
                 self.bar.set_description_str(name)
             return
         self.done += 1
-        line = f"[{self.done}/{self.total}] {name}: {this.state} in {this.seconds:.1f} s" + (f": {this.error}" if this.error else "")
+        line = f"[{self.done}/{self.total}] {name}: {this.state} in {this.seconds:.1f} s" + (
+            f": {this.error}" if this.error else ""
+        )
         if self.bar is None:
             self.say(line)
             return

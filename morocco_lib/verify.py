@@ -31,7 +31,9 @@ def verify(outputs: Path) -> list[Finding]:
     outputs = Path(outputs)
     folders = sorted({path.parent for path in outputs.rglob(steps.STATUS)})
     if not folders:
-        raise UsageError(f"no step folder in {outputs}", rule=f"a step folder holds {steps.STATUS}", remedy="give outputs/<plan>")
+        raise UsageError(
+            f"no step folder in {outputs}", rule=f"a step folder holds {steps.STATUS}", remedy="give outputs/<plan>"
+        )
     findings = []
     for folder in folders:
         name = folder.relative_to(outputs).as_posix() if folder != outputs else folder.name
@@ -43,7 +45,9 @@ def _verify_step(folder: Path) -> Iterator[tuple[str, bool, str]]:
     path = folder / steps.STATUS
     try:
         status = steps.read_status(folder)
-        sealed = steps.seal(status)["seal"] == status.get("seal") and path.read_text(encoding="utf-8") == steps.dump(status)
+        sealed = steps.seal(status)["seal"] == status.get("seal") and path.read_text(encoding="utf-8") == steps.dump(
+            status
+        )
     except (MoroccoError, ValueError) as error:
         yield "status", False, f"{path}: {error}"
         return
@@ -52,7 +56,13 @@ def _verify_step(folder: Path) -> Iterator[tuple[str, bool, str]]:
         return
     if status["state"] == steps.RUNNING:
         alive = steps.is_alive(status)
-        yield "status", False, "still running" if alive else "was killed while it ran; nothing vouches for its files until it is run again"
+        yield (
+            "status",
+            False,
+            "still running"
+            if alive
+            else "was killed while it ran; nothing vouches for its files until it is run again",
+        )
         return
     yield "status", True, f"{status['state']}, exit {status['exit']}"
     yield _files(folder, status)
@@ -114,7 +124,11 @@ def _report(folder: Path) -> tuple[int, list[str]]:
     from morocco_lib.report import tables
 
     rows = tables.collect(folder.parent)
-    wrong = [] if (folder / tables.CSV).read_text(encoding="utf-8") == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
+    wrong = (
+        []
+        if (folder / tables.CSV).read_text(encoding="utf-8") == tables.to_csv(rows)
+        else [f"{folder / tables.CSV} does not follow from the steps"]
+    )
     return sum(_count(row) for row in rows), wrong
 
 

@@ -10,7 +10,12 @@ from morocco_lib.report import figures, tables, words
 from morocco_lib.validity import MEANING
 
 PAGE = "report.html"
-_FORMS = {"score": words.score_text, "speed": words.speed_text, "seconds": words.seconds_text, "bytes": words.bytes_text}
+_FORMS = {
+    "score": words.score_text,
+    "speed": words.speed_text,
+    "seconds": words.seconds_text,
+    "bytes": words.bytes_text,
+}
 
 
 def inputs_of(plan_dir: Path) -> dict[str, Path]:
@@ -36,7 +41,11 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
     """
     rows = tables.collect(plan_dir)
     if not rows:
-        raise UsageError(f"no result in {plan_dir}", rule="a report shows bench and eval steps", remedy="run `morocco run PLAN.yaml` first")
+        raise UsageError(
+            f"no result in {plan_dir}",
+            rule="a report shows bench and eval steps",
+            remedy="run `morocco run PLAN.yaml` first",
+        )
     steps.write_text(folder / tables.CSV, tables.to_csv(rows))
     trail = _trail(plan_dir, folder)
     if own_notebook:
@@ -44,18 +53,26 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
     host = next(status["host"] for _, status in steps.find_steps(plan_dir) if status["task"])
     text = _template().render(
         title=Path(plan_dir).resolve().name,
-        plan=Path(plan_dir).resolve().name if Path(plan_dir).resolve().parent.name != "outputs" else f"outputs/{Path(plan_dir).resolve().name}",
+        plan=Path(plan_dir).resolve().name
+        if Path(plan_dir).resolve().parent.name != "outputs"
+        else f"outputs/{Path(plan_dir).resolve().name}",
         rows=rows,
         valid=sum(row["verdict"] == "VALID" for row in rows),
         made=steps.now(),
         code=steps.code_facts(),
         synthetic=any(row["origin"] == "synthetic" for row in rows),
         remarks=[line for line in tables.remarks(rows) if not line.startswith("Synthetic")],
+        metrics=sorted({name for row in rows for name in row["score"].get("metrics", {})}),
         meaning=MEANING,
+        when=lambda text: f"{text[:10]} {text[11:19]} UTC",
         cell=_cell,
         bytes=words.bytes_text,
         disc=_drawing(figures.disc(rows)),
-        traces=[(task, drawing) for task in sorted({r["task"] for r in rows}) if (drawing := _drawing(_traces(plan_dir, rows, task)))],
+        traces=[
+            (task, drawing)
+            for task in sorted({r["task"] for r in rows})
+            if (drawing := _drawing(_traces(plan_dir, rows, task)))
+        ],
         trail=trail,
         host=host,
     )
@@ -107,7 +124,9 @@ def _cell(estimate: dict[str, Any], form: str):
     text = _FORMS[form]
     if estimate.get("low") is None:
         return text(estimate["value"])
-    return Markup("{}<small>{} to {}</small>").format(text(estimate["value"]), text(estimate["low"]), text(estimate["high"]))
+    return Markup("{}<small>{} to {}</small>").format(
+        text(estimate["value"]), text(estimate["low"]), text(estimate["high"])
+    )
 
 
 def _trail(plan_dir: Path, folder: Path) -> list[dict[str, Any]]:
@@ -121,7 +140,14 @@ def _trail(plan_dir: Path, folder: Path) -> list[dict[str, Any]]:
         if page.exists():
             (folder / target).parent.mkdir(exist_ok=True)
             shutil.copyfile(page, folder / target)
-        trail.append({"folder": place, "state": status["state"], "started": status["started"], "page": target.as_posix() if page.exists() else None})
+        trail.append(
+            {
+                "folder": place,
+                "state": status["state"],
+                "started": status["started"],
+                "page": target.as_posix() if page.exists() else None,
+            }
+        )
     return trail
 
 
@@ -129,6 +155,10 @@ def _template():
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2")

@@ -8,7 +8,16 @@ from morocco_lib import estimate
 from morocco_lib.report import words
 
 INK, GREY = "#333333", "#b8b8b8"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6fb0", "#000000")  # told apart by the colour-blind
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#7f6fb0",
+    "#000000",
+)  # told apart by the colour-blind
 POINTS = 300  # of a line: more cannot be seen and makes the page heavy
 DISC = 1200.0  # area in points^2 of the largest disc
 
@@ -18,7 +27,10 @@ def _style():
     import seaborn
 
     matplotlib.use("agg", force=False) if not _in_kernel() else None
-    seaborn.set_theme(style="whitegrid", rc={"svg.fonttype": "none", "svg.hashsalt": "morocco", "font.size": 10, "axes.edgecolor": GREY})
+    seaborn.set_theme(
+        style="whitegrid",
+        rc={"svg.fonttype": "none", "svg.hashsalt": "morocco", "font.size": 10, "axes.edgecolor": GREY},
+    )
     import matplotlib.pyplot as plt
 
     return plt
@@ -47,7 +59,9 @@ def disc(rows: list[dict[str, Any]]):
     tasks = sorted({row["task"] for row in shown})
     columns = min(3, len(tasks))
     lines = -(-len(tasks) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(2.6 + 4.2 * columns, 3.9 * lines), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(2.6 + 4.2 * columns, 3.9 * lines), squeeze=False, layout="constrained"
+    )
     memory, name = _memory(shown)
     largest = max(filter(None, memory), default=None)
     colours = colour_of(rows)
@@ -58,21 +72,45 @@ def disc(rows: list[dict[str, Any]]):
         for row, m in here:
             x, y = row["speed_per_s"], row["score"]
             colour = colours[row["model"]] if row["verdict"] == "VALID" else GREY
-            axis.errorbar(x["value"], y["value"], xerr=_bars(x), yerr=_bars(y), color=colour, linewidth=1.2, capsize=3, zorder=2)
+            axis.errorbar(
+                x["value"], y["value"], xerr=_bars(x), yerr=_bars(y), color=colour, linewidth=1.2, capsize=3, zorder=2
+            )
             area = DISC * m / largest if m else 30
-            axis.scatter(x["value"], y["value"], s=area, color=colour, alpha=0.45 if m else 1, edgecolor=colour, zorder=3)
-            label = row["model"] + (f", batch {row['batch_size']}" if sum(r["model"] == row["model"] for r, _ in here) > 1 else "")
+            axis.scatter(
+                x["value"], y["value"], s=area, color=colour, alpha=0.45 if m else 1, edgecolor=colour, zorder=3
+            )
+            label = row["model"] + (
+                f", batch {row['batch_size']}" if sum(r["model"] == row["model"] for r, _ in here) > 1 else ""
+            )
             offset = (area**0.5) / 2 + 4
             text = f"{label}\n{words.bytes_text(m)}" if m else label
-            axis.annotate(text, (x["value"], y["value"]), xytext=(offset, offset * 0.6), textcoords="offset points", fontsize=8.5, color=INK, zorder=4)
+            axis.annotate(
+                text,
+                (x["value"], y["value"]),
+                xytext=(offset, offset * 0.6),
+                textcoords="offset points",
+                fontsize=8.5,
+                color=INK,
+                zorder=4,
+            )
         axis.set_xscale("log")
         speeds = [row["speed_per_s"]["value"] for row, _ in here]
         axis.set_xlim(min(speeds) / 2.5, max(speeds) * 5)
         ends = [v for row, _ in here for v in (row["score"]["low"], row["score"]["high"])] + [bar]
         pad = 0.12 * (max(ends) - min(ends) + 0.02)
         axis.set_ylim(min(ends) - pad, max(ends) + 2 * pad)
-        axis.annotate("most frequent answer", (0.99, bar), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=INK)
+        axis.annotate(
+            "most frequent answer",
+            (0.99, bar),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=INK,
+        )
+        axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5), numticks=6))
         axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: words.sized(v, 2)))
+        axis.xaxis.set_minor_formatter(plt.NullFormatter())
         axis.set(title=task, xlabel="records per second", ylabel="score")
     for axis in axes.flat[len(tasks) :]:
         axis.set_visible(False)
@@ -99,12 +137,20 @@ def traces(folders: list[tuple[str, Path]]):
         return None
     plt = _style()
     figure, axes = plt.subplots(
-        2, len(runs), figsize=(2.2 + 4.4 * len(runs), 4.4), squeeze=False, sharex="col", height_ratios=(3, 2), layout="constrained"
+        2,
+        len(runs),
+        figsize=(2.2 + 4.4 * len(runs), 4.4),
+        squeeze=False,
+        sharex="col",
+        height_ratios=(3, 2),
+        layout="constrained",
     )
     for column, (name, run) in enumerate(runs):
         upper, lower = axes[:, column]
         _phases(upper, lower, run)
-        times, memory = _thin([s["t_ns"] / 1e9 for s in run.samples], [(s["anon_bytes"] + s["shmem_bytes"]) / 2**20 for s in run.samples])
+        times, memory = _thin(
+            [s["t_ns"] / 1e9 for s in run.samples], [(s["anon_bytes"] + s["shmem_bytes"]) / 2**20 for s in run.samples]
+        )
         upper.plot(times, memory, color=COLOURS[0], linewidth=1.6)
         upper.set(title=name, ylim=(0, max(memory) * 1.25 + 1))
         done, counts = 0, [0]
@@ -122,7 +168,11 @@ def traces(folders: list[tuple[str, Path]]):
 def _phases(upper, lower, run: estimate.Run) -> None:
     phases = run.facts["phases"]
     ready = phases["ready_s"] if phases["ready_s"] is not None else phases["first_answer_s"]
-    spans = [(0, ready, "start-up", "#f0f0f0"), (ready, phases["last_answer_s"], "answering", "#fdebd3"), (phases["last_answer_s"], phases["exit_s"], "exit", "#f0f0f0")]
+    spans = [
+        (0, ready, "start-up", "#f0f0f0"),
+        (ready, phases["last_answer_s"], "answering", "#fdebd3"),
+        (phases["last_answer_s"], phases["exit_s"], "exit", "#f0f0f0"),
+    ]
     whole = phases["exit_s"]
     for begin, end, name, colour in spans:
         if begin is None or end is None or end <= begin:
@@ -130,7 +180,15 @@ def _phases(upper, lower, run: estimate.Run) -> None:
         for axis in (upper, lower):
             axis.axvspan(begin, end, color=colour, zorder=0, linewidth=0)
         if end - begin > 0.14 * whole:  # a name needs room
-            upper.annotate(name, ((begin + end) / 2, 0.97), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=8, color=INK)
+            upper.annotate(
+                name,
+                ((begin + end) / 2, 0.97),
+                xycoords=("data", "axes fraction"),
+                ha="center",
+                va="top",
+                fontsize=8,
+                color=INK,
+            )
 
 
 def _thin(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:

@@ -16,8 +16,10 @@ pre { font: 13px/1.45 ui-monospace, monospace; overflow-x: auto; margin: 0; whit
 .celltag_injected-parameters .input_area { border-left-color: #0072b2; }
 .celltag_papermill-error-cell-tag { color: #a40000; }
 table { border-collapse: collapse; font-size: 13.5px; }
+table, th, td { border: 0; }
 th, td { padding: 0.25rem 0.7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd; }
-thead th { border-bottom: 2px solid #999; }
+thead tr:last-child th { border-bottom: 2px solid #999; }
+thead th { text-align: left !important; }
 img, svg { max-width: 100%; height: auto; }
 .anchor-link { display: none; }
 @media (max-width: 40rem) { table { display: block; overflow-x: auto; } }
@@ -31,7 +33,7 @@ def notebook_html(notebook: Path, page: Path) -> None:
     from pygments.formatters import HtmlFormatter
 
     content = nbformat.read(notebook, as_version=4)
-    body, _ = HTMLExporter(template_name="basic", sanitize_html=True).from_notebook_node(content)
+    body, _ = HTMLExporter(template_name="basic").from_notebook_node(content)
     highlight = HtmlFormatter(style="default").get_style_defs(".highlight")
     title = notebook.parent.name
     text = (

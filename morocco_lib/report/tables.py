@@ -10,7 +10,15 @@ from morocco_lib.errors import UsageError
 from morocco_lib.report import words
 
 CSV = "table.csv"
-ESTIMATES = ("speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record", "energy_j_per_record")
+ESTIMATES = (
+    "speed_per_s",
+    "init_s",
+    "ram_bytes",
+    "ram_cgroup_peak_bytes",
+    "gpu_ram_bytes",
+    "cpu_s_per_record",
+    "energy_j_per_record",
+)
 
 
 def collect(plan_dir: Path) -> list[dict[str, Any]]:
@@ -31,11 +39,16 @@ def collect(plan_dir: Path) -> list[dict[str, Any]]:
         if not benches and not evals and not failed:
             continue  # trained and nothing asked of it
         for row in benches or [_empty()]:
-            scored = next((e for e in evals if e["batch_size"] == row["batch_size"] and e["score"]), None) or next((e for e in evals if e["score"]), None)
+            scored = next((e for e in evals if e["batch_size"] == row["batch_size"] and e["score"]), None) or next(
+                (e for e in evals if e["score"]), None
+            )
             row = {"task": task, "model": model, **row}
             if scored:
                 row |= {"score": scored["score"], "origin": scored["origin"], "eval_folder": scored["folder"]}
-            row["failed"] = [{"step": s["step"], "folder": _name(f, plan_dir), "state": s["state"], "error": s["error"]} for f, s in failed]
+            row["failed"] = [
+                {"step": s["step"], "folder": _name(f, plan_dir), "state": s["state"], "error": s["error"]}
+                for f, s in failed
+            ]
             if failed and row["verdict"] is None:
                 row["verdict"] = "FAILED"
             rows.append(row)
@@ -60,7 +73,12 @@ def _bench(folder: Path, status: dict, plan_dir: Path) -> dict[str, Any]:
     result = steps.read_json(folder / "bench.json")
     try:
         names = ("verdict", "reasons", "batch_size", "input_size", "repeats", "runner", "score", "flips", *ESTIMATES)
-        return {**_empty(), **{n: result[n] for n in names}, "origin": result["data"]["origin"], "bench_folder": _name(folder, plan_dir)}
+        return {
+            **_empty(),
+            **{n: result[n] for n in names},
+            "origin": result["data"]["origin"],
+            "bench_folder": _name(folder, plan_dir),
+        }
     except (KeyError, TypeError) as error:
         raise UsageError(f"{folder / 'bench.json'} is broken ({error})", remedy="run the step again") from None
 
@@ -122,7 +140,9 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     """Return the sentences that belong under the table: what stands out, what failed, what is synthetic."""
     lines = []
     if any(row["origin"] == "synthetic" for row in rows):
-        lines.append("Synthetic records, a tenth of them labelled wrong on purpose: the scores say nothing about real language.")
+        lines.append(
+            "Synthetic records, a tenth of them labelled wrong on purpose: the scores say nothing about real language."
+        )
     for row in rows:
         if row["score"]["value"] is not None and row["score"]["value"] < row["score"]["majority"]["value"]:
             label = row["score"]["majority"].get("label")
@@ -142,16 +162,27 @@ def text_table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         shown = {name: row[name]["value"] for name in ("score", "speed_per_s", "init_s", "ram_bytes")}
         majority = row["score"].get("majority", {}).get("value")
-        forms = (("score", words.score_text), ("speed_per_s", words.speed_text), ("init_s", words.seconds_text), ("ram_bytes", words.bytes_text))
+        forms = (
+            ("score", words.score_text),
+            ("speed_per_s", words.speed_text),
+            ("init_s", words.seconds_text),
+            ("ram_bytes", words.bytes_text),
+        )
         score, speed, init, ram = ("—" if shown[n] is None else f(shown[n]) for n, f in forms)
         bar = "—" if majority is None else words.score_text(majority)
         cells.append((row["task"], row["model"], score, bar, speed, init, ram, row["verdict"] or "—"))
     widths = [max(len(str(line[k])) for line in cells) for k in range(len(heads))]
-    return "\n".join("  ".join(str(c).ljust(w) if k in (0, 1, 7) else str(c).rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in cells)
+    return "\n".join(
+        "  ".join(
+            str(c).ljust(w) if k in (0, 1, 7) else str(c).rjust(w)
+            for k, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
 
 
 def frame(rows: list[dict[str, Any]]):
     """Return the readable rows as a pandas DataFrame, for notebooks."""
     import pandas
 
-    return pandas.DataFrame([readable(row) for row in rows], columns=list(COLUMNS))
+    return pandas.DataFrame([readable(row) for row in rows], columns=list(COLUMNS)).set_index(list(COLUMNS[:2]))
