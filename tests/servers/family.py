@@ -51,7 +51,7 @@ def born(name: str) -> None:
 names = args.members.split(",")
 for name in names:
     born(name)
-pids = dict(json.loads(line) for line, _ in zip(os.fdopen(told), names, strict=False))
+pids = dict(json.loads(line) for _, line in zip(names, os.fdopen(told), strict=False))
 print(json.dumps({"main": os.getpid(), **pids}), flush=True)
 time.sleep(args.settle)
 if not args.leave:

@@ -1,0 +1,39 @@
+# make setup | demo | test | test-all | lab        (needs Python 3.11 and make; the rest is installed into .venv)
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RUN := .venv/bin/python -m
+LAB_PORT ?= 8888
+
+.PHONY: setup demo test test-all lint lab lock
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	"$(PYTHON)" -c 'import sys; sys.exit("Python 3.11 or newer is needed; say make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	"$(PYTHON)" -m venv .venv
+	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN) pip install --quiet --disable-pip-version-check --no-deps -e .
+	mkdir -p .venv/etc/jupyter/labconfig
+	printf '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}\n' > .venv/etc/jupyter/labconfig/page_config.json
+	touch $@
+
+demo: setup  ## both models on synthetic TERRa records, every step anew; MOROCCO_DATA=DIR takes real ones
+	$(RUN) morocco_lib run params/plans/demo.yaml --fresh
+
+test: setup lint
+	$(RUN) pytest -m "not slow and not gpu"
+
+test-all: setup lint
+	$(RUN) pytest
+
+lint: setup
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+lab: setup  ## JupyterLab for you alone: loopback address, with its token
+	@echo "from your own machine: ssh -N -L 127.0.0.1:$(LAB_PORT):127.0.0.1:$(LAB_PORT) $$(id -un)@$$(hostname)"
+	@echo "then open the address with the token that is printed below"
+	umask 077; $(RUN) jupyter lab --no-browser --ip=127.0.0.1 --port=$(LAB_PORT) --ServerApp.port_retries=0 --ServerApp.root_dir=.
+
+lock:  ## after a change of pyproject.toml
+	$(RUN) uv pip compile pyproject.toml --extra infer --extra kit --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command "make lock" -o requirements.lock

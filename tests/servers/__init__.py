@@ -1,0 +1,42 @@
+"""Small programs of known behaviour, and what tests need to run and to watch them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from morocco_lib.monitor.cgroup import PREFIX, RunCgroup, own_groups
+from morocco_lib.runners.process import ProcessRunner
+
+ROOT = Path(__file__).parents[2]
+PYTHON = [sys.executable, "-I", "-S"]  # isolated, no site-packages: up in 10 ms
+
+
+def server(name: str, *options: object) -> list[str]:
+    """Return the command of one of the programs here."""
+    return [*PYTHON, str(Path(__file__).with_name(f"{name}.py")), *map(str, options)]
+
+
+def runner(use_cgroup: bool) -> ProcessRunner:
+    """Return a runner that accounts in the way asked for; skips the test where that is not possible."""
+    if use_cgroup:
+        group = RunCgroup.create()
+        if group is None:
+            pytest.skip(f"no cgroup of its own can be made here (own groups: {own_groups()})")
+        group.remove()
+    return ProcessRunner(use_cgroup=use_cgroup)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie that nobody has waited for yet does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return stat[stat.rindex(")") + 2] not in "ZX"
+
+
+def cgroups_of(pid: int) -> list[Path]:
+    """Return the folders of the run cgroups that the process with this pid made and that are still there."""
+    parents = own_groups()
+    return [] if parents is None else [folder for parent in parents[1:] for folder in parent.glob(f"{PREFIX}{pid}-*")]
