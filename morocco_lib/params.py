@@ -238,10 +238,23 @@ def of_notebook(step: str, names: dict[str, Any]) -> Strict:
     return validate(PARAMS[step], values, f"{step}.ipynb")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; raises UsageError."""
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        value = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_Loader)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", remedy="give the path of a YAML file") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2001-99-99

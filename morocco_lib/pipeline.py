@@ -1,6 +1,7 @@
 """Runs a plan: each step of each model and task in a fresh kernel through papermill, and what is done stays done."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -245,14 +246,28 @@ def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Pat
     import logging
 
     import papermill
+    from jupyter_client import AsyncKernelManager
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
+    log = target.with_name("kernel.log")
+
+    # A kernel that outlives us would go on writing into a folder that the next run has set aside.
+    tied = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+
+    class Kernel(AsyncKernelManager):
+        # What a kernel says of itself, its death throes too, belongs beside its notebook and not on our terminal.
+        async def _async_launch_kernel(self, kernel_cmd, **options):
+            with log.open("ab") as stderr:
+                await super()._async_launch_kernel([*tied, *kernel_cmd], **options, stderr=stderr)
+
+        _launch_kernel = _async_launch_kernel
+
     try:
         papermill.execute_notebook(
             str(source), str(target), parameters=parameters, kernel_name="python3", cwd=str(root), progress_bar=False, log_output=False,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # or every kernel warns on our terminal that it talks over loopback
+            kernel_manager_class=Kernel,
         )  # fmt: skip
     except PapermillExecutionError as error:
         kind = getattr(errors, error.ename, None)

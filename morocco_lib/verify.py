@@ -98,6 +98,8 @@ def _rebuilt(folder: Path, status: dict[str, Any]) -> tuple[str, bool, str]:
         count, wrong = REBUILD[status["step"]](folder)
     except MoroccoError as error:
         return "numbers", False, str(error)
+    except Exception as error:  # a changed byte can make a file mean anything; that is a finding, not a crash
+        return "numbers", False, f"cannot be rebuilt ({type(error).__name__}: {error})"
     return "numbers", not wrong, "; ".join(wrong[:5]) or f"{count} numbers rebuilt"
 
 

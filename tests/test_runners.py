@@ -71,11 +71,6 @@ def assert_dead(pids) -> None:
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
-def best_of(attempts: int, error_of) -> float:
-    """Return the smallest error seen; a busy machine may spoil an attempt, a wrong clock spoils all."""
-    return min(error_of() for _ in range(attempts))
-
-
 # -- feeding and hearing -------------------------------------------------------------------------------------------
 BIG = """
 import hashlib, json, os, sys
@@ -239,13 +234,13 @@ def test_the_first_of_several_readiness_lines_counts(way):
 # -- the clock -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("size", [600, 60_000, 600_000], ids=["one-line", "fits-in-the-pipe", "longer-than-the-pipe"])
 def test_first_read_is_within_50_ms_of_the_truth(way, size):
-    def error_s() -> float:
+    errors_s = []
+    while len(errors_s) < 3 and (not errors_s or errors_s[-1] >= 0.05):  # a busy machine may spoil one, not three
         heard = Heard(way, server("echo", "--delay", 0.5), bytes(size))
         truth_ns = heard.seen.events[-1]["read_ns"]
         assert truth_ns - heard.handle.started_ns > 0.5e9
-        return abs(heard.exit.first_read_ns - truth_ns) / 1e9
-
-    assert best_of(3, error_s) < 0.05 if (first := error_s()) >= 0.05 else first < 0.05
+        errors_s.append(abs(heard.exit.first_read_ns - truth_ns) / 1e9)
+    assert errors_s[-1] < 0.05, errors_s
 
 
 def test_the_clock_starts_before_anything_is_created(way, monkeypatch):

@@ -7,6 +7,8 @@ Both layouts are read: v1 (one hierarchy a controller) and v2 (one tree). On a h
 import os
 import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,19 +138,7 @@ class RunCgroup:
 
     def kill(self) -> list[int]:
         """Kill every process of the group and return those that were there."""
-        killed: list[int] = []
-        for _ in range(100):  # a process may fork between reading and killing
-            pids = self.pids()
-            if not pids:
-                break
-            killed += [pid for pid in pids if pid not in killed]
-            for pid in pids:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            time.sleep(0.005)
-        return killed
+        return end_all(self.pids)
 
     def remove(self) -> None:
         """Remove the group; waits up to a second for killed processes to leave it."""
@@ -162,6 +152,21 @@ class RunCgroup:
                     break
                 except OSError:
                     time.sleep(0.01)
+
+
+def end_all(pids: Callable[[], list[int]]) -> list[int]:
+    """Kill the processes that `pids` names until it names none, for half a second at most; return all it named."""
+    killed: list[int] = []
+    for _ in range(100):  # a process may fork between reading and killing
+        there = pids()
+        if not there:
+            break
+        killed += [pid for pid in there if pid not in killed]
+        for pid in there:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+    return killed
 
 
 def own_groups(root: Path = ROOT, proc: Path = Path("/proc")) -> tuple[int, Path, Path] | None:

@@ -4,7 +4,9 @@ Limits: children that start and end between two samples are missed, memory share
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from morocco_lib.monitor.cgroup import Memory
 
@@ -26,19 +28,24 @@ def start_ticks(pid: int, proc: Path = PROC) -> int | None:
     return int(fields[19]) if fields else None
 
 
-def tree(root_pid: int, proc: Path = PROC) -> list[int]:
-    """Return the pids of the root's session and of all its descendants that run now."""
-    parent, session = {}, {}
+def tree(root_pid: int, known: Mapping[int, int] = MappingProxyType({}), proc: Path = PROC) -> dict[int, int]:
+    """Return {pid: start in clock ticks} of the root's session, of the known processes and of all descendants that run now.
+
+    Args:
+        known: Processes seen earlier, in the same form; those that have the same start are the same process still.
+    """
+    parent, session, start = {}, {}, {}
     for entry in os.scandir(proc):
         if entry.name.isdigit() and (fields := _stat(entry.name, proc)) and fields[0] not in "ZX":
-            parent[int(entry.name)], session[int(entry.name)] = int(fields[1]), int(fields[3])
-    found = {pid for pid in parent if pid == root_pid or session[pid] == root_pid}
+            pid = int(entry.name)
+            parent[pid], session[pid], start[pid] = int(fields[1]), int(fields[3]), int(fields[19])
+    found = {pid for pid in parent if pid == root_pid or session[pid] == root_pid or start[pid] == known.get(pid)}
     grown = True
     while grown:
         more = {pid for pid in parent if parent[pid] in found} - found
         grown = bool(more)
         found |= more
-    return sorted(found)
+    return {pid: start[pid] for pid in found}
 
 
 def read_memory(pids: list[int], proc: Path = PROC) -> dict[int, tuple[Memory, int]]:
@@ -53,11 +60,11 @@ def read_memory(pids: list[int], proc: Path = PROC) -> dict[int, tuple[Memory, i
 
 
 def cpu_s(pids: list[int], proc: Path = PROC) -> float:
-    """Return the CPU seconds of the processes and of the children they have waited for."""
+    """Return the CPU seconds of the processes; those of their children are not in it, or they would count twice."""
     ticks = 0
     for pid in pids:
         if fields := _stat(pid, proc):
-            ticks += sum(int(f) for f in fields[11:15])
+            ticks += sum(int(f) for f in fields[11:13])
     return ticks * _TICK_S
 
 

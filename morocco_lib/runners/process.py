@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -11,16 +12,20 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitor import proc
-from morocco_lib.monitor.cgroup import RunCgroup
+from morocco_lib.monitor.cgroup import RunCgroup, end_all
 from morocco_lib.runners.contract import Exit, Limits
 
 READ_BYTES = 1 << 20
 DRAIN_S = 2.0  # how long output may still come after the program ended, from children that hold its pipes
 FIRST_READ_POLL_S = 0.002
+
+# Ends the program when we are killed; what it leaves behind is swept with its cgroup at the next start.
+TIED = ("setpriv", "--pdeathsig", "KILL", "--")
 
 # Enters the run's cgroups, then becomes the program: same pid, and not a byte of it is charged elsewhere.
 _ENTER = 'while [ "$1" != -- ]; do echo $$ > "$1" || exit 126; shift; done; shift; exec "$@"'
@@ -58,9 +63,8 @@ class ProcessRunner:
                     )
                 group.limit_memory(limits.memory_bytes)
             enter = [str(f) for f in group.procs_files] if group else []
-            command = (
-                ["/bin/sh", "-c", _ENTER, "sh", *enter, "--", program, *argv[1:]] if group else [program, *argv[1:]]
-            )
+            words = [*TIED, program, *argv[1:]] if shutil.which(TIED[0]) else [program, *argv[1:]]
+            command = ["/bin/sh", "-c", _ENTER, "sh", *enter, "--", *words] if group else words
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -104,6 +108,8 @@ class ProcessHandle:
         self._first_read_ns: int | None = None
         self._exit: Exit | None = None
         self._left: tuple[int, ...] = ()
+        self._killed = False  # while it ran: then nothing that ends later has outlived it
+        self._known: dict[int, int] = {}  # without a cgroup: pid -> start of every process seen
         self._stdin_lock = threading.Lock()
         self._written = 0
         os.set_blocking(process.stdin.fileno(), False)
@@ -118,15 +124,18 @@ class ProcessHandle:
         fd = self._process.stdin.fileno()
         with selectors.DefaultSelector() as selector:
             selector.register(fd, selectors.EVENT_WRITE)
+            room_ns = None
             while view:
                 try:
                     count = os.write(fd, view)
-                    view = view[count:]
-                    self._written += count
                 except BlockingIOError:
                     selector.select()
-                    # The pipe was full and has room again: if nothing had been taken before, it was now.
-                    self._first_read_ns = self._first_read_ns or time.monotonic_ns()
+                    room_ns = time.monotonic_ns()
+                    continue
+                view = view[count:]
+                self._written += count
+                # The pipe was full and took more: if nothing had been read before, it was then.
+                self._first_read_ns = self._first_read_ns or room_ns
 
     def close_stdin(self) -> None:
         with self._stdin_lock:
@@ -138,6 +147,8 @@ class ProcessHandle:
     def _await_first_read(self) -> None:
         # A short input fits into the pipe; how much of it is left there tells when the program starts to read.
         fd = self._process.stdin.fileno()
+        closed = select.poll()
+        closed.register(fd, 0)
         while self._written and self._first_read_ns is None and self._ended_ns is None:
             try:
                 unread = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
@@ -145,12 +156,12 @@ class ProcessHandle:
                 return
             if unread < self._written:
                 self._first_read_ns = time.monotonic_ns()
-            else:
-                time.sleep(FIRST_READ_POLL_S)
+            elif closed.poll(FIRST_READ_POLL_S * 1000):
+                return  # nobody can read any more
 
     # -- stdout, stderr ----------------------------------------------------------------------------------------
     def chunks(self) -> Iterator[tuple[int, str, bytes]]:
-        drain_until = None
+        drain_until, killed = None, False
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ, "stdout")
             selector.register(self._process.stderr, selectors.EVENT_READ, "stderr")
@@ -159,8 +170,10 @@ class ProcessHandle:
             while streams:
                 timeout = None if drain_until is None else drain_until - time.monotonic()
                 if timeout is not None and timeout <= 0:
+                    if killed:
+                        return  # the holder is out of reach; what the program itself wrote has been read
                     self.kill()  # somebody else holds the pipes of a program that has ended
-                    drain_until = time.monotonic() + DRAIN_S
+                    drain_until, killed = time.monotonic() + DRAIN_S, True
                     continue
                 for key, _ in selector.select(timeout):
                     if key.data == "end":
@@ -177,21 +190,23 @@ class ProcessHandle:
 
     # -- end ---------------------------------------------------------------------------------------------------
     def pids(self) -> list[int]:
-        return self.group.pids() if self.group else proc.tree(self.pid)
+        if self.group:
+            return self.group.pids()
+        # Once seen, a process stays known, even when it has left both our session and its parent.
+        found = proc.tree(self.pid, self._known)
+        self._known = {**self._known, **found}
+        return sorted(found)
 
     def kill(self) -> None:
         if self._exit:
             return  # its pid may be somebody else's by now
-        if self.group:
-            self._left = tuple(dict.fromkeys((*self._left, *(p for p in self.group.kill() if p != self.pid))))
-        for target, send in ((self.pid, os.killpg), *((pid, os.kill) for pid in self._strays())):
-            try:
-                send(target, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
-
-    def _strays(self) -> list[int]:
-        return [] if self.group else [pid for pid in proc.tree(self.pid) if pid != self.pid]
+        if self._ended_ns is None:
+            self._killed = True
+        there = end_all(self.pids)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # one that has not entered its cgroup yet
+        if not self._killed:
+            self._left = tuple(dict.fromkeys((*self._left, *(pid for pid in there if pid != self.pid))))
 
     def wait(self, timeout_s: float | None) -> Exit:
         if self._exit:
@@ -199,8 +214,7 @@ class ProcessHandle:
         if not _has_ended(self._pidfd, timeout_s):
             raise TimeoutError(f"still running after {timeout_s} s")
         self._ended_ns = self._ended_ns or time.monotonic_ns()
-        if left := [pid for pid in self.pids() if pid != self.pid]:
-            self._left = tuple(dict.fromkeys((*self._left, *left)))
+        if any(pid != self.pid for pid in self.pids()):
             self.kill()
         _, status, usage = os.wait4(self.pid, 0)
         code = self._process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,0 +1,248 @@
+"""Parameters: every file of the project is valid, and a misspelt or impossible one is refused by name."""
+
+import types
+from pathlib import Path
+
+import pytest
+
+from morocco_lib import params
+from morocco_lib.errors import UsageError
+from morocco_lib.runners.contract import Limits
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL, TASK = {"name": "tfidf", "kind": "tfidf"}, {"name": "terra"}
+PLAN = "name: demo\nmodels: [majority, tfidf]\ntasks: [terra]\n"
+
+
+def refused(known, values) -> str:
+    with pytest.raises(UsageError) as caught:
+        params.validate(known, values, "bench.ipynb")
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+# -- files of the project ------------------------------------------------------------------------------------------
+FILES = sorted((ROOT / "params").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_every_parameter_file_of_the_project_is_valid(path):
+    kind = path.parent.name
+    if kind == "plans":
+        plan = params.load_plan(path)
+        assert plan.name == path.stem
+        for name in plan.models:
+            params.load_model(name, ROOT)
+        for name in plan.tasks:
+            params.load_task(name, ROOT)
+        params.load_machine(plan.machine, ROOT)
+    else:
+        load = {"models": params.load_model, "tasks": params.load_task, "machines": params.load_machine}[kind]
+        assert load(path.stem, ROOT).name == path.stem
+
+
+def test_the_project_has_parameter_files_of_every_kind():
+    assert {p.parent.name for p in FILES} == {"machines", "models", "plans", "tasks"}
+
+
+# -- unknown names -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("known", "values", "place", "near"),
+    [
+        ("bench", {"model": MODEL, "task": TASK, "batchsize": 8}, "batchsize", "batch_size"),
+        ("bench", {"model": MODEL, "task": TASK, "repeat": 8}, "repeat", "repeats"),
+        ("train", {"model": MODEL, "task": TASK, "seeds": 8}, "seeds", "seed"),
+        ("eval", {"model": MODEL, "task": TASK, "weight_dir": "x"}, "weight_dir", "weights_dir"),
+        ("report", {"plandir": "x"}, "plandir", "plan_dir"),
+        ("bench", {"model": {**MODEL, "knd": "tfidf"}, "task": TASK}, "model.knd", "kind"),
+        ("bench", {"model": MODEL, "task": {**TASK, "spilt": "val"}}, "task.spilt", "split"),
+        ("bench", {"model": MODEL, "task": TASK, "machine": {"timeout": 5}}, "machine.timeout", "timeout_s"),
+    ],
+)
+def test_an_unknown_name_is_refused_and_the_nearest_known_one_is_named(known, values, place, near):
+    assert f"unknown parameter '{place}'; did you mean '{near}'?" in refused(params.PARAMS[known], values)
+
+
+def test_where_no_known_name_is_near_all_are_listed():
+    message = refused(params.ReportParams, {"zzzzzz": 1})
+    assert "unknown parameter 'zzzzzz'; known: out_dir, plan_dir" in message
+
+
+def test_everything_wrong_is_said_at_once():
+    message = refused(params.BenchParams, {"task": {"name": "tera"}, "batch_size": 0, "repeats": "x", "sed": 1})
+    for part in (
+        "bench.ipynb: ",
+        "parameter 'model' is missing",
+        "did you mean 'terra'",
+        "'batch_size' is 0: ",
+        "'repeats' is 'x': ",
+        "did you mean 'seed'",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 0}, {"batch_size": -1}, {"batch_size": 1.5}, {"batch_size": "x"}, {"batch_size": None},
+        {"input_size": 0}, {"repeats": 0}, {"seed": "x"}, {"model": "tfidf"}, {"task": {**TASK, "split": "dev"}},
+        {"task": {**TASK, "files": {"vall": "a"}}}, {"machine": {"timeout_s": 0}}, {"machine": {"memory_bytes": -1}},
+        {"machine": {"runner": "rocket"}}, {"model": {**MODEL, "kind": "magic"}}, {"model": {**MODEL, "name": "a/b"}},
+        {"model": {**MODEL, "name": "../up"}}, {"model": {**MODEL, "name": ""}}, {"data_dir": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_impossible_values_are_refused_with_their_place(change):
+    good = {"model": MODEL, "task": TASK}
+    params.validate(params.BenchParams, good, "bench.ipynb")
+    assert f"parameter '{next(iter(change))}" in refused(params.BenchParams, {**good, **change})
+
+
+def test_a_notebooks_globals_are_its_parameters_and_nothing_else():
+    names = {
+        "model": MODEL, "task": TASK, "batch_size": 4, "_hidden": 1, "In": [], "Out": {}, "params": params,
+        "get_ipython": print, "Path": Path, "types": types,
+    }  # fmt: skip
+    p = params.of_notebook("bench", names)
+    assert (p.model.kind, p.task.name, p.batch_size, p.repeats) == ("tfidf", "terra", 4, 3)
+    with pytest.raises(UsageError, match=r"bench\.ipynb: unknown parameter 'batch_sizes'; did you mean 'batch_size'\?"):
+        params.of_notebook("bench", {**names, "batch_sizes": 4})
+
+
+def test_a_machine_gives_the_limits_of_a_run():
+    assert params.MachineParams(timeout_s=5, memory_bytes=10**9).limits == Limits(5.0, 10**9)
+
+
+# -- plans ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def plan(tmp_path):
+    """Write a plan and load it."""
+
+    def load(text: str | bytes):
+        path = tmp_path / "plan.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return params.load_plan(path)
+
+    return load
+
+
+def test_a_plan_has_defaults_for_all_but_name_models_and_tasks(plan):
+    p = plan(PLAN)
+    assert (p.models, p.tasks, p.steps) == (["majority", "tfidf"], ["terra"], ["train", "bench", "eval", "report"])
+    assert (p.machine, p.data_dir, p.batch_size, p.repeats, p.overrides) == ("local", "synthetic", 32, 3, [])
+
+
+def test_a_byte_order_mark_before_a_plan_is_fine(plan):
+    assert plan(b"\xef\xbb\xbf" + PLAN.encode()).name == "demo"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (PLAN + "repeat: 3\n", r"unknown parameter 'repeat'; did you mean 'repeats'\?"),
+        (PLAN + "overrides: [{modl: tfidf}]\n", r"unknown parameter 'overrides\.0\.modl'; did you mean 'model'\?"),
+        ("name: demo\nmodels: [tfidf, majority, tfidf]\ntasks: [terra]\n", r"'models'.*named twice: tfidf"),
+        ("name: demo\nmodels: [tfidf]\ntasks: [terra, terra]\n", r"'tasks'.*named twice: terra"),
+        (PLAN + "steps: [eval, eval]\n", r"'steps'.*named twice: eval"),
+        (PLAN + "steps: [pack]\n", r"'steps\.0' is 'pack'"),
+        (PLAN + "overrides: [{}, {model: bert}]\n", r"overrides\.1 is for model 'bert'; the plan has majority, tfidf"),
+        (PLAN + "overrides: [{task: rcb}]\n", r"overrides\.0 is for task 'rcb'; the plan has terra"),
+        (PLAN + "overrides: [{model: tfidf, batch_size: 0}]\n", r"'overrides\.0\.batch_size' is 0"),
+        (PLAN + "overrides: {model: tfidf}\n", r"'overrides'"),
+        ("name: demo\nmodels: []\ntasks: [terra]\n", r"'models'"),
+        ("name: demo\nmodels: tfidf\ntasks: [terra]\n", r"'models' is 'tfidf'"),
+        ("name: demo\nmodels: [tfidf]\n", r"parameter 'tasks' is missing"),
+        ("name: Dem o\nmodels: [tfidf]\ntasks: [terra]\n", r"'name' is 'Dem o'"),
+        ("name: ../demo\nmodels: [tfidf]\ntasks: [terra]\n", r"'name' is '\.\./demo'"),
+        ("name: 2001-99-99\nmodels: [tfidf]\ntasks: [terra]\n", r"is not YAML"),
+        (PLAN + "1: 2\n", r"parameter '1'.*Keys should be strings"),
+        (PLAN + "models: [tfidf]\n", r"is not YAML: 'models' stands twice .*line 4"),
+        (PLAN + "overrides: [{model: tfidf, model: majority}]\n", r"is not YAML: 'model' stands twice"),
+        ("- name: demo\n", r"holds no mapping"),
+        ("demo\n", r"holds no mapping"),
+        ("", r"holds no mapping"),
+        ("name: [demo\n", r"is not YAML"),
+        ("name: demo\n\tmodels: [tfidf]\n", r"is not YAML"),
+        ("name: !!python/object/apply:os.system [exit]\n", r"is not YAML"),
+        (PLAN.encode() + b"data_dir: \xff\n", r"is not YAML"),
+    ],
+)
+def test_a_plan_that_cannot_be_meant_is_refused(plan, text, message):
+    with pytest.raises(UsageError, match=rf"plan\.yaml.*{message}") as caught:
+        plan(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."])
+def test_a_plan_that_cannot_be_read_is_refused_by_name(tmp_path, name):
+    with pytest.raises(UsageError, match="cannot read"):
+        params.load_plan(tmp_path / name)
+
+
+# -- files by name -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def project(tmp_path):
+    """A project with a params folder, and a way to write files into it."""
+    for mark in params.ROOT_MARKS:
+        (tmp_path / mark).mkdir()
+
+    def put(name: str, text: str) -> Path:
+        path = tmp_path / "params" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return tmp_path
+
+    return put
+
+
+def test_a_model_file_names_a_model_of_a_known_kind(project):
+    root = project("models/mine.yaml", "model: {name: mine, kind: tfidf}\n")
+    assert params.load_model("mine", root) == params.ModelParams(name="mine", kind="tfidf")
+    assert params.load_model("majority", root).kind == "majority"  # without a file: a kind of the kit
+    with pytest.raises(UsageError, match=r"no model 'tfidff'.*did you mean 'tfidf'\?"):
+        params.load_model("tfidff", root)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: mine\nkind: tfidf\n", r"has the keys name, kind; one top-level key, model:"),
+        ("model: {name: mine, kind: tfidf}\ntask: {}\n", r"one top-level key"),
+        ("model:\n", r"'name' is missing.*'kind' is missing"),
+        ("model: [a]\n", r"mine\.yaml: .* is \['a'\]: Input should be a valid dictionary"),
+        ("model: {name: mine, knd: tfidf}\n", r"unknown parameter 'knd'; did you mean 'kind'\?"),
+    ],
+)
+def test_a_model_file_that_cannot_be_meant_is_refused(project, text, message):
+    with pytest.raises(UsageError, match=message):
+        params.load_model("mine", project("models/mine.yaml", text))
+
+
+def test_a_task_without_a_file_has_its_defaults_and_an_unknown_one_is_refused(project):
+    root = project("tasks/other.yaml", "task: {name: terra, split: test, files: {test: my/test.jsonl}}\n")
+    assert params.load_task("terra", root) == params.TaskParams(name="terra", split="val")
+    assert params.load_task("other", root).files == {"test": "my/test.jsonl"}
+    with pytest.raises(UsageError, match=r"no task 'tera'"):
+        params.load_task("tera", root)
+
+
+def test_a_machine_without_a_file_is_refused(project):
+    root = project("machines/local.yaml", "machine: {timeout_s: 5}\n")
+    assert params.load_machine("local", root).timeout_s == 5
+    with pytest.raises(UsageError, match=r"cannot read .*moon\.yaml"):
+        params.load_machine("moon", root)
+
+
+def test_the_project_is_found_upwards_and_paths_count_from_it(project, tmp_path):
+    root = project("models/mine.yaml", "")
+    below = root / "notebooks" / "deep" / "er"
+    below.mkdir(parents=True)
+    assert params.find_root(below) == params.project_root(below) == root.resolve()
+    assert params.resolve("outputs/x", root) == root.resolve() / "outputs/x"
+    assert params.resolve("/somewhere", root) == Path("/somewhere")
+
+
+def test_outside_a_project_none_is_found(tmp_path):
+    assert params.find_root(tmp_path) is None
+    with pytest.raises(UsageError, match="no project found"):
+        params.project_root(tmp_path)

@@ -1,0 +1,284 @@
+"""Plans: from one command to verified results, resumed after any death, on synthetic and on official records."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from morocco_lib import steps
+
+pytestmark = pytest.mark.slow
+DEMO = ROOT / "params/plans/demo.yaml"
+
+
+def run_plan(plan, out, *options, env=None, **kwargs):
+    argv = [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(out), *options]
+    clean = {k: v for k, v in os.environ.items() if k != "MOROCCO_DATA"}
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300, env=clean | (env or {}), **kwargs)
+
+
+def verify(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "morocco_lib", "verify", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo plan, run once; tests that change something work on a copy."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    done = run_plan(DEMO, folder, "--json")
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def terra(tmp_path_factory, real_data):
+    folder = tmp_path_factory.mktemp("terra") / "terra"
+    done = run_plan(ROOT / "params/plans/terra.yaml", folder, "--json", env={"MOROCCO_DATA": str(real_data / "rsg")})
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def small_plan(tmp_path, **changes):
+    plan = {"name": "small", "models": ["majority"], "tasks": ["terra"], "input_size": 200, "repeats": 1, **changes}
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(plan))
+    (tmp_path / "small").mkdir(exist_ok=True)
+    return path
+
+
+# -- what a plan leaves --------------------------------------------------------------------------------------------
+def test_every_step_is_done_sealed_and_verified(demo):
+    folder, summary = demo
+    assert [(s["step"], s["model"], s["state"]) for s in summary["steps"]] == [
+        (step, model, "done") for model in ("majority", "tfidf") for step in ("train", "bench", "eval")
+    ] + [("report", None, "done")]
+    assert summary["verified"] and summary["exit"] == 0
+    code, text = verify(folder)
+    assert code == 0 and text.startswith("verified: 8 step folders")
+
+
+def test_every_step_folder_keeps_its_executed_and_rendered_notebook(demo):
+    folder, _ = demo
+    for step_folder, status in steps.find_steps(folder):
+        if status["step"] != "synthetic":
+            assert (step_folder / "notebook.ipynb").is_file() and (step_folder / "notebook.html").is_file()
+
+
+def test_a_second_run_repeats_nothing(demo):
+    folder, summary = demo
+    before = {f: (f / steps.STATUS).stat().st_mtime_ns for f, _ in steps.find_steps(folder)}
+    done = run_plan(DEMO, folder, "--json")
+    again = json.loads(done.stdout)
+    assert {s["state"] for s in again["steps"]} == {"kept"}
+    assert {f: (f / steps.STATUS).stat().st_mtime_ns for f, _ in steps.find_steps(folder)} == before
+    assert again["rows"] == summary["rows"]
+
+
+def test_synthetic_records_are_called_synthetic_wherever_they_show(demo):
+    folder, summary = demo
+    assert all(row["origin"] == "synthetic" for row in summary["rows"])
+    assert "ynthetic" in (folder / "report-x").with_name(next(p.name for p in folder.glob("report-*"))).joinpath("report.html").read_text()
+    for name in ("train", "bench", "eval"):
+        (page,) = (folder / "tfidf/terra").glob(f"{name}-*/notebook.html")
+        assert "synthetic" in page.read_text()
+    assert run_plan(DEMO, folder).stdout.count("Synthetic records") == 1
+
+
+def test_terra_on_official_records_gives_the_known_scores(terra):
+    folder, summary = terra
+    rows = {row["model"]: row for row in summary["rows"]}
+    assert rows["tfidf"]["score"]["value"] == pytest.approx(0.384, abs=5e-4)
+    assert rows["tfidf"]["score"]["n"] == 242
+    assert rows["tfidf"]["score"]["majority"]["value"] == pytest.approx(128 / 242)
+    assert rows["tfidf"]["input_size"] == 2000 and rows["tfidf"]["verdict"] == "VALID"
+    (trained,) = (folder / "tfidf/terra").glob("train-*/train.json")
+    assert json.loads(trained.read_text())["data"]["records"] == 2087
+    assert all(row["origin"] == "files" for row in rows.values())
+    page = next(folder.glob("report-*/report.html")).read_text()
+    assert "tfidf on terra scores 0.384, below the 0.529" in page
+
+
+def test_the_notebook_says_what_it_read(terra, real_data):
+    folder, _ = terra
+    notebook = json.loads(next((folder / "tfidf/terra").glob("eval-*/notebook.ipynb")).read_text())
+    assert notebook["metadata"]["papermill"]["parameters"]["data_dir"] == str((real_data / "rsg").resolve())
+
+
+# -- the page ------------------------------------------------------------------------------------------------------
+class References(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.scripts = [], 0
+
+    def handle_starttag(self, tag, attributes):
+        self.scripts += tag == "script"
+        self.found += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action", "xlink:href") and value]
+
+
+def test_pages_load_nothing_from_outside_and_the_report_is_small(demo):
+    folder, _ = demo
+    pages = [*folder.rglob("notebook.html"), *folder.glob("report-*/report.html"), *folder.glob("report-*/notebooks/*.html")]
+    assert len(pages) >= 7 + 1 + 6
+    for page in pages:
+        text = page.read_text()
+        references = References()
+        references.feed(text)
+        assert references.scripts == 0
+        outside = [r for r in references.found if not r.startswith(("data:", "#")) and not (page.parent / r).exists()]
+        assert outside == [], page
+        assert not re.search(r"@import|url\((?!['\"]?(#|data:))", text)
+    assert next(folder.glob("report-*/report.html")).stat().st_size <= 1_000_000
+
+
+def test_the_report_shows_every_number_with_its_interval_and_verdict(demo):
+    folder, summary = demo
+    text = next(folder.glob("report-*/report.html")).read_text()
+    assert text.count("<svg") >= 2
+    for row in summary["rows"]:
+        assert row["model"] in text and f"{row['score']['value']:.3f}" in text
+        assert f"{row['score']['low']:.3f} to {row['score']['high']:.3f}" in text
+    assert text.count(">VALID<") == 2
+
+
+# -- evidence ------------------------------------------------------------------------------------------------------
+def test_one_changed_byte_in_any_kept_file_is_found_and_named(demo, tmp_path):
+    from morocco_lib.verify import verify as check
+
+    folder = shutil.copytree(demo[0], tmp_path / "copy")
+    assert all(f.ok for f in check(folder))
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+    assert len(files) > 80
+    for file in files:
+        content = file.read_bytes()
+        where = len(content) // 2
+        file.write_bytes(content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :])
+        bad = [f for f in check(folder) if not f.ok]
+        assert any(str(file) in f.seen for f in bad), (file, bad)
+        file.write_bytes(content)
+    assert all(f.ok for f in check(folder))
+
+
+def test_a_missing_and_an_added_file_are_found(demo, tmp_path):
+    folder = shutil.copytree(demo[0], tmp_path / "copy")
+    (answers,) = (folder / "tfidf/terra").glob("bench-*/runs/02/answers.jsonl")
+    content = answers.read_bytes()
+    answers.unlink()
+    code, text = verify(folder)
+    assert code == 1 and f"{answers} is missing" in text
+    answers.write_bytes(content)
+    (answers.parent / "extra.txt").write_text("x")
+    code, text = verify(folder)
+    assert code == 1 and "extra.txt was added" in text
+
+
+def test_a_number_that_does_not_follow_from_the_runs_is_found_even_if_its_digest_is_right(demo, tmp_path):
+    folder = shutil.copytree(demo[0], tmp_path / "copy")
+    (result,) = (folder / "tfidf/terra").glob("bench-*/bench.json")
+    value = json.loads(result.read_text())
+    value["speed_per_s"]["value"] *= 1.01
+    steps.write_json(result, value)
+    step = steps.Step(result.parent, steps.read_status(result.parent))
+    step.finish("done", 0)
+    code, text = verify(folder)
+    assert code == 1 and "speed_per_s.value" in text and "rebuilt" in text
+
+
+def test_a_moved_plan_folder_still_verifies(demo, tmp_path):
+    code, text = verify(shutil.copytree(demo[0], tmp_path / "elsewhere" / "deep" / "copy"))
+    assert code == 0 and "note" not in text
+
+
+# -- deaths --------------------------------------------------------------------------------------------------------
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
+
+
+def running(folder, step):
+    for path in folder.glob(f"*/terra/{step}-*/status.json"):
+        if json.loads(path.read_text())["state"] == "running" and (path.parent / "runs").exists():
+            return path.parent
+    return None
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_resumes_and_says_what_was_killed(tmp_path, number):
+    plan, folder = small_plan(tmp_path, input_size=400_000), tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(folder)],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    killed = wait_for(lambda: running(folder, "bench"))
+    process.send_signal(number)
+    _, talk = process.communicate(timeout=60)
+    assert process.returncode != 0 and "Traceback" not in talk
+    (trained,) = folder.glob("majority/terra/train-*")
+    stamp = (trained / steps.STATUS).stat().st_mtime_ns
+    if number == signal.SIGKILL:
+        assert verify(folder)[0] == 1
+    small_plan(tmp_path, input_size=400_000)
+    done = run_plan(plan, folder, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [s["state"] for s in json.loads(done.stdout)["steps"]] == ["kept", "done", "done", "done"]
+    aside = killed.with_name(f"{killed.name}.1")
+    assert steps.read_status(aside)["state"] == "killed"
+    assert not list((aside / "runs").glob("[0-9]*/run.json"))
+    assert (trained / steps.STATUS).stat().st_mtime_ns == stamp
+    assert verify(folder)[0] == 0
+
+
+def test_one_failing_cell_does_not_stop_the_others(tmp_path, synthetic_data):
+    broken = tmp_path / "records" / "TERRa"
+    shutil.copytree(synthetic_data / "TERRa", broken)
+    (broken / "bad.jsonl").write_text('{"premise": "a"\n')
+    plan = small_plan(
+        tmp_path, models=["majority", "tfidf"], data_dir=str(broken.parent), overrides=[{"model": "majority", "files": {"train": "TERRa/bad.jsonl"}}]
+    )
+    done = run_plan(plan, tmp_path / "out", "--json")
+    summary = json.loads(done.stdout)
+    states = {(s["model"], s["step"]): s["state"] for s in summary["steps"]}
+    assert done.returncode == 2 == summary["exit"]
+    assert states[("majority", "train")] == "failed" and states[("majority", "eval")] == "skipped"
+    assert states[("tfidf", "eval")] == "done" and states[(None, "report")] == "done"
+    failed = next(s for s in summary["steps"] if s["state"] == "failed")
+    assert "bad.jsonl, line 1: broken JSON" in failed["error"]
+    assert "Traceback" not in done.stderr
+    page = next((tmp_path / "out").glob("report-*/report.html")).read_text()
+    assert "bad.jsonl" in page
+
+
+def test_force_repeats_and_keeps_what_was_there(tmp_path):
+    plan, folder = small_plan(tmp_path, steps=["train"]), tmp_path / "out"
+    assert run_plan(plan, folder).returncode == 0
+    (first,) = folder.glob("majority/terra/train-*")
+    assert run_plan(plan, folder, "--force").returncode == 0
+    assert sorted(f.name for f in first.parent.iterdir()) == [first.name, f"{first.name}.1"]
+    assert verify(folder)[0] == 0
+
+
+def test_dry_run_lists_the_steps_and_writes_nothing(tmp_path):
+    done = run_plan(DEMO, tmp_path / "out", "--dry-run")
+    assert done.returncode == 0
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["to", "do"]] * 7
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_data_folder_that_is_not_there_is_named(tmp_path):
+    done = run_plan(DEMO, tmp_path / "out", env={"MOROCCO_DATA": str(tmp_path / "nowhere")})
+    assert done.returncode == 2 and "nowhere" in done.stderr and "Traceback" not in done.stderr
