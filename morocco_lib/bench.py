@@ -120,7 +120,6 @@ def _run_once(
 ) -> dict[str, Any]:
     """Run the program once and return the facts of `run.json`; the streams are written as they come."""
     argv = program.with_batch(batch_size)
-    handle = runner.start(argv, limits)
     lines = stdout_bytes = stderr_bytes = 0
     ended_line = True
     expected = len(load)
@@ -130,6 +129,7 @@ def _run_once(
         (folder / "stderr.log").open("wb") as stderr,
         open_samples(folder / "samples.jsonl") as samples,
     ):
+        handle = runner.start(argv, limits)  # after the files: one that cannot be opened must not leave it running
         origin_ns = handle.started_ns
         sampler = Sampler(reader_for(handle), samples, origin_ns)
         sampler.start()

@@ -142,7 +142,7 @@ def bench(args) -> int:
 def run(args) -> int:
     from morocco_lib import pipeline
 
-    return pipeline.main(args)
+    return pipeline.main(args, say, show)
 
 
 def report(args) -> int:

@@ -93,7 +93,7 @@ def read_run(folder: Path) -> Run:
 def stream_segment(run: Run) -> Segment | Reason:
     """Return the run's stream of answers from the first arrival on, or why there is none to speak of."""
     if len(run.arrivals) < MIN_ARRIVALS:
-        return Reason.NO_STREAM
+        return Reason.ANSWERS_HELD_BACK if _many_came_late(run) else Reason.NO_STREAM
     first_s, last_s = run.arrivals[0][0], run.arrivals[-1][0]
     seconds, first_lines = last_s - first_s, run.arrivals[0][1]
     if seconds < MIN_STREAM_S and run.ready_s is None:
@@ -108,6 +108,14 @@ def stream_segment(run: Run) -> Segment | Reason:
         if unexplained_s > 0.5 * seconds:
             return Reason.ANSWERS_HELD_BACK
     return Segment(records, seconds, _parts(run.arrivals))
+
+
+def _many_came_late(run: Run) -> bool:
+    # Enough batches for a stream, and yet half of the time from readiness on had passed before anything was printed.
+    if run.ready_s is None or run.lines < MIN_ARRIVALS * run.facts["batch_size"]:
+        return False
+    first_s, last_s = run.arrivals[0][0], run.arrivals[-1][0]
+    return first_s - run.ready_s > 0.5 * (last_s - run.ready_s)
 
 
 def ready_segment(run: Run) -> Segment | Reason:
@@ -138,7 +146,7 @@ def speed(runs: Sequence[Run]) -> tuple[dict[str, Any], list[Reason]]:
 
     All runs use one method: the stream, else readiness to last answer, else none.
     """
-    notes = []
+    notes, why = [], []
     for method, segment_of in (("stream", stream_segment), ("ready", ready_segment)):
         segments = [segment_of(run) for run in runs]
         reasons = [s for s in segments if isinstance(s, Reason)]
@@ -154,7 +162,8 @@ def speed(runs: Sequence[Run]) -> tuple[dict[str, Any], list[Reason]]:
             return {**estimate.__dict__, "method": method, "scope": scope}, notes
         if Reason.ANSWERS_HELD_BACK in reasons:
             notes.append(Reason.ANSWERS_HELD_BACK)
-    return {"value": None, "reason": reasons[0]}, notes
+        why.append(reasons[0])
+    return {"value": None, "reason": why[0]}, notes
 
 
 def init_s(run: Run) -> float | Reason:

@@ -292,10 +292,9 @@ def plan_folder(plan: params.PlanParams, root: Path, out: Path | None, fresh: bo
     return root / "outputs" / f"{plan.name}{stamp}"
 
 
-def main(args) -> int:
-    """Run the verb `run`."""
+def main(args, say, show) -> int:
+    """Run the verb `run`; talk goes to `say`, a result for machines to `show`."""
     from morocco_lib import verify
-    from morocco_lib.cli import say, show
 
     plan = params.load_plan(args.plan)
     root = params.find_root(args.plan.resolve().parent) or params.project_root()

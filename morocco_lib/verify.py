@@ -123,9 +123,10 @@ def _eval(folder: Path) -> tuple[int, list[str]]:
 
 
 def _report(folder: Path) -> tuple[int, list[str]]:
-    from morocco_lib.report import tables
+    from morocco_lib.report import build, tables
 
-    rows = tables.collect(folder.parent)
+    plan_dir = (folder / steps.read_json(folder / build.RESULT)["plan_dir"]).resolve()
+    rows = tables.collect(plan_dir)
     wrong = (
         []
         if (folder / tables.CSV).read_text(encoding="utf-8") == tables.to_csv(rows)

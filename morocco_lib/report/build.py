@@ -1,5 +1,6 @@
 """The page: one file that loads nothing, with its table as CSV and every executed notebook beside it."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from morocco_lib.errors import UsageError
 from morocco_lib.report import figures, tables, words
 from morocco_lib.validity import MEANING
 
-PAGE = "report.html"
+PAGE, RESULT = "report.html", "report.json"
 _FORMS = {
     "score": words.score_text,
     "speed": words.speed_text,
@@ -28,7 +29,7 @@ def inputs_of(plan_dir: Path) -> dict[str, Path]:
 
 
 def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[str, Any]:
-    """Write report.html, table.csv and notebooks/ into `folder`.
+    """Write report.html, report.json, table.csv and notebooks/ into `folder`.
 
     Args:
         plan_dir: Folder of step folders.
@@ -77,6 +78,7 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
         host=host,
     )
     steps.write_text(folder / PAGE, text)
+    steps.write_json(folder / RESULT, {"schema": 1, "plan_dir": os.path.relpath(plan_dir, folder), "rows": len(rows)})
     return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
 
 
