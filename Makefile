@@ -32,7 +32,7 @@ lint: setup
 lab: setup  ## JupyterLab for you alone: loopback address, with its token
 	@echo "from your own machine: ssh -N -L 127.0.0.1:$(LAB_PORT):127.0.0.1:$(LAB_PORT) $$(id -un)@$$(hostname)"
 	@echo "then open the address with the token that is printed below"
-	umask 077; $(RUN) jupyter lab --no-browser --ip=127.0.0.1 --port=$(LAB_PORT) --ServerApp.port_retries=0 --ServerApp.root_dir=.
+	umask 077; $(RUN) jupyter lab --no-browser --ip=127.0.0.1 --port=$(LAB_PORT) --ServerApp.port_retries=0 --ServerApp.root_dir=. $$([ "$$(id -u)" != 0 ] || echo --allow-root)
 
 lock:  ## after a change of pyproject.toml
 	$(RUN) uv pip compile pyproject.toml --extra infer --extra kit --extra dev --universal --python-version 3.11 \

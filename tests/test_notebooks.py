@@ -101,9 +101,13 @@ def test_run_all_from_the_notebooks_folder_with_untouched_defaults_works(project
     for name in NAMES:
         copy = project / "notebooks" / f"{name}.ipynb"
         argv = [sys.executable, "-m", "jupyter", "execute", "--inplace", str(copy), "--kernel_name=python3"]
-        done = subprocess.run(argv, cwd=project / "notebooks", capture_output=True, text=True, timeout=300, env=os.environ)
+        done = subprocess.run(
+            argv, cwd=project / "notebooks", capture_output=True, text=True, timeout=300, env=os.environ
+        )
         assert done.returncode == 0, done.stderr
-        assert "VALID" in "".join(str(c.outputs) for c in nbformat.read(copy, as_version=4).cells if c.cell_type == "code")
+        assert "VALID" in "".join(
+            str(c.outputs) for c in nbformat.read(copy, as_version=4).cells if c.cell_type == "code"
+        )
     folders = {folder.name.split("-")[0] for folder, _ in steps.find_steps(project / "outputs")}
     assert folders == {"synthetic", "train", "bench", "eval", "report"}
     assert all(status["state"] == "done" for _, status in steps.find_steps(project / "outputs"))
@@ -112,7 +116,9 @@ def test_run_all_from_the_notebooks_folder_with_untouched_defaults_works(project
 @pytest.mark.slow
 def test_running_a_notebook_again_sets_the_earlier_result_aside(project, tmp_path):
     for number in (1, 2):
-        done = papermill(project, "notebooks/train.ipynb", tmp_path / f"{number}.ipynb", "-f", "params/models/majority.yaml")
+        done = papermill(
+            project, "notebooks/train.ipynb", tmp_path / f"{number}.ipynb", "-f", "params/models/majority.yaml"
+        )
         assert done.returncode == 0, done.stderr
     names = sorted(f.name for f in (project / "outputs/interactive/majority/terra").iterdir())
     assert len(names) == 2 and names[1] == f"{names[0]}.1"

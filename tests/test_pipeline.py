@@ -23,12 +23,18 @@ DEMO = ROOT / "params/plans/demo.yaml"
 def run_plan(plan, out, *options, env=None, **kwargs):
     argv = [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(out), *options]
     clean = {k: v for k, v in os.environ.items() if k != "MOROCCO_DATA"}
-    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300, env=clean | (env or {}), **kwargs)
+    return subprocess.run(
+        argv, cwd=ROOT, capture_output=True, text=True, timeout=300, env=clean | (env or {}), **kwargs
+    )
 
 
 def verify(folder):
     done = subprocess.run(
-        [sys.executable, "-m", "morocco_lib", "verify", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "morocco_lib", "verify", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     return done.returncode, done.stdout
 
@@ -89,7 +95,13 @@ def test_a_second_run_repeats_nothing(demo):
 def test_synthetic_records_are_called_synthetic_wherever_they_show(demo):
     folder, summary = demo
     assert all(row["origin"] == "synthetic" for row in summary["rows"])
-    assert "ynthetic" in (folder / "report-x").with_name(next(p.name for p in folder.glob("report-*"))).joinpath("report.html").read_text()
+    assert (
+        "ynthetic"
+        in (folder / "report-x")
+        .with_name(next(p.name for p in folder.glob("report-*")))
+        .joinpath("report.html")
+        .read_text()
+    )
     for name in ("train", "bench", "eval"):
         (page,) = (folder / "tfidf/terra").glob(f"{name}-*/notebook.html")
         assert "synthetic" in page.read_text()
@@ -124,12 +136,20 @@ class References(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.scripts += tag == "script"
-        self.found += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action", "xlink:href") and value]
+        self.found += [
+            value
+            for name, value in attributes
+            if name in ("src", "href", "srcset", "data", "action", "xlink:href") and value
+        ]
 
 
 def test_pages_load_nothing_from_outside_and_the_report_is_small(demo):
     folder, _ = demo
-    pages = [*folder.rglob("notebook.html"), *folder.glob("report-*/report.html"), *folder.glob("report-*/notebooks/*.html")]
+    pages = [
+        *folder.rglob("notebook.html"),
+        *folder.glob("report-*/report.html"),
+        *folder.glob("report-*/notebooks/*.html"),
+    ]
     assert len(pages) >= 7 + 1 + 6
     for page in pages:
         text = page.read_text()
@@ -248,7 +268,10 @@ def test_one_failing_cell_does_not_stop_the_others(tmp_path, synthetic_data):
     shutil.copytree(synthetic_data / "TERRa", broken)
     (broken / "bad.jsonl").write_text('{"premise": "a"\n')
     plan = small_plan(
-        tmp_path, models=["majority", "tfidf"], data_dir=str(broken.parent), overrides=[{"model": "majority", "files": {"train": "TERRa/bad.jsonl"}}]
+        tmp_path,
+        models=["majority", "tfidf"],
+        data_dir=str(broken.parent),
+        overrides=[{"model": "majority", "files": {"train": "TERRa/bad.jsonl"}}],
     )
     done = run_plan(plan, tmp_path / "out", "--json")
     summary = json.loads(done.stdout)
