@@ -7,11 +7,13 @@ derive(...)    runs/NN/ -> bench.json: checked, scored, estimated, judged; can b
 import json
 import os
 import shlex
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from morocco_lib import data, estimate, steps, workload
 from morocco_lib.doctor import host_facts
@@ -26,6 +28,7 @@ from morocco_lib.workload import Workload
 
 RESULT = "bench.json"
 FLIP_SHARE = 0.001  # of repeated answers; above it the result carries FLIPS
+BLOCK_BYTES = 64 * 1024  # what is fed at a time
 STDERR_KEPT_BYTES = 10 * 2**20
 
 
@@ -91,38 +94,53 @@ def measure(
     """
     if batch_size < 1 or repeats < 1:
         raise UsageError(f"batch size {batch_size}, {repeats} repeats", rule="both are at least 1")
-    description = {
-        **load.describe(),
-        "source": {"path": str(source), "sha256": steps.sha256_file(source), "origin": data.origin(source)},
-    }
-    made = []
-    for number in range(1, repeats + 1):
-        run_folder = folder / "runs" / f"{number:02d}"
-        partial = run_folder.with_name(f".{run_folder.name}.partial")
-        try:
-            partial.mkdir(parents=True)
-            steps.write_json(partial / "workload.json", description)
-            facts = _run_once(program, load, runner, limits, partial, batch_size)
-            facts = {"schema": 1, "purpose": purpose, "run": number, "task": task.name, "model": program.model, **facts}
-            steps.write_json(partial / "run.json", facts)
-            partial.rename(run_folder)
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"cannot write {run_folder}: {error.strerror}", remedy="free or choose another disk"
-            ) from None
-        made.append(run_folder)
-        progress(f"run {number} of {repeats}: {facts['lines']} answers, {facts['phases']['exit_s']:.2f} s")
-    return made
+    try:
+        # The stream lies in a nameless file: made before the clock starts, flat in memory, gone with us.
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            description = {
+                **load.describe(stream),
+                "source": {"path": str(source), "sha256": steps.sha256_file(source), "origin": data.origin(source)},
+            }
+            made = []
+            for number in range(1, repeats + 1):
+                run_folder = folder / "runs" / f"{number:02d}"
+                unfinished = run_folder.with_name(f".{run_folder.name}.partial")
+                unfinished.mkdir(parents=True)
+                steps.write_json(unfinished / "workload.json", description)
+                facts = _run_once(program, stream, len(load), runner, limits, unfinished, batch_size)
+                facts = {
+                    "schema": 1,
+                    "purpose": purpose,
+                    "run": number,
+                    "task": task.name,
+                    "model": program.model,
+                } | facts
+                steps.write_json(unfinished / "run.json", facts)
+                unfinished.rename(run_folder)
+                made.append(run_folder)
+                progress(f"run {number} of {repeats}: {facts['lines']} answers, {facts['phases']['exit_s']:.2f} s")
+            return made
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk; finished runs are kept"
+        ) from None
 
 
 def _run_once(
-    program: Program, load: Workload, runner: Runner, limits: Limits, folder: Path, batch_size: int
+    program: Program,
+    stream: BinaryIO,
+    expected: int,
+    runner: Runner,
+    limits: Limits,
+    folder: Path,
+    batch_size: int,
 ) -> dict[str, Any]:
     """Run the program once and return the facts of `run.json`; the streams are written as they come."""
     argv = program.with_batch(batch_size)
+    stream.seek(0)
+    blocks = iter(partial(stream.read, BLOCK_BYTES), b"")
     lines = stdout_bytes = stderr_bytes = 0
     ended_line = True
-    expected = len(load)
     with (
         (folder / "answers.jsonl").open("wb") as answers,
         (folder / "chunks.jsonl").open("w") as chunks,
@@ -157,7 +175,7 @@ def _run_once(
                 sampler.mark("ready")
 
         try:
-            seen = converse(handle, load.blocks(), limits, on_stdout, on_stderr, on_event)
+            seen = converse(handle, blocks, limits, on_stdout, on_stderr, on_event)
         finally:
             sampling = sampler.stop()
         end = seen.exit

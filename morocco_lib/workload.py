@@ -1,17 +1,16 @@
 """Records + size + seed -> the stream to feed, the map back, the length histogram. Pure: no file, no clock."""
 
+import hashlib
 import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Idx, Prediction, Task
 from morocco_lib.tasks.records import Record
-
-BLOCK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -66,34 +65,35 @@ class Workload(Mapping):
         for position in range(len(self.order)):
             yield json.dumps(self._fed(position), ensure_ascii=False).encode() + b"\n"
 
-    def blocks(self) -> Iterator[bytes]:
-        """Yield the stream in blocks of about 64 KiB; only one is in memory at a time."""
-        block = bytearray()
-        for line in self.lines():
-            block += line
-            if len(block) >= BLOCK_BYTES:
-                yield bytes(block)
-                block.clear()
-        if block:
-            yield bytes(block)
-
     def restore(self, prediction: Prediction) -> tuple[int, Prediction]:
         """Return (place of the record in `records`, the prediction with that record's own idx)."""
         place = self.order[self.position(prediction["idx"])]
         return place, self.task.restore(prediction, self.records[place])
 
-    def describe(self) -> dict[str, Any]:
-        """Return what `workload.json` holds: enough to map answers back and to score them without the data files."""
+    def describe(self, out: BinaryIO | None = None) -> dict[str, Any]:
+        """Return what `workload.json` holds: enough to map answers back and to score them without the data files.
+
+        Args:
+            out: Gets the stream on the way. What is fed is made before the clock starts, so that a fast program
+                is not held up by the making.
+        """
         gold = [self.task.gold(record) for record in self.records]
-        line_bytes = [len(line) for line in self.lines()]
-        lengths = Counter((n - 1).bit_length() for n in line_bytes)
+        lengths: Counter[int] = Counter()
+        digest, total = hashlib.sha256(), 0
+        for line in self.lines():
+            lengths[(len(line) - 1).bit_length()] += 1
+            digest.update(line)
+            total += len(line)
+            if out:
+                out.write(line)
         return {
             "schema": 1,
             "task": self.task.name,
             "size": len(self.order),
             "distinct": len(set(self.order)),
             "seed": self.seed,
-            "bytes": sum(line_bytes),
+            "bytes": total,
+            "sha256": digest.hexdigest(),
             "line_bytes_histogram": [
                 {"from": 1 << (k - 1) if k else 0, "below": 1 << k, "lines": n} for k, n in sorted(lengths.items())
             ],

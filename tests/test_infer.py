@@ -19,6 +19,8 @@ from morocco_lib.tasks import get_task
 
 TERRA = get_task("terra")
 ROOT = Path(__file__).resolve().parents[1]
+# Without what would flush for the program.
+ENV = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(ROOT)}
 READY = 'morocco: {"event": "ready"}'
 
 
@@ -44,7 +46,7 @@ class Program:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "morocco_lib", "infer", *map(str, args)],
             **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=ENV,
         )
         self.seen = b""
 

@@ -108,6 +108,16 @@ def test_decisions_of_a_batch_equal_sklearn(pair):
     same_decisions(*pair, list(ODD.values()))
 
 
+def test_decisions_equal_sklearn_where_odd_texts_are_the_vocabulary():
+    records = [
+        {"premise": text, "hypothesis": "", "idx": i, "label": TERRA.labels[i % 2]}
+        for i, text in enumerate(ODD.values())
+    ]
+    ours, theirs = model_class("tfidf").fit(TERRA, records, 1), reference(TERRA, records)
+    assert {"straße", "театр_открыли"} <= ours.vocabulary.keys()
+    same_decisions(ours, theirs, [*ODD.values(), "strasse", "STRASSE straße STRAẞE", "i̇stanbul istanbul İSTANBUL"])
+
+
 WORDS = st.one_of(
     st.text(max_size=12), st.sampled_from(["театр", "ТЕАТР", "не", "цены", "команда", "в", "10", "İ", "ẞ", "\u0301"])
 )

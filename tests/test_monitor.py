@@ -224,7 +224,9 @@ def test_what_a_killed_run_left_running_is_ended_by_the_next_one():
     dead = subprocess.Popen([*PYTHON, "-c", "pass"])
     dead.wait()
     group = RunCgroup.create()
-    folders = [path.rename(path.with_name(f"{PREFIX}{dead.pid}-1")) for path in dict.fromkeys((group.memory, group.cpu))]
+    folders = [
+        path.rename(path.with_name(f"{PREFIX}{dead.pid}-1")) for path in dict.fromkeys((group.memory, group.cpu))
+    ]
     group.close()
     orphan = subprocess.Popen(["sleep", "600"])
     for folder in folders:
@@ -327,8 +329,8 @@ def gaps_s(samples) -> list[float]:
 def test_samples_come_at_the_period_asked_for():
     report, samples, _ = sample_for(0.6, Scripted())
     assert report["period_asked_s"] == 0.02
-    assert report["period_median_s"] == pytest.approx(0.02, rel=0.1)
-    assert 25 <= report["samples"] <= 31 and len(samples) == report["samples"]
+    assert report["period_median_s"] == pytest.approx(0.02, rel=0.2)
+    assert 22 <= report["samples"] <= 32 and len(samples) == report["samples"]
 
 
 def test_what_the_sampler_says_of_itself_is_what_it_wrote():
@@ -337,7 +339,7 @@ def test_what_the_sampler_says_of_itself_is_what_it_wrote():
     assert report["samples"] == len(gaps) + 1 == len(samples) - 1  # a mark is no sample of the steady rate
     assert report["period_median_s"] == pytest.approx(gaps[len(gaps) // 2])
     assert report["longest_gap_s"] == pytest.approx(gaps[-1])
-    assert gaps[len(gaps) // 2] <= report["period_p95_s"] <= gaps[-1]
+    assert report["period_p95_s"] == pytest.approx(gaps[int(len(gaps) * 0.95)])
     assert (report["source"], report["high_water_bytes"]) == ("scripted", 7)
     assert 0 < report["cpu_s"] < 0.4
 
@@ -345,7 +347,7 @@ def test_what_the_sampler_says_of_itself_is_what_it_wrote():
 def test_a_gap_is_told_and_not_made_up_for():
     report, samples, _ = sample_for(0.8, Scripted({8: lambda: time.sleep(0.3) or True}))
     assert 0.3 <= report["longest_gap_s"] < 0.5
-    assert report["period_median_s"] == pytest.approx(0.02, rel=0.15)
+    assert report["period_median_s"] == pytest.approx(0.02, rel=0.2)
     assert report["samples"] <= 0.8 / 0.02 - 0.25 / 0.02
     assert sum(gap < 0.01 for gap in gaps_s(samples)) <= 2  # no burst afterwards
 

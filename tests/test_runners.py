@@ -1,5 +1,6 @@
 """The process runner and the conversation with a program: fed, heard, timed, ended, and nothing left behind."""
 
+import io
 import json
 import os
 import signal
@@ -37,7 +38,7 @@ class Heard:
         limits = limits or Limits(timeout_s=20)
         begin = time.monotonic()
         self.handle = way.start(argv, limits)
-        sampler = Sampler(reader_for(self.handle), open(os.devnull, "w"), 0) if watched else None
+        sampler = Sampler(reader_for(self.handle), io.StringIO(), 0) if watched else None
         if sampler:
             sampler.start()
         self.seen = converse(

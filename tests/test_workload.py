@@ -1,5 +1,7 @@
 """Workloads: which records are fed in which order, and the way back to the records they came from."""
 
+import hashlib
+import io
 import itertools
 import json
 import tracemalloc
@@ -141,10 +143,12 @@ def test_check_holds_answers_against_the_stream():
 
 
 @given(count=st.integers(1, 9), size=st.integers(1, 400))
-def test_blocks_are_the_lines(count, size):
-    load = workload.build(TERRA, make_records(count), size, 0)
-    assert b"".join(load.blocks()) == b"".join(load.lines())
-    assert all(block.endswith(b"\n") for block in load.blocks())
+def test_describing_writes_the_stream(count, size):
+    load, out = workload.build(TERRA, make_records(count), size, 0), io.BytesIO()
+    description = load.describe(out)
+    assert out.getvalue() == b"".join(load.lines())
+    assert description == load.describe()
+    assert description["sha256"] == hashlib.sha256(out.getvalue()).hexdigest()
 
 
 def test_lines_are_json_lines_in_utf8_ended_by_line_feeds_alone():
@@ -154,16 +158,12 @@ def test_lines_are_json_lines_in_utf8_ended_by_line_feeds_alone():
     assert b"\r" not in raw and "Премисса".encode() in raw and "\u2028".encode() in raw
 
 
-def test_200000_records_are_fed_one_block_at_a_time():
+def test_200000_records_are_made_one_line_at_a_time():
     load = workload.build(TERRA, make_records(300), 200_000, 0)
     tracemalloc.start()
     try:
-        total, largest = 0, 0
-        for block in itertools.islice(load.blocks(), 100):
-            total, largest = total + len(block), max(largest, len(block))
+        total = sum(map(len, itertools.islice(load.lines(), 20_000)))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert total > 100 * workload.BLOCK_BYTES and largest < 2 * workload.BLOCK_BYTES
-    assert peak < 8 * workload.BLOCK_BYTES
-    assert sum(len(block) for block in load.blocks()) == sum(map(len, load.lines()))
+    assert total > 2_000_000 and peak < 500_000

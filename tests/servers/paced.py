@@ -14,9 +14,10 @@ import threading
 import time
 
 FAULTY = 3  # the position of the record that faults strike
-FAULTS = (
-    "missing duplicate unknown-idx wrong-idx label broken garbage exit-3 sigkill hang flip leave-child refuse-labels"
-).split()
+FAULTS = [
+    *("missing", "duplicate", "unknown-idx", "wrong-idx", "label", "broken", "garbage", "flip"),
+    *("exit-3", "sigkill", "hang", "leave-child", "refuse-labels"),
+]
 
 
 def parse_args() -> argparse.Namespace:
@@ -111,6 +112,7 @@ def main() -> int:
         time.sleep(3600)
     if args.fault == "leave-child" and os.fork() == 0:
         os.setsid()
+        os.closerange(0, 3)
         time.sleep(3600)
     return 3 if args.fault == "exit-3" else 0
 
