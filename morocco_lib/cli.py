@@ -21,6 +21,12 @@ def show(value) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
+def drop_stdout() -> None:
+    """Give up what is still to be written, or the interpreter complains when it flushes at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 # -- verbs ---------------------------------------------------------------------------------------------------------
 def doctor(args) -> int:
     from morocco_lib import doctor as room
@@ -365,7 +371,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"morocco: {error}")
         return error.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
+        drop_stdout()
         return 128 + 13
     except KeyboardInterrupt:
         say("morocco: interrupted; what was finished is kept")
@@ -382,6 +388,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.debug:
             raise
         say(f"morocco: {error}; the system refused this; mend what it names and run again")
+        drop_stdout()
         return 3
     except Exception as error:
         if args.debug:

@@ -3,10 +3,10 @@
 import difflib
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
 
 from morocco_lib.data import SYNTHETIC
 from morocco_lib.errors import UsageError
@@ -15,6 +15,9 @@ from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
 
 ROOT_MARKS = ("notebooks", "params", "pyproject.toml")
+
+
+Count = Annotated[StrictInt, Field(ge=1)]  # strict: YAML's `yes` and "32" are no counts
 
 
 class Strict(BaseModel):
@@ -58,7 +61,7 @@ class MachineParams(Strict):
     name: str = "local"
     runner: Literal["process"] = "process"
     timeout_s: float = Field(default=3600.0, gt=0)
-    memory_bytes: int | None = Field(default=None, gt=0)
+    memory_bytes: Count | None = None
 
     @property
     def limits(self) -> Limits:
@@ -73,7 +76,7 @@ class Common(Strict):
     machine: MachineParams = MachineParams()
     data_dir: str = SYNTHETIC
     out_dir: str = ""
-    seed: int = 1
+    seed: StrictInt = 1
 
 
 class TrainParams(Common):
@@ -85,9 +88,9 @@ class BenchParams(Common):
 
     weights_dir: str = ""
     command: str = ""
-    input_size: int = Field(default=2000, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-    repeats: int = Field(default=3, ge=1)
+    input_size: Count = 2000
+    batch_size: Count = 32
+    repeats: Count = 3
 
 
 class EvalParams(Common):
@@ -95,7 +98,7 @@ class EvalParams(Common):
 
     weights_dir: str = ""
     command: str = ""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: Count = 32
 
 
 class ReportParams(Strict):
@@ -112,9 +115,9 @@ CELL_STEPS = ("train", "bench", "eval")
 class PlanScalars(Strict):
     """What a plan sets for the notebooks, and an override changes for some cells."""
 
-    input_size: int = Field(default=2000, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-    repeats: int = Field(default=3, ge=1)
+    input_size: Count = 2000
+    batch_size: Count = 32
+    repeats: Count = 3
 
 
 class Override(Strict):
@@ -124,9 +127,9 @@ class Override(Strict):
     task: str | None = None
     files: dict[Literal["train", "val", "test"], str] | None = None
     split: Literal["val", "test", "train"] | None = None
-    input_size: int | None = Field(default=None, ge=1)
-    batch_size: int | None = Field(default=None, ge=1)
-    repeats: int | None = Field(default=None, ge=1)
+    input_size: Count | None = None
+    batch_size: Count | None = None
+    repeats: Count | None = None
 
 
 class PlanParams(PlanScalars):
@@ -138,7 +141,7 @@ class PlanParams(PlanScalars):
     steps: list[Literal["train", "bench", "eval", "report"]] = ["train", "bench", "eval", "report"]
     machine: str = "local"
     data_dir: str = SYNTHETIC
-    seed: int = 1
+    seed: StrictInt = 1
     overrides: list[Override] = []
 
     @field_validator("models", "tasks", "steps")

@@ -336,7 +336,8 @@ def main(args, say, show) -> int:
         print(f"- {line}")
     print(verify.table(findings))
     if result.page:
-        print(f"report: {os.path.relpath(result.page)}")
+        here = Path.cwd()
+        print(f"report: {result.page.relative_to(here) if result.page.is_relative_to(here) else result.page}")
     return code
 
 

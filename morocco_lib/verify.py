@@ -45,9 +45,7 @@ def _verify_step(folder: Path) -> Iterator[tuple[str, bool, str]]:
     path = folder / steps.STATUS
     try:
         status = steps.read_status(folder)
-        sealed = steps.seal(status)["seal"] == status.get("seal") and path.read_text(encoding="utf-8") == steps.dump(
-            status
-        )
+        sealed = steps.seal(status)["seal"] == status.get("seal") and path.read_bytes() == steps.dump(status).encode()
     except (MoroccoError, ValueError) as error:
         yield "status", False, f"{path}: {error}"
         return

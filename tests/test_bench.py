@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -331,6 +332,8 @@ def test_a_last_answer_without_line_feed_counts(benched, records, tmp_path):
     )
     found = benched(records, tmp_path / "out", [*PYTHON, "-c", code])
     assert found.code == 0 and found.facts()["lines"] == 40, found.talk
+    chunks = (tmp_path / "out/runs/01/chunks.jsonl").read_text().splitlines()
+    assert sum(json.loads(chunk)["lines"] for chunk in chunks) == 40
 
 
 def test_processes_left_behind_are_noted(benched, records, tmp_path):
@@ -450,6 +453,7 @@ def test_a_killed_bench_leaves_nothing_that_looks_finished(benched, records, tmp
     assert_refused(benched(records, out, server("paced")), "not empty")  # and it is not mixed with a new attempt
 
 
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv here: nothing ties the program to the bench")
 def test_a_killed_bench_takes_its_program_along(records, tmp_path):
     pid_file = tmp_path / "pid"
     killed = start(records, tmp_path / "out", tells_its_pid(pid_file))

@@ -157,6 +157,12 @@ def test_a_burst_of_a_long_run_is_no_stream():
     assert isinstance(stream_segment(make_run([(t - 99, n) for t, n in slow_burst])), Segment)
 
 
+def test_a_burst_of_a_short_run_is_no_stream():
+    quick_burst = [(0.5 + i / 600, 100) for i in range(10)]  # 15 ms after half a second
+    assert stream_segment(make_run(quick_burst)) is Reason.NO_STREAM
+    assert isinstance(stream_segment(make_run([(0.5 + i / 300, 100) for i in range(10)])), Segment)
+
+
 def test_a_burst_in_one_of_several_runs_takes_the_stream_from_all():
     runs = [make_run(steady(1000, 8), ready_s=INIT_S), make_run(burst(1000, 10), ready_s=INIT_S)]
     found, notes = speed(runs)

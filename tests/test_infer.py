@@ -211,6 +211,18 @@ def test_a_signal_ends_it_quietly_while_it_waits(fitted, val, number, fed):
         assert program.process.stdout.read() == b""
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_quietly_while_nobody_reads_its_answers(fitted, val, tmp_path, number):
+    (tmp_path / "much").write_text(as_lines(val * 20), encoding="utf-8")  # more answers than a pipe holds
+    with (tmp_path / "much").open("rb") as file, Program(fitted, stdin=file) as program:
+        program.wait_ready()
+        assert select.select([program.process.stdout], [], [], 20)[0]
+        time.sleep(0.3)
+        program.process.send_signal(number)
+        assert program.wait() == 128 + number
+        assert program.process.stderr.read() == b""
+
+
 def test_a_reader_that_goes_away_ends_it_quietly(fitted, val):
     with Program(fitted, "--batch-size", 2) as program:
         program.wait_ready()

@@ -390,10 +390,12 @@ def test_a_holder_of_the_pipes_that_cannot_be_found_does_not_hang_us(monkeypatch
 def test_wait_is_patient_only_as_long_as_asked_and_may_be_repeated(way):
     handle = way.start(server("family"), Limits())
     with pytest.raises(TimeoutError):
-        handle.wait(0.1)
+        handle.wait(0.3)
+    assert len(handle.pids()) >= 4
     handle.kill()
     end = handle.wait(5)
     assert end.signal == signal.SIGKILL and handle.wait(0) == end
+    assert end.left_pids == ()  # nothing outlived it: all were ended together
     handle.kill()  # its pid may be somebody else's: must do nothing, and not fail
     assert cgroups_of(os.getpid()) == []
     handle.close_stdin()

@@ -21,7 +21,10 @@ class Majority:
 
     @classmethod
     def from_state(cls, task: Task, values: dict, arrays: dict) -> "Majority":
-        return cls(task, values["answer"])
+        answer = values["answer"]
+        if answer.get("label") not in task.labels:
+            raise ValueError(f"answer {answer} is none of {task.title}")
+        return cls(task, answer)
 
     def answer(self, records: Sequence[Record]) -> list[Prediction]:
         return [self.task.restore(self._answer, record) for record in records]

@@ -14,7 +14,7 @@ from morocco_lib.tasks.records import Record, open_lines, parse_object, read_obj
 
 Prediction = dict[str, Any]
 Idx = int | str
-SHOWN_PROBLEMS = 20  # of each rule; all are counted
+SHOWN_PROBLEMS = 5  # of each rule; all are counted
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Problem:
 class Checked:
     """What `Task.check` found: the valid predictions by idx, and every problem.
 
-    `problems` holds at most 20 of each rule, `counts` counts them all.
+    `problems` holds the first five of each rule, `counts` counts them all.
     """
 
     expected: int

@@ -24,7 +24,7 @@ def stay(name: str) -> None:
     if args.leave == "pipes-closed":
         for fd in (0, 1, 2):
             os.close(fd)
-    time.sleep(600)
+    time.sleep(30)
     os._exit(0)
 
 
@@ -55,5 +55,5 @@ pids = dict(json.loads(line) for _, line in zip(names, os.fdopen(told), strict=F
 print(json.dumps({"main": os.getpid(), **pids}), flush=True)
 time.sleep(args.settle)
 if not args.leave:
-    time.sleep(600)
+    time.sleep(30)
 sys.exit(0)
