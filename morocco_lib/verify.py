@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import bench, evaluate, steps
+from morocco_lib import results, steps
 from morocco_lib.errors import MoroccoError, UsageError
 
 REL_TOLERANCE = 1e-9  # numbers rebuilt on another machine may differ in their last bits
@@ -109,14 +109,14 @@ def _compare(folder: Path, name: str, derived: Any) -> tuple[int, list[str]]:
 
 
 def _bench(folder: Path) -> tuple[int, list[str]]:
-    return _compare(folder, bench.RESULT, bench.derive(folder))
+    return _compare(folder, results.BENCH, results.derive(folder))
 
 
 def _eval(folder: Path) -> tuple[int, list[str]]:
-    text, result = evaluate.derive(folder)
-    count, wrong = _compare(folder, evaluate.RESULT, result)
-    if (folder / evaluate.PREDICTIONS).read_text(encoding="utf-8") != text:
-        wrong.append(f"{folder / evaluate.PREDICTIONS} does not follow from runs/01/answers.jsonl")
+    text, result = results.derive_eval(folder)
+    count, wrong = _compare(folder, results.SCORE, result)
+    if (folder / results.PREDICTIONS).read_text(encoding="utf-8") != text:
+        wrong.append(f"{folder / results.PREDICTIONS} does not follow from runs/01/answers.jsonl")
     return count, wrong
 
 

@@ -21,6 +21,7 @@ from morocco_lib.runners.contract import Limits, converse, parse_event
 from morocco_lib.runners.process import ProcessRunner
 
 MB = 10**6
+KIN = "deaf,grandchild,own-session"  # all that can be found without having been seen before
 
 
 @pytest.fixture(params=[True, False], ids=["cgroup", "proc"])
@@ -181,7 +182,7 @@ def test_a_failing_source_is_raised_and_ends_the_program(way):
         yield b"one\n"
         raise OSError(5, "Input/output error")
 
-    handle = way.start(server("family"), Limits())
+    handle = way.start(server("family", "--members", KIN), Limits())
     with pytest.raises(OSError, match="Input/output"):
         converse(handle, blocks(), Limits(timeout_s=20), lambda *_: None, lambda *_: None)
     assert not is_alive(handle.pid) and cgroups_of(os.getpid()) == []
@@ -191,7 +192,7 @@ def test_a_failing_listener_is_raised_and_ends_the_program(way):
     def full_disk(t_ns, block):
         raise OSError(28, "No space left on device")
 
-    handle = way.start(server("family"), Limits())
+    handle = way.start(server("family", "--members", KIN), Limits())
     with pytest.raises(OSError, match="No space"):
         converse(handle, [b"one\n"], Limits(timeout_s=20), full_disk, lambda *_: None)
     assert not is_alive(handle.pid) and cgroups_of(os.getpid()) == []
@@ -388,14 +389,16 @@ def test_a_holder_of_the_pipes_that_cannot_be_found_does_not_hang_us(monkeypatch
 
 
 def test_wait_is_patient_only_as_long_as_asked_and_may_be_repeated(way):
-    handle = way.start(server("family"), Limits())
+    handle = way.start(server("family", "--members", KIN), Limits())
     with pytest.raises(TimeoutError):
         handle.wait(0.3)
-    assert len(handle.pids()) >= 4
+    pids = handle.pids()
+    assert len(pids) >= 4
     handle.kill()
     end = handle.wait(5)
     assert end.signal == signal.SIGKILL and handle.wait(0) == end
     assert end.left_pids == ()  # nothing outlived it: all were ended together
+    assert_dead(pids)
     handle.kill()  # its pid may be somebody else's: must do nothing, and not fail
     assert cgroups_of(os.getpid()) == []
     handle.close_stdin()
