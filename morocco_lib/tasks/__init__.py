@@ -7,7 +7,7 @@ import pkgutil
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Task
 
-_SHARED = {"base", "records"}
+_SHARED = {"base", "records", "spans"}
 
 
 def task_names() -> list[str]:

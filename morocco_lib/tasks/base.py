@@ -39,14 +39,16 @@ class Problem:
 
 @dataclass
 class Checked:
-    """What `Task.check` found: the valid predictions by idx, and every problem.
+    """What `Task.check` found: the answers by idx, and every problem.
 
-    `problems` holds the first five of each rule, `counts` counts them all.
+    `predictions` holds None where a record was answered, but wrongly. `problems` holds the first five of each rule,
+    `counts` counts them all. `noncanonical` counts what was accepted though not spelt as a submission spells it.
     """
 
     expected: int
     read: int = 0
-    predictions: dict[Idx, Prediction] = field(default_factory=dict)
+    predictions: dict[Idx, Prediction | None] = field(default_factory=dict)
+    noncanonical: Counter = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
 
@@ -79,16 +81,28 @@ RULES = {
 }
 
 
+class AnswerError(ValueError):
+    """A prediction that does not answer its record: which rule, what was seen, what to do."""
+
+    def __init__(self, rule: str, seen: str, remedy: str):
+        super().__init__(seen)
+        self.rule, self.seen, self.remedy = rule, seen, remedy
+
+
 class Task(Protocol):
     """One benchmark task: its official files, its answers, its score.
 
     A *prediction* is the object a submission file holds for a record: its idx and the answer. `gold` gives the right
-    answer in the same form, so gold and predictions are scored, stored and compared alike.
+    answer in the same form (and may add what the score needs), so gold and predictions are stored and compared alike.
+    An *outline* is a record without its texts: what is needed to check answers and to map them back.
     """
 
     name: str  # short id: terra
     title: str  # official folder and submission file name: TERRa
-    metric_names: tuple[str, ...]  # names of what `score` returns; the task's value is their mean
+    metric_names: tuple[str, ...]  # names of what `score` returns that make the task's value: their mean
+    labels: tuple  # the answers there are; empty where an answer is free text
+    files: dict[str, str]  # split -> official file name, where that is not <split>.jsonl
+    weights_of: str  # the task whose records its models are trained on; its own name but for diagnostics
 
     def read(self, path: Path) -> list[Record]:
         """Read and validate one official file; raises UsageError naming file, line and rule."""
@@ -96,14 +110,20 @@ class Task(Protocol):
     def validate(self, record: Record) -> None:
         """Raise ValueError if a record is not one of this task."""
 
+    def key(self, record: Record) -> Idx:
+        """Return the idx an answer to the record carries."""
+
     def strip_labels(self, record: Record) -> Record:
         """Return the record without anything that gives the answer away, at every depth."""
 
+    def outline(self, record: Record) -> Record:
+        """Return the record without its texts and labels; `reindex`, `restore`, `key` and `check` work on it alike."""
+
     def reindex(self, record: Record, position: int) -> Record:
-        """Return the record with idx `position`, in the type the task's idx has."""
+        """Return the record with idx `position`, in the type the task's idx has, at every depth."""
 
     def restore(self, prediction: Prediction, record: Record) -> Prediction:
-        """Return a prediction made for a reindexed record with the idx of the original record."""
+        """Return a prediction made for a reindexed record with every idx of the original record."""
 
     def gold(self, record: Record) -> Prediction | None:
         """Return the right answer in submission form, None for a record without label."""
@@ -115,7 +135,7 @@ class Task(Protocol):
         """Return the line of a submission, without line end."""
 
     def check(self, lines: Iterable[bytes], records: Mapping[Idx, Record], file: str) -> Checked:
-        """Hold predictions against the records they answer; never raises for bad predictions."""
+        """Hold predictions against the records (or outlines) they answer; never raises for bad predictions."""
 
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
         """Return the task's metrics; both sequences are in the same order."""
@@ -123,11 +143,24 @@ class Task(Protocol):
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
         """Return the 95 % interval of the task's value over records drawn anew."""
 
-    def majority(self, gold: Sequence[Prediction]) -> Prediction:
-        """Return the answer (without idx) that would score best if given to every record."""
+    def majority(self, gold: Sequence[Prediction]) -> dict[str, Any]:
+        """Return what always giving the most frequent answer needs to know, as JSON: {"label": ...}, or {}."""
+
+    def constant(self, state: dict[str, Any], record: Record) -> Prediction:
+        """Return the answer of `majority` to a record or an outline."""
 
     def bag_text(self, record: Record) -> str:
         """Return the text a bag-of-words model reads, as the original's TF-IDF baseline joins it."""
+
+
+class RankTask(Task, Protocol):
+    """A task whose TF-IDF baseline compares texts of one record instead of classifying it."""
+
+    def groups(self, record: Record) -> list[tuple[str, list[str]]]:
+        """Return (context, options) for each thing asked: the more an option is like its context, the better."""
+
+    def pick(self, record: Record, ranking: list[list[int]]) -> Prediction:
+        """Return the prediction for options ranked best first, one ranking a group."""
 
 
 def task_value(task: Task, scores: Mapping[str, float]) -> float:
@@ -135,15 +168,21 @@ def task_value(task: Task, scores: Mapping[str, float]) -> float:
     return sum(scores[name] for name in task.metric_names) / len(task.metric_names)
 
 
-class LabelTask:
-    """What tasks with one label and one integer idx a record share."""
+class BaseTask:
+    """Reading files and checking answers, the same for every task."""
 
     name: ClassVar[str]
     title: ClassVar[str]
-    labels: ClassVar[tuple[str, ...]]
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
+    labels: ClassVar[tuple] = ()
+    files: ClassVar[dict[str, str]] = {}
     fields: ClassVar[dict[str, type]]  # what a record must have, apart from idx and label
     hidden: ClassVar[tuple[str, ...]] = ("label",)  # keys that give the answer away
-    metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
+    idx_type: ClassVar[type] = int
+
+    @property
+    def weights_of(self) -> str:
+        return self.name
 
     def read(self, path: Path) -> list[Record]:
         records, first_line = [], {}
@@ -152,7 +191,7 @@ class LabelTask:
                 self.validate(record)
             except ValueError as error:
                 raise UsageError(f"{path}, line {number}: {error}", remedy=f"give a {self.title} file") from None
-            idx = record["idx"]
+            idx = self.key(record)
             if idx in first_line:
                 raise UsageError(
                     f"{path}, line {number}: idx {idx!r} stood in line {first_line[idx]} already",
@@ -167,85 +206,142 @@ class LabelTask:
     def validate(self, record: Record) -> None:
         for key, kind in self.fields.items():
             if type(record.get(key)) is not kind:
-                raise ValueError(
-                    f"{key!r} is {_shown(record, key)}; "
-                    f"a {self.title} record has {', '.join(self.fields)} ({kind.__name__}) and idx (int)"
-                )
-        if type(record.get("idx")) is not int:
-            raise ValueError(f"'idx' is {_shown(record, 'idx')}; a {self.title} record has an integer idx")
-        if "label" in record and record["label"] not in self.labels:
-            raise ValueError(f"'label' is {_shown(record, 'label')}; labels: {', '.join(self.labels)}")
+                kinds = ", ".join(f"{k} ({t.__name__})" for k, t in self.fields.items())
+                raise ValueError(f"{key!r} is {shown(record, key)}; a {self.title} record has {kinds} and idx")
+        if type(record.get("idx")) is not self.idx_type:
+            raise ValueError(f"'idx' is {shown(record, 'idx')}; a {self.title} idx is {self.idx_type.__name__}")
+
+    def key(self, record: Record) -> Idx:
+        return record["idx"]
 
     def strip_labels(self, record: Record) -> Record:
         return {key: value for key, value in record.items() if key not in self.hidden}
 
+    def outline(self, record: Record) -> Record:
+        return {"idx": record["idx"]}
+
     def reindex(self, record: Record, position: int) -> Record:
-        return {**record, "idx": position}
+        return {**record, "idx": self.idx_type(position)}
 
     def restore(self, prediction: Prediction, record: Record) -> Prediction:
-        return {**prediction, "idx": record["idx"]}
-
-    def gold(self, record: Record) -> Prediction | None:
-        return {"idx": record["idx"], "label": record["label"]} if "label" in record else None
+        return {**prediction, "idx": self.key(record)}
 
     def parse(self, line: bytes) -> Prediction:
         return parse_object(line)
 
-    def format(self, prediction: Prediction) -> str:
-        return json.dumps({"idx": prediction["idx"], "label": prediction["label"]}, ensure_ascii=False)
+    def read_idx(self, prediction: Prediction, checked: Checked) -> Idx:
+        """Return the idx of a prediction; raises AnswerError if it is of no accepted type."""
+        if type(prediction.get("idx")) is not self.idx_type:
+            raise AnswerError("idx", f"idx is {shown(prediction, 'idx')}", "echo the record's idx as it came")
+        return prediction["idx"]
+
+    def read_answer(self, prediction: Prediction, record: Record, checked: Checked) -> Prediction:
+        """Return the prediction as a submission spells it; raises AnswerError if it does not answer the record."""
+        raise TypeError(f"{type(self).__name__} does not read answers")
 
     def check(self, lines: Iterable[bytes], records: Mapping[Idx, Record], file: str) -> Checked:
         checked = Checked(expected=len(records))
         for number, line in split_lines(lines):
             checked.read += 1
-
-            def problem(rule, seen, remedy, idx=None, number=number):
-                checked.add(Problem(file, number, idx, rule, seen, remedy))
-
+            idx = None
             try:
                 prediction = self.parse(line)
             except ValueError as error:
-                problem("broken-line", f"{error}: {line[:60]!r}", "print one JSON object a record and nothing else")
+                seen = f"{error}: {line[:60]!r}"
+                remedy = "print one JSON object a record and nothing else"
+                checked.add(Problem(file, number, None, "broken-line", seen, remedy))
                 continue
-            idx = prediction.get("idx")
-            if type(idx) is not int:
-                problem("idx", f"idx is {_shown(prediction, 'idx')}", "echo the record's idx as it came")
-            elif idx not in records:
-                problem("unknown-idx", "no record has this idx", "predict the records that were given", idx)
-            elif idx in checked.predictions:
-                problem("duplicate-idx", "answered before", "print one line a record", idx)
-            elif type(prediction.get("label")) is not str or prediction["label"] not in self.labels:
-                problem("label", f"label is {_shown(prediction, 'label')}", f"use one of {', '.join(self.labels)}", idx)
-                checked.predictions[idx] = None  # answered, though wrongly: not missing as well
-            else:
-                checked.predictions[idx] = {"idx": idx, "label": prediction["label"]}
+            try:
+                found = self.read_idx(prediction, checked)
+                idx = found
+                if idx not in records:
+                    raise AnswerError("unknown-idx", "no record has this idx", "predict the records that were given")
+                if idx in checked.predictions:
+                    raise AnswerError("duplicate-idx", "answered before", "print one line a record")
+                checked.predictions[idx] = None  # answered, if wrongly: not missing as well
+                checked.predictions[idx] = self.read_answer(prediction, records[idx], checked)
+            except AnswerError as error:
+                checked.add(Problem(file, number, idx, error.rule, error.seen, error.remedy))
         for idx in records:
             if idx not in checked.predictions:
                 checked.add(Problem(file, None, idx, "missing-idx", "no prediction", "predict every record"))
         return checked
 
+
+class LabelTask(BaseTask):
+    """What tasks with one label a record share.
+
+    `labels` are spelt as in a submission; `spellings` are other published ones, as JSON text -> label. In records the
+    label may stand in any of them.
+    """
+
+    spellings: ClassVar[dict[str, Any]] = {}
+
+    def label_of(self, value: Any) -> Any:
+        """Return the label a JSON value spells; raises KeyError for none."""
+        for label in self.labels:
+            if type(value) is type(label) and value == label:
+                return label
+        return self.spellings[json.dumps(value, ensure_ascii=False)]
+
+    def validate(self, record: Record) -> None:
+        super().validate(record)
+        if "label" in record:
+            try:
+                self.label_of(record["label"])
+            except (KeyError, TypeError):
+                raise ValueError(f"'label' is {shown(record, 'label')}; labels: {self._labels_text()}") from None
+
+    def _labels_text(self) -> str:
+        return ", ".join(json.dumps(label, ensure_ascii=False) for label in self.labels)
+
+    def gold(self, record: Record) -> Prediction | None:
+        return {"idx": record["idx"], "label": self.label_of(record["label"])} if "label" in record else None
+
+    def format(self, prediction: Prediction) -> str:
+        return json.dumps({"idx": prediction["idx"], "label": prediction["label"]}, ensure_ascii=False)
+
+    def read_answer(self, prediction: Prediction, record: Record, checked: Checked) -> Prediction:
+        value = prediction.get("label")
+        try:
+            label = self.label_of(value)
+        except KeyError:
+            seen = f"label is {shown(prediction, 'label')}"
+            raise AnswerError("label", seen, f"use one of {self._labels_text()}") from None
+        checked.noncanonical["label"] += type(value) is not type(label) or value != label
+        return {"idx": self.key(record), "label": label}
+
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-        return {"accuracy": metrics.accuracy([g["label"] for g in gold], [p["label"] for p in predictions])}
+        return {self.metric_names[0]: metrics.accuracy(*self.columns(gold, predictions))}
+
+    @staticmethod
+    def columns(gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[list, list]:
+        """Return (right labels, given labels)."""
+        return [g["label"] for g in gold], [p["label"] for p in predictions]
 
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
         right = sum(g["label"] == p["label"] for g, p in zip(gold, predictions, strict=True))
         return metrics.wilson_interval(right, len(gold))
 
-    def majority(self, gold: Sequence[Prediction]) -> Prediction:
+    def majority(self, gold: Sequence[Prediction]) -> dict[str, Any]:
         counts = Counter(g["label"] for g in gold)
         return {"label": max(self.labels, key=lambda label: counts[label])}
+
+    def constant(self, state: dict[str, Any], record: Record) -> Prediction:
+        return {"idx": self.key(record), "label": state["label"]}
 
 
 def check_file(task: Task, path: Path, records: Sequence[Record]) -> Checked:
     """Check a file of predictions against its records; raises UsageError if it cannot be read."""
     try:
         with open_lines(Path(path)) as lines:
-            return task.check(lines, {record["idx"]: record for record in records}, str(path))
+            return task.check(lines, {task.key(record): record for record in records}, str(path))
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"cannot read {path}: {error}", remedy="give the path of a JSONL file") from None
 
 
-def _shown(record: Mapping, key: str) -> str:
+def shown(record: Mapping, key: str) -> str:
+    """Return a value as a message shows it: its JSON, cut, and its type."""
     if key not in record:
         return "absent"
     return f"{json.dumps(record[key], ensure_ascii=False)[:60]} ({type(record[key]).__name__})"

@@ -1,0 +1,40 @@
+"""RUSSE: is a marked word used in the same sense in two sentences?
+
+Offset conventions differ between splits: in train and val `end` is usually one too many and may lie beyond the
+sentence, in test it is the place of the last letter. `word_spans` finds the word that covers `start` whatever `end`
+says. Sentences of test hold no-break spaces. Source: Russian SuperGLUE v1.1, train 19845, val 8505, test 18892 records.
+"""
+
+from typing import ClassVar
+
+from morocco_lib.tasks.base import LabelTask
+from morocco_lib.tasks.danetqa import TRUE_FALSE
+from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.spans import Span, is_form_of, word_at
+
+
+class RUSSE(LabelTask):
+    name = "russe"
+    title = "RUSSE"
+    labels = ("false", "true")
+    spellings: ClassVar[dict] = TRUE_FALSE
+    hidden = ("label", "gold_sense1", "gold_sense2")
+    fields: ClassVar[dict[str, type]] = {
+        "word": str, "sentence1": str, "sentence2": str, "start1": int, "end1": int, "start2": int, "end2": int,
+    }  # fmt: skip
+
+    def bag_text(self, record: Record) -> str:
+        return " ".join((record["sentence1"], record["sentence2"], record["word"]))
+
+    def word_spans(self, record: Record) -> tuple[Span | None, Span | None]:
+        """Return the places of the marked word in both sentences, None where no word stands there or it is no form of it."""
+        found = []
+        for number in "12":
+            sentence = record[f"sentence{number}"]
+            span = word_at(sentence, record[f"start{number}"])
+            ok = span and is_form_of(sentence[span.start : span.end], record["word"])
+            found.append(span if ok else None)
+        return tuple(found)
+
+
+TASK = RUSSE()
