@@ -1,7 +1,6 @@
 """Runs a plan: each step of each model and task in a fresh kernel through papermill, and what is done stays done."""
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -16,6 +15,7 @@ from morocco_lib import data, errors, params, steps
 from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.notebook import identity, inputs_of, key_of
 from morocco_lib.report import build, tables
+from morocco_lib.runners.process import tie
 
 DATA_VARIABLE = "MOROCCO_DATA"  # read here and nowhere else, and injected as data_dir
 TO_DO, KEPT, DONE, FAILED, SKIPPED = "to do", "kept", "done", "failed", "skipped"
@@ -254,13 +254,11 @@ def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Pat
     log = target.with_name("kernel.log")
 
     # A kernel that outlives us would go on writing into a folder that the next run has set aside.
-    tied = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
-
     class Kernel(AsyncKernelManager):
         # What a kernel says of itself, its death throes too, belongs beside its notebook and not on our terminal.
         async def _async_launch_kernel(self, kernel_cmd, **options):
             with log.open("ab") as stderr:
-                await super()._async_launch_kernel([*tied, *kernel_cmd], **options, stderr=stderr)
+                await super()._async_launch_kernel([*tie(), *kernel_cmd], **options, stderr=stderr)
 
         _launch_kernel = _async_launch_kernel
 

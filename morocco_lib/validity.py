@@ -8,7 +8,6 @@ class Reason(StrEnum):
     """Why a run is invalid, what to mind about a valid one, or why a number could not be had."""
 
     # the program
-    NO_COMMAND = "NO_COMMAND"
     NON_ZERO_EXIT = "NON_ZERO_EXIT"
     KILLED = "KILLED"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
@@ -37,7 +36,6 @@ class Reason(StrEnum):
 
 
 MEANING = {
-    Reason.NO_COMMAND: "the program could not be started",
     Reason.NON_ZERO_EXIT: "the program ended with an exit code other than 0",
     Reason.KILLED: "a signal ended the program",
     Reason.OUT_OF_MEMORY: "the kernel killed a process of the run for want of memory",

@@ -1,6 +1,7 @@
 """Runs a program as a bare process: no isolation, but the same clock, feeding and accounting as a container."""
 
 import fcntl
+import functools
 import os
 import select
 import selectors
@@ -23,9 +24,6 @@ from morocco_lib.runners.contract import Exit, Limits
 READ_BYTES = 1 << 20
 DRAIN_S = 2.0  # how long output may still come after the program ended, from children that hold its pipes
 FIRST_READ_POLL_S = 0.002
-
-# Ends the program when we are killed; what it leaves behind is swept with its cgroup at the next start.
-TIED = ("setpriv", "--pdeathsig", "KILL", "--")
 
 # Enters the run's cgroups, then becomes the program: same pid, and not a byte of it is charged elsewhere.
 _ENTER = 'while [ "$1" != -- ]; do echo $$ > "$1" || exit 126; shift; done; shift; exec "$@"'
@@ -51,7 +49,7 @@ class ProcessRunner:
             UsageError: there is no such program.
             EnvironmentFailure: a memory limit was asked for and no cgroup can be made to enforce it.
         """
-        program = find_program(argv[0], self.cwd)
+        words = [*tie(), find_program(argv[0], self.cwd), *argv[1:]]
         started_ns = time.monotonic_ns()
         group = RunCgroup.create() if self.use_cgroup else None
         try:
@@ -63,7 +61,6 @@ class ProcessRunner:
                     )
                 group.limit_memory(limits.memory_bytes)
             enter = [str(f) for f in group.procs_files] if group else []
-            words = [*TIED, program, *argv[1:]] if shutil.which(TIED[0]) else [program, *argv[1:]]
             command = ["/bin/sh", "-c", _ENTER, "sh", *enter, "--", *words] if group else words
             process = subprocess.Popen(
                 command,
@@ -85,6 +82,20 @@ class ProcessRunner:
                 group.remove()
             raise
         return ProcessHandle(process, group, started_ns)
+
+
+@functools.cache
+def tie() -> tuple[str, ...]:
+    """Return the words before a program's own that end it when we are killed; none where `setpriv` cannot do that.
+
+    Limits: its children are not tied; they are swept with its cgroup at the next start.
+    """
+    words = ("setpriv", "--pdeathsig", "KILL", "--")
+    try:
+        done = subprocess.run([*words, "true"], capture_output=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return words if done.returncode == 0 else ()
 
 
 def find_program(name: str, cwd: Path | None = None) -> str:
