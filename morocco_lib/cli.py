@@ -54,7 +54,7 @@ def train(args) -> int:
     from morocco_lib import data, params, steps, train
     from morocco_lib.tasks import get_task
 
-    task = get_task(args.task)
+    task = get_task(get_task(args.task).weights_of)
     model = params.load_model(args.model)
     path = data.find_split(args.data, task, "train")
     plan = train.Plan(model.name, model.kind, task.name, path, args.seed)

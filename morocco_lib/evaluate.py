@@ -22,7 +22,7 @@ def answers(task: Task, source: Path, folder: Path):
     def shown(prediction):
         return None if prediction is None else prediction.get("label", task.format(prediction))
 
-    columns = {"right": [shown(task.gold(r)) for r in records], "given": [shown(given[r["idx"]]) for r in records]}
+    columns = {"right": [shown(task.gold(r)) for r in records], "given": [shown(given[task.key(r)]) for r in records]}
     return pandas.DataFrame([task.strip_labels(r) for r in records]).set_index("idx").assign(**columns)
 
 

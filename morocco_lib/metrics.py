@@ -56,6 +56,8 @@ def binary_f1(gold: Sequence, predictions: Sequence, positive) -> float:
 
 def mcc(gold: Sequence, predictions: Sequence) -> float:
     """Return Matthews' correlation, 0 where one side has a single class."""
+    if len(set(gold)) < 2 or len(set(predictions)) < 2:
+        return 0.0  # what scikit-learn returns, less its warning
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(gold, predictions))

@@ -31,14 +31,16 @@ def inputs_of(step: str, p: Any, root: Path) -> dict[str, Path]:
         UsageError: a file is not there.
     """
     task, data_dir = get_task(p.task.name), resolve(p.data_dir, root)
+    trained = get_task(task.weights_of)  # LiDiRus is answered by what was trained on TERRa
+    files = p.task.files if trained is task else None
     if step == "train":
-        return {"train": data.find_split(data_dir, task, "train", p.task.files)}
+        return {"train": data.find_split(data_dir, trained, "train", files)}
     inputs = {"records": data.find_split(data_dir, task, p.task.split, p.task.files)}
     if p.command:
         return inputs
     if p.weights_dir:
         return inputs | {f"weights/{path.name}": path for path in weights.files(resolve(p.weights_dir, root))}
-    return inputs | {"train": data.find_split(data_dir, task, "train", p.task.files)}
+    return inputs | {"train": data.find_split(data_dir, trained, "train", files)}
 
 
 def key_of(step: str, p: Any, inputs: dict[str, Path]) -> str:

@@ -16,6 +16,7 @@ from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.notebook import identity, inputs_of, key_of
 from morocco_lib.report import build, tables
 from morocco_lib.runners.process import tie
+from morocco_lib.tasks import get_task
 
 DATA_VARIABLE = "MOROCCO_DATA"  # read here and nowhere else, and injected as data_dir
 TO_DO, KEPT, DONE, FAILED, SKIPPED = "to do", "kept", "done", "failed", "skipped"
@@ -66,7 +67,8 @@ class PlanRun:
         self.data_dir = data_dir or plan.data_dir
         self.machine = params.load_machine(plan.machine, root)
         self.models = {name: params.load_model(name, root) for name in plan.models}
-        self.tasks = {name: params.load_task(name, root) for name in plan.tasks}
+        trained = {get_task(name).weights_of for name in plan.tasks}  # LiDiRus is answered by what TERRa trained
+        self.tasks = {name: params.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}
 
     def cells(self) -> Iterator[tuple[str, str]]:
         """Yield (model, task) in the order of the plan, task by task."""
@@ -108,7 +110,7 @@ class PlanRun:
     def prepare(self) -> None:
         """Make synthetic records if the plan wants them, and turn the data folder into one that can be read."""
         if self.data_dir == data.SYNTHETIC:
-            self.data_dir = self._path(data.synthetic_step(self.plan_dir, list(self.plan.tasks), self.plan.seed))
+            self.data_dir = self._path(data.synthetic_step(self.plan_dir, list(self.tasks), self.plan.seed))
         elif not (folder := params.resolve(self.data_dir, self.root)).is_dir():
             raise UsageError(
                 f"no data folder {folder}",
@@ -152,6 +154,8 @@ class PlanRun:
         return result
 
     def _cell(self, step: str, model: str, task: str, weights_dir: str):
+        if step == "train":
+            task = get_task(task).weights_of
         p = self.parameters(step, model, task, weights_dir)
         inputs = inputs_of(step, p, self.root)
         folder, key = self.folder_of(step, p, inputs)

@@ -63,21 +63,21 @@ def read_answers(folder: Path) -> tuple[Task, Workload, Answers]:
 
 def score(task: Task, load: Workload, first: dict[int, Prediction]) -> dict[str, Any]:
     """Return the score of the first answers to the distinct records: value, interval, metrics, and the majority beside it."""
-    pairs = [(task.gold(load.records[place]), prediction) for place, prediction in sorted(first.items())]
-    if not pairs or any(gold is None for gold, _ in pairs):
+    if not first or load.gold is None:
         return {"value": None, "reason": Reason.NO_GOLD}
-    gold, predictions = zip(*pairs, strict=True)
+    places, predictions = zip(*sorted(first.items()), strict=True)
+    gold = [load.gold[place] for place in places]
     metrics = task.score(gold, predictions)
     interval = task.interval(gold, predictions)
     frequent = task.majority(gold)
-    constant = [task.restore(frequent, g) for g in gold]
+    constant = [task.constant(frequent, load.records[place]) for place in places]
     return {
         "value": task_value(task, metrics),
         "low": interval.low,
         "high": interval.high,
         "interval": interval.method,
         "metrics": metrics,
-        "n": len(pairs),
+        "n": len(places),
         "majority": {**frequent, "value": task_value(task, task.score(gold, constant))},
     }
 

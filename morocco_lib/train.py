@@ -34,7 +34,7 @@ def fit(plan: Plan, folder: Path) -> dict[str, Any]:
     Raises:
         UsageError: the records cannot be read or have no labels.
     """
-    task = get_task(plan.task)
+    task = get_task(get_task(plan.task).weights_of)
     began, cpu_began = time.monotonic(), time.process_time()
     records = task.read(plan.path)
     unlabelled = sum(task.gold(record) is None for record in records)
@@ -44,6 +44,7 @@ def fit(plan: Plan, folder: Path) -> dict[str, Any]:
             rule="training needs labels",
             remedy="give the train split",
         )
+    labels = Counter(label for record in records for label in task.labels_in(task.gold(record)))
     model = model_class(plan.kind).fit(task, records, plan.seed)
     origin = {"origin": data.origin(plan.path), "sha256": steps.sha256_file(plan.path), "records": len(records)}
     weights.save(model, task, folder / "weights", name=plan.model, trained_on=origin)
@@ -51,10 +52,10 @@ def fit(plan: Plan, folder: Path) -> dict[str, Any]:
         "schema": 1,
         "model": plan.model,
         "kind": plan.kind,
-        "task": plan.task,
+        "task": task.name,
         "seed": plan.seed,
         "data": {**origin, "path": str(plan.path)},
-        "labels": dict(sorted(Counter(str(task.gold(record).get("label")) for record in records).items())),
+        "labels": {str(label): labels[label] for label in task.labels},
         "wall_s": time.monotonic() - began,
         "cpu_s": time.process_time() - cpu_began,
         "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

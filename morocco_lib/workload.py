@@ -24,18 +24,20 @@ class Workload(Mapping):
         records: Distinct records, labelled or not.
         order: For each position of the stream the place of its record in `records`.
         seed: What the order was drawn with; None if the records are in their own order.
+        gold: The right answers to `records` where these are outlines; None: not known, or in the records.
     """
 
     task: Task
     records: Sequence[Record]
     order: tuple[int, ...]
     seed: int | None
+    gold: Sequence[Prediction] | None = None
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Idx]:
-        return (self._fed(position)["idx"] for position in range(len(self.order)))
+        return (self.task.key(self.task.reindex(self.records[k], p)) for p, k in enumerate(self.order))
 
     def __getitem__(self, idx: Idx) -> Record:
         position = self.position(idx)
@@ -97,8 +99,8 @@ class Workload(Mapping):
             "line_bytes_histogram": [
                 {"from": 1 << (k - 1) if k else 0, "below": 1 << k, "lines": n} for k, n in sorted(lengths.items())
             ],
-            "idx": [record["idx"] for record in self.records],
-            "gold": gold if all(gold) else None,
+            "records": [self.task.outline(record) for record in self.records],
+            "gold": gold if None not in gold else None,
             "order": list(self.order),
         }
 
@@ -125,6 +127,6 @@ def in_order(task: Task, records: Sequence[Record]) -> Workload:
 
 
 def from_description(task: Task, description: Mapping[str, Any]) -> Workload:
-    """Return the workload a `workload.json` describes; its records hold idx and label only, so it maps back but cannot be fed."""
-    gold = description["gold"] or [{"idx": idx} for idx in description["idx"]]
-    return Workload(task, gold, tuple(description["order"]), description["seed"])
+    """Return the workload a `workload.json` describes: of outlines, so it maps back and is checked but cannot be fed."""
+    order, gold = tuple(description["order"]), description["gold"]
+    return Workload(task, description["records"], order, description["seed"], gold)

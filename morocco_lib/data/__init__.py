@@ -27,7 +27,8 @@ def find_split(data_dir: Path, task: Task, split: str, files: dict[str, str] | N
     if files and split in files:
         places = [data_dir / files[split]]
     else:
-        names = [f"{split}.jsonl", f"{split}.jsonl.gz"]
+        name = task.files.get(split, f"{split}.jsonl")
+        names = [name, f"{name}.gz"]
         places = [data_dir / task.title / n for n in names] + [data_dir / n for n in names]
     for place in places:
         if place.is_file():

@@ -22,9 +22,9 @@ class Majority:
     @classmethod
     def from_state(cls, task: Task, values: dict, arrays: dict) -> "Majority":
         answer = values["answer"]
-        if answer.get("label") not in task.labels:
+        if task.labels and answer.get("label") not in task.labels:
             raise ValueError(f"answer {answer} is none of {task.title}")
         return cls(task, answer)
 
     def answer(self, records: Sequence[Record]) -> list[Prediction]:
-        return [self.task.restore(self._answer, record) for record in records]
+        return [self.task.constant(self._answer, record) for record in records]

@@ -22,28 +22,30 @@ class Tfidf:
     """A fitted model.
 
     Args:
-        labels: The classes, in the order of `coef`'s rows (two classes: one row, positive for the second).
         vocabulary: Term -> column.
         idf: Shape (terms,).
-        coef: Shape (classes or 1, terms).
-        intercept: Shape (classes or 1,).
+        labels: The classes, in the order of `coef`'s rows (two classes: one row, positive for the second); empty for
+            tasks that compare texts of one record, which need no classifier.
+        coef: Shape (classes or 1, terms), None without classes.
+        intercept: Shape (classes or 1,), None without classes.
     """
 
     kind = "tfidf"
 
-    def __init__(self, task: Task, labels: list[str], vocabulary: dict[str, int], idf, coef, intercept):
-        if idf.shape != (len(vocabulary),) or coef.shape != (len(intercept), len(vocabulary)):
-            raise ValueError(
-                f"{len(vocabulary)} terms, but idf {idf.shape}, coef {coef.shape}, intercept {intercept.shape}"
-            )
-        if len(intercept) != (1 if len(labels) == 2 else len(labels)) or not set(labels) <= set(task.labels):
-            raise ValueError(f"labels {labels} do not fit {task.title} or the arrays")
-        self.task, self.labels, self.vocabulary = task, labels, vocabulary
-        self.idf, self.coef, self.intercept = idf, coef, intercept
+    def __init__(self, task: Task, vocabulary: dict[str, int], idf, labels: list, coef=None, intercept=None):
+        if idf.shape != (len(vocabulary),):
+            raise ValueError(f"{len(vocabulary)} terms, but idf {idf.shape}")
+        if bool(labels) == compares(task) or not set(labels) <= set(task.labels):
+            raise ValueError(f"labels {labels} do not fit {task.title}")
+        rows = 1 if len(labels) == 2 else len(labels)
+        if labels and (coef.shape != (rows, len(vocabulary)) or intercept.shape != (rows,)):
+            raise ValueError(f"{len(labels)} labels, but coef {coef.shape}, intercept {intercept.shape}")
+        self.task, self.vocabulary, self.idf = task, vocabulary, idf
+        self.labels, self.coef, self.intercept = labels, coef, intercept
 
     @classmethod
     def fit(cls, task: Task, records: Sequence[Record], seed: int) -> "Tfidf":
-        """Fit vectoriser and classifier on labelled records; deterministic, so the seed changes nothing.
+        """Fit vectoriser and, where the task has classes, classifier; deterministic, so the seed changes nothing.
 
         Raises:
             UsageError: nothing can be learnt from these records.
@@ -51,10 +53,11 @@ class Tfidf:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
 
-        labels = [task.gold(record)["label"] for record in records]
         vectorizer, classifier = TfidfVectorizer(), LogisticRegression(random_state=seed)
         try:
-            classifier.fit(vectorizer.fit_transform([task.bag_text(record) for record in records]), labels)
+            matrix = vectorizer.fit_transform([task.bag_text(record) for record in records])
+            if not compares(task):
+                classifier.fit(matrix, [task.gold(record)["label"] for record in records])
         except ValueError as error:  # one label only, or no term in any text
             raise UsageError(
                 f"tfidf cannot be fitted: {error}",
@@ -62,25 +65,25 @@ class Tfidf:
                 remedy="give the whole train split",
             ) from None
         vocabulary = {term: int(column) for term, column in sorted(vectorizer.vocabulary_.items())}
-        return cls(
-            task, classifier.classes_.tolist(), vocabulary, vectorizer.idf_, classifier.coef_, classifier.intercept_
-        )
+        if compares(task):
+            return cls(task, vocabulary, vectorizer.idf_, [])
+        classes = classifier.classes_.tolist()
+        return cls(task, vocabulary, vectorizer.idf_, classes, classifier.coef_, classifier.intercept_)
 
     def state(self) -> tuple[dict, dict]:
         terms = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
-        return {"labels": self.labels, "terms": terms}, {
-            "idf": self.idf,
-            "coef": self.coef,
-            "intercept": self.intercept,
-        }
+        arrays = {"idf": self.idf, "coef": self.coef, "intercept": self.intercept}
+        return {"labels": self.labels, "terms": terms}, {k: v for k, v in arrays.items() if v is not None}
 
     @classmethod
     def from_state(cls, task: Task, values: dict, arrays: dict) -> "Tfidf":
         vocabulary = {term: column for column, term in enumerate(values["terms"])}
-        return cls(task, values["labels"], vocabulary, arrays["idf"], arrays["coef"], arrays["intercept"])
+        labels = values["labels"]
+        classifier = (arrays["coef"], arrays["intercept"]) if labels else ()
+        return cls(task, vocabulary, arrays["idf"], labels, *classifier)
 
-    def decision(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the decision values, shape (texts, classes or 1), equal to scikit-learn's to 1e-9."""
+    def vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (row, column, value) of the texts' vectors, each of length 1, or 0 without a known term."""
         columns, counts, sizes = [], [], []
         known = self.vocabulary
         for text in texts:
@@ -89,15 +92,41 @@ class Tfidf:
             counts.extend(terms.values())
             sizes.append(len(terms))
         column, row = np.array(columns, dtype=np.intp), np.repeat(np.arange(len(texts)), sizes)
-        weight = np.array(counts, dtype=float) * self.idf[column]
-        length = np.sqrt(np.bincount(row, weight * weight, minlength=len(texts)))
-        length[length == 0] = 1.0  # no known term: the vector is zero, and so is its product
-        products = [np.bincount(row, weight * coef[column], minlength=len(texts)) for coef in self.coef]
-        return np.stack(products, axis=1) / length[:, None] + self.intercept
+        value = np.array(counts, dtype=float) * self.idf[column]
+        length = np.sqrt(np.bincount(row, value * value, minlength=len(texts)))
+        return row, column, value / length[row]
+
+    def decision(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the decision values, shape (texts, classes or 1), equal to scikit-learn's to 1e-9."""
+        row, column, value = self.vectors(texts)
+        products = [np.bincount(row, value * coef[column], minlength=len(texts)) for coef in self.coef]
+        return np.stack(products, axis=1) + self.intercept
+
+    def similarities(self, context: str, options: Sequence[str]) -> np.ndarray:
+        """Return the cosine of every option's vector with the context's, shape (options,)."""
+        row, column, value = self.vectors([context, *options])
+        of_context = row == 0
+        dense = np.zeros(len(self.vocabulary))
+        dense[column[of_context]] = value[of_context]
+        return np.bincount(row, value * dense[column], minlength=len(options) + 1)[1:]
 
     def answer(self, records: Sequence[Record]) -> list[Prediction]:
+        if compares(self.task):
+            return [self._compare(record) for record in records]
         values = self.decision([self.task.bag_text(record) for record in records])
         best = (values[:, 0] > 0).astype(int) if len(self.labels) == 2 else values.argmax(axis=1)
         return [
-            {"idx": record["idx"], "label": self.labels[k]} for record, k in zip(records, best.tolist(), strict=True)
+            {"idx": self.task.key(record), "label": self.labels[k]}
+            for record, k in zip(records, best.tolist(), strict=True)
         ]
+
+    def _compare(self, record: Record) -> Prediction:
+        # A stable order: of equally similar options the first wins, as in the original.
+        groups = self.task.groups(record)
+        rankings = [np.argsort(-self.similarities(*group), kind="stable").tolist() for group in groups]
+        return self.task.pick(record, rankings)
+
+
+def compares(task: Task) -> bool:
+    """Tell whether the task compares texts of one record (tasks.base.RankTask) instead of classifying it."""
+    return hasattr(task, "groups")

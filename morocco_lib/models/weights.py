@@ -80,11 +80,11 @@ def load(folder: Path, task_name: str | None = None) -> tuple[Model, Task]:
     """
     folder = locate(folder)
     description = describe(folder)
-    if task_name and task_name != description["task"]:
+    task = get_task(task_name or description["task"])
+    if task.weights_of != description["task"]:
         raise UsageError(
-            f"{folder} answers {description['task']}, not {task_name}", remedy=f"train one for {task_name}"
+            f"{folder} answers {description['task']}, not {task.name}", remedy=f"train one for {task.weights_of}"
         )
-    task = get_task(description["task"])
     arrays = {}
     try:
         if (folder / ARRAYS).exists():

@@ -128,6 +128,9 @@ class Task(Protocol):
     def gold(self, record: Record) -> Prediction | None:
         """Return the right answer in submission form, None for a record without label."""
 
+    def labels_in(self, answer: Prediction) -> list:
+        """Return the labels a prediction or gold gives, one for each thing asked; empty for free text."""
+
     def parse(self, line: bytes) -> Prediction:
         """Parse one line of a submission; raises ValueError."""
 
@@ -235,6 +238,10 @@ class BaseTask:
             raise AnswerError("idx", f"idx is {shown(prediction, 'idx')}", "echo the record's idx as it came")
         return prediction["idx"]
 
+    def majority(self, gold: Sequence[Prediction]) -> dict[str, Any]:
+        counts = Counter(label for g in gold for label in self.labels_in(g))
+        return {"label": max(self.labels, key=lambda label: counts[label])}
+
     def read_answer(self, prediction: Prediction, record: Record, checked: Checked) -> Prediction:
         """Return the prediction as a submission spells it; raises AnswerError if it does not answer the record."""
         raise TypeError(f"{type(self).__name__} does not read answers")
@@ -323,9 +330,8 @@ class LabelTask(BaseTask):
         right = sum(g["label"] == p["label"] for g, p in zip(gold, predictions, strict=True))
         return metrics.wilson_interval(right, len(gold))
 
-    def majority(self, gold: Sequence[Prediction]) -> dict[str, Any]:
-        counts = Counter(g["label"] for g in gold)
-        return {"label": max(self.labels, key=lambda label: counts[label])}
+    def labels_in(self, answer: Prediction) -> list:
+        return [answer["label"]]
 
     def constant(self, state: dict[str, Any], record: Record) -> Prediction:
         return {"idx": self.key(record), "label": state["label"]}

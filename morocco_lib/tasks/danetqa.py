@@ -17,6 +17,7 @@ class DaNetQA(LabelTask):
     title = "DaNetQA"
     labels = ("false", "true")
     spellings: ClassVar[dict] = TRUE_FALSE
+    sizes: ClassVar[dict[str, int]] = {"train": 1749, "val": 821, "test": 805}
     fields: ClassVar[dict[str, type]] = {"question": str, "passage": str}
 
     def bag_text(self, record: Record) -> str:

@@ -21,6 +21,7 @@ class MuSeRC(BaseTask):
     name = "muserc"
     title = "MuSeRC"
     labels = (0, 1)
+    sizes: ClassVar[dict[str, int]] = {"train": 500, "val": 100, "test": 322}
     fields: ClassVar[dict[str, type]] = {"passage": dict}
     metric_names = ("ans_f1", "em")
 
@@ -138,9 +139,8 @@ class MuSeRC(BaseTask):
 
         return metrics.bootstrap_interval(self.statistics(gold, predictions), value)
 
-    def majority(self, gold: Sequence[Prediction]) -> dict[str, Any]:
-        counts = Counter(a["label"] for g in gold for a in _answers(g))
-        return {"label": max(self.labels, key=lambda label: counts[label])}
+    def labels_in(self, answer: Prediction) -> list:
+        return [a["label"] for a in _answers(answer)]
 
     def constant(self, state: dict[str, Any], record: Record) -> Prediction:
         return _nested(record, lambda answer: {"idx": answer["idx"], "label": state["label"]})

@@ -16,6 +16,7 @@ class PARus(LabelTask):
     name = "parus"
     title = "PARus"
     labels = (0, 1)
+    sizes: ClassVar[dict[str, int]] = {"train": 400, "val": 100, "test": 500}
     fields: ClassVar[dict[str, type]] = {"premise": str, "choice1": str, "choice2": str, "question": str}
 
     def validate(self, record: Record) -> None:

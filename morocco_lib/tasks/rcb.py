@@ -16,6 +16,7 @@ class RCB(LabelTask):
     name = "rcb"
     title = "RCB"
     labels = ("entailment", "contradiction", "neutral")
+    sizes: ClassVar[dict[str, int]] = {"train": 438, "val": 220, "test": 438}
     fields: ClassVar[dict[str, type]] = {"premise": str, "hypothesis": str}
     metric_names = ("f1", "accuracy")
 

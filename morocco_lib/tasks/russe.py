@@ -19,6 +19,7 @@ class RUSSE(LabelTask):
     labels = ("false", "true")
     spellings: ClassVar[dict] = TRUE_FALSE
     hidden = ("label", "gold_sense1", "gold_sense2")
+    sizes: ClassVar[dict[str, int]] = {"train": 19845, "val": 8505, "test": 18892}
     fields: ClassVar[dict[str, type]] = {
         "word": str, "sentence1": str, "sentence2": str, "start1": int, "end1": int, "start2": int, "end2": int,
     }  # fmt: skip

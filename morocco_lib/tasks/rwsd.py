@@ -21,6 +21,7 @@ class RWSD(LabelTask):
     title = "RWSD"
     labels = ("False", "True")
     spellings: ClassVar[dict] = {"true": "True", "false": "False", '"true"': "True", '"false"': "False"}
+    sizes: ClassVar[dict[str, int]] = {"train": 606, "val": 204, "test": 154}
     fields: ClassVar[dict[str, type]] = {"text": str, "target": dict}
     metric_names = ("acc",)
 
