@@ -153,6 +153,15 @@ def test_official_val_accuracy_is_sklearns_and_below_the_most_frequent_label(rea
     assert bar == pytest.approx(0.5289, abs=5e-5) and accuracy < bar
 
 
+def test_three_labels_survive_being_saved(tmp_path, monkeypatch):
+    model = model_class("tfidf").fit(COLOURS, colour_records(300), 1)
+    monkeypatch.setattr(weights, "get_task", lambda name: COLOURS)
+    weights.save(model, COLOURS, tmp_path / "weights", name="tfidf", trained_on={})
+    again, _ = weights.load(tmp_path / "weights")
+    texts = [COLOURS.bag_text(r) for r in colour_records(50, seed=1)]
+    assert np.array_equal(again.decision(texts), model.decision(texts))
+
+
 def test_three_labels_are_answered_as_sklearn_does():
     records, others = colour_records(200), [r["text"] for r in colour_records(50, seed=1)] + ["", "нечто", "мак лес"]
     ours, theirs = model_class("tfidf").fit(COLOURS, records, 0), reference(COLOURS, records)

@@ -28,9 +28,11 @@ def save(model: Model, task: Task, folder: Path, *, name: str, trained_on: dict[
     }
     (folder / VALUES).write_text(json.dumps(description, ensure_ascii=False) + "\n", encoding="utf-8")
     if arrays:
+        import numpy as np
         from safetensors.numpy import save as to_bytes
 
-        (folder / ARRAYS).write_bytes(to_bytes(arrays))
+        # safetensors writes an array's memory as it lies; scikit-learn's coefficients of three classes lie by column.
+        (folder / ARRAYS).write_bytes(to_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
 
 
 def locate(folder: Path) -> Path:
