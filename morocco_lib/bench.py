@@ -95,7 +95,7 @@ def measure(
         with tempfile.TemporaryFile(dir=folder) as stream:
             description = {
                 **load.describe(stream),
-                "source": {"path": str(source), "sha256": steps.sha256_file(source), "origin": data.origin(source)},
+                "source": data.describe(source, load.task, len(load.records)),
             }
             made = []
             for number in range(1, repeats + 1):

@@ -1,173 +1,20 @@
 """The verbs. Results go to stdout, talk to stderr; exit 0 valid, 1 invalid, 2 wrong usage, 3 the environment failed."""
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
 import morocco_lib
-from morocco_lib.errors import MoroccoError, UsageError
-
-
-def say(text: str) -> None:
-    """Print talk."""
-    if sys.stderr is not None:  # closed: print would fall back to stdout
-        print(text, file=sys.stderr, flush=True)
-
-
-def show(value) -> None:
-    """Print a result as one JSON object."""
-    print(json.dumps(value, ensure_ascii=False))
+from morocco_lib import verbs as do
+from morocco_lib.errors import MoroccoError
+from morocco_lib.verbs import say
 
 
 def drop_stdout() -> None:
     """Give up what is still to be written, or the interpreter complains when it flushes at exit."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-# -- verbs ---------------------------------------------------------------------------------------------------------
-def doctor(args) -> int:
-    from morocco_lib import doctor as room
-    from morocco_lib.params import find_root
-
-    findings = room.examine(find_root(Path.cwd()))
-    print(room.as_json(findings) if args.json else room.table(findings))
-    return 0
-
-
-def synthetic(args) -> int:
-    from morocco_lib import data
-    from morocco_lib.tasks import task_names
-
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UsageError(
-            f"{args.out} is not an empty folder", rule="a result is never overwritten", remedy="give --out a new folder"
-        )
-    for path in data.make_synthetic(args.out, args.tasks or task_names(), args.seed):
-        print(path)
-    return 0
-
-
-def train(args) -> int:
-    from morocco_lib import data, params, steps, train
-    from morocco_lib.tasks import get_task
-
-    task = get_task(get_task(args.task).weights_of)
-    model = params.load_model(args.model)
-    path = data.find_split(args.data, task, "train")
-    plan = train.Plan(model.name, model.kind, task.name, path, args.seed)
-    with steps.Step.begin(
-        args.out,
-        "train",
-        model=model.name,
-        task=task.name,
-        parameters={"model": model.model_dump(), "seed": args.seed},
-        inputs={"train": path},
-    ):
-        result = train.fit(plan, args.out)
-    if args.json:
-        show(result)
-    else:
-        say(f"fitted {model.name} on {result['data']['records']} {task.title} records ({result['data']['origin']})")
-        print(args.out / "weights")
-    return 0
-
-
-def infer(args) -> int:
-    from morocco_lib.infer import main as run
-
-    return run(args.weights, args.task, args.batch_size)
-
-
-def evaluate(args) -> int:
-    from morocco_lib.tasks import get_task
-    from morocco_lib.tasks.base import check_file
-
-    task = get_task(args.task)
-    records = task.read(args.gold)
-    gold = [task.gold(record) for record in records]
-    if None in gold:
-        raise UsageError(
-            f"{gold.count(None)} of {len(gold)} records in {args.gold} have no label",
-            rule="a score needs gold labels",
-            remedy="give the labelled file",
-        )
-    checked = check_file(task, args.predictions, records)
-    if not checked.ok:
-        raise checked.error()
-    show(task.score(gold, [checked.predictions[g["idx"]] for g in gold]))
-    return 0
-
-
-def bench(args) -> int:
-    from morocco_lib import bench, steps
-    from morocco_lib.runners.contract import Limits
-    from morocco_lib.runners.process import ProcessRunner
-    from morocco_lib.tasks import get_task
-
-    task = get_task(args.task)
-    program = bench.command(args.command, args.model)
-    limits = Limits(args.timeout, args.memory)
-    several = len(args.batch_size) > 1
-    if several and args.out.exists() and any(args.out.iterdir()):
-        raise UsageError(
-            f"{args.out} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
-        )
-    task.read(args.data)  # before anything is written
-    worst = 0
-    for batch_size in args.batch_size:
-        folder = args.out / f"batch-{batch_size}" if several else args.out
-        parameters = {
-            "command": args.command,
-            "input_size": args.input_size,
-            "batch_size": batch_size,
-            "repeats": args.repeats,
-            "seed": args.seed,
-        }
-        with steps.Step.begin(
-            folder, "bench", model=program.model, task=task.name, parameters=parameters, inputs={"data": args.data}
-        ) as step:
-            result = bench.bench(
-                program, task, args.data, ProcessRunner(), limits, folder,
-                input_size=args.input_size, batch_size=batch_size, repeats=args.repeats, seed=args.seed, progress=say,
-            )  # fmt: skip
-            code = 0 if result["verdict"] == "VALID" else 1
-            step.finish(steps.DONE, code)
-        worst = max(worst, code)
-        if args.json:
-            show(result)
-        else:
-            from morocco_lib.report.words import bench_lines
-
-            print("\n".join(bench_lines(result)))
-    return worst
-
-
-def run(args) -> int:
-    from morocco_lib import pipeline
-
-    return pipeline.main(args, say, show)
-
-
-def report(args) -> int:
-    from morocco_lib.report import build
-
-    result = build.report_step(args.outputs, args.out)
-    print(result)
-    return 0
-
-
-def verify(args) -> int:
-    from morocco_lib import verify as room
-
-    findings = room.verify(args.outputs)
-    if args.json:
-        show(room.as_dict(findings))
-    else:
-        print(room.table(findings))
-    return 0 if all(f.ok for f in findings) else 1
 
 
 # -- the command line ----------------------------------------------------------------------------------------------
@@ -220,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = verb(
         "doctor",
-        doctor,
+        do.doctor,
         "what can be measured here, why not the rest, the remedy",
         "morocco doctor",
         "morocco doctor --json",
@@ -239,13 +86,13 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         epilog="try: morocco data synthetic --out records\n     morocco data synthetic terra --seed 2 --out records2",
     )  # fmt: skip
-    sub.set_defaults(handler=synthetic)
+    sub.set_defaults(handler=do.synthetic)
     sub.add_argument("tasks", nargs="*", metavar="TASK", help="default: all tasks")
     sub.add_argument("--seed", type=int, default=1)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
 
     sub = verb(
-        "train", train, "fit a model on a task's train split", "morocco train tfidf terra --data records --out fitted",
+        "train", do.train, "fit a model on a task's train split", "morocco train tfidf terra --data records --out fitted",
         "morocco train majority terra --data records --out fitted-majority --json",
     )  # fmt: skip
     sub.add_argument("model", metavar="MODEL", help="majority, tfidf, or a name in params/models")
@@ -258,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print train.json")
 
     sub = verb(
-        "infer", infer, "answer JSONL records on stdin with JSONL predictions on stdout",
+        "infer", do.infer, "answer JSONL records on stdin with JSONL predictions on stdout",
         "morocco infer fitted < records/TERRa/val.jsonl",
         "morocco infer fitted terra --batch-size 8 < records/TERRa/test.jsonl > preds.jsonl",
     )  # fmt: skip
@@ -269,15 +116,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     sub = verb(
-        "eval", evaluate, "score a file of predictions", "morocco eval terra preds.jsonl records/TERRa/val.jsonl",
+        "eval", do.evaluate, "score a file of predictions", "morocco eval terra preds.jsonl records/TERRa/val.jsonl",
         "morocco infer fitted < records/TERRa/val.jsonl | morocco eval terra /dev/stdin records/TERRa/val.jsonl",
     )  # fmt: skip
     sub.add_argument("task", metavar="TASK")
     sub.add_argument("predictions", type=Path, metavar="PREDS", help="JSONL, one prediction a record")
     sub.add_argument("gold", type=Path, metavar="GOLD", help="JSONL, the labelled records")
+    sub.add_argument(
+        "--original", action="store_true", help="the original's lenient rules, to compare with its figures"
+    )
 
     sub = verb(
-        "bench", bench, "measure speed, start-up, memory and score of a program",
+        "bench", do.bench, "measure speed, start-up, memory and score of a program",
         "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --input-size 2000 --batch-size 32 --out bench1",
         "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --input-size 2000 --batch-size 1,8 --out bench2 --json",
     )  # fmt: skip
@@ -310,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="one JSON object an operating point")
 
     sub = verb(
-        "run", run, "run a plan: train, bench, eval and report its models on its tasks",
+        "run", do.run, "run a plan: train, bench, eval and report its models on its tasks",
         "MOROCCO_DATA=path/to/official/folders morocco run params/plans/terra.yaml",
         "morocco run params/plans/demo.yaml --dry-run", "morocco run params/plans/demo.yaml",
     )  # fmt: skip
@@ -332,7 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = verb(
         "report",
-        report,
+        do.report,
         "build the page and the tables of a folder of results",
         "morocco report outputs/demo",
         "morocco report bench1 --out page1",
@@ -342,7 +192,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = verb(
         "verify",
-        verify,
+        do.verify,
         "recompute every number and digest of a folder of results",
         "morocco verify outputs/demo",
         "morocco verify bench1 --json",

@@ -283,7 +283,7 @@ DAMAGES = {
     "arrays cut": (cut(weights.ARRAYS, 0.9), r"broken.*Safetensor"),
     "arrays' header cut": (cut(weights.ARRAYS, 0.001), r"broken"),
     "arrays empty": (cut(weights.ARRAYS, 0), r"broken"),
-    "arrays missing": (lambda f: (f / weights.ARRAYS).unlink(), r"broken.*'idf'"),
+    "arrays missing": (lambda f: (f / weights.ARRAYS).unlink(), r"broken.*'(idf|coef)'"),
     "an array missing": (replace_arrays(lambda a: {k: v for k, v in a.items() if k != "coef"}), r"broken.*'coef'"),
     "an array short": (replace_arrays(lambda a: {**a, "idf": a["idf"][:-1].copy()}), r"broken.*idf"),
 }

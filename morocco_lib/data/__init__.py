@@ -1,6 +1,7 @@
 """Where records come from: folders in the official layout, and synthetic records made by the kit."""
 
 from pathlib import Path
+from typing import Any
 
 from morocco_lib import steps
 from morocco_lib.errors import UsageError
@@ -57,6 +58,22 @@ def is_synthetic(path: Path) -> bool:
 def origin(path: Path) -> str:
     """Return "synthetic" or "files": what every result says of its records."""
     return SYNTHETIC if is_synthetic(path) else "files"
+
+
+def describe(path: Path, task: Task, records: int) -> dict[str, Any]:
+    """Return what a result says of its records: path, sha256, origin, their number and whether they are a sample.
+
+    A sample is a file of real records that holds another number than the official split of its name.
+    """
+    official = task.sizes.get(Path(path).name.removesuffix(".gz").removesuffix(".jsonl"))
+    return {
+        "path": str(path),
+        "sha256": steps.sha256_file(path),
+        "origin": origin(path),
+        "records": records,
+        "official_records": official,
+        "sample": origin(path) != SYNTHETIC and records != official,
+    }
 
 
 def make_synthetic(folder: Path, task_names: list[str], seed: int) -> list[Path]:

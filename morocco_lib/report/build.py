@@ -61,7 +61,7 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
         valid=sum(row["verdict"] == "VALID" for row in rows),
         made=steps.now(),
         code=steps.code_facts(),
-        synthetic=any(row["origin"] == "synthetic" for row in rows),
+        synthetic=any(tables.origin_of(row) == tables.SYNTHETIC for row in rows),
         remarks=[line for line in tables.remarks(rows) if not line.startswith("Synthetic")],
         metrics=sorted({name for row in rows for name in row["score"].get("metrics", {})}),
         meaning=MEANING,

@@ -8,8 +8,9 @@ from typing import Any
 from morocco_lib import steps
 from morocco_lib.errors import UsageError
 from morocco_lib.report import words
+from morocco_lib.tasks import task_names
 
-CSV = "table.csv"
+CSV, SYNTHETIC = "table.csv", "synthetic"
 ESTIMATES = (
     "speed_per_s",
     "init_s",
@@ -44,7 +45,7 @@ def collect(plan_dir: Path) -> list[dict[str, Any]]:
             )
             row = {"task": task, "model": model, **row}
             if scored:
-                row |= {"score": scored["score"], "origin": scored["origin"], "eval_folder": scored["folder"]}
+                row |= {"score": scored["score"], "data": scored["data"], "eval_folder": scored["folder"]}
             row["failed"] = [
                 {"step": s["step"], "folder": _name(f, plan_dir), "state": s["state"], "error": s["error"]}
                 for f, s in failed
@@ -62,7 +63,7 @@ def _name(folder: Path, plan_dir: Path) -> str:
 def _empty() -> dict[str, Any]:
     null = {"value": None, "reason": None}
     return {
-        "verdict": None, "reasons": [], "batch_size": None, "input_size": None, "repeats": None, "runner": None, "origin": None,
+        "verdict": None, "reasons": [], "batch_size": None, "input_size": None, "repeats": None, "runner": None, "data": None,
         "score": dict(null), **{name: dict(null) for name in ESTIMATES}, "flips": None, "bench_folder": None, "eval_folder": None,
     }  # fmt: skip
 
@@ -76,7 +77,7 @@ def _bench(folder: Path, status: dict, plan_dir: Path) -> dict[str, Any]:
         return {
             **_empty(),
             **{n: result[n] for n in names},
-            "origin": result["data"]["origin"],
+            "data": result["data"],
             "bench_folder": _name(folder, plan_dir),
         }
     except (KeyError, TypeError) as error:
@@ -88,22 +89,62 @@ def _eval(folder: Path, status: dict, plan_dir: Path) -> dict[str, Any]:
     return {
         "score": result.get("score"),
         "batch_size": result.get("batch_size"),
-        "origin": result.get("data", {}).get("origin"),
+        "data": result.get("data"),
         "folder": _name(folder, plan_dir),
     }
+
+
+def origin_of(row: dict[str, Any]) -> str | None:
+    """Return where a row's records come from: synthetic, files, or sample for part of an official split."""
+    data = row["data"]
+    return None if data is None else "sample" if data["sample"] else data["origin"]
+
+
+def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the mean over all tasks of the benchmark for each model and batch size, null while any is missing.
+
+    Each: model, batch_size, value, missing (names of tasks without a score).
+    """
+    names = task_names()
+    found: dict[tuple, dict[str, float | None]] = {}
+    for row in rows:
+        found.setdefault((row["model"], row["batch_size"]), {})[row["task"]] = row["score"]["value"]
+    listed = []
+    for (model, batch_size), values in sorted(found.items(), key=str):
+        missing = [name for name in names if values.get(name) is None]
+        value = None if missing else sum(values[name] for name in names) / len(names)
+        listed.append({"model": model, "batch_size": batch_size, "value": value, "missing": missing})
+    return listed
+
+
+def total_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a sentence a model about its total; none where a single task was asked."""
+    if len({row["task"] for row in rows}) < 2:
+        return []
+    lines = []
+    for total in totals(rows):
+        if total["value"] is None:
+            lines.append(
+                f"{total['model']}: no total over {len(task_names())} tasks; missing {', '.join(total['missing'])}."
+            )
+        else:
+            lines.append(
+                f"{total['model']}: {words.score_text(total['value'])}, mean of all {len(task_names())} tasks."
+            )
+    return lines
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:
     """Return the rows as CSV: plain SI numbers, empty where null, with the reason in a column beside."""
     out = io.StringIO()
-    plain = ["task", "model", "batch_size", "input_size", "repeats", "runner", "origin", "verdict", "reasons"]
+    plain = ["task", "model", "batch_size", "input_size", "repeats", "runner", "verdict", "reasons", "origin"]
     score = ["score", "score_low", "score_high", "score_n", "majority"]
     estimates = [f"{name}{part}" for name in ESTIMATES for part in ("", "_low", "_high", "_note")]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*plain, *score, *estimates, "bench_folder", "eval_folder"])
     for row in rows:
         s = row["score"]
-        values = [row[name] for name in plain[:-1]] + [" ".join(row["reasons"])]
+        values = [row[name] for name in plain[:-2]] + [" ".join(row["reasons"]), origin_of(row)]
         values += [s["value"], s.get("low"), s.get("high"), s.get("n"), s.get("majority", {}).get("value")]
         for name in ESTIMATES:
             e = row[name]
@@ -124,7 +165,7 @@ def readable(row: dict[str, Any]) -> dict[str, str]:
 
     score = row["score"]
     return {
-        "task": row["task"],
+        "task": row["task"] + (" (sample)" if origin_of(row) == "sample" else ""),
         "model": row["model"] + (f" (batch {row['batch_size']})" if row["batch_size"] else ""),
         "score": text("score", words.score_text),
         "most frequent answer": words.score_text(score["majority"]["value"]) if score.get("majority") else "—",
@@ -139,10 +180,18 @@ def readable(row: dict[str, Any]) -> dict[str, str]:
 def remarks(rows: list[dict[str, Any]]) -> list[str]:
     """Return the sentences that belong under the table: what stands out, what failed, what is synthetic."""
     lines = []
-    if any(row["origin"] == "synthetic" for row in rows):
+    if any(origin_of(row) == SYNTHETIC for row in rows):
         lines.append(
             "Synthetic records, a tenth of them labelled wrong on purpose: the scores say nothing about real language."
         )
+    samples = {
+        row["task"]: f"{row['task']} {row['data']['records']} of {row['data']['official_records'] or '?'}"
+        for row in rows
+        if origin_of(row) == "sample"
+    }
+    if samples:
+        lines.append(f"Samples, not the official splits: {', '.join(samples.values())} records.")
+    lines += total_lines(rows)
     for row in rows:
         if row["score"]["value"] is not None and row["score"]["value"] < row["score"]["majority"]["value"]:
             label = row["score"]["majority"].get("label")
@@ -170,7 +219,18 @@ def text_table(rows: list[dict[str, Any]]) -> str:
         )
         score, speed, init, ram = ("—" if shown[n] is None else f(shown[n]) for n, f in forms)
         bar = "—" if majority is None else words.score_text(majority)
-        cells.append((row["task"], row["model"], score, bar, speed, init, ram, row["verdict"] or "—"))
+        cells.append(
+            (
+                row["task"] + ("*" if origin_of(row) == "sample" else ""),
+                row["model"],
+                score,
+                bar,
+                speed,
+                init,
+                ram,
+                row["verdict"] or "—",
+            )
+        )
     widths = [max(len(str(line[k])) for line in cells) for k in range(len(heads))]
     return "\n".join(
         "  ".join(

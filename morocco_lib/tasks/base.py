@@ -102,6 +102,7 @@ class Task(Protocol):
     metric_names: tuple[str, ...]  # names of what `score` returns that make the task's value: their mean
     labels: tuple  # the answers there are; empty where an answer is free text
     files: dict[str, str]  # split -> official file name, where that is not <split>.jsonl
+    sizes: dict[str, int]  # official number of records, by the file's name without its ending
     weights_of: str  # the task whose records its models are trained on; its own name but for diagnostics
 
     def read(self, path: Path) -> list[Record]:
@@ -179,6 +180,7 @@ class BaseTask:
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
     labels: ClassVar[tuple] = ()
     files: ClassVar[dict[str, str]] = {}
+    sizes: ClassVar[dict[str, int]] = {}
     fields: ClassVar[dict[str, type]]  # what a record must have, apart from idx and label
     hidden: ClassVar[tuple[str, ...]] = ("label",)  # keys that give the answer away
     idx_type: ClassVar[type] = int

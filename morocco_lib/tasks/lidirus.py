@@ -26,6 +26,7 @@ class LiDiRus(LabelTask):
     title = "LiDiRus"
     labels = ("entailment", "not_entailment")
     fields: ClassVar[dict[str, type]] = {"sentence1": str, "sentence2": str}
+    sizes: ClassVar[dict[str, int]] = {"LiDiRus": 1104}
     files: ClassVar[dict[str, str]] = {"val": "LiDiRus.jsonl", "test": "LiDiRus.jsonl"}
     idx_type = str
     weights_of = "terra"

@@ -14,6 +14,7 @@ class TERRa(LabelTask):
     name = "terra"
     title = "TERRa"
     labels = ("entailment", "not_entailment")
+    sizes: ClassVar[dict[str, int]] = {"train": 2616, "val": 307, "test": 3198}
     fields: ClassVar = {"premise": str, "hypothesis": str}
 
     def bag_text(self, record: Record) -> str:

@@ -1,0 +1,1 @@
+"""The original MOROCCO: its lenient scoring. No other room knows its quirks."""

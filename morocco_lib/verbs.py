@@ -1,0 +1,167 @@
+"""What each verb does with its parsed arguments: results to stdout, talk to stderr, the exit code back."""
+
+import json
+import sys
+from pathlib import Path
+
+from morocco_lib.errors import UsageError
+
+
+def say(text: str) -> None:
+    """Print talk."""
+    if sys.stderr is not None:  # closed: print would fall back to stdout
+        print(text, file=sys.stderr, flush=True)
+
+
+def show(value) -> None:
+    """Print a result as one JSON object."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def doctor(args) -> int:
+    from morocco_lib import doctor as room
+    from morocco_lib.params import find_root
+
+    findings = room.examine(find_root(Path.cwd()))
+    print(room.as_json(findings) if args.json else room.table(findings))
+    return 0
+
+
+def synthetic(args) -> int:
+    from morocco_lib import data
+    from morocco_lib.tasks import task_names
+
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UsageError(
+            f"{args.out} is not an empty folder", rule="a result is never overwritten", remedy="give --out a new folder"
+        )
+    for path in data.make_synthetic(args.out, args.tasks or task_names(), args.seed):
+        print(path)
+    return 0
+
+
+def train(args) -> int:
+    from morocco_lib import data, params, steps, train
+    from morocco_lib.tasks import get_task
+
+    task = get_task(get_task(args.task).weights_of)
+    model = params.load_model(args.model)
+    path = data.find_split(args.data, task, "train")
+    plan = train.Plan(model.name, model.kind, task.name, path, args.seed)
+    with steps.Step.begin(
+        args.out,
+        "train",
+        model=model.name,
+        task=task.name,
+        parameters={"model": model.model_dump(), "seed": args.seed},
+        inputs={"train": path},
+    ):
+        result = train.fit(plan, args.out)
+    if args.json:
+        show(result)
+    else:
+        say(f"fitted {model.name} on {result['data']['records']} {task.title} records ({result['data']['origin']})")
+        print(args.out / "weights")
+    return 0
+
+
+def infer(args) -> int:
+    from morocco_lib.infer import main as run
+
+    return run(args.weights, args.task, args.batch_size)
+
+
+def evaluate(args) -> int:
+    from morocco_lib.tasks import get_task
+    from morocco_lib.tasks.base import check_file
+
+    task = get_task(args.task)
+    records = task.read(args.gold)
+    gold = [task.gold(record) for record in records]
+    if None in gold:
+        raise UsageError(
+            f"{gold.count(None)} of {len(gold)} records in {args.gold} have no label",
+            rule="a score needs gold labels",
+            remedy="give the labelled file",
+        )
+    if args.original:
+        from morocco_lib.original.scoring import score_file
+
+        show(score_file(task, args.predictions, records))
+        return 0
+    checked = check_file(task, args.predictions, records)
+    if not checked.ok:
+        raise checked.error()
+    if odd := {name: count for name, count in checked.noncanonical.items() if count}:
+        say(f"accepted though not spelt as in a submission: {', '.join(f'{n} x {name}' for name, n in odd.items())}")
+    show(task.score(gold, [checked.predictions[task.key(record)] for record in records]))
+    return 0
+
+
+def bench(args) -> int:
+    from morocco_lib import bench, steps
+    from morocco_lib.runners.contract import Limits
+    from morocco_lib.runners.process import ProcessRunner
+    from morocco_lib.tasks import get_task
+
+    task = get_task(args.task)
+    program = bench.command(args.command, args.model)
+    limits = Limits(args.timeout, args.memory)
+    several = len(args.batch_size) > 1
+    if several and args.out.exists() and any(args.out.iterdir()):
+        raise UsageError(
+            f"{args.out} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
+        )
+    task.read(args.data)  # before anything is written
+    worst = 0
+    for batch_size in args.batch_size:
+        folder = args.out / f"batch-{batch_size}" if several else args.out
+        parameters = {
+            "command": args.command,
+            "input_size": args.input_size,
+            "batch_size": batch_size,
+            "repeats": args.repeats,
+            "seed": args.seed,
+        }
+        with steps.Step.begin(
+            folder, "bench", model=program.model, task=task.name, parameters=parameters, inputs={"data": args.data}
+        ) as step:
+            result = bench.bench(
+                program, task, args.data, ProcessRunner(), limits, folder,
+                input_size=args.input_size, batch_size=batch_size, repeats=args.repeats, seed=args.seed, progress=say,
+            )  # fmt: skip
+            code = 0 if result["verdict"] == "VALID" else 1
+            step.finish(steps.DONE, code)
+        worst = max(worst, code)
+        if args.json:
+            show(result)
+        else:
+            from morocco_lib.report.words import bench_lines
+
+            print("\n".join(bench_lines(result)))
+    return worst
+
+
+def run(args) -> int:
+    from morocco_lib import pipeline
+
+    return pipeline.main(args, say, show)
+
+
+def report(args) -> int:
+    from morocco_lib.report import build
+
+    result = build.report_step(args.outputs, args.out)
+    print(result)
+    return 0
+
+
+def verify(args) -> int:
+    from morocco_lib import verify as room
+
+    findings = room.verify(args.outputs)
+    if args.json:
+        show(room.as_dict(findings))
+    else:
+        print(room.table(findings))
+    return 0 if all(f.ok for f in findings) else 1
