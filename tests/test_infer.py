@@ -156,7 +156,7 @@ def test_a_batch_size_that_is_no_number_above_0_is_refused(morocco, fitted, valu
 
 
 def test_weights_that_do_not_serve_are_refused_before_readiness(morocco, fitted, tmp_path):
-    for args, message in (((tmp_path,), "no model in"), ((fitted, "rucola"), "answers terra, not rucola")):
+    for args, message in (((tmp_path,), "no model in"), ((fitted, "rcb"), "answers terra, not rcb")):
         done = morocco("infer", *args, input="")
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr and READY not in done.stderr and "Traceback" not in done.stderr
@@ -262,7 +262,7 @@ def test_without_stderr_the_answers_are_the_same_and_alone_on_stdout(fitted, val
     with (tmp_path / "val").open("rb") as file, Program(fitted, stdin=file, preexec_fn=closed(2)) as program:
         assert program.answers(len(val), timeout_s=20) == expected
         assert program.wait() == 0
-    with Program(fitted, "rucola", preexec_fn=closed(2)) as program:
+    with Program(fitted, "rcb", preexec_fn=closed(2)) as program:
         assert program.wait() == 2 and program.process.stdout.read() == b""
 
 

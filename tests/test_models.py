@@ -301,8 +301,8 @@ def test_damaged_weights_are_refused_in_words(fitted, tmp_path, damage):
 
 
 def test_weights_of_another_task_are_refused(fitted):
-    with pytest.raises(UsageError, match=r"answers terra, not rucola; train one for rucola"):
-        weights.load(fitted, "rucola")
+    with pytest.raises(UsageError, match=r"answers terra, not rcb; train one for rcb"):
+        weights.load(fitted, "rcb")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -81,7 +81,8 @@ def test_a_description_maps_back_as_the_workload_did(count, size, seed, labelled
     for position in range(size):
         prediction = {"idx": position, "label": TERRA.labels[1]}
         assert again.restore(prediction) == load.restore(prediction)
-    assert [TERRA.gold(r) for r in again.records] == [TERRA.gold(r) for r in load.records]
+    gold = [TERRA.gold(r) for r in load.records]
+    assert again.gold == (gold if labelled else None)
 
 
 def test_a_description_counts_what_is_fed():

@@ -20,7 +20,7 @@ from morocco_lib.tasks.records import Record
 
 def generator_names() -> list[str]:
     """Return the short ids of the tasks that have synthetic records, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def generator(task_name: str) -> ModuleType:
@@ -77,7 +77,7 @@ def write(folder: Path, tasks: Sequence[str], seed: int) -> list[Path]:
             contents[folder / get_task(name).title / f"{split}.jsonl"] = "".join(line + "\r\n" for line in lines)
     contents[folder / MARK] = (
         f"These records ({', '.join(tasks)}) are synthetic: morocco made them from templates with seed {seed}.\n"
-        "10 % of the labels of train and val are flipped on purpose.\n"
+        "10 % of the labels in labelled splits are wrong on purpose.\n"
         "They are no benchmark: a score on them says nothing about how well a model knows Russian.\n"
     )
     for path, text in contents.items():
