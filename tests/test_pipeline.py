@@ -23,9 +23,8 @@ DEMO = ROOT / "params/plans/demo.yaml"
 def run_plan(plan, out, *options, env=None, **kwargs):
     argv = [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(out), *options]
     clean = {k: v for k, v in os.environ.items() if k != "MOROCCO_DATA"}
-    return subprocess.run(
-        argv, cwd=ROOT, capture_output=True, text=True, timeout=300, env=clean | (env or {}), **kwargs
-    )
+    options_of_run = {"capture_output": True, "text": True, "timeout": 300, "env": clean | (env or {}), **kwargs}
+    return subprocess.run(argv, cwd=ROOT, check=False, **options_of_run)
 
 
 def verify(folder):
@@ -49,6 +48,15 @@ def demo(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The smallest plan with every kind of step."""
+    folder = tmp_path_factory.mktemp("small")
+    done = run_plan(small_plan(folder, models=["tfidf"]), folder / "out")
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
 def terra(tmp_path_factory, real_data):
     folder = tmp_path_factory.mktemp("terra") / "terra"
     done = run_plan(ROOT / "params/plans/terra.yaml", folder, "--json", env={"MOROCCO_DATA": str(real_data / "rsg")})
@@ -67,12 +75,15 @@ def small_plan(tmp_path, **changes):
 # -- what a plan leaves --------------------------------------------------------------------------------------------
 def test_every_step_is_done_sealed_and_verified(demo):
     folder, summary = demo
-    assert [(s["step"], s["model"], s["state"]) for s in summary["steps"]] == [
-        (step, model, "done") for model in ("majority", "tfidf") for step in ("train", "bench", "eval")
-    ] + [("report", None, "done")]
+    assert [(s["step"], s["model"], s["task"], s["state"]) for s in summary["steps"]] == [
+        (step, model, task, "done")
+        for task in ("terra", "muserc", "rwsd")
+        for model in ("majority", "tfidf")
+        for step in ("train", "bench", "eval")
+    ] + [("report", None, None, "done")]
     assert summary["verified"] and summary["exit"] == 0
     code, text = verify(folder)
-    assert code == 0 and text.startswith("verified: 8 step folders")
+    assert code == 0 and text.startswith("verified: 20 step folders")
 
 
 def test_every_step_folder_keeps_its_executed_and_rendered_notebook(demo):
@@ -94,7 +105,7 @@ def test_a_second_run_repeats_nothing(demo):
 
 def test_synthetic_records_are_called_synthetic_wherever_they_show(demo):
     folder, summary = demo
-    assert all(row["origin"] == "synthetic" for row in summary["rows"])
+    assert all(row["data"]["origin"] == "synthetic" for row in summary["rows"])
     assert (
         "ynthetic"
         in (folder / "report-x")
@@ -117,9 +128,32 @@ def test_terra_on_official_records_gives_the_known_scores(terra):
     assert rows["tfidf"]["input_size"] == 2000 and rows["tfidf"]["verdict"] == "VALID"
     (trained,) = (folder / "tfidf/terra").glob("train-*/train.json")
     assert json.loads(trained.read_text())["data"]["records"] == 2087
-    assert all(row["origin"] == "files" for row in rows.values())
+    assert all(row["data"]["sample"] for row in rows.values())
+    assert "terra 242 of 307 records" in next(folder.glob("report-*/report.html")).read_text()
     page = next(folder.glob("report-*/report.html")).read_text()
     assert "tfidf on terra scores 0.384, below the 0.529" in page
+
+
+def test_both_baselines_run_on_all_nine_tasks_of_official_records(tmp_path, real_data):
+    folder = tmp_path / "tfidf"
+    began = time.monotonic()
+    done = run_plan(
+        ROOT / "params/plans/tfidf.yaml", folder, "--json", env={"MOROCCO_DATA": str(real_data / "rsg")}, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 360
+    summary = json.loads(done.stdout)
+    metrics = {row["task"]: row["score"]["metrics"] for row in summary["rows"] if row["model"] == "tfidf"}
+    known = {"danetqa": 0.569, "rcb": 0.492, "parus": 0.457, "russe": 0.690, "terra": 0.384}
+    assert {task: round(metrics[task]["accuracy"], 3) for task in known} == known
+    assert round(metrics["rwsd"]["acc"], 3) == 0.536
+    assert len(metrics) == 9 and {row["verdict"] for row in summary["rows"]} == {"VALID"}
+    assert all(row["data"]["sample"] for row in summary["rows"])
+    page = next(folder.glob("report-*/report.html")).read_text()
+    assert "mean of all 9 tasks" in page and "rucos 10 of ?" in page
+    assert len(page.encode()) <= 1_000_000
+    trained = [s for s in summary["steps"] if s["step"] == "train" and s["task"] == "lidirus"]
+    assert [s["state"] for s in trained] == ["kept", "kept"]
 
 
 def test_the_notebook_says_what_it_read(terra, real_data):
@@ -150,7 +184,7 @@ def test_pages_load_nothing_from_outside_and_the_report_is_small(demo):
         *folder.glob("report-*/report.html"),
         *folder.glob("report-*/notebooks/*.html"),
     ]
-    assert len(pages) >= 7 + 1 + 6
+    assert len(pages) >= 19 + 1 + 18
     for page in pages:
         text = page.read_text()
         references = References()
@@ -169,17 +203,17 @@ def test_the_report_shows_every_number_with_its_interval_and_verdict(demo):
     for row in summary["rows"]:
         assert row["model"] in text and f"{row['score']['value']:.3f}" in text
         assert f"{row['score']['low']:.3f} to {row['score']['high']:.3f}" in text
-    assert text.count(">VALID<") == 2
+    assert text.count(">VALID<") == 6
 
 
 # -- evidence ------------------------------------------------------------------------------------------------------
-def test_one_changed_byte_in_any_kept_file_is_found_and_named(demo, tmp_path):
+def test_one_changed_byte_in_any_kept_file_is_found_and_named(small, tmp_path):
     from morocco_lib.verify import verify as check
 
-    folder = shutil.copytree(demo[0], tmp_path / "copy")
+    folder = shutil.copytree(small, tmp_path / "copy")
     assert all(f.ok for f in check(folder))
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
-    assert len(files) > 80
+    assert len(files) > 40
     for file in files:
         content = file.read_bytes()
         where = len(content) // 2
@@ -190,9 +224,9 @@ def test_one_changed_byte_in_any_kept_file_is_found_and_named(demo, tmp_path):
     assert all(f.ok for f in check(folder))
 
 
-def test_a_missing_and_an_added_file_are_found(demo, tmp_path):
-    folder = shutil.copytree(demo[0], tmp_path / "copy")
-    (answers,) = (folder / "tfidf/terra").glob("bench-*/runs/02/answers.jsonl")
+def test_a_missing_and_an_added_file_are_found(small, tmp_path):
+    folder = shutil.copytree(small, tmp_path / "copy")
+    (answers,) = (folder / "tfidf/terra").glob("bench-*/runs/01/answers.jsonl")
     content = answers.read_bytes()
     answers.unlink()
     code, text = verify(folder)
@@ -203,8 +237,8 @@ def test_a_missing_and_an_added_file_are_found(demo, tmp_path):
     assert code == 1 and "extra.txt was added" in text
 
 
-def test_a_number_that_does_not_follow_from_the_runs_is_found_even_if_its_digest_is_right(demo, tmp_path):
-    folder = shutil.copytree(demo[0], tmp_path / "copy")
+def test_a_number_that_does_not_follow_from_the_runs_is_found_even_if_its_digest_is_right(small, tmp_path):
+    folder = shutil.copytree(small, tmp_path / "copy")
     (result,) = (folder / "tfidf/terra").glob("bench-*/bench.json")
     value = json.loads(result.read_text())
     value["speed_per_s"]["value"] *= 1.01
@@ -215,8 +249,8 @@ def test_a_number_that_does_not_follow_from_the_runs_is_found_even_if_its_digest
     assert code == 1 and "speed_per_s.value" in text and "rebuilt" in text
 
 
-def test_a_moved_plan_folder_still_verifies(demo, tmp_path):
-    code, text = verify(shutil.copytree(demo[0], tmp_path / "elsewhere" / "deep" / "copy"))
+def test_a_moved_plan_folder_still_verifies(small, tmp_path):
+    code, text = verify(shutil.copytree(small, tmp_path / "elsewhere" / "deep" / "copy"))
     assert code == 0 and "note" not in text
 
 
@@ -298,7 +332,7 @@ def test_force_repeats_and_keeps_what_was_there(tmp_path):
 def test_dry_run_lists_the_steps_and_writes_nothing(tmp_path):
     done = run_plan(DEMO, tmp_path / "out", "--dry-run")
     assert done.returncode == 0
-    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["to", "do"]] * 7
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["to", "do"]] * 19
     assert not (tmp_path / "out").exists()
 
 
