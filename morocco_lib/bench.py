@@ -95,7 +95,7 @@ def measure(
         with tempfile.TemporaryFile(dir=folder) as stream:
             description = {
                 **load.describe(stream),
-                "source": data.describe(source, load.task, len(load.records)),
+                "source": data.describe(source, load.task, load.records),
             }
             made = []
             for number in range(1, repeats + 1):

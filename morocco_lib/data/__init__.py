@@ -1,5 +1,6 @@
 """Where records come from: folders in the official layout, and synthetic records made by the kit."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def origin(path: Path) -> str:
     return SYNTHETIC if is_synthetic(path) else "files"
 
 
-def describe(path: Path, task: Task, records: int) -> dict[str, Any]:
-    """Return what a result says of its records: path, sha256, origin, their number and whether they are a sample.
+def describe(path: Path, task: Task, records: Sequence[Record]) -> dict[str, Any]:
+    """Return what a result says of its records: path, sha256, origin, number, whether a sample, spans that miss.
 
     A sample is a file of real records that holds another number than the official split of its name.
     """
@@ -70,9 +71,10 @@ def describe(path: Path, task: Task, records: int) -> dict[str, Any]:
         "path": str(path),
         "sha256": steps.sha256_file(path),
         "origin": origin(path),
-        "records": records,
+        "records": len(records),
         "official_records": official,
-        "sample": origin(path) != SYNTHETIC and records != official,
+        "sample": origin(path) != SYNTHETIC and len(records) != official,
+        "unaligned_spans": task.unaligned(records),
     }
 
 

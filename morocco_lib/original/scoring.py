@@ -75,7 +75,8 @@ def _pair(task: Task, prediction: Prediction, record: Record, checked: Checked) 
         return gold, {"idx": gold["idx"], "label": label if label in names else min(names)}
     if task.name == "muserc":
         record, gold = _predicted_part(prediction, record, gold)
-    return gold, task.read_answer(prediction, record, checked)
+    answer = task.read_answer(prediction, record, checked)
+    return (gold, answer) if task.labels_in(gold) else None  # a MuSeRC passage of which nothing was answered
 
 
 def _predicted_part(prediction: Prediction, record: Record, gold: Prediction) -> tuple[Record, Prediction]:

@@ -191,6 +191,10 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     }
     if samples:
         lines.append(f"Samples, not the official splits: {', '.join(samples.values())} records.")
+    missed = {
+        row["task"]: row["data"]["unaligned_spans"] for row in rows if row["data"] and row["data"]["unaligned_spans"]
+    }
+    lines += [f"{task}: {count} marked spans are not where the records say." for task, count in missed.items()]
     lines += total_lines(rows)
     for row in rows:
         if row["score"]["value"] is not None and row["score"]["value"] < row["score"]["majority"]["value"]:

@@ -114,6 +114,9 @@ class Task(Protocol):
     def key(self, record: Record) -> Idx:
         """Return the idx an answer to the record carries."""
 
+    def unaligned(self, records: Sequence[Record]) -> int | None:
+        """Return how many marked spans of the records do not lie where they say, None for tasks without spans."""
+
     def strip_labels(self, record: Record) -> Record:
         """Return the record without anything that gives the answer away, at every depth."""
 
@@ -218,6 +221,9 @@ class BaseTask:
 
     def key(self, record: Record) -> Idx:
         return record["idx"]
+
+    def unaligned(self, records: Sequence[Record]) -> int | None:
+        return None
 
     def strip_labels(self, record: Record) -> Record:
         return {key: value for key, value in record.items() if key not in self.hidden}

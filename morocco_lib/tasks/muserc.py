@@ -78,19 +78,19 @@ class MuSeRC(BaseTask):
     def read_answer(self, prediction: Prediction, record: Record, checked: Checked) -> Prediction:
         """Return the answers in the record's own order; those left out or unknown are refused by name."""
         try:
-            given = {
-                question["idx"]: {answer["idx"]: answer.get("label") for answer in question["answers"]}
-                for question in prediction["passage"]["questions"]
-            }
-            counts = Counter(
-                (question["idx"], answer["idx"])
+            pairs = [
+                ((question["idx"], answer["idx"]), answer.get("label"))
                 for question in prediction["passage"]["questions"]
                 for answer in question["answers"]
-            )
+            ]
+            counts, given = Counter(pair for pair, _ in pairs), dict(pairs)
         except (KeyError, TypeError, AttributeError):
             seen = f"passage is {shown(prediction, 'passage')}"
             form = '{"idx", "passage": {"questions": [{"idx", "answers": [{"idx", "label"}]}]}}'
             raise AnswerError("label", seen, f"print {form}") from None
+        for pair, _ in pairs:
+            if any(type(idx) is not int for idx in pair):
+                raise AnswerError("idx", f"question, answer {pair} are not integers", "echo idx as they came")
         wanted = {(q["idx"], a["idx"]) for q in record["passage"]["questions"] for a in q["answers"]}
         if unknown := sorted(counts.keys() - wanted, key=str):
             raise AnswerError(
@@ -102,12 +102,11 @@ class MuSeRC(BaseTask):
             raise AnswerError(
                 "duplicate-idx", f"question, answer {twice[0]} stand {counts[twice[0]]} times", "label each once"
             )
-        for labels in given.values():
-            for idx, label in labels.items():
-                if type(label) is not int or label not in self.labels:
-                    raise AnswerError("label", f"answer {idx} has the label {json.dumps(label)}", "use 0 or 1")
+        for (_, idx), label in pairs:
+            if type(label) is not int or label not in self.labels:
+                raise AnswerError("label", f"answer {idx} has the label {json.dumps(label)}", "use 0 or 1")
         questions = [
-            {"idx": q["idx"], "answers": [{"idx": a["idx"], "label": given[q["idx"]][a["idx"]]} for a in q["answers"]]}
+            {"idx": q["idx"], "answers": [{"idx": a["idx"], "label": given[q["idx"], a["idx"]]} for a in q["answers"]]}
             for q in record["passage"]["questions"]
         ]
         return {"idx": record["idx"], "passage": {"questions": questions}}

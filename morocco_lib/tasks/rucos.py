@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from morocco_lib import metrics
 from morocco_lib.tasks.base import AnswerError, BaseTask, Checked, Idx, Prediction, shown
 from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.spans import bare
 
 GAP = "@placeholder"
 
@@ -34,7 +35,10 @@ class RuCoS(BaseTask):
             raise ValueError("a RuCoS record has one query (str) in qas")
         if type(qas[0].get("idx")) is not int:
             raise ValueError(f"the query's 'idx' is {shown(qas[0], 'idx')}; it is int")
-        for span in (*passage["entities"], *qas[0].get("answers", [])):
+        answers = qas[0].get("answers", [])
+        if type(answers) is not list:
+            raise ValueError(f"the query's 'answers' is {shown(qas[0], 'answers')}; it is list")
+        for span in (*passage["entities"], *answers):
             ends = (span.get("start"), span.get("end")) if isinstance(span, dict) else (None, None)
             if any(type(end) is not int for end in ends) or not 0 <= ends[0] < ends[1] <= len(passage["text"]):
                 raise ValueError(f"span {json.dumps(span, ensure_ascii=False)[:60]} does not lie in the text")
@@ -53,6 +57,10 @@ class RuCoS(BaseTask):
             return record["mentions"]
         text = record["passage"]["text"]
         return [text[span["start"] : span["end"]] for span in record["passage"]["entities"]]
+
+    def unaligned(self, records: Sequence[Record]) -> int:
+        """Return how many entity mentions do not begin and end at the edge of a word."""
+        return sum(name != name.strip() or not bare(name) for record in records for name in self.entities(record))
 
     def outline(self, record: Record) -> Record:
         return {"idx": record["idx"], "qas": [{"idx": self.key(record)}], "mentions": self.entities(record)}

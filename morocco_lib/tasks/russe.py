@@ -5,12 +5,13 @@ sentence, in test it is the place of the last letter. `word_spans` finds the wor
 says. Sentences of test hold no-break spaces. Source: Russian SuperGLUE v1.1, train 19845, val 8505, test 18892 records.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from morocco_lib.tasks.base import LabelTask
 from morocco_lib.tasks.danetqa import TRUE_FALSE
 from morocco_lib.tasks.records import Record
-from morocco_lib.tasks.spans import Span, is_form_of, word_at
+from morocco_lib.tasks.spans import Span, word_at
 
 
 class RUSSE(LabelTask):
@@ -29,13 +30,10 @@ class RUSSE(LabelTask):
 
     def word_spans(self, record: Record) -> tuple[Span | None, Span | None]:
         """Return the places of the marked word in both sentences, None where no word stands there or it is no form of it."""
-        found = []
-        for number in "12":
-            sentence = record[f"sentence{number}"]
-            span = word_at(sentence, record[f"start{number}"])
-            ok = span and is_form_of(sentence[span.start : span.end], record["word"])
-            found.append(span if ok else None)
-        return tuple(found)
+        return tuple(word_at(record[f"sentence{n}"], record[f"start{n}"], record["word"]) for n in "12")
+
+    def unaligned(self, records: Sequence[Record]) -> int:
+        return sum(span is None for record in records for span in self.word_spans(record))
 
 
 TASK = RUSSE()

@@ -11,7 +11,7 @@ from typing import ClassVar
 from morocco_lib import metrics
 from morocco_lib.tasks.base import LabelTask, Prediction, shown
 from morocco_lib.tasks.records import Record
-from morocco_lib.tasks.spans import Span, words_at
+from morocco_lib.tasks.spans import Span, bare, words_at
 
 TARGET = {"span1_text": str, "span1_index": int, "span2_text": str, "span2_index": int}
 
@@ -40,6 +40,15 @@ class RWSD(LabelTask):
         return tuple(
             words_at(record["text"], target[f"span{n}_index"], len(target[f"span{n}_text"].split())) for n in "12"
         )
+
+    def unaligned(self, records: Sequence[Record]) -> int:
+        """Return how many spans are not, but for case and punctuation, the words at their index."""
+        missed = 0
+        for record in records:
+            for n, span in zip("12", self.word_spans(record), strict=True):
+                there = record["text"][span.start : span.end] if span else ""
+                missed += bare(there) != bare(record["target"][f"span{n}_text"])
+        return missed
 
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
         right, given = self.columns(gold, predictions)

@@ -1,0 +1,654 @@
+"""All nine tasks on official records: one promise a test, kept by every task, and facts of the published files."""
+
+import copy
+import functools
+import gzip
+import json
+import math
+import random
+import string
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from morocco_lib import data, metrics, workload
+from morocco_lib.errors import UsageError
+from morocco_lib.tasks import get_task, task_names
+from morocco_lib.tasks.base import task_value
+
+NAMES = task_names()
+LABELLED = [name for name in NAMES if name not in ("muserc", "rucos")]
+HIDDEN = {"muserc": {"label"}, "rucos": {"answers"}, "russe": {"label", "gold_sense1", "gold_sense2"}}
+every_task = pytest.mark.parametrize("name", NAMES)
+drawn = settings(max_examples=25, deadline=None)
+
+
+@functools.cache
+def records_of(root: Path, name: str, split: str = "val") -> list[dict]:
+    task = get_task(name)
+    path = root / "rsg/RuCoS/train_sample.jsonl" if name == "rucos" else data.find_split(root / "rsg", task, split)
+    return task.read(path)
+
+
+def subsample(draw, task, records, most: int = 10) -> list[dict]:
+    """Draw distinct records in any order, always one of each label, so that every metric can reach 1."""
+    places = draw(st.lists(st.integers(0, len(records) - 1), min_size=1, max_size=most, unique=True))
+    if task.name in LABELLED:
+        first = {}
+        for place, record in enumerate(records):
+            first.setdefault(task.gold(record)["label"], place)
+        places += [place for place in first.values() if place not in places]
+    return draw(st.permutations([records[place] for place in places]))
+
+
+def respond(task, record: dict, rng: random.Random) -> dict:
+    """Return any valid answer to a record, spelt as a submission spells it."""
+    if task.name == "rucos":
+        return {"idx": task.key(record), "label": rng.choice(task.entities(record))}
+    if task.name == "muserc":
+        questions = [
+            {"idx": q["idx"], "answers": [{"idx": a["idx"], "label": rng.choice((0, 1))} for a in q["answers"]]}
+            for q in record["passage"]["questions"]
+        ]
+        return {"idx": record["idx"], "passage": {"questions": questions}}
+    return {"idx": record["idx"], "label": rng.choice(task.labels)}
+
+
+def leaves(value, path: tuple = ()):
+    """Yield (path of keys and places, value) of everything in a JSON value that is neither object nor array."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(part, (*path, key))
+    else:
+        yield path, value
+
+
+def by_key(task, records) -> dict:
+    return {task.key(record): record for record in records}
+
+
+def check(task, predictions, records):
+    lines = [p if isinstance(p, bytes) else json.dumps(p, ensure_ascii=False).encode() for p in predictions]
+    return task.check([line + b"\n" for line in lines], by_key(task, records), "preds.jsonl")
+
+
+# -- scores --------------------------------------------------------------------------------------------------------
+def test_there_are_nine_tasks():
+    assert NAMES == ["danetqa", "lidirus", "muserc", "parus", "rcb", "rucos", "russe", "rwsd", "terra"]
+
+
+def assert_perfect(task, records):
+    gold = [task.gold(record) for record in records]
+    scores = task.score(gold, gold)
+    assert task_value(task, scores) == pytest.approx(1, abs=1e-12)
+    assert all(scores[metric] == pytest.approx(1, abs=1e-12) for metric in task.metric_names)
+    low, high, _ = task.interval(gold, gold)
+    assert 0 <= low <= high <= 1 and high == pytest.approx(1, abs=1e-12)
+
+
+@every_task
+def test_gold_scores_1_against_itself(real_data, name):
+    assert_perfect(get_task(name), records_of(real_data, name))
+
+
+@every_task
+@drawn
+@given(st.data())
+def test_gold_of_any_part_scores_1_against_itself(real_data, name, source):
+    task = get_task(name)
+    assert_perfect(task, subsample(source.draw, task, records_of(real_data, name)))
+
+
+@every_task
+@drawn
+@given(st.data(), st.randoms(use_true_random=False))
+def test_the_order_of_lines_changes_nothing(real_data, name, source, rng):
+    task = get_task(name)
+    records = subsample(source.draw, task, records_of(real_data, name))
+    given_ = [respond(task, record, rng) for record in records]
+    gold = [task.gold(record) for record in records]
+    checked = check(task, rng.sample(given_, len(given_)), records)
+    assert checked.ok
+    scores = task.score(gold, given_)
+    assert task.score(gold, [checked.predictions[task.key(record)] for record in records]) == scores
+    places = rng.sample(range(len(records)), len(records))
+    moved = task.score([gold[k] for k in places], [given_[k] for k in places])
+    assert moved == pytest.approx(scores, abs=1e-12)
+
+
+@every_task
+def test_the_interval_holds_the_value_and_is_no_point(real_data, name):
+    task, rng = get_task(name), random.Random(5)
+    records = records_of(real_data, name)[:300]
+    gold = [task.gold(record) for record in records]
+    given_ = [g if rng.random() < 0.3 else respond(task, r, rng) for g, r in zip(gold, records, strict=True)]
+    value = task_value(task, task.score(gold, given_))
+    low, high, _ = task.interval(gold, given_)
+    assert low < value < high and 0 < value < 1
+
+
+# -- one record's way there and back -------------------------------------------------------------------------------
+@every_task
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_stripped_records_hold_nothing_that_gives_the_answer_away(real_data, name, split):
+    task, hidden = get_task(name), HIDDEN.get(name, {"label"})
+    found = set()
+    for record in records_of(real_data, name, "val" if name == "lidirus" else split)[:2000]:
+        before = copy.deepcopy(record)
+        stripped = task.strip_labels(record)
+        assert record == before
+        task.validate(stripped)
+        assert task.gold(stripped) is None
+        names = {key for path, _ in leaves(stripped) for key in path}
+        assert not names & ({"label", "gold_sense1", "gold_sense2"} | hidden)
+        kept = {path: value for path, value in leaves(record) if not hidden & set(path)}
+        assert dict(leaves(stripped)) == kept
+        found |= {key for path, _ in leaves(record) for key in path} & hidden
+    assert found == (set() if split == "test" and name not in ("lidirus", "rucos") else hidden)
+
+
+@every_task
+def test_outlines_hold_no_text_and_no_label(real_data, name):
+    task = get_task(name)
+    for record in records_of(real_data, name)[:1000]:
+        outline = task.outline(record)
+        assert outline == task.outline(task.strip_labels(record))
+        assert task.key(outline) == task.key(record)
+        for path, value in leaves(outline):
+            allowed = {"lidirus": path == ("idx",), "rucos": path[0] == "mentions"}.get(name, False)
+            assert type(value) is int or allowed, (path, value)
+            assert not {"label", "text", "gold_sense1", "gold_sense2"} & set(path)
+        if name == "rucos":  # the names to choose from are needed to check an answer; nothing says which is right
+            assert outline["mentions"] == [
+                record["passage"]["text"][span["start"] : span["end"]] for span in record["passage"]["entities"]
+            ]
+
+
+@every_task
+@drawn
+@given(st.data(), st.integers(0, 10**5), st.randoms(use_true_random=False))
+def test_answers_to_reindexed_records_map_back_at_every_depth(real_data, name, source, position, rng):
+    task = get_task(name)
+    record = subsample(source.draw, task, records_of(real_data, name), most=1)[0]
+    answer = respond(task, record, random.Random(7))
+    for given_ in (record, task.outline(record)):
+        before = copy.deepcopy(given_)
+        fed = task.reindex(task.strip_labels(given_), position)
+        assert task.key(fed) == task.idx_type(position) and type(task.key(fed)) is type(task.key(record))
+        own, other = ({path: v for path, v in leaves(r) if path[-1] == "idx"} for r in (fed, task.reindex(fed, 0)))
+        assert own.keys() == other.keys() == {path for path, _ in leaves(record) if path[-1] == "idx"}
+        assert position == 0 or all(own[path] != other[path] for path in own)
+        to_fed = respond(task, fed, random.Random(7))
+        assert task.restore(to_fed, given_) == answer
+        assert given_ == before
+    task.validate(task.reindex(task.strip_labels(record), position))
+    assert task.restore(task.gold(task.reindex(record, position)), record) == task.gold(record)
+
+
+@every_task
+@drawn
+@given(st.data(), st.randoms(use_true_random=False))
+def test_formatting_parsing_and_checking_return_the_answer(real_data, name, source, rng):
+    task = get_task(name)
+    records = subsample(source.draw, task, records_of(real_data, name))
+    answers = {task.key(record): respond(task, record, rng) for record in records}
+    lines = [task.format(answer).encode() for answer in answers.values()]
+    assert [task.parse(line) for line in lines] == list(answers.values())
+    assert not any(b"\n" in line for line in lines)
+    for asked in (records, [task.outline(record) for record in records]):
+        checked = check(task, lines, asked)
+        assert checked.ok and checked.predictions == answers
+        assert checked.noncanonical.total() == 0
+        assert (checked.read, checked.expected) == (len(records), len(records))
+
+
+# -- faults --------------------------------------------------------------------------------------------------------
+WRONG_LABELS = {
+    "danetqa": ["maybe", "TRUE", "", 1, 0, None, ["true"], {}],
+    "lidirus": ["Entailment", "neutral", 1, True, None, ["entailment"]],
+    "parus": [2, -1, "0", True, 0.0, None, [0]],
+    "rcb": ["Neutral", "not_entailment", 0, False, None, ["neutral"]],
+    "rucos": ["", "   ", 5, True, None, ["Москва"], {}],
+    "russe": ["maybe", "TRUE", "", 1, 0, None, ["true"], {}],
+    "rwsd": ["maybe", "TRUE", "", 1, 0, None, ["True"], {}],
+    "terra": ["Entailment", "neutral", 1, True, None, ["entailment"]],
+}
+
+
+def planted(real_data, name):
+    """Return (task, four records, right lines, key of the second record), where each fault is planted."""
+    task = get_task(name)
+    records = records_of(real_data, name)[:4]
+    lines = [respond(task, record, random.Random(3)) for record in records]
+    return task, records, lines, task.key(records[1])
+
+
+def found(checked) -> list:
+    assert checked.counts.total() == len(checked.problems) and checked.ok == (not checked.problems)
+    assert all(problem.seen and problem.remedy and problem.rule in str(problem) for problem in checked.problems)
+    return sorted(((p.rule, p.line, p.idx) for p in checked.problems), key=str)
+
+
+@every_task
+def test_a_faultless_file_has_no_problem(real_data, name):
+    task, records, lines, _ = planted(real_data, name)
+    assert found(check(task, lines, records)) == []
+
+
+@every_task
+def test_missing_duplicate_unknown_and_broken_lines_are_found(real_data, name):
+    task, records, lines, key = planted(real_data, name)
+    unknown = task.idx_type(10**9)
+    faults = [
+        (lines[:1] + lines[2:], [("missing-idx", None, key)]),
+        ([*lines, lines[1]], [("duplicate-idx", 5, key)]),
+        ([*lines, {**lines[1], "idx": unknown}], [("unknown-idx", 5, unknown)]),
+        ([*lines, b"{"], [("broken-line", 5, None)]),
+        ([lines[0], b"[1]", *lines[2:]], [("broken-line", 2, None), ("missing-idx", None, key)]),
+    ]
+    for faulty, expected in faults:
+        for asked in (records, [task.outline(record) for record in records]):
+            assert found(check(task, faulty, asked)) == expected
+
+
+@every_task
+def test_an_idx_of_the_wrong_type_is_found(real_data, name):
+    task, records, lines, key = planted(real_data, name)
+    wrong = [True, 1.0, None, [1], {"idx": 1}, *([] if name == "lidirus" else [str(key)])]
+    for idx in [*wrong, ...]:
+        line = {k: v for k, v in lines[1].items() if k != "idx"} if idx is ... else {**lines[1], "idx": idx}
+        expected = [("idx", 2, None), ("missing-idx", None, key)]
+        assert found(check(task, [lines[0], line, *lines[2:]], records)) == expected, idx
+
+
+@pytest.mark.parametrize("name", WRONG_LABELS)
+def test_a_wrong_label_and_one_of_the_wrong_type_are_found(real_data, name):
+    task, records, lines, key = planted(real_data, name)
+    for line in [{"idx": key}, *({"idx": key, "label": label} for label in WRONG_LABELS[name])]:
+        checked = check(task, [lines[0], line, *lines[2:]], records)
+        assert found(checked) == [("label", 2, key)], line
+        assert checked.predictions[key] is None and checked.noncanonical.total() == 0
+
+
+MUSERC_FAULTS = {
+    "a question is missing": (lambda q: q.pop(0), "missing-idx"),
+    "an answer is missing": (lambda q: q[0]["answers"].pop(), "missing-idx"),
+    "every question is missing": (lambda q: q.clear(), "missing-idx"),
+    "an unknown answer": (lambda q: q[0]["answers"].append({"idx": 10**9, "label": 0}), "unknown-idx"),
+    "an unknown question": (lambda q: q.append({"idx": 10**9, "answers": [{"idx": 1, "label": 0}]}), "unknown-idx"),
+    "an answer under another question": (lambda q: q[0]["answers"].append(q[1]["answers"].pop()), "unknown-idx"),
+    "an answer twice": (lambda q: q[0]["answers"].append({**q[0]["answers"][0]}), "duplicate-idx"),
+    "a question twice": (lambda q: q.append(q[0]), "duplicate-idx"),
+    "an answer's idx as text": (lambda q: q[0]["answers"][0].update(idx=str(q[0]["answers"][0]["idx"])), "idx"),
+    "an answer's idx as float": (lambda q: q[0]["answers"][0].update(idx=float(q[0]["answers"][0]["idx"])), "idx"),
+    "a question's idx as float": (lambda q: q[0].update(idx=float(q[0]["idx"])), "idx"),
+    "an idx that is a list": (lambda q: q[0]["answers"][0].update(idx=[]), "label"),
+    "no idx": (lambda q: q[0]["answers"][0].pop("idx"), "label"),
+    "no answers": (lambda q: q[0].pop("answers"), "label"),
+    "a question that is text": (lambda q: q.append("?"), "label"),
+    "an answer that is text": (lambda q: q[0]["answers"].append("!"), "label"),
+    "no label": (lambda q: q[0]["answers"][0].pop("label"), "label"),
+    **{
+        f"the label {json.dumps(label)}": (lambda q, label=label: q[0]["answers"][0].update(label=label), "label")
+        for label in (True, False, "1", 2, 1.0, None, [1])
+    },
+}
+
+
+@pytest.mark.parametrize("fault", MUSERC_FAULTS)
+def test_faults_inside_a_muserc_answer_are_found(real_data, fault):
+    task, records, lines, key = planted(real_data, "muserc")
+    change, rule = MUSERC_FAULTS[fault]
+    faulty = copy.deepcopy(lines)
+    change(faulty[1]["passage"]["questions"])
+    assert json.dumps(faulty[1]) != json.dumps(lines[1])
+    for asked in (records, [task.outline(record) for record in records]):
+        assert found(check(task, faulty, asked)) == [(rule, 2, key)]
+    for passage in (None, [], {}, {"questions": None}, {"questions": 5}, {"questions": {"a": 1}}):
+        faulty[1]["passage"] = passage
+        assert found(check(task, faulty, records)) == [("label", 2, key)]
+
+
+def test_a_muserc_answer_may_list_a_question_in_parts(real_data):
+    task, records, lines, _ = planted(real_data, "muserc")
+    parts = copy.deepcopy(lines)
+    for line in parts:
+        line["passage"]["questions"] = [
+            {"idx": q["idx"], "answers": [answer]} for q in line["passage"]["questions"] for answer in q["answers"]
+        ]
+    checked = check(task, parts, records)
+    assert checked.ok and list(checked.predictions.values()) == lines
+
+
+PUBLISHED = [
+    *((name, {True: "true", False: "false", "True": "true", "False": "false"}) for name in ("danetqa", "russe")),
+    ("rwsd", {True: "True", False: "False", "true": "True", "false": "False"}),
+]
+
+
+@pytest.mark.parametrize(("name", "spellings"), PUBLISHED, ids=[name for name, _ in PUBLISHED])
+def test_published_spellings_are_accepted_and_counted(real_data, name, spellings):
+    task, records, _, _ = planted(real_data, name)
+    for spelt, label in spellings.items():
+        checked = check(task, [{"idx": r["idx"], "label": spelt} for r in records], records)
+        assert checked.ok and checked.noncanonical == {"label": 4}
+        assert checked.predictions == {r["idx"]: {"idx": r["idx"], "label": label} for r in records}
+    assert set(spellings.values()) == set(task.labels)
+    lines = [{"idx": r["idx"], "label": task.labels[k % 2]} for k, r in enumerate(records)]
+    assert check(task, lines, records).noncanonical.total() == 0
+
+
+def test_an_integer_idx_of_lidirus_is_accepted_and_counted(real_data):
+    task, records, lines, _ = planted(real_data, "lidirus")
+    checked = check(task, [{**line, "idx": int(line["idx"])} for line in lines[:3]] + lines[3:], records)
+    assert checked.ok and checked.noncanonical == {"idx": 3, "label": 0}
+    assert list(checked.predictions.values()) == lines
+
+
+def test_an_answer_that_names_no_entity_is_accepted_and_counted(real_data):
+    task, records, lines, key = planted(real_data, "rucos")
+    checked = check(task, [lines[0], {"idx": key, "label": "никто"}, *lines[2:]], records)
+    assert checked.ok and checked.noncanonical == {"label": 1} and checked.predictions[key]["label"] == "никто"
+
+
+# -- the stream ----------------------------------------------------------------------------------------------------
+@every_task
+def test_a_stream_is_mapped_back_from_its_description_alone(real_data, name):
+    task, records = get_task(name), records_of(real_data, name)[:25]
+    load = workload.build(task, records, 2 * len(records) + 3, seed=4)
+    description = json.loads(json.dumps(load.describe(), ensure_ascii=False))
+    back = workload.from_description(task, description)
+    fed = [json.loads(line) for line in load.lines()]
+    assert [task.key(record) for record in fed] == list(load) == list(back)
+    assert [task.key(back[idx]) for idx in back] == list(load)
+    for record in fed:
+        task.validate(record)
+        assert task.gold(record) is None
+    assert back.gold == [task.gold(record) for record in records]
+    right = [task.gold(task.reindex(records[place], position)) for position, place in enumerate(load.order)]
+    lines = [task.format(answer).encode() for answer in right]
+    checked = task.check(lines, back, "answers.jsonl")
+    assert checked.ok and list(checked.predictions) == list(load)
+    places, answers = zip(*(back.restore(checked.predictions[idx]) for idx in back), strict=True)
+    assert places == load.order and set(places) == set(range(len(records)))
+    for place, answer in zip(places, answers, strict=True):
+        assert json.loads(task.format(answer)) == json.loads(task.format(task.gold(records[place])))
+    assert task_value(task, task.score([back.gold[place] for place in places], answers)) == pytest.approx(1)
+
+
+# -- facts of the published files ----------------------------------------------------------------------------------
+COUNTS = {
+    "danetqa": (1366, 654, 653), "parus": (312, 92, 404), "rcb": (346, 181, 361), "terra": (2087, 242, 2571),
+    "russe": (15895, 6825, 15059), "rwsd": (488, 151, 115), "muserc": (397, 76, 259),
+}  # fmt: skip
+CROWD = {"PARus": 404, "RCB": 353, "RUSSE": 918, "RWSD": 115}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_official_file_is_read_whole(real_data, name):
+    splits = [records_of(real_data, name, split) for split in ("train", "val", "test")]
+    assert tuple(map(len, splits)) == COUNTS[name]
+    task = get_task(name)
+    assert [sum(task.gold(r) is not None for r in split) for split in splits] == [*COUNTS[name][:2], 0]
+    assert all(count < task.sizes[split] for count, split in zip(COUNTS[name], ("train", "val", "test"), strict=True))
+
+
+def test_diagnostic_sample_and_crowd_files_have_their_sizes(real_data):
+    lidirus = records_of(real_data, "lidirus")
+    assert len(lidirus) == 858 and lidirus == records_of(real_data, "lidirus", "test")
+    assert all(type(r["idx"]) is str and str(int(r["idx"])) == r["idx"] for r in lidirus)
+    assert len(records_of(real_data, "rucos")) == 10
+    for title, count in CROWD.items():
+        rows = [json.loads(line) for line in (real_data / "rsg" / title / "test_crowd.jsonl").open(encoding="utf-8")]
+        task = get_task(title.lower())
+        assert len({row["idx"] for row in rows}) == len(rows) == count
+        assert {row["idx"] for row in rows} <= {r["idx"] for r in records_of(real_data, task.name, "test")}
+        assert {task.label_of(row["label"]) for row in rows} == set(task.labels)
+
+
+def test_muserc_asks_about_running_idx(real_data):
+    for split in ("train", "val", "test"):
+        questions = [q for r in records_of(real_data, "muserc", split) for q in r["passage"]["questions"]]
+        for parts in (questions, [a for q in questions for a in q["answers"]]):
+            places = [part["idx"] for part in parts]
+            assert len(set(places)) == len(places) and places == sorted(places)
+        assert split == "test" or all(any(a["label"] for a in q["answers"]) for q in questions)
+
+
+def test_the_two_misspelt_rcb_rows_are_read(real_data):
+    rows = {r["idx"]: r for r in records_of(real_data, "rcb", "train") if "negation" not in r}
+    assert set(rows) == {36, 354} and all("no_negation" in r for r in rows.values())
+    assert all(get_task("rcb").gold(r)["label"] in get_task("rcb").labels for r in rows.values())
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_russe_words_are_found_whatever_the_end_says(real_data, split):
+    task, records = get_task("russe"), records_of(real_data, "russe", split)
+    spans = [task.word_spans(r) for r in records]
+    both = sum(None not in pair for pair in spans)
+    assert both >= 0.98 * len(records), f"both words found in {both} of {len(records)} {split} records"
+    for record, pair in zip(records, spans, strict=True):
+        moved = {**record, "end1": record["end1"] + 9, "end2": 0}
+        assert task.word_spans(moved) == pair
+        for number, span in zip("12", pair, strict=True):
+            sentence = record[f"sentence{number}"]
+            if span:
+                word = sentence[span.start : span.end]
+                assert word[0].isalnum() and word[-1].isalnum() and word[0].lower() == record["word"][0].lower()
+                assert not sentence[span.start - 1 : span.start].isalnum() and not sentence[span.end :][:1].isalnum()
+
+
+def test_rwsd_spans_are_as_many_words_as_the_text_of_the_span(real_data):
+    task = get_task("rwsd")
+    for split in ("train", "val", "test"):
+        for record in records_of(real_data, "rwsd", split):
+            target, words = record["target"], record["text"].split()
+            for number, span in zip("12", task.word_spans(record), strict=True):
+                place, size = target[f"span{number}_index"], len(target[f"span{number}_text"].split())
+                assert record["text"][span.start : span.end].split() == words[place : place + size] != []
+    record = records_of(real_data, "rwsd", "test")[0]
+    assert [record["text"][a:b] for a, b in task.word_spans(record)] == ["Мод и Дора", "они появились"]
+
+
+def test_rucos_ends_are_exclusive(real_data):
+    task, unmarked = get_task("rucos"), {}
+    for record in records_of(real_data, "rucos"):
+        text, answers = record["passage"]["text"], record["qas"][0]["answers"]
+        assert [text[a["start"] : a["end"]] for a in answers] == [a["text"] for a in answers] != []
+        assert task.gold(record)["answers"] == list(dict.fromkeys(a["text"] for a in answers))
+        if odd := [answer for answer in task.gold(record)["answers"] if answer not in task.entities(record)]:
+            unmarked[record["idx"]] = odd
+        assert all(name == name.strip() and name[-1].isalnum() for name in task.entities(record))
+        assert "@placeholder" in record["qas"][0]["query"]
+    # An answer need not be among the passage's entities; the second record has no other.
+    assert unmarked == {80: ["Пхеньян"], 780: ["МИДа Олег Волошин"]}
+
+
+def test_rucos_spans_outside_the_text_are_refused(real_data):
+    task, record = get_task("rucos"), records_of(real_data, "rucos")[0]
+    size = len(record["passage"]["text"])
+    task.validate({**record, "passage": {**record["passage"], "entities": [{"start": 0, "end": size}]}})
+    for span in ({"start": 0, "end": size + 1}, {"start": -1, "end": 3}, {"start": 3, "end": 3}, {"start": 0}, 5):
+        with pytest.raises(ValueError, match="does not lie in the text"):
+            task.validate({**record, "passage": {**record["passage"], "entities": [span]}})
+    for answers in (None, 5, {}):
+        with pytest.raises(ValueError, match=r"'answers' is .*; it is list"):
+            task.validate({**record, "qas": [{**record["qas"][0], "answers": answers}]})
+
+
+SAME_SCHEMA = {("rcb", "terra"), ("terra", "rcb")}  # told apart by their labels only
+
+
+@every_task
+def test_a_reader_refuses_the_records_of_every_other_task(real_data, tmp_path, name):
+    task = get_task(name)
+    for other in set(NAMES) - {name}:
+        for record in records_of(real_data, other)[:20]:
+            known = record.get("label") in task.labels
+            if (name, other) in SAME_SCHEMA and known:
+                continue
+            (tmp_path / "other.jsonl").write_text(json.dumps(record), encoding="utf-8")
+            with pytest.raises(UsageError, match=rf"other\.jsonl, line 1: .*give a {task.title} file"):
+                task.read(tmp_path / "other.jsonl")
+
+
+def test_plain_and_zipped_files_are_the_same(real_data, tmp_path):
+    source = real_data / "rsg/RUSSE/val.jsonl.gz"
+    (tmp_path / "val.jsonl").write_bytes(gzip.decompress(source.read_bytes()))
+    assert get_task("russe").read(tmp_path / "val.jsonl") == records_of(real_data, "russe")
+
+
+# -- metrics -------------------------------------------------------------------------------------------------------
+LABELS = ("a", "b", "c")
+labelled_pairs = st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), min_size=1, max_size=40)
+
+
+def f1_by_hand(gold, given_, label) -> float:
+    both = sum(g == p == label for g, p in zip(gold, given_, strict=True))
+    return 2 * both / (gold.count(label) + given_.count(label)) if both else 0.0
+
+
+@settings(deadline=None)
+@given(labelled_pairs)
+def test_scores_are_those_of_the_definitions(pairs):
+    gold, given_ = map(list, zip(*pairs, strict=True))
+    by_hand = [f1_by_hand(gold, given_, label) for label in LABELS]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert metrics.macro_f1(gold, given_, LABELS) == pytest.approx(sum(by_hand) / 3, abs=1e-12)
+        assert metrics.binary_f1(gold, given_, "b") == pytest.approx(by_hand[1], abs=1e-12)
+        ours = metrics.mcc(gold, given_)
+    codes = [[LABELS.index(label) for label in side] for side in (gold, given_)]
+    one_hot = [np.eye(3)[side] - np.eye(3)[side].mean(axis=0) for side in codes]
+    cross, own, other = (float((x * y).sum()) for x, y in ((one_hot[0], one_hot[1]), *((o, o) for o in one_hot)))
+    expected = cross / math.sqrt(own * other) if len(set(gold)) > 1 and len(set(given_)) > 1 else 0.0
+    assert ours == pytest.approx(expected, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(labelled_pairs)
+def test_scores_of_sums_are_scikit_learns(pairs):
+    gold, given_ = map(list, zip(*pairs, strict=True))
+    sums = metrics.confusion_cells(gold, given_, LABELS).sum(axis=0)[None]
+    assert sums.sum() == len(pairs)
+    for (right, answered), count in Counter(pairs).items():
+        assert sums[0, LABELS.index(right) * 3 + LABELS.index(answered)] == count
+    macro = f1_score(gold, given_, labels=LABELS, average="macro", zero_division=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of a single class; ours does not
+        mcc = matthews_corrcoef(gold, given_)
+    for of, expected in (
+        (metrics.macro_f1_of, macro), (metrics.mcc_of, mcc), (metrics.accuracy_of, accuracy_score(gold, given_)),
+    ):  # fmt: skip
+        assert of(sums)[0] == pytest.approx(expected, abs=1e-12)
+        assert of(np.concatenate([sums, 2 * sums])) == pytest.approx([expected] * 2, abs=1e-12)
+
+
+def test_mcc_of_a_single_class_is_0_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for gold, given_ in (("aaaa", "aaab"), ("aabb", "aaaa"), ("aaaa", "aaaa"), ("aaaa", "bbbb")):
+            assert metrics.mcc(list(gold), list(given_)) == 0.0
+            cells = metrics.confusion_cells(gold, given_, "ab")
+            assert metrics.mcc_of(cells.sum(axis=0)[None]) == [0.0]
+    # 4 right and 1 missed, 2 wrongly given and 3 rightly not: (4 x 3 - 2 x 1) / sqrt(6 x 5 x 5 x 4)
+    assert metrics.mcc(list("aaaaabbbbb"), list("aaaabaabbb")) == pytest.approx(10 / math.sqrt(600), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "f1", "em"),
+    [
+        ("Северная Корея", "северная корея!", 1, 1),
+        ("Северная Корея", "Корея", 2 / 3, 0),
+        ("Северная Корея", "Южная Корея", 0.5, 0),
+        ("the Financial Times", "Financial  Times", 1, 1),
+        ("«Зенит»", "Зенит", 0, 0),  # Russian quotes are no ASCII punctuation and stay
+        ("G-7", "G7", 1, 1),
+        ("США", "Россия", 0, 0),
+        ("да да", "да", 2 / 3, 0),
+        ("a", "the", 0, 1),  # both are empty after normalisation: equal, but no token is shared
+    ],
+)
+def test_string_scores_by_hand(gold, answer, f1, em):
+    assert (metrics.token_f1(gold, answer), metrics.exact_match(gold, answer)) == (pytest.approx(f1), em)
+    assert metrics.token_f1(answer, gold) == pytest.approx(f1)
+
+
+def test_every_ascii_punctuation_mark_is_dropped():
+    assert metrics.normalise_answer(f"Кре{string.punctuation}мль — an «The»") == "кремль — « »"
+
+
+def test_a_rucos_question_takes_its_best_answer_and_0_without():
+    task = get_task("rucos")
+    gold = [{"idx": k, "label": "", "answers": answers} for k, answers in enumerate((["США", "Северная Корея"], []))]
+    given_ = [{"idx": 0, "label": "Корея"}, {"idx": 1, "label": "Корея"}]
+    assert task.score(gold, given_) == {"f1": pytest.approx(1 / 3), "em": 0.0}
+    given_[0]["label"] = "сша."
+    assert task.score(gold, given_) == {"f1": 0.5, "em": 0.5}
+
+
+def muserc_answer(*questions: str) -> dict:
+    """Return a prediction from the labels of each question: "10" for a right and a wrong answer."""
+    return {
+        "idx": 0,
+        "passage": {
+            "questions": [
+                {"idx": q, "answers": [{"idx": k, "label": int(label)} for k, label in enumerate(labels)]}
+                for q, labels in enumerate(questions)
+            ]
+        },
+    }
+
+
+def test_muserc_scores_by_hand():
+    task = get_task("muserc")
+    gold = [muserc_answer("110", "01"), muserc_answer("1000")]
+    given_ = [muserc_answer("100", "01"), muserc_answer("1100")]
+    # pooled: 3 rightly called right, 1 wrongly, 1 missed; one of three questions is wholly right
+    assert task.score(gold, given_) == {"ans_f1": pytest.approx(6 / 8), "em": pytest.approx(1 / 3)}
+    assert task.score(gold, [muserc_answer("000", "00"), muserc_answer("0000")]) == {"ans_f1": 0.0, "em": 0.0}
+    low, high, method = task.interval(gold, given_)
+    assert low < (6 / 8 + 1 / 3) / 2 < high and method == "bootstrap 95 %"
+
+
+def test_lidirus_scores_every_category_whole():
+    task = get_task("lidirus")
+    tags = ["Factivity", "Factivity;Quantifiers", "Factivity", None, "Factivity"]
+    labels = ["entailment", "entailment", "not_entailment", "not_entailment", "entailment"]
+    gold = [
+        {"idx": str(k), "label": label} | ({"lexical-semantics": tag} if tag else {})
+        for k, (tag, label) in enumerate(zip(tags, labels, strict=True))
+    ]
+    scores = task.score(gold, [*gold[:4], {"idx": "4", "label": "not_entailment"}])
+    assert scores == {
+        "all_mcc": pytest.approx(4 / 6),  # (2 x 2 - 0) / sqrt(2 x 3 x 2 x 3)
+        "accuracy": 0.8,
+        "lex_sem": pytest.approx(2 / math.sqrt(2 * 3 * 1 * 2)),
+        "lex_sem__Factivity": pytest.approx(1 / 2),
+        "lex_sem__Factivity;Quantifiers": 0.0,
+    }
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(40, 200), st.integers(0, 1000))
+def test_a_bootstrap_interval_holds_its_value(size, seed):
+    rng = random.Random(seed)
+    gold = [rng.choice("abc") for _ in range(size)]
+    given_ = [g if rng.random() < 0.5 else rng.choice("abc") for g in gold]
+    cells = metrics.confusion_cells(gold, given_, "abc")
+    for of in (metrics.macro_f1_of, metrics.mcc_of, metrics.accuracy_of):
+        low, high, _ = metrics.bootstrap_interval(cells, of, draws=400)
+        assert low < of(cells.sum(axis=0)[None])[0] < high
+
+
+def test_a_bootstrap_interval_is_wilsons_for_a_share():
+    cells = np.repeat([[1.0, 0.0], [0.0, 1.0]], 200, axis=0)
+    low, high, _ = metrics.bootstrap_interval(cells, lambda sums: sums[:, 0] / sums.sum(axis=1))
+    exact = metrics.wilson_interval(200, 400)
+    assert (low, high) == (pytest.approx(exact.low, abs=0.01), pytest.approx(exact.high, abs=0.01))
