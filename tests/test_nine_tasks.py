@@ -593,6 +593,14 @@ def test_a_rucos_question_takes_its_best_answer_and_0_without():
     assert task.score(gold, given_) == {"f1": 0.5, "em": 0.5}
 
 
+def test_rcb_divides_by_three_labels_whatever_is_there():
+    task = get_task("rcb")
+    gold = [{"idx": k, "label": label} for k, label in enumerate(["neutral", "neutral", "entailment"])]
+    scores = task.score(gold, [*gold[:2], {"idx": 2, "label": "neutral"}])
+    assert scores == {"f1": pytest.approx(0.8 / 3), "accuracy": pytest.approx(2 / 3)}  # 4 / 5, 0 and 0
+    assert task.score(gold, gold)["f1"] == pytest.approx(2 / 3)
+
+
 def muserc_answer(*questions: str) -> dict:
     """Return a prediction from the labels of each question: "10" for a right and a wrong answer."""
     return {

@@ -191,7 +191,9 @@ def plain(root: Path, name: str):
     return pipeline.fit([TEXTS[name](r) for r in records], [same(r["label"]) for r in records])
 
 
-@pytest.mark.parametrize("name", ACCURACY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "russe" else []) for name in ACCURACY]
+)
 def test_kept_weights_answer_as_a_plain_pipeline(real_data, kept, name):
     model, task = weights.load(kept(name), name)
     records = records_of(real_data, name, "val")
