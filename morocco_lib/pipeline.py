@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import data, errors, params, steps
+from morocco_lib import data, params, steps
 from morocco_lib.errors import MoroccoError, UsageError
-from morocco_lib.notebook import identity, inputs_of, key_of
+from morocco_lib.execute import execute
+from morocco_lib.notebook import inputs_of, key_of
 from morocco_lib.report import build, tables
-from morocco_lib.runners.process import tie
 from morocco_lib.tasks import get_task
 
 DATA_VARIABLE = "MOROCCO_DATA"  # read here and nowhere else, and injected as data_dir
@@ -213,76 +213,6 @@ class PlanRun:
         if "report" in self.plan.steps:
             listed.append(StepResult(None, None, "report", TO_DO))
         return listed
-
-
-def execute(step: str, p: Any, inputs: dict[str, Path], folder: Path, key: str, root: Path) -> int:
-    """Run one notebook in a fresh kernel, keep it executed and rendered in its step folder, and return its exit code.
-
-    The status is ours, not papermill's, which records a dead kernel or a timeout as completed.
-
-    Raises:
-        MoroccoError: the notebook failed; the folder says so too.
-    """
-    names = {} if step == "report" else {"model": p.model.name, "task": p.task.name}
-    with steps.Step.begin(folder, step, **names, parameters=identity(p), inputs=inputs, key=key) as attempt:
-        notebook = folder / "notebook.ipynb"
-        parameters = {
-            **p.model_dump(),
-            "out_dir": str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder),
-        }
-        try:
-            _papermill(root / "notebooks" / f"{step}.ipynb", notebook, parameters, root)
-        finally:
-            if notebook.exists():
-                from morocco_lib.report.render import notebook_html
-
-                notebook_html(notebook, folder / "notebook.html")
-        code = _exit_of(step, folder)
-        attempt.finish(steps.DONE, code)
-        return code
-
-
-def _exit_of(step: str, folder: Path) -> int:
-    return 1 if step == "bench" and steps.read_json(folder / "bench.json")["verdict"] != "VALID" else 0
-
-
-def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Path) -> None:
-    import logging
-
-    import papermill
-    from jupyter_client import AsyncKernelManager
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    log = target.with_name("kernel.log")
-
-    # A kernel that outlives us would go on writing into a folder that the next run has set aside.
-    class Kernel(AsyncKernelManager):
-        # What a kernel says of itself, its death throes too, belongs beside its notebook and not on our terminal.
-        async def _async_launch_kernel(self, kernel_cmd, **options):
-            with log.open("ab") as stderr:
-                await super()._async_launch_kernel([*tie(), *kernel_cmd], **options, stderr=stderr)
-
-        _launch_kernel = _async_launch_kernel
-
-    try:
-        papermill.execute_notebook(
-            str(source), str(target), parameters=parameters, kernel_name="python3", cwd=str(root), progress_bar=False, log_output=False,
-            kernel_manager_class=Kernel,
-        )  # fmt: skip
-    except PapermillExecutionError as error:
-        kind = getattr(errors, error.ename, None)
-        if isinstance(kind, type) and issubclass(kind, MoroccoError):
-            raise kind(error.evalue) from None
-        raise errors.EnvironmentFailure(
-            f"cell {error.exec_count} raised {error.ename}: {error.evalue}",
-            remedy=f"read {target.with_suffix('.html')}",
-        ) from None
-    except (DeadKernelError, CellTimeoutError) as error:
-        raise errors.EnvironmentFailure(
-            f"the kernel died ({type(error).__name__})", remedy="free memory and run the plan again"
-        ) from None
 
 
 # -- the verb ------------------------------------------------------------------------------------------------------

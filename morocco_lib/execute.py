@@ -1,0 +1,107 @@
+"""Runs one notebook in a fresh kernel through papermill and keeps it, executed and rendered, in its step folder."""
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+from morocco_lib import errors, steps
+from morocco_lib.errors import MoroccoError
+from morocco_lib.notebook import identity
+from morocco_lib.runners.process import tie
+
+
+def execute(step: str, p: Any, inputs: dict[str, Path], folder: Path, key: str, root: Path) -> int:
+    """Run one notebook in a fresh kernel, keep it executed and rendered in its step folder, and return its exit code.
+
+    The status is ours, not papermill's, which records a dead kernel or a timeout as completed.
+
+    Raises:
+        MoroccoError: the notebook failed; the folder says so too.
+    """
+    names = {} if step == "report" else {"model": p.model.name, "task": p.task.name}
+    with steps.Step.begin(folder, step, **names, parameters=identity(p), inputs=inputs, key=key) as attempt:
+        notebook = folder / "notebook.ipynb"
+        parameters = {
+            **p.model_dump(),
+            "out_dir": str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder),
+        }
+        try:
+            _papermill(root / "notebooks" / f"{step}.ipynb", notebook, parameters, root)
+        finally:
+            if notebook.exists():
+                from morocco_lib.report.render import notebook_html
+
+                notebook_html(notebook, folder / "notebook.html")
+        code = _exit_of(step, folder)
+        attempt.finish(steps.DONE, code)
+        return code
+
+
+def _exit_of(step: str, folder: Path) -> int:
+    return 1 if step == "bench" and steps.read_json(folder / "bench.json")["verdict"] != "VALID" else 0
+
+
+def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Path) -> None:
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    for name in ("papermill", "asyncio"):  # what they have to say comes back as the exceptions below
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    failures: list[BaseException] = []
+    kernels: list = []
+    options = {"kernel_name": "python3", "cwd": str(root), "progress_bar": False, "log_output": False}
+
+    def run() -> None:
+        try:
+            manager = _kernel_class(target.with_name("kernel.log"), kernels)
+            papermill.execute_notebook(
+                str(source), str(target), parameters=parameters, kernel_manager_class=manager, **options
+            )
+        except BaseException as error:
+            failures.append(error)
+
+    # In a thread of its own: in ours nbclient would replace our signal handlers, and not put them back.
+    thread = threading.Thread(target=run, name="morocco-papermill", daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        for kernel in kernels:
+            kernel.provisioner.process.kill()
+        thread.join(10)
+        raise
+    if not failures:
+        return
+    error = failures[0]
+    if isinstance(error, PapermillExecutionError):
+        kind = getattr(errors, error.ename, None)
+        if isinstance(kind, type) and issubclass(kind, MoroccoError):
+            raise kind(error.evalue)
+        raise errors.EnvironmentFailure(
+            f"cell {error.exec_count} raised {error.ename}: {error.evalue}",
+            remedy=f"read {target.with_suffix('.html')}",
+        )
+    if isinstance(error, DeadKernelError | CellTimeoutError):
+        raise errors.EnvironmentFailure(
+            f"the kernel died ({type(error).__name__})", remedy="free memory and run the plan again"
+        )
+    raise error
+
+
+def _kernel_class(log: Path, started: list):
+    """Return a kernel manager class whose kernels end with us, talk to a log, and are noted in `started`."""
+    from jupyter_client import AsyncKernelManager
+
+    class Kernel(AsyncKernelManager):
+        # What a kernel says of itself, its death throes too, belongs beside its notebook and not on our terminal; one
+        # that outlived us would go on writing into a folder that the next run has set aside.
+        async def _async_launch_kernel(self, kernel_cmd, **options):
+            with log.open("ab") as stderr:
+                await super()._async_launch_kernel([*tie(), *kernel_cmd], **options, stderr=stderr)
+            started.append(self)
+
+        _launch_kernel = _async_launch_kernel
+
+    return Kernel
