@@ -9,7 +9,7 @@ from typing import Any
 
 from morocco_lib import bench, data, params, steps, train
 from morocco_lib.errors import UsageError
-from morocco_lib.models import weights
+from morocco_lib.models import KINDS, weights
 from morocco_lib.params import resolve
 from morocco_lib.report import build, words
 from morocco_lib.runners.process import ProcessRunner
@@ -167,6 +167,9 @@ def start(step_name: str, names: dict[str, Any]) -> Session:
         if not inputs:
             raise UsageError(f"no result in {chosen}", remedy="run `morocco run PLAN.yaml` or the bench notebook first")
     else:
+        if getattr(p, "command", "") and p.model.name in KINDS:  # a program is not one of our models
+            program = bench.command(p.command)
+            p = p.model_copy(update={"model": p.model.model_copy(update={"name": program.model})})
         if p.data_dir == data.SYNTHETIC:
             p = p.model_copy(update={"data_dir": str(data.synthetic_step(plan_dir, [p.task.name], p.seed))})
         inputs, folder = inputs_of(step_name, p, root), plan_dir / p.model.name / p.task.name

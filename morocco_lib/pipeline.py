@@ -233,6 +233,8 @@ def main(args, say, show) -> int:
     data_dir = os.environ.get(DATA_VARIABLE)
     plan_dir = plan_folder(plan, root, args.out, args.fresh)
     job = PlanRun(plan, root, plan_dir, str(Path(data_dir).resolve()) if data_dir else None, args.force)
+    source = "synthetic" if job.data_dir == data.SYNTHETIC else job.data_dir
+    say(f"plan {plan.name}: {source} records; results go to {plan_dir}")
     if args.dry_run:
         listed = job.preview()
         for s in listed:

@@ -41,7 +41,7 @@ def read_answers(folder: Path) -> tuple[Task, Workload, Answers]:
         task = get_task(description["task"])
         load = workload.from_description(task, description)
         with (folder / "answers.jsonl").open("rb") as lines:
-            checked = task.check(lines, load, str(folder / "answers.jsonl"))
+            checked = task.check(lines, load, f"runs/{folder.name}/answers.jsonl")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"run in {folder} cannot be read ({error})", remedy="restore the folder or bench again"
@@ -125,7 +125,9 @@ def derive(folder: Path) -> dict[str, Any]:
                 "run": f"runs/{run.folder.name}",
                 "verdict": verdict(found),
                 "reasons": found,
+                "exit": {name: run.facts["exit"][name] for name in ("code", "signal")},
                 "problems": dict(answers.checked.counts),
+                "examples": [str(problem) for problem in answers.checked.problems[:3]],
                 "score": scored["value"],
             }
         )

@@ -254,6 +254,39 @@ def test_a_moved_plan_folder_still_verifies(small, tmp_path):
     assert code == 0 and "note" not in text
 
 
+def test_a_speed_never_gets_the_score_of_other_records(small, tmp_path):
+    folder = shutil.copytree(small, tmp_path / "small")
+    other = tmp_path / "other"
+    other.mkdir()
+    done = run_plan(small_plan(other, models=["tfidf"], seed=5), folder, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert len(rows) == 2 and len({row["data"]["sha256"] for row in rows}) == 2
+    for row in rows:
+        own = json.loads((folder / row["bench_folder"] / "bench.json").read_text())
+        scored = json.loads((folder / row["eval_folder"] / "score.json").read_text())
+        assert row["data"]["sha256"] == own["data"]["sha256"] == scored["data"]["sha256"]
+        assert row["score"] == scored["score"]
+
+
+def test_a_report_still_verifies_when_something_is_added_to_its_plan(small, tmp_path, synthetic_data):
+    folder = shutil.copytree(small, tmp_path / "small")
+    argv = [
+        sys.executable,
+        "-m",
+        "morocco_lib",
+        "bench",
+        "--command",
+        f"{sys.executable} docs/example_model.py",
+        "terra",
+    ]
+    options = ["--data", str(synthetic_data / "TERRa/val.jsonl"), "--out", str(folder / "mine"), "--repeats", "1"]
+    done = subprocess.run([*argv, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    code, text = verify(folder)
+    assert code == 0, text
+
+
 # -- deaths --------------------------------------------------------------------------------------------------------
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +23,46 @@ ESTIMATES = (
 )
 
 
-def collect(plan_dir: Path) -> list[dict[str, Any]]:
+def collect(plan_dir: Path, folders: Container[Path] | None = None) -> list[dict[str, Any]]:
     """Return the rows of a folder of results, sorted by task, model and batch size.
 
-    A row holds task, model, batch_size, input_size, repeats, runner, origin of the records, verdict, reasons, score
-    (eval's, else the timed runs'), every estimate as in bench.json, and the folders it came from.
+    A row holds task, model, batch_size, input_size, repeats, runner, data, verdict, reasons, score, every estimate as
+    in bench.json, and the folders it came from. The score is eval's where an eval fed the same records to the same
+    weights or command at the same batch size, else the timed runs'; an eval that fits no bench is a row of its own.
+
+    Args:
+        folders: Only these step folders (resolved); None: all that were not set aside.
     """
     cells: dict[tuple, list[tuple[Path, dict]]] = {}
     for folder, status in steps.find_steps(plan_dir):
-        if status["task"] and not steps.is_retired(folder):
+        wanted = not steps.is_retired(folder) if folders is None else folder.resolve() in folders
+        if status["task"] and wanted:
             cells.setdefault((status["task"], status["model"]), []).append((folder, status))
     rows = []
-    for (task, model), found in sorted(cells.items()):
-        evals = [_eval(folder, status, plan_dir) for folder, status in found if status["step"] == "eval"]
-        benches = [_bench(folder, status, plan_dir) for folder, status in found if status["step"] == "bench"]
-        failed = [(f, s) for f, s in found if s["state"] != steps.DONE]
-        if not benches and not evals and not failed:
-            continue  # trained and nothing asked of it
-        for row in benches or [_empty()]:
-            scored = next((e for e in evals if e["batch_size"] == row["batch_size"] and e["score"]), None) or next(
-                (e for e in evals if e["score"]), None
-            )
-            row = {"task": task, "model": model, **row}
-            if scored:
-                row |= {"score": scored["score"], "data": scored["data"], "eval_folder": scored["folder"]}
-            row["failed"] = [
-                {"step": s["step"], "folder": _name(f, plan_dir), "state": s["state"], "error": s["error"]}
-                for f, s in failed
-            ]
-            if failed and row["verdict"] is None:
-                row["verdict"] = "FAILED"
-            rows.append(row)
+    for (task, model), found in cells.items():
+        done = [(folder, status) for folder, status in found if status["state"] == steps.DONE]
+        evals = {_subject(s): _eval(f, plan_dir) for f, s in done if s["step"] == "eval"}
+        here = []
+        for folder, status in done:
+            if status["step"] == "bench":
+                row = _bench(folder, plan_dir)
+                here.append(row | (evals.pop(_subject(status), None) or {}))
+        here += [{**_empty(), **scored} for scored in evals.values()]
+        failed = [
+            {"step": s["step"], "folder": _name(f, plan_dir), "state": s["state"], "error": s["error"]}
+            for f, s in found
+            if s["state"] != steps.DONE
+        ]
+        if failed and not here:
+            here = [{**_empty(), "verdict": "FAILED"}]
+        rows += [{"task": task, "model": model, **row, "failed": failed} for row in here]
     return sorted(rows, key=lambda row: (row["task"], row["model"], row["batch_size"] or 0, row["bench_folder"] or ""))
+
+
+def _subject(status: dict[str, Any]) -> tuple:
+    """Return what was asked of whom: the digests of records and weights, the command, the batch size."""
+    parameters = status["parameters"]
+    return frozenset(status["inputs"].values()), parameters.get("command") or "", parameters["batch_size"]
 
 
 def _name(folder: Path, plan_dir: Path) -> str:
@@ -68,30 +77,33 @@ def _empty() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _bench(folder: Path, status: dict, plan_dir: Path) -> dict[str, Any]:
-    if status["state"] != steps.DONE:
-        return {**_empty(), "batch_size": status["parameters"].get("batch_size"), "verdict": "FAILED"}
+def _bench(folder: Path, plan_dir: Path) -> dict[str, Any]:
     result = steps.read_json(folder / "bench.json")
+    names = (
+        "verdict",
+        "reasons",
+        "batch_size",
+        "input_size",
+        "repeats",
+        "runner",
+        "score",
+        "flips",
+        "data",
+        *ESTIMATES,
+    )
     try:
-        names = ("verdict", "reasons", "batch_size", "input_size", "repeats", "runner", "score", "flips", *ESTIMATES)
-        return {
-            **_empty(),
-            **{n: result[n] for n in names},
-            "data": result["data"],
-            "bench_folder": _name(folder, plan_dir),
-        }
+        return {**_empty(), **{n: result[n] for n in names}, "bench_folder": _name(folder, plan_dir)}
     except (KeyError, TypeError) as error:
         raise UsageError(f"{folder / 'bench.json'} is broken ({error})", remedy="run the step again") from None
 
 
-def _eval(folder: Path, status: dict, plan_dir: Path) -> dict[str, Any]:
-    result = steps.read_json(folder / "score.json") if status["state"] == steps.DONE else {}
-    return {
-        "score": result.get("score"),
-        "batch_size": result.get("batch_size"),
-        "data": result.get("data"),
-        "folder": _name(folder, plan_dir),
-    }
+def _eval(folder: Path, plan_dir: Path) -> dict[str, Any]:
+    result = steps.read_json(folder / "score.json")
+    try:
+        names = ("score", "batch_size", "data")
+        return {**{n: result[n] for n in names}, "eval_folder": _name(folder, plan_dir)}
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{folder / 'score.json'} is broken ({error})", remedy="run the step again") from None
 
 
 def origin_of(row: dict[str, Any]) -> str | None:

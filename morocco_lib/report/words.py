@@ -56,8 +56,10 @@ def majority_words(score: dict[str, Any]) -> str:
     if score["value"] is None:
         return ""
     bar = score["majority"]["value"]
-    if score["value"] < bar:
+    if score["high"] < bar:
         return f"below the most frequent answer's {score_text(bar)}"
+    if score["value"] < bar:
+        return f"below, though not clearly, the most frequent answer's {score_text(bar)}"
     if score["low"] <= bar:
         return f"not clearly above the most frequent answer's {score_text(bar)}"
     return f"above the most frequent answer's {score_text(bar)}"
@@ -76,4 +78,11 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
     ]
     head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {result['repeats']} runs{synthetic}"
     lines = [head, *(f"  {name:<9} {text}" for name, text in rows), f"  {'verdict':<9} {result['verdict']}"]
-    return lines + [f"  {'':<9} {line}" for line in reason_lines(result["reasons"])]
+    lines += [f"  {'':<9} {line}" for line in reason_lines(result["reasons"])]
+    for row in result["per_run"]:
+        if row["verdict"] != "VALID":
+            ended = f"signal {row['exit']['signal']}" if row["exit"]["signal"] else f"exit code {row['exit']['code']}"
+            lines.append(f"  {'':<9} {row['run']}: {ended}; what it said is in {row['run']}/stderr.log")
+            lines += [f"  {'':<9}   {example}" for example in row["examples"]]
+            break  # the others are in bench.json
+    return lines
