@@ -305,7 +305,7 @@ def not_executable(folder):
 
 @pytest.mark.parametrize("make", [lambda f: "no-such-program", lambda f: f / "absent", not_executable, lambda f: f])
 def test_what_is_no_program_is_wrong_usage_and_leaves_nothing(way, make, tmp_path):
-    with pytest.raises(UsageError, match="no program|not executable"):
+    with pytest.raises(UsageError, match=r"no program|not executable"):
         way.start([str(make(tmp_path))], Limits())
     assert cgroups_of(os.getpid()) == []
 
