@@ -74,7 +74,7 @@ def real_pair(real_data):
     return model_class("tfidf").fit(TERRA, records, 1), reference(TERRA, records), val
 
 
-def same_decisions(ours, theirs, texts):
+def assert_same_decisions(ours, theirs, texts):
     expected = theirs.decision_function(texts)
     expected = expected[:, None] if expected.ndim == 1 else expected
     values = ours.decision(texts)
@@ -101,11 +101,11 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_decisions_equal_sklearn_on_odd_texts(pair, kind):
-    same_decisions(*pair, [ODD[kind]])
+    assert_same_decisions(*pair, [ODD[kind]])
 
 
 def test_decisions_of_a_batch_equal_sklearn(pair):
-    same_decisions(*pair, list(ODD.values()))
+    assert_same_decisions(*pair, list(ODD.values()))
 
 
 def test_decisions_equal_sklearn_where_odd_texts_are_the_vocabulary():
@@ -115,7 +115,9 @@ def test_decisions_equal_sklearn_where_odd_texts_are_the_vocabulary():
     ]
     ours, theirs = model_class("tfidf").fit(TERRA, records, 1), reference(TERRA, records)
     assert {"straße", "театр_открыли"} <= ours.vocabulary.keys()
-    same_decisions(ours, theirs, [*ODD.values(), "strasse", "STRASSE straße STRAẞE", "i̇stanbul istanbul İSTANBUL"])
+    assert_same_decisions(
+        ours, theirs, [*ODD.values(), "strasse", "STRASSE straße STRAẞE", "i̇stanbul istanbul İSTANBUL"]
+    )
 
 
 WORDS = st.one_of(
@@ -126,7 +128,7 @@ WORDS = st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(texts=st.lists(st.lists(WORDS, max_size=20).map(" ".join), min_size=1, max_size=4))
 def test_decisions_equal_sklearn_on_any_text(pair, texts):
-    same_decisions(*pair, texts)
+    assert_same_decisions(*pair, texts)
 
 
 def test_answers_do_not_depend_on_what_else_is_in_the_batch(pair, synthetic_data):
@@ -139,7 +141,7 @@ def test_answers_do_not_depend_on_what_else_is_in_the_batch(pair, synthetic_data
 
 def test_official_val_records_get_sklearns_decisions(real_pair):
     ours, theirs, val = real_pair
-    same_decisions(ours, theirs, [TERRA.bag_text(r) for r in val])
+    assert_same_decisions(ours, theirs, [TERRA.bag_text(r) for r in val])
 
 
 def test_official_val_accuracy_is_sklearns_and_below_the_most_frequent_label(real_pair):
@@ -165,7 +167,7 @@ def test_three_labels_survive_being_saved(tmp_path, monkeypatch):
 def test_three_labels_are_answered_as_sklearn_does():
     records, others = colour_records(200), [r["text"] for r in colour_records(50, seed=1)] + ["", "нечто", "мак лес"]
     ours, theirs = model_class("tfidf").fit(COLOURS, records, 0), reference(COLOURS, records)
-    same_decisions(ours, theirs, others)
+    assert_same_decisions(ours, theirs, others)
     answers = ours.answer([{"text": text, "idx": idx} for idx, text in enumerate(others)])
     assert [p["label"] for p in answers] == theirs.predict(others).tolist()
     assert {p["label"] for p in answers} == set(COLOURS.labels)
