@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = verbs.add_parser(
         "data", help="records to work on", description="Records to work on.", allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="try: morocco data synthetic --out records\n     morocco data synthetic terra --seed 2 --out records2",
+        epilog="try: morocco data synthetic --out records\n     morocco data fetch --out russian-superglue",
     )  # fmt: skip
     kinds = sub.add_subparsers(dest="kind", metavar="KIND", required=True)
     sub = kinds.add_parser(
@@ -90,6 +90,20 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("tasks", nargs="*", metavar="TASK", help="default: all tasks")
     sub.add_argument("--seed", type=int, default=1)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
+
+    sub = kinds.add_parser(
+        "fetch", help="download the official records",
+        description="Download the official archives, hold them against known digests and unpack them in the official layout.",
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        epilog="try: morocco data fetch --out russian-superglue\n     morocco data fetch terra rcb --out russian-superglue",
+    )  # fmt: skip
+    sub.set_defaults(handler=do.fetch)
+    sub.add_argument("tasks", nargs="*", metavar="TASK", help="default: all tasks")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; tasks fetched before are kept")
+    sub.add_argument("--sources", type=Path, metavar="FILE", help="YAML with other addresses and digests")
+    sub.add_argument(
+        "--timeout", type=seconds, default=3600.0, metavar="S", help="seconds a download may take (default 3600)"
+    )
 
     sub = verb(
         "train", do.train, "fit a model on a task's train split", "morocco train tfidf terra --data records --out fitted",

@@ -52,6 +52,7 @@ def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Pat
     failures: list[BaseException] = []
     kernels: list = []
     options = {"kernel_name": "python3", "cwd": str(root), "progress_bar": False, "log_output": False}
+    options["shutdown_kernel"] = "immediate"  # nothing is left to do, and a graceful end takes seconds now and then
 
     def run() -> None:
         try:

@@ -249,7 +249,8 @@ def main(args, say, show) -> int:
     )  # so that the running step is marked killed
     result = job.run(Progress(len(list(job.cells())) * len(job.cell_steps()) + ("report" in plan.steps), say))
     rows = tables.collect(plan_dir)
-    findings = verify.verify(plan_dir)
+    new = {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE}
+    findings = verify.verify(plan_dir, new)
     broken = [f for f in findings if not f.ok]
     code = max(result.exit, 1 if broken else 0)
     if args.json:
@@ -269,10 +270,17 @@ def main(args, say, show) -> int:
     for line in tables.remarks(rows):
         print(f"- {line}")
     print(verify.table(findings))
+    if any(s.state == KEPT for s in result.steps):
+        print(
+            f"kept steps were held against their digests; `morocco verify {_shown(plan_dir)}` rebuilds their numbers too"
+        )
     if result.page:
-        here = Path.cwd()
-        print(f"report: {result.page.relative_to(here) if result.page.is_relative_to(here) else result.page}")
+        print(f"report: {_shown(result.page)}")
     return code
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 class Progress:

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from morocco_lib.errors import UsageError
+from morocco_lib.errors import MoroccoError, UsageError
 
 
 def say(text: str) -> None:
@@ -38,6 +38,22 @@ def synthetic(args) -> int:
     for path in data.make_synthetic(args.out, args.tasks or task_names(), args.seed):
         print(path)
     return 0
+
+
+def fetch(args) -> int:
+    from morocco_lib.data import fetch as room
+    from morocco_lib.tasks import get_task, task_names
+
+    sources = room.load_sources(args.sources or room.SOURCES)
+    code = 0
+    for task in [get_task(name) for name in args.tasks or task_names()]:
+        try:
+            for path in room.fetch(task, args.out, sources, timeout_s=args.timeout, say=say):
+                print(path, flush=True)
+        except MoroccoError as error:  # the other tasks may still come
+            say(f"morocco: {error}")
+            code = max(code, error.exit_code)
+    return code
 
 
 def train(args) -> int:

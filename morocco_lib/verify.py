@@ -1,7 +1,7 @@
 """Rebuild every number from the step folders, and hold every byte against its digest. Reads step folders only."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,12 @@ class Finding:
     seen: str
 
 
-def verify(outputs: Path) -> list[Finding]:
+def verify(outputs: Path, rebuild: Container[Path] | None = None) -> list[Finding]:
     """Return the findings for every step folder at or below a folder.
 
+    Args:
+        outputs: Folder of step folders, or one.
+        rebuild: Rebuild the numbers of these step folders (resolved) only; None: of all. Digests are always held.
     Raises:
         UsageError: there is no step folder.
     """
@@ -37,11 +40,11 @@ def verify(outputs: Path) -> list[Finding]:
     findings = []
     for folder in folders:
         name = folder.relative_to(outputs).as_posix() if folder != outputs else folder.name
-        findings += [Finding(name, what, ok, seen) for what, ok, seen in _verify_step(folder)]
+        findings += [Finding(name, what, ok, seen) for what, ok, seen in _verify_step(folder, rebuild)]
     return findings
 
 
-def _verify_step(folder: Path) -> Iterator[tuple[str, bool, str]]:
+def _verify_step(folder: Path, rebuild: Container[Path] | None) -> Iterator[tuple[str, bool, str]]:
     path = folder / steps.STATUS
     try:
         status = steps.read_status(folder)
@@ -67,7 +70,8 @@ def _verify_step(folder: Path) -> Iterator[tuple[str, bool, str]]:
     if steps.is_retired(folder):
         return
     yield from _inputs(folder, status)
-    if status["state"] == steps.DONE and status["step"] in REBUILD:
+    wanted = rebuild is None or folder.resolve() in rebuild
+    if wanted and status["state"] == steps.DONE and status["step"] in REBUILD:
         yield _rebuilt(folder, status)
 
 

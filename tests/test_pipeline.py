@@ -77,13 +77,13 @@ def test_every_step_is_done_sealed_and_verified(demo):
     folder, summary = demo
     assert [(s["step"], s["model"], s["task"], s["state"]) for s in summary["steps"]] == [
         (step, model, task, "done")
-        for task in ("terra",)
+        for task in ("terra", "muserc", "rwsd")
         for model in ("majority", "tfidf")
         for step in ("train", "bench", "eval")
     ] + [("report", None, None, "done")]
     assert summary["verified"] and summary["exit"] == 0
     code, text = verify(folder)
-    assert code == 0 and text.startswith("verified: 8 step folders")
+    assert code == 0 and text.startswith("verified: 20 step folders")
 
 
 def test_every_step_folder_keeps_its_executed_and_rendered_notebook(demo):
@@ -184,7 +184,7 @@ def test_pages_load_nothing_from_outside_and_the_report_is_small(demo):
         *folder.glob("report-*/report.html"),
         *folder.glob("report-*/notebooks/*.html"),
     ]
-    assert len(pages) >= 7 + 1 + 6
+    assert len(pages) >= 19 + 1 + 6
     for page in pages:
         text = page.read_text()
         references = References()
@@ -199,11 +199,11 @@ def test_pages_load_nothing_from_outside_and_the_report_is_small(demo):
 def test_the_report_shows_every_number_with_its_interval_and_verdict(demo):
     folder, summary = demo
     text = next(folder.glob("report-*/report.html")).read_text()
-    assert text.count("<svg") >= 2
+    assert text.count("<svg") >= 5
     for row in summary["rows"]:
         assert row["model"] in text and f"{row['score']['value']:.3f}" in text
         assert f"{row['score']['low']:.3f} to {row['score']['high']:.3f}" in text
-    assert text.count(">VALID<") == 2
+    assert text.count(">VALID<") == 6
 
 
 # -- evidence ------------------------------------------------------------------------------------------------------
@@ -365,7 +365,7 @@ def test_force_repeats_and_keeps_what_was_there(tmp_path):
 def test_dry_run_lists_the_steps_and_writes_nothing(tmp_path):
     done = run_plan(DEMO, tmp_path / "out", "--dry-run")
     assert done.returncode == 0
-    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["to", "do"]] * 7
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["to", "do"]] * 19
     assert not (tmp_path / "out").exists()
 
 

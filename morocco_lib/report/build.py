@@ -68,6 +68,7 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
         when=lambda text: f"{text[:10]} {text[11:19]} UTC",
         cell=_cell,
         bytes=words.bytes_text,
+        overview=_drawing(figures.overview(rows)),
         disc=_drawing(figures.disc(rows)),
         traces=[
             (task, drawing)

@@ -1,6 +1,7 @@
-"""Figures: the disc chart of the original, and memory and answers over time with their phases."""
+"""Figures: scores over tasks, the disc chart of the original, memory and answers over time with their phases."""
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +21,55 @@ COLOURS = (
 )  # told apart by the colour-blind
 POINTS = 300  # of a line: more cannot be seen and makes the page heavy
 DISC = 1200.0  # area in points^2 of the largest disc
+COLUMNS = 3  # panels side by side: more are too small to be read on a page
+_RC = {"svg.fonttype": "none", "svg.hashsalt": "morocco", "font.size": 10, "axes.edgecolor": GREY}
 
 
 def _style():
     import matplotlib
-    import seaborn
+    from matplotlib import pyplot
 
-    matplotlib.use("agg", force=False) if not _in_kernel() else None
-    seaborn.set_theme(
-        style="whitegrid",
-        rc={"svg.fonttype": "none", "svg.hashsalt": "morocco", "font.size": 10, "axes.edgecolor": GREY},
-    )
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def _in_kernel() -> bool:
-    import sys
-
-    return "ipykernel" in sys.modules
+    if "ipykernel" not in sys.modules:
+        matplotlib.use("agg", force=False)
+    pyplot.style.use(["seaborn-v0_8-whitegrid", _RC])
+    return pyplot
 
 
 def colour_of(rows: list[dict[str, Any]]) -> dict[str, str]:
     """Return one colour a model, the same in every figure of a report."""
     return {model: COLOURS[k % len(COLOURS)] for k, model in enumerate(sorted({row["model"] for row in rows}))}
+
+
+def overview(rows: list[dict[str, Any]]):
+    """Return the scores as a grid of models and tasks, coloured by how far above the most frequent answer they are.
+
+    None unless there are several tasks and several models. Of a model's operating points on a task the best is shown.
+    """
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for score, model, task in ((row["score"], row["model"], row["task"]) for row in rows):
+        if score["value"] is not None and score["value"] >= best.get((model, task), score)["value"]:
+            best[model, task] = score
+    models, tasks = (sorted({key[k] for key in best}) for k in (0, 1))
+    if len(models) < 2 or len(tasks) < 2:
+        return None
+    import pandas
+    import seaborn
+
+    def grid(value):
+        return pandas.DataFrame(
+            [[value(best[m, t]) if (m, t) in best else None for t in tasks] for m in models], models, tasks
+        )
+
+    plt = _style()
+    figure, axis = plt.subplots(figsize=(2.8 + 0.95 * len(tasks), 1.3 + 0.5 * len(models)), layout="constrained")
+    seaborn.heatmap(
+        grid(lambda s: s["value"] - s["majority"]["value"]).astype(float),
+        annot=grid(lambda s: s["value"]).astype(float), fmt=".3f", ax=axis, cmap="vlag_r", center=0, vmin=-0.5, vmax=0.5,
+        linewidths=1, cbar_kws={"label": "above the most\nfrequent answer", "ticks": [-0.5, 0, 0.5]},
+    )  # fmt: skip
+    axis.tick_params(axis="x", rotation=0)
+    axis.tick_params(axis="y", rotation=0)
+    return figure
 
 
 def disc(rows: list[dict[str, Any]]):
@@ -57,15 +82,11 @@ def disc(rows: list[dict[str, Any]]):
         return None
     plt = _style()
     tasks = sorted({row["task"] for row in shown})
-    columns = min(3, len(tasks))
-    lines = -(-len(tasks) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(2.6 + 4.2 * columns, 3.9 * lines), squeeze=False, layout="constrained"
-    )
+    figure, axes = _panels(plt, len(tasks), 1, 3.6)
     memory, name = _memory(shown)
     largest = max(filter(None, memory), default=None)
     colours = colour_of(rows)
-    for axis, task in zip(axes.flat, tasks, strict=False):
+    for axis, task in zip(axes, tasks, strict=True):
         here = [(row, m) for row, m in zip(shown, memory, strict=True) if row["task"] == task]
         bar = here[0][0]["score"]["majority"]["value"]
         axis.axhline(bar, color=INK, linestyle="--", linewidth=1, zorder=1)
@@ -79,43 +100,44 @@ def disc(rows: list[dict[str, Any]]):
             axis.scatter(
                 x["value"], y["value"], s=area, color=colour, alpha=0.45 if m else 1, edgecolor=colour, zorder=3
             )
-            label = row["model"] + (
-                f", batch {row['batch_size']}" if sum(r["model"] == row["model"] for r, _ in here) > 1 else ""
-            )
-            offset = (area**0.5) / 2 + 4
-            text = f"{label}\n{words.bytes_text(m)}" if m else label
-            axis.annotate(
-                text,
-                (x["value"], y["value"]),
-                xytext=(offset, offset * 0.6),
-                textcoords="offset points",
-                fontsize=8.5,
-                color=INK,
-                zorder=4,
-            )
+            if sum(r["model"] == row["model"] for r, _ in here) > 1:
+                axis.annotate(str(row["batch_size"]), (x["value"], y["value"]), ha="center", va="center", fontsize=8)
         axis.set_xscale("log")
         speeds = [row["speed_per_s"]["value"] for row, _ in here]
-        axis.set_xlim(min(speeds) / 2.5, max(speeds) * 5)
+        axis.set_xlim(min(speeds) / 2.5, max(speeds) * 2.5)
         ends = [v for row, _ in here for v in (row["score"]["low"], row["score"]["high"])] + [bar]
-        pad = 0.12 * (max(ends) - min(ends) + 0.02)
-        axis.set_ylim(min(ends) - pad, max(ends) + 2 * pad)
-        axis.annotate(
-            "most frequent answer",
-            (0.99, bar),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color=INK,
-        )
+        pad = 0.15 * (max(ends) - min(ends) + 0.02)
+        axis.set_ylim(min(ends) - pad, max(ends) + pad)
         axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5), numticks=6))
         axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: words.sized(v, 2)))
         axis.xaxis.set_minor_formatter(plt.NullFormatter())
         axis.set(title=task, xlabel="records per second", ylabel="score")
-    for axis in axes.flat[len(tasks) :]:
-        axis.set_visible(False)
-    figure.supxlabel(f"disc area: {name}", fontsize=9, color=INK)
+    listed = {row["model"] for row in shown}
+    handles = [
+        plt.Line2D([], [], marker="o", linestyle="", markersize=9, color=c, alpha=0.6, label=model)
+        for model, c in colours.items()
+        if model in listed
+    ]
+    handles.append(plt.Line2D([], [], color=INK, linestyle="--", linewidth=1, label="most frequent answer"))
+    title = f"disc area: {name}" + (f", the largest {words.bytes_text(largest)}" if largest else "")
+    if any(row["verdict"] != "VALID" for row in shown):
+        title += "; grey: INVALID"
+    figure.legend(handles=handles, title=title, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
     return figure
+
+
+def _panels(plt, count: int, high: int, height: float, **options):
+    # So many panels, each of `high` axes one above the other, in lines of at most COLUMNS; returned panel by panel.
+    columns = min(COLUMNS, count)
+    lines = -(-count // columns)
+    figure, axes = plt.subplots(
+        lines * high, columns, figsize=(2.4 + 3.8 * columns, height * lines + 0.7), squeeze=False, layout="constrained", **options
+    )  # fmt: skip
+    panels = [axes[line * high : line * high + high, column] for line in range(lines) for column in range(columns)]
+    for panel in panels[count:]:
+        for axis in panel:
+            axis.set_visible(False)
+    return figure, [panel if high > 1 else panel[0] for panel in panels[:count]]
 
 
 def _memory(rows) -> tuple[list[float | None], str]:
@@ -130,38 +152,34 @@ def _bars(e: dict[str, Any]):
 
 
 def traces(folders: list[tuple[str, Path]]):
-    """Return memory and answers over time, a column a run, for (name, runs/NN folder) pairs; None without any."""
+    """Return memory and answers over time, a panel a run, for (name, runs/NN folder) pairs; None without any."""
     runs = [(name, estimate.read_run(folder)) for name, folder in folders]
     runs = [(name, run) for name, run in runs if run.samples]
     if not runs:
         return None
     plt = _style()
-    figure, axes = plt.subplots(
-        2,
-        len(runs),
-        figsize=(2.2 + 4.4 * len(runs), 4.4),
-        squeeze=False,
-        sharex="col",
-        height_ratios=(3, 2),
-        layout="constrained",
-    )
-    for column, (name, run) in enumerate(runs):
-        upper, lower = axes[:, column]
+    lines = -(-len(runs) // COLUMNS)
+    figure, panels = _panels(plt, len(runs), 2, 4.0, height_ratios=(3, 2) * lines)
+    heights = []
+    for (upper, lower), (name, run) in zip(panels, runs, strict=True):
         _phases(upper, lower, run)
         times, memory = _thin(
             [s["t_ns"] / 1e9 for s in run.samples], [(s["anon_bytes"] + s["shmem_bytes"]) / 2**20 for s in run.samples]
         )
+        heights.append(max(memory))
         upper.plot(times, memory, color=COLOURS[0], linewidth=1.6)
-        upper.set(title=name, ylim=(0, max(memory) * 1.25 + 1))
+        upper.set(title=name, ylabel="memory, MiB")
         done, counts = 0, [0]
         for _, n in run.arrivals:
             done += n
             counts.append(done)
         starts = [run.arrivals[0][0] if run.arrivals else 0] + [t for t, _ in run.arrivals]
         lower.step(*_thin(starts, counts), where="post", color=COLOURS[1], linewidth=1.6)
-        lower.set(xlabel="seconds since start", xlim=(0, None), ylim=(0, None))
-    axes[0, 0].set_ylabel("memory, MiB")
-    axes[1, 0].set_ylabel("answers")
+        lower.set(xlabel="seconds since start", ylabel="answers", ylim=(0, None))
+        for axis in (upper, lower):
+            axis.set_xlim(0, run.facts["phases"]["exit_s"])
+    for upper, _ in panels:
+        upper.set_ylim(0, max(heights) * 1.25 + 1)  # one scale: what needs more is higher
     return figure
 
 

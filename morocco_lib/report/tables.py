@@ -55,7 +55,10 @@ def collect(plan_dir: Path, folders: Container[Path] | None = None) -> list[dict
         ]
         if failed and not here:
             here = [{**_empty(), "verdict": "FAILED"}]
-        rows += [{"task": task, "model": model, **row, "failed": failed} for row in here]
+        learnt = {digest for _, s in done if s["step"] == "train" for digest in s["inputs"].values()}
+        for row in here:
+            seen = bool(row["data"]) and row["data"]["sha256"] in learnt
+            rows.append({"task": task, "model": model, **row, "trained_on_these": seen, "failed": failed})
     return sorted(rows, key=lambda row: (row["task"], row["model"], row["batch_size"] or 0, row["bench_folder"] or ""))
 
 
@@ -130,19 +133,19 @@ def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def total_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """Return a sentence a model about its total; none where a single task was asked."""
+    """Return the totals in sentences; none where a single task was asked."""
     if len({row["task"] for row in rows}) < 2:
         return []
-    lines = []
+    every, lacking, lines = len(task_names()), {}, []
     for total in totals(rows):
         if total["value"] is None:
-            lines.append(
-                f"{total['model']}: no total over {len(task_names())} tasks; missing {', '.join(total['missing'])}."
-            )
+            lacking.setdefault(tuple(total["missing"]), []).append(total["model"])
         else:
-            lines.append(
-                f"{total['model']}: {words.score_text(total['value'])}, mean of all {len(task_names())} tasks."
-            )
+            lines.append(f"{total['model']}: {words.score_text(total['value'])}, mean of all {every} tasks.")
+    for missing, models in lacking.items():
+        lines.append(
+            f"No total over {every} tasks for {', '.join(dict.fromkeys(models))}; missing {', '.join(missing)}."
+        )
     return lines
 
 
@@ -203,6 +206,8 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     }
     if samples:
         lines.append(f"Samples, not the official splits: {', '.join(samples.values())} records.")
+    if learnt := sorted({row["task"] for row in rows if row["trained_on_these"]}):
+        lines.append(f"{', '.join(learnt)}: scored on the very records that were given for training.")
     missed = {
         row["task"]: row["data"]["unaligned_spans"] for row in rows if row["data"] and row["data"]["unaligned_spans"]
     }
