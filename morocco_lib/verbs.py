@@ -42,11 +42,11 @@ def synthetic(args) -> int:
 
 def fetch(args) -> int:
     from morocco_lib.data import fetch as room
-    from morocco_lib.tasks import get_task, task_names
+    from morocco_lib.tasks import get_task
 
     sources = room.load_sources(args.sources or room.SOURCES)
     code = 0
-    for task in [get_task(name) for name in args.tasks or task_names()]:
+    for task in [get_task(name) for name in args.tasks or sources.archives]:
         try:
             for path in room.fetch(task, args.out, sources, timeout_s=args.timeout, say=say):
                 print(path, flush=True)

@@ -332,8 +332,8 @@ def test_one_task_that_fails_does_not_keep_the_others_from_coming(morocco, serve
     assert (tmp_path / "out/TERRa/val.jsonl").is_file()
 
 
-def test_the_kit_names_an_archive_of_every_task():
+def test_the_kit_names_the_nine_official_archives():
     sources = load_sources(SOURCES)
-    assert sorted(sources.archives) == sorted(task_names())
+    assert len(sources.archives) == 9 and set(sources.archives) <= set(task_names())
     for name, archive in sources.archives.items():
         assert archive.url.endswith(f"/{get_task(name).title}")

@@ -119,7 +119,7 @@ def disc(rows: list[dict[str, Any]]):
         if model in listed
     ]
     handles.append(plt.Line2D([], [], color=INK, linestyle="--", linewidth=1, label="most frequent answer"))
-    title = f"disc area: {name}" + (f", the largest {words.bytes_text(largest)}" if largest else "")
+    title = f"disc area: {name}" + (f", largest {words.bytes_text(largest)}" if largest else "")
     if any(row["verdict"] != "VALID" for row in shown):
         title += "; grey: INVALID"
     figure.legend(handles=handles, title=title, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
@@ -144,7 +144,7 @@ def _memory(rows) -> tuple[list[float | None], str]:
     gpu = [row["gpu_ram_bytes"]["value"] for row in rows]
     if any(gpu):
         return gpu, "peak GPU memory"
-    return [row["ram_bytes"]["value"] for row in rows], "peak memory (anonymous and shared, whole process tree)"
+    return [row["ram_bytes"]["value"] for row in rows], "peak memory"
 
 
 def _bars(e: dict[str, Any]):

@@ -137,11 +137,13 @@ def total_lines(rows: list[dict[str, Any]]) -> list[str]:
     if len({row["task"] for row in rows}) < 2:
         return []
     every, lacking, lines = len(task_names()), {}, []
+    sampled = any(origin_of(row) == "sample" for row in rows)
     for total in totals(rows):
         if total["value"] is None:
             lacking.setdefault(tuple(total["missing"]), []).append(total["model"])
         else:
-            lines.append(f"{total['model']}: {words.score_text(total['value'])}, mean of all {every} tasks.")
+            note = ", on samples and so not to be compared with official totals" if sampled else ""
+            lines.append(f"{total['model']}: {words.score_text(total['value'])}, mean of all {every} tasks{note}.")
     for missing, models in lacking.items():
         lines.append(
             f"No total over {every} tasks for {', '.join(dict.fromkeys(models))}; missing {', '.join(missing)}."
@@ -200,7 +202,7 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
             "Synthetic records, a tenth of them labelled wrong on purpose: the scores say nothing about real language."
         )
     samples = {
-        row["task"]: f"{row['task']} {row['data']['records']} of {row['data']['official_records'] or '?'}"
+        row["task"]: f"{row['task']} {row['data']['records']} of {row['data']['official_records'] or 'more'}"
         for row in rows
         if origin_of(row) == "sample"
     }

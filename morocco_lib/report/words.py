@@ -10,6 +10,7 @@ def sized(value: float, digits: int = 3) -> str:
     """Return a number with so many significant digits and thin thousands: 12345.6 -> "12,300"."""
     if value == 0:
         return "0"
+    value = float(f"{value:.{digits - 1}e}")  # 9.996 is 10.0 before its digits are counted
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     if decimals == 0:
         step = 10 ** max(0, math.floor(math.log10(abs(value))) + 1 - digits)
