@@ -26,6 +26,7 @@ from morocco_lib.workload import Workload
 
 BLOCK_BYTES = 64 * 1024  # what is fed at a time
 STDERR_KEPT_BYTES = 10 * 2**20
+WATCH_NS = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def measure(
     repeats: int,
     purpose: str = "bench",
     progress: Callable[[str], None] = lambda text: None,
+    watch: Callable[[int], None] | None = None,
 ) -> list[Path]:
     """Run a program `repeats` times on a workload and keep what happened in `folder`/runs/NN.
 
@@ -84,6 +86,7 @@ def measure(
         source: The file the records came from; named in workload.json with its digest.
         purpose: "bench" or "eval"; written into run.json.
         progress: Called with a line of text after each run.
+        watch: Called with the number of answers that came since it was called last, twice a second at most.
     Raises:
         UsageError: no such program, batch size or repeats below 1.
         EnvironmentFailure: the folder cannot be written; finished runs are kept.
@@ -103,7 +106,7 @@ def measure(
                 unfinished = run_folder.with_name(f".{run_folder.name}.partial")
                 unfinished.mkdir(parents=True)
                 steps.write_json(unfinished / "workload.json", description)
-                facts = _run_once(program, stream, len(load), runner, limits, unfinished, batch_size)
+                facts = _run_once(program, stream, len(load), runner, limits, unfinished, batch_size, watch)
                 facts = {
                     "schema": 1,
                     "purpose": purpose,
@@ -130,12 +133,13 @@ def _run_once(
     limits: Limits,
     folder: Path,
     batch_size: int,
+    watch: Callable[[int], None] | None,
 ) -> dict[str, Any]:
     """Run the program once and return the facts of `run.json`; the streams are written as they come."""
     argv = program.with_batch(batch_size)
     stream.seek(0)
     blocks = iter(partial(stream.read, BLOCK_BYTES), b"")
-    lines = stdout_bytes = stderr_bytes = 0
+    lines = stdout_bytes = stderr_bytes = told = told_ns = 0
     ended_line = True
     with (
         (folder / "answers.jsonl").open("wb") as answers,
@@ -149,7 +153,7 @@ def _run_once(
         sampler.start()
 
         def on_stdout(t_ns: int, block: bytes) -> None:
-            nonlocal lines, stdout_bytes, ended_line
+            nonlocal lines, stdout_bytes, ended_line, told, told_ns
             count = block.count(b"\n")
             if lines == 0 < count:
                 sampler.mark("first_answer")
@@ -160,6 +164,9 @@ def _run_once(
             lines += count
             stdout_bytes += len(block)
             ended_line = block.endswith(b"\n")
+            if watch and t_ns - told_ns > WATCH_NS:
+                watch(lines - told)
+                told, told_ns = lines, t_ns
 
         def on_stderr(t_ns: int, block: bytes) -> None:
             nonlocal stderr_bytes
@@ -174,6 +181,8 @@ def _run_once(
             seen = converse(handle, blocks, limits, on_stdout, on_stderr, on_event)
         finally:
             sampling = sampler.stop()
+        if watch:
+            watch(lines - told)
         end = seen.exit
         if not ended_line:  # a last line without line feed is a line all the same
             lines += 1
@@ -246,6 +255,7 @@ def bench(
     repeats: int,
     seed: int,
     progress: Callable[[str], None] = lambda text: None,
+    watch: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure one operating point, write bench.json into `folder` and return it.
 
@@ -253,11 +263,13 @@ def bench(
         source: A JSONL file of the task's records; labels, if any, are stripped before feeding and used for the score.
         input_size: Records fed in a run; the file is cycled, shuffled anew each time.
         seed: Of the shuffles.
+        progress, watch: As in `measure`.
     """
     load = workload.build(task, task.read(source), input_size, seed)
     measure(
-        program, task, load, source, runner, limits, folder, batch_size=batch_size, repeats=repeats, progress=progress
-    )
+        program, task, load, source, runner, limits, folder,
+        batch_size=batch_size, repeats=repeats, progress=progress, watch=watch,
+    )  # fmt: skip
     result = derive(folder)
     steps.write_json(folder / BENCH, result)
     return result

@@ -17,6 +17,18 @@ def drop_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+FIRST = """\
+How good, how fast and how big is a text model? Measured, with evidence you can check.
+
+  morocco doctor                           what can be measured on this machine, and the remedy for the rest
+  morocco run params/plans/demo.yaml       train, measure, score and report two models on synthetic records
+  morocco bench --command CMD TASK ...     measure a program of your own (morocco bench --help)
+  morocco report outputs/demo              one page with every number and where it comes from
+  morocco verify outputs/demo              recompute every number, hold every file against its digest
+
+morocco --help lists all verbs, morocco VERB --help shows commands that work."""
+
+
 # -- the command line ----------------------------------------------------------------------------------------------
 def positive(text: str) -> int:
     try:
@@ -55,6 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"morocco {morocco_lib.__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument(
+        "--print-completion", choices=("bash", "zsh", "tcsh"), metavar="SHELL",
+        help='print what completes commands in bash, zsh or tcsh: eval "$(morocco --print-completion bash)"',
+    )  # fmt: skip
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
 
     def verb(name, handler, text, *examples):
@@ -171,6 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--memory", type=positive, metavar="BYTES", help="memory limit of a run; needs a cgroup of its own"
     )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    sub.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     sub.add_argument("--json", action="store_true", help="one JSON object an operating point")
 
     sub = verb(
@@ -192,6 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="repeat finished steps; earlier ones are kept as <folder>.1, .2"
     )
     sub.add_argument("--dry-run", action="store_true", help="list the steps and what would be done")
+    sub.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
     sub = verb(
@@ -216,14 +234,41 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def completion(parser: argparse.ArgumentParser, shell: str) -> int:
+    """Print a shell's completion script; options that take a path complete files."""
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        say("morocco: shtab is not installed; completion needs the kit; run `make setup`")
+        return 3
+
+    def paths(parser: argparse.ArgumentParser) -> None:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for sub in action.choices.values():
+                    paths(sub)
+            elif action.type is Path:
+                action.complete = shtab.FILE
+            elif action.dest in ("task", "tasks"):
+                action.choices = task_names()
+
+    from morocco_lib.tasks import task_names
+
+    paths(parser)
+    print(shtab.complete(parser, shell=shell))
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     # The handler of every message a user sees; a traceback is for those who ask for it.
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.print_completion:
+        return completion(parser, args.print_completion)
     if args.verb is None:
-        parser.print_help()
+        print(FIRST)
         return 0
     try:
         code = args.handler(args)

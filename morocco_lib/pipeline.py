@@ -1,10 +1,13 @@
 """Runs a plan: each step of each model and task in a fresh kernel through papermill, and what is done stays done."""
 
+import fcntl
 import os
+import platform
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -12,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import data, params, steps
-from morocco_lib.errors import MoroccoError, UsageError
+from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.execute import execute
 from morocco_lib.notebook import inputs_of, key_of
 from morocco_lib.report import build, tables
 from morocco_lib.tasks import get_task
 
+LOCK = ".lock"
 DATA_VARIABLE = "MOROCCO_DATA"  # read here and nowhere else, and injected as data_dir
 TO_DO, KEPT, DONE, FAILED, SKIPPED = "to do", "kept", "done", "failed", "skipped"
 
@@ -224,6 +228,36 @@ def plan_folder(plan: params.PlanParams, root: Path, out: Path | None, fresh: bo
     return root / "outputs" / f"{plan.name}{stamp}"
 
 
+@contextmanager
+def lock(plan_dir: Path) -> Iterator[None]:
+    """Hold a plan folder for this process alone; the system lets go of it however the process ends.
+
+    Raises:
+        EnvironmentFailure: another process works on it, which is named; or the folder cannot be written.
+    """
+    try:
+        plan_dir.mkdir(parents=True, exist_ok=True)
+        file = (plan_dir / LOCK).open("a+")
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"cannot write {plan_dir}: {error.strerror}", remedy="choose another folder with --out"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise EnvironmentFailure(
+                f"{plan_dir} is being worked on by {file.read().strip() or 'another run'}",
+                rule="one run at a time in a plan folder",
+                remedy="wait for it, end it, or give --out another folder",
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {steps.now()}\n")
+        file.flush()
+        yield
+
+
 def main(args, say, show) -> int:
     """Run the verb `run`; talk goes to `say`, a result for machines to `show`."""
     from morocco_lib import verify
@@ -247,7 +281,9 @@ def main(args, say, show) -> int:
     signal.signal(
         signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
     )  # so that the running step is marked killed
-    result = job.run(Progress(len(list(job.cells())) * len(job.cell_steps()) + ("report" in plan.steps), say))
+    total = len(list(job.cells())) * len(job.cell_steps()) + ("report" in plan.steps)
+    with lock(plan_dir):
+        result = job.run(Progress(total, say, bar=not args.quiet and sys.stderr.isatty()))
     rows = tables.collect(plan_dir)
     new = {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE}
     findings = verify.verify(plan_dir, new)
@@ -286,9 +322,9 @@ def _shown(path: Path) -> Path:
 class Progress:
     """A bar on a terminal, one line a finished step elsewhere."""
 
-    def __init__(self, total: int, say):
+    def __init__(self, total: int, say, *, bar: bool):
         self.total, self.say, self.done, self.bar = total, say, 0, None
-        if sys.stderr.isatty():
+        if bar:
             from tqdm import tqdm
 
             self.bar = tqdm(

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from morocco_lib.errors import MoroccoError, UsageError
@@ -114,6 +116,22 @@ def evaluate(args) -> int:
     return 0
 
 
+@contextmanager
+def _counter(total: int, quiet: bool):
+    """Give what to call with a line of talk and with answers that came: on a terminal a line with speed and time left."""
+    if quiet:
+        yield (lambda text: None), None
+    elif not (sys.stderr and sys.stderr.isatty()):
+        yield say, None
+    else:
+        from tqdm import tqdm
+
+        tqdm.monitor_interval = 0  # no thread beside a measurement
+        form = "{n_fmt} of {total_fmt} records, {rate_fmt}, {remaining} left"
+        with tqdm(total=total, unit=" records", bar_format=form, leave=False, file=sys.stderr) as bar:
+            yield partial(bar.write, file=sys.stderr), bar.update
+
+
 def bench(args) -> int:
     from morocco_lib import bench, steps
     from morocco_lib.runners.contract import Limits
@@ -139,12 +157,16 @@ def bench(args) -> int:
             "repeats": args.repeats,
             "seed": args.seed,
         }
-        with steps.Step.begin(
-            folder, "bench", model=program.model, task=task.name, parameters=parameters, inputs={"data": args.data}
-        ) as step:
+        with (
+            steps.Step.begin(
+                folder, "bench", model=program.model, task=task.name, parameters=parameters, inputs={"data": args.data}
+            ) as step,
+            _counter(args.repeats * args.input_size, args.quiet) as (progress, watch),
+        ):
             result = bench.bench(
                 program, task, args.data, ProcessRunner(), limits, folder,
-                input_size=args.input_size, batch_size=batch_size, repeats=args.repeats, seed=args.seed, progress=say,
+                input_size=args.input_size, batch_size=batch_size, repeats=args.repeats, seed=args.seed,
+                progress=progress, watch=watch,
             )  # fmt: skip
             code = 0 if result["verdict"] == "VALID" else 1
             step.finish(steps.DONE, code)
@@ -161,7 +183,7 @@ def bench(args) -> int:
 def run(args) -> int:
     from morocco_lib import pipeline
 
-    return pipeline.main(args, say, show)
+    return pipeline.main(args, (lambda text: None) if args.quiet else say, show)
 
 
 def report(args) -> int:

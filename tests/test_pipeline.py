@@ -330,6 +330,23 @@ def test_a_killed_run_resumes_and_says_what_was_killed(tmp_path, number):
     assert verify(folder)[0] == 0
 
 
+def test_a_second_run_of_a_plan_is_refused_and_names_the_first(tmp_path):
+    plan, folder = small_plan(tmp_path, input_size=400_000), tmp_path / "out"
+    argv = [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(folder), "--quiet"]
+    first = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: running(folder, "bench"))
+        before = {f for f, _ in steps.find_steps(folder)}
+        second = run_plan(plan, folder)
+        assert second.returncode == 3 and f"process {first.pid} on " in second.stderr and "--out" in second.stderr
+        assert {f for f, _ in steps.find_steps(folder)} == before
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    assert run_plan(plan, folder).returncode == 0  # the lock went with its owner
+
+
 def test_one_failing_cell_does_not_stop_the_others(tmp_path, synthetic_data):
     broken = tmp_path / "records" / "TERRa"
     shutil.copytree(synthetic_data / "TERRa", broken)
