@@ -5,6 +5,7 @@ bench(...)     that, and bench.json, which `results.derive` makes of them
 """
 
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from morocco_lib.workload import Workload
 BLOCK_BYTES = 64 * 1024  # what is fed at a time
 STDERR_KEPT_BYTES = 10 * 2**20
 WATCH_NS = 500_000_000
+INTERPRETER = re.compile(r"(python|pypy|perl|ruby|node|bash|sh|Rscript)[\d.]*")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,16 @@ def command(text: str, model: str | None = None) -> Program:
     if not argv:
         raise UsageError("--command is empty", remedy="give the program that answers records")
     find_program(argv[0])
-    return Program(argv, model or Path(argv[0]).name)
+    return Program(argv, model or _name_of(argv))
+
+
+def _name_of(argv: list[str]) -> str:
+    # A script is meant, not its interpreter: `python3 -u docs/example_model.py` is example_model.
+    name = Path(argv[0]).name
+    script = next((word for word in argv[1:] if not word.startswith("-")), None)
+    if script and INTERPRETER.fullmatch(name) and Path(script).is_file():
+        return Path(script).stem
+    return name
 
 
 def measure(

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def seconds(text: str) -> float:
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return value
+
+
+def size(text: str) -> int:
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    found = re.fullmatch(r"([1-9]\d*)(?:([KMGT])(?:i?B)?)?", text.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M, 2G or a number of bytes")
+    return int(found[1]) * units[found[2] or ""]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -184,7 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--timeout", type=seconds, default=3600.0, metavar="S", help="seconds a run may take (default 3600)"
     )
     sub.add_argument(
-        "--memory", type=positive, metavar="BYTES", help="memory limit of a run; needs a cgroup of its own"
+        "--memory", type=size, metavar="SIZE", help="memory limit of a run, as 512M or 2G; needs a cgroup of its own"
     )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
     sub.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
@@ -288,10 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if args.debug:
             raise
-        say(
-            f"morocco: {error.name} is not installed; this verb needs the kit; "
-            "run `make setup`, or pip install 'morocco-lib[kit]'"
-        )
+        say(f"morocco: {error.name} is not installed; this verb needs the kit; run `make setup`")
         return 3
     except OSError as error:
         if args.debug:

@@ -41,7 +41,7 @@ ADVICE = {  # finding, or finding and case: why not, remedy
     "peak memory mark": ("peaks between two samples are missed", "use cgroup v2 with Linux 5.19 or newer, or v1"),
     "processes in /proc": ("those of other users are hidden", "run as root, or `mount -o remount,hidepid=0 /proc`"),
     "cold start": ("files stay in memory, so later starts are warm", "run as root, or report warm starts only"),
-    "GPU: binding": ("GPUs cannot be asked", "`pip install nvidia-ml-py`"),
+    "GPU: binding": ("GPUs cannot be asked", "`make setup`"),
     "GPU: driver": ("no NVIDIA driver or device answers", "on a machine with a GPU, install its driver"),
     GPU[1]: ("MIG and WSL give no sizes", "report the device's total, on an exclusive GPU"),
     GPU[1] + ": container": ("NVML uses the host's process numbers", "measure from the host"),
@@ -52,9 +52,9 @@ ADVICE = {  # finding, or finding and case: why not, remedy
     "container engine: rights": ("this user may not use it", "`sudo usermod -aG docker $USER`, then log in again"),
     "quiet machine": ("over half of the cores are busy: timings are disturbed", "stop other work, see `top`"),
     "free disk": ("under 1 GB may not hold the results", "delete old step folders, or use another disk"),
-    "notebook kit": ("notebooks and plans cannot run", "`pip install 'morocco-lib[kit]'`"),
-    "Jupyter kernel": ("papermill finds no python3", "`pip install ipykernel`"),
-    "torch": ("transformer models cannot run", "`pip install 'morocco-lib[torch]'`"),
+    "notebook kit": ("notebooks and plans cannot run", "`make setup`"),
+    "Jupyter kernel": ("papermill finds no python3", "`make setup`"),
+    "torch": ("transformer models cannot run", "`.venv/bin/pip install -e '.[torch]'`"),
     "UTF-8": ("Russian text may be garbled", "`export PYTHONUTF8=1`"),
 }
 

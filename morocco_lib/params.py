@@ -292,7 +292,11 @@ def load_task(name: str, root: Path) -> TaskParams:
 
 def load_machine(name: str, root: Path) -> MachineParams:
     """Return params/machines/<name>.yaml."""
-    return _load("machine", MachineParams, root / "params" / "machines" / f"{name}.yaml")
+    folder = root / "params" / "machines"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise UsageError(f"no machine {name!r} in {folder}", rule=f"machines: {', '.join(known)}")
+    return _load("machine", MachineParams, folder / f"{name}.yaml")
 
 
 def load_plan(path: Path) -> PlanParams:

@@ -107,6 +107,11 @@ def evaluate(args) -> int:
 
         show(score_file(task, args.predictions, records))
         return 0
+    if args.predictions.is_file() and args.predictions.read_bytes() == args.gold.read_bytes():
+        raise UsageError(
+            f"{args.predictions} holds the labelled records themselves", rule="predictions are answers of a model",
+            remedy="name the file of predictions first, then the labelled records",
+        )  # fmt: skip
     checked = check_file(task, args.predictions, records)
     if not checked.ok:
         raise checked.error()

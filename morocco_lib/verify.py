@@ -8,6 +8,7 @@ from typing import Any
 
 from morocco_lib import results, steps
 from morocco_lib.errors import MoroccoError, UsageError
+from morocco_lib.report.words import counted
 
 REL_TOLERANCE = 1e-9  # numbers rebuilt on another machine may differ in their last bits
 
@@ -177,6 +178,6 @@ def table(findings: list[Finding]) -> str:
     folders = len({f.step for f in findings})
     files = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "files")
     numbers = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "numbers")
-    what = f"{folders} step folders, {files} digests, {numbers} numbers rebuilt"
-    lines.append(f"NOT VERIFIED: {len(failed)} failures in {what}" if failed else f"verified: {what}")
+    what = f"{counted(folders, 'step folder')}, {counted(files, 'digest')}, {counted(numbers, 'number')} rebuilt"
+    lines.append(f"NOT VERIFIED: {counted(len(failed), 'failure')} in {what}" if failed else f"verified: {what}")
     return "\n".join(lines)

@@ -540,3 +540,18 @@ def test_interrupting_a_bench_ends_its_program(records, tmp_path):
     _, talk = asked.communicate(timeout=15)
     assert asked.returncode == 130 and not is_alive(pid) and "Traceback" not in talk, talk
     assert json.loads((tmp_path / "out/status.json").read_text())["state"] == "killed"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("python3 docs/example_model.py", "example_model"),
+        ("python3 -u docs/example_model.py --fast", "example_model"),
+        ("python3 -m json.tool", "python3"),
+        ("cat", "cat"),
+    ],
+)
+def test_a_program_is_named_after_its_script(monkeypatch, text, name):
+    monkeypatch.chdir(ROOT)
+    assert bench.command(text).model == name
+    assert bench.command(text, "mine").model == "mine"

@@ -302,6 +302,23 @@ def test_eval_prints_one_json_object(morocco, predictions, val):
     assert json.loads(done.stdout) == {"accuracy": 0.75}
 
 
+def test_eval_refuses_the_labelled_records_as_predictions(morocco, val, tmp_path):
+    copy = tmp_path / "preds.jsonl"
+    shutil.copyfile(val, copy)
+    assert "the labelled records themselves" in refused(morocco("eval", "terra", copy, val))
+
+
+@pytest.mark.parametrize(("text", "value"), [("4096", 4096), ("64M", 64 << 20), ("2GiB", 2 << 30), ("1KB", 1024)])
+def test_sizes_take_units(text, value):
+    assert cli.size(text) == value
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5G", "2X", "MB", "", "64MM", "1iB"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="not a size"):
+        cli.size(text)
+
+
 def test_eval_reads_predictions_from_a_pipe(morocco, predictions, val):
     done = morocco("eval", "terra", "/dev/stdin", val, input=predictions.read_bytes())
     assert (done.returncode, json.loads(done.stdout)) == (0, {"accuracy": 0.75})

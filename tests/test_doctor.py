@@ -260,7 +260,7 @@ def test_missing_nvml_binding_and_missing_driver_have_different_remedies(monkeyp
     monkeypatch.setitem(sys.modules, "pynvml", None)
     findings = doctor.probe_gpu()
     assert [finding.what for finding in findings] == list(doctor.GPU)
-    assert all("pip install nvidia-ml-py" in finding.remedy for finding in findings)
+    assert all("make setup" in finding.remedy for finding in findings)
 
     def fail():
         raise RuntimeError("NVML Shared Library Not Found")
@@ -347,7 +347,7 @@ def test_missing_packages_torch_and_kernel_are_named(tmp_path):
     without = {"torch", "pandas"}
     found = by_what(doctor.probe_kit(tmp_path, lambda name: None if name in without else name, str(tmp_path)))
     assert found["notebook kit"].seen == "7 packages needed, missing: pandas"
-    assert not found["torch"].ok and found["torch"].remedy == "`pip install 'morocco-lib[torch]'`"
+    assert not found["torch"].ok and found["torch"].remedy == "`.venv/bin/pip install -e '.[torch]'`"
     assert not found["Jupyter kernel"].ok
     (tmp_path / "share/jupyter/kernels/python3").mkdir(parents=True)
     found = by_what(doctor.probe_kit(tmp_path, lambda name: name, str(tmp_path)))

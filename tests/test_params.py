@@ -229,7 +229,7 @@ def test_a_task_without_a_file_has_its_defaults_and_an_unknown_one_is_refused(pr
 def test_a_machine_without_a_file_is_refused(project):
     root = project("machines/local.yaml", "machine: {timeout_s: 5}\n")
     assert params.load_machine("local", root).timeout_s == 5
-    with pytest.raises(UsageError, match=r"cannot read .*moon\.yaml"):
+    with pytest.raises(UsageError, match=r"no machine .moon. in .*machines: local"):
         params.load_machine("moon", root)
 
 

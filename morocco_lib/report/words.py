@@ -52,6 +52,11 @@ def reason_lines(reasons: list[str]) -> list[str]:
     return [f"{code}{' (note)' if Reason(code) in NOTES else ''}: {MEANING[Reason(code)]}" for code in reasons]
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 run, 2 runs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def majority_words(score: dict[str, Any]) -> str:
     """Return how a score stands to always giving the most frequent answer."""
     if score["value"] is None:
@@ -71,13 +76,16 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
     score = result["score"]
     synthetic = ", synthetic records" if result["data"]["origin"] == "synthetic" else ""
     rows = [
-        ("speed", with_interval(result["speed_per_s"], speed_text) + " records/s"),
+        (
+            "speed",
+            with_interval(result["speed_per_s"], speed_text) + (" records/s" if result["speed_per_s"]["value"] else ""),
+        ),
         ("start-up", with_interval(result["init_s"], seconds_text)),
         ("memory", with_interval(result["ram_bytes"], bytes_text)),
         ("score", f"{with_interval(score, score_text)}, {majority_words(score)}".rstrip(", ")),
         ("answers", f"{result['flips']['value']} of {result['flips']['compared']} repeated ones differ"),
     ]
-    head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {result['repeats']} runs{synthetic}"
+    head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {counted(result['repeats'], 'run')}{synthetic}"
     lines = [head, *(f"  {name:<9} {text}" for name, text in rows), f"  {'verdict':<9} {result['verdict']}"]
     lines += [f"  {'':<9} {line}" for line in reason_lines(result["reasons"])]
     for row in result["per_run"]:
