@@ -2,6 +2,21 @@
 
 measure(...)   makes runs/NN/ (run.json, workload.json, answers.jsonl, chunks.jsonl, samples.jsonl, stderr.log)
 bench(...)     that, and bench.json, which `results.derive` makes of them
+
+In a cell of one's own, in a folder that holds synthetic records (`morocco data synthetic terra --out records`):
+
+    from pathlib import Path
+    from morocco_lib import bench
+    from morocco_lib.runners.contract import Limits
+    from morocco_lib.runners.process import ProcessRunner
+    from morocco_lib.tasks import get_task
+
+    Path("measured").mkdir()
+    result = bench.bench(
+        bench.command("python3 my_model.py"), get_task("terra"), Path("records/TERRa/val.jsonl"), ProcessRunner(),
+        Limits(timeout_s=600), Path("measured"), input_size=2000, batch_size=32, repeats=3, seed=1,
+    )
+    result["speed_per_s"]
 """
 
 import os
@@ -71,7 +86,7 @@ def _name_of(argv: list[str]) -> str:
     # A script is meant, not its interpreter: `python3 -u docs/example_model.py` is example_model.
     name = Path(argv[0]).name
     script = next((word for word in argv[1:] if not word.startswith("-")), None)
-    if script and INTERPRETER.fullmatch(name) and Path(script).is_file():
+    if script and INTERPRETER.fullmatch(name) and os.path.isfile(script):  # no text is too long for it
         return Path(script).stem
     return name
 

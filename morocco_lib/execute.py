@@ -2,6 +2,8 @@
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ from morocco_lib.notebook import identity
 from morocco_lib.runners.process import tie
 
 
-def execute(step: str, p: Any, inputs: dict[str, Path], folder: Path, key: str, root: Path) -> int:
+def execute(
+    step: str, p: Any, inputs: dict[str, Path], folder: Path, key: str, root: Path, check: Callable[[], None]
+) -> int:
     """Run one notebook in a fresh kernel, keep it executed and rendered in its step folder, and return its exit code.
 
     The status is ours, not papermill's, which records a dead kernel or a timeout as completed.
 
+    Args:
+        check: Called ten times a second; what it raises ends the notebook.
     Raises:
         MoroccoError: the notebook failed; the folder says so too.
     """
@@ -27,7 +33,7 @@ def execute(step: str, p: Any, inputs: dict[str, Path], folder: Path, key: str, 
             "out_dir": str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder),
         }
         try:
-            _papermill(root / "notebooks" / f"{step}.ipynb", notebook, parameters, root)
+            _papermill(root / "notebooks" / f"{step}.ipynb", notebook, parameters, root, check)
         finally:
             if notebook.exists():
                 from morocco_lib.report.render import notebook_html
@@ -42,7 +48,7 @@ def _exit_of(step: str, folder: Path) -> int:
     return 1 if step == "bench" and steps.read_json(folder / "bench.json")["verdict"] != "VALID" else 0
 
 
-def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Path) -> None:
+def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Path, check: Callable[[], None]) -> None:
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -67,11 +73,15 @@ def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Pat
     thread = threading.Thread(target=run, name="morocco-papermill", daemon=True)
     thread.start()
     try:
-        thread.join()
+        while thread.is_alive():
+            thread.join(0.1)
+            check()
     except BaseException:
-        for kernel in kernels:
-            kernel.provisioner.process.kill()
-        thread.join(10)
+        deadline = time.monotonic() + 10
+        while thread.is_alive() and time.monotonic() < deadline:  # a kernel may be about to start
+            for kernel in kernels:
+                kernel.provisioner.process.kill()
+            thread.join(0.05)
         raise
     if not failures:
         return

@@ -6,7 +6,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -125,11 +125,12 @@ class PlanRun:
         # As a parameter: from the root where possible, so that a notebook reads the same on every machine.
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
-    def run(self, progress) -> PlanResult:
+    def run(self, progress, check: Callable[[], None] = lambda: None) -> PlanResult:
         """Run every step that is not done; a failed one takes only the later steps of its cell with it.
 
         Args:
             progress: Called with (StepResult, "start" | "end").
+            check: Called between and during steps; what it raises ends the plan, the running step marked as killed.
         """
         result = PlanResult(self.plan_dir)
         self.prepare()
@@ -142,7 +143,7 @@ class PlanRun:
                     this.error = f"{broken} failed"
                     progress(this, "end")
                     continue
-                self._step(this, partial(self._cell, step, model, task, weights_dir), progress)
+                self._step(this, partial(self._cell, step, model, task, weights_dir), progress, check)
                 if this.state == FAILED:
                     broken = step
                 elif step == "train":
@@ -152,7 +153,7 @@ class PlanRun:
         ):
             this = StepResult(None, None, "report", SKIPPED)
             result.steps.append(this)
-            self._step(this, self._report, progress)
+            self._step(this, self._report, progress, check)
             if this.state != FAILED:
                 result.page = this.folder / build.PAGE
         return result
@@ -175,7 +176,8 @@ class PlanRun:
                 steps.retire(older)  # it shows what was, and rests on files that may have been set aside
         return p, inputs, folder, key
 
-    def _step(self, this: StepResult, prepare, progress) -> None:
+    def _step(self, this: StepResult, prepare, progress, check) -> None:
+        check()
         began = time.monotonic()
         progress(this, "start")
         try:
@@ -185,7 +187,7 @@ class PlanRun:
                 this.state, this.exit = KEPT, status["exit"]
             else:
                 steps.retire(this.folder)
-                this.exit = execute(this.step, p, inputs, this.folder, key, self.root)
+                this.exit = execute(this.step, p, inputs, this.folder, key, self.root, check)
                 this.state = DONE
         except MoroccoError as error:
             this.state, this.exit, this.error = FAILED, error.exit_code, str(error)
@@ -226,6 +228,36 @@ def plan_folder(plan: params.PlanParams, root: Path, out: Path | None, fresh: bo
         return out.resolve()
     stamp = f"-{datetime.now(UTC):%Y%m%d-%H%M%S}" if fresh else ""
     return root / "outputs" / f"{plan.name}{stamp}"
+
+
+class Signals:
+    """SIGINT and SIGTERM as something that is asked for, and raised where it does no harm; a second one ends at once.
+
+    An exception raised wherever a signal happens to arrive may be swallowed there, and leaves what it interrupts undone.
+    """
+
+    def __enter__(self) -> "Signals":
+        self.seen = None
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *raised) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if raised == (None, None, None):
+            self.check()
+
+    def _note(self, number: int, frame) -> None:
+        again, self.seen = self.seen is not None, number
+        if again:
+            os._exit(128 + number)  # kernels die with us; the step's status is set right by the next run
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt or SystemExit if a signal has come."""
+        if self.seen == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.seen:
+            sys.exit(128 + self.seen)
 
 
 @contextmanager
@@ -278,12 +310,9 @@ def main(args, say, show) -> int:
                 ).rstrip()
             )
         return max((s.exit for s in listed), default=0)
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # so that the running step is marked killed
     total = len(list(job.cells())) * len(job.cell_steps()) + ("report" in plan.steps)
-    with lock(plan_dir):
-        result = job.run(Progress(total, say, bar=not args.quiet and sys.stderr.isatty()))
+    with lock(plan_dir), Signals() as signals:
+        result = job.run(Progress(total, say, bar=not args.quiet and sys.stderr.isatty()), signals.check)
     rows = tables.collect(plan_dir)
     new = {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE}
     findings = verify.verify(plan_dir, new)

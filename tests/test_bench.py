@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -555,3 +556,19 @@ def test_a_program_is_named_after_its_script(monkeypatch, text, name):
     monkeypatch.chdir(ROOT)
     assert bench.command(text).model == name
     assert bench.command(text, "mine").model == "mine"
+
+
+def test_the_example_in_the_docstring_works(tmp_path, synthetic_data, monkeypatch):
+    (tmp_path / "records").symlink_to(synthetic_data)
+    shutil.copyfile(ROOT / "docs/example_model.py", tmp_path / "my_model.py")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(textwrap.dedent(bench.__doc__.split(":\n\n", 1)[1]), names)
+    assert names["result"]["verdict"] == "VALID" and names["result"]["model"] == "my_model"
+
+
+def test_rooms_are_found_by_their_names_alone():
+    code = "import morocco_lib; help(morocco_lib.bench); print(dir(morocco_lib)); morocco_lib.bensch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "feed a model, watch it" in done.stdout and "'workload'" in done.stdout
+    assert "has no room 'bensch'; rooms: bench," in done.stderr

@@ -10,6 +10,7 @@ import sys
 import time
 from html.parser import HTMLParser
 
+import kills
 import pytest
 import yaml
 from conftest import ROOT
@@ -328,6 +329,11 @@ def test_a_killed_run_resumes_and_says_what_was_killed(tmp_path, number):
     assert not list((aside / "runs").glob("[0-9]*/run.json"))
     assert (trained / steps.STATUS).stat().st_mtime_ns == stamp
     assert verify(folder)[0] == 0
+
+
+def test_killed_at_random_moments_a_plan_loses_and_repeats_nothing(tmp_path):
+    hits = kills.kill_often(6, seed=11, folder=tmp_path)  # `python tests/kills.py` does it fifty times
+    assert sum(hits[str(way)] for way in kills.WAYS) >= 6
 
 
 def test_a_second_run_of_a_plan_is_refused_and_names_the_first(tmp_path):

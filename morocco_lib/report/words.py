@@ -85,7 +85,8 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
         ("score", f"{with_interval(score, score_text)}, {majority_words(score)}".rstrip(", ")),
         ("answers", f"{result['flips']['value']} of {result['flips']['compared']} repeated ones differ"),
     ]
-    head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {counted(result['repeats'], 'run')}{synthetic}"
+    runs = counted(result["repeats"], "run")
+    head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {runs}{synthetic}"
     lines = [head, *(f"  {name:<9} {text}" for name, text in rows), f"  {'verdict':<9} {result['verdict']}"]
     lines += [f"  {'':<9} {line}" for line in reason_lines(result["reasons"])]
     for row in result["per_run"]:

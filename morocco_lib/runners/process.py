@@ -103,7 +103,7 @@ def find_program(name: str, cwd: Path | None = None) -> str:
     found = shutil.which(name, path=None) if os.sep not in name else shutil.which(str((cwd or Path.cwd()) / name))
     if not found:
         raise UsageError(
-            f"{name!r} is not executable" if Path(cwd or "", name).is_file() else f"no program {name!r}",
+            f"{name!r} is not executable" if os.path.isfile(Path(cwd or "", name)) else f"no program {name!r}",
             rule="the first word of --command is a program on PATH or a path to one that may be executed",
         )
     return found

@@ -32,7 +32,7 @@ class Problem:
         where = (
             self.file
             + (f", line {self.line}" if self.line else "")
-            + (f", idx {self.idx!r}" if self.idx is not None else "")
+            + (f", idx {self.idx!r:.60}" if self.idx is not None else "")
         )
         return f"{where}: {self.rule}: {self.seen}; {RULES[self.rule]}; {self.remedy}"
 
@@ -202,7 +202,7 @@ class BaseTask:
             idx = self.key(record)
             if idx in first_line:
                 raise UsageError(
-                    f"{path}, line {number}: idx {idx!r} stood in line {first_line[idx]} already",
+                    f"{path}, line {number}: idx {idx!r:.60} stood in line {first_line[idx]} already",
                     rule="idx is unique in a file",
                 )
             first_line[idx] = number
