@@ -299,6 +299,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         say(f"morocco: {error.name} is not installed; this verb needs the kit; run `make setup`")
         return 3
+    except MemoryError:
+        if args.debug:
+            raise
+        say("morocco: not enough memory; free some, raise the limit, or give a smaller file")
+        return 3
     except OSError as error:
         if args.debug:
             raise

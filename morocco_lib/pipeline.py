@@ -111,15 +111,19 @@ class PlanRun:
         key = key_of(step, p, inputs)
         return self.plan_dir / p.model.name / p.task.name / f"{step}-{key}", key
 
-    def prepare(self) -> None:
-        """Make synthetic records if the plan wants them, and turn the data folder into one that can be read."""
-        if self.data_dir == data.SYNTHETIC:
-            self.data_dir = self._path(data.synthetic_step(self.plan_dir, list(self.tasks), self.plan.seed))
-        elif not (folder := params.resolve(self.data_dir, self.root)).is_dir():
+    def check_data(self) -> None:
+        """Raise UsageError if the data folder is not there."""
+        if self.data_dir != data.SYNTHETIC and not (folder := params.resolve(self.data_dir, self.root)).is_dir():
             raise UsageError(
                 f"no data folder {folder}",
                 remedy=f"set {DATA_VARIABLE} to a folder in the official layout, or unset it",
             )
+
+    def prepare(self) -> None:
+        """Make synthetic records if the plan wants them."""
+        self.check_data()
+        if self.data_dir == data.SYNTHETIC:
+            self.data_dir = self._path(data.synthetic_step(self.plan_dir, list(self.tasks), self.plan.seed))
 
     def _path(self, path: Path) -> str:
         # As a parameter: from the root where possible, so that a notebook reads the same on every machine.
@@ -310,6 +314,9 @@ def main(args, say, show) -> int:
                 ).rstrip()
             )
         return max((s.exit for s in listed), default=0)
+    if plan_dir.exists() and not plan_dir.is_dir():
+        raise UsageError(f"{plan_dir} is a file", remedy="give --out a folder")
+    job.check_data()
     total = len(list(job.cells())) * len(job.cell_steps()) + ("report" in plan.steps)
     with lock(plan_dir), Signals() as signals:
         result = job.run(Progress(total, say, bar=not args.quiet and sys.stderr.isatty()), signals.check)

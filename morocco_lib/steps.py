@@ -195,7 +195,7 @@ class Step:
         """Make the folder and write the status `running`.
 
         Args:
-            folder: New or empty; what an earlier attempt left there must have been set aside (`retire`).
+            folder: New or empty, or holding an attempt that did not get done, which is set aside as <folder>.1, .2, ...
             inputs: Name -> path of every file read; digests are taken now.
         Raises:
             UsageError: the folder holds something already, or an input cannot be read.
@@ -207,6 +207,8 @@ class Step:
         except OSError as error:
             raise UsageError(f"cannot read {error.filename}: {error.strerror}", remedy="name a file") from None
         try:
+            if (folder / STATUS).is_file() and _ended_undone(read_status(folder)):
+                retire(folder)
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise UsageError(
                     f"{folder} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
@@ -268,6 +270,10 @@ class Step:
         else:
             state = FAILED if isinstance(error, Exception) else KILLED
             self.finish(state, getattr(error, "exit_code", 3), f"{kind.__name__}: {error}")
+
+
+def _ended_undone(status: Mapping[str, Any]) -> bool:
+    return status["state"] in (FAILED, KILLED) or (status["state"] == RUNNING and not is_alive(status))
 
 
 def _input_path(folder: Path, path: Path) -> str:

@@ -13,6 +13,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     TIMEOUT = "TIMEOUT"
     LEFT_PROCESSES = "LEFT_PROCESSES"
+    INPUT_NOT_READ = "INPUT_NOT_READ"
     # its answers
     BROKEN_LINE = "BROKEN_LINE"
     WRONG_IDX = "WRONG_IDX"
@@ -41,6 +42,7 @@ MEANING = {
     Reason.OUT_OF_MEMORY: "the kernel killed a process of the run for want of memory",
     Reason.TIMEOUT: "the program did not end within the time limit and was killed",
     Reason.LEFT_PROCESSES: "processes outlived the program and were killed",
+    Reason.INPUT_NOT_READ: "the program ended well without reading all records: its answers cannot rest on them",
     Reason.BROKEN_LINE: "a line of stdout is not one JSON object in UTF-8",
     Reason.WRONG_IDX: "an answer's idx is absent or of the wrong type",
     Reason.UNKNOWN_IDX: "an answer's idx was never asked",
@@ -88,6 +90,12 @@ def exit_reasons(exit_facts: dict) -> list[Reason]:
     if exit_facts["left_pids"]:
         reasons.append(Reason.LEFT_PROCESSES)
     return reasons
+
+
+def feed_reasons(facts: dict) -> list[Reason]:
+    """Return what the feeding of a run that ended well says against it; `facts` is `run.json`."""
+    ended_well = not set(exit_reasons(facts["exit"])) - NOTES
+    return [Reason.INPUT_NOT_READ] if ended_well and not facts["all_fed"] else []
 
 
 def answer_reasons(counts: dict[str, int]) -> list[Reason]:

@@ -175,6 +175,8 @@ def table(findings: list[Finding]) -> str:
     failed = [f for f in findings if not f.ok]
     lines = [f"FAILED  {f.step}: {f.what}: {f.seen}" for f in failed]
     lines += [f"note    {f.step}: {f.what}: {f.seen}" for f in findings if f.ok and f.what == "inputs"]
+    ended_badly = [f for f in findings if f.ok and f.what == "status" and not f.seen.startswith(steps.DONE)]
+    lines += [f"note    {f.step}: {f.seen}" for f in ended_badly if not steps.is_retired(Path(f.step))]
     folders = len({f.step for f in findings})
     files = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "files")
     numbers = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "numbers")

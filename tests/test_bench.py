@@ -452,7 +452,9 @@ def test_a_killed_bench_leaves_nothing_that_looks_finished(benched, records, tmp
     assert [path.name for path in (out / "runs").iterdir()] == [".01.partial"]
     assert not (partial / "run.json").exists() and not (out / "bench.json").exists()
     assert json.loads((out / "status.json").read_text())["state"] == "running"
-    assert_refused(benched(records, out, server("paced")), "not empty")  # and it is not mixed with a new attempt
+    assert benched(records, out, server("paced")).code == 0  # and it is not mixed with the new attempt
+    assert json.loads((out.with_name("out.1") / "status.json").read_text())["state"] == "killed"
+    assert_refused(benched(records, out, server("paced")), "not empty")
 
 
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv here: nothing ties the program to the bench")
@@ -572,3 +574,10 @@ def test_rooms_are_found_by_their_names_alone():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "feed a model, watch it" in done.stdout and "'workload'" in done.stdout
     assert "has no room 'bensch'; rooms: bench," in done.stderr
+
+
+def test_answers_given_without_reading_the_records_are_invalid(benched, records, tmp_path):
+    code = 'for idx in range(5000): print(\'{"idx": %d, "label": "entailment"}\' % idx)'
+    found = benched(records, tmp_path / "out", [*PYTHON, "-c", code], input_size=5000)
+    assert found.code == 1 and found.result["reasons"][0] == Reason.INPUT_NOT_READ
+    assert found.result["score"]["value"] is None and not found.result["per_run"][0]["problems"]

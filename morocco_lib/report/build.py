@@ -45,7 +45,7 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
         raise UsageError(
             f"no result in {plan_dir}",
             rule="a report shows bench and eval steps",
-            remedy="run `morocco run PLAN.yaml` first",
+            remedy="run `morocco run PLAN.yaml` or `morocco bench` first",
         )
     steps.write_text(folder / tables.CSV, tables.to_csv(rows))
     trail = _trail(plan_dir, folder)

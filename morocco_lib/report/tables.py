@@ -223,7 +223,10 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
                 f"{words.score_text(row['score']['majority']['value'])} of always answering the most frequent label of these records ({label})."
             )
         lines += [f"{row['model']} on {row['task']}: {line}" for line in words.reason_lines(row["reasons"])]
-        lines += [f"{row['model']} on {row['task']}: {f['step']} {f['state']}: {f['error']}" for f in row["failed"]]
+        lines += [
+            f"{row['model']} on {row['task']}: {f['step']} {f['state']}: {f['error'] or 'it did not end'}"
+            for f in row["failed"]
+        ]
     return lines
 
 

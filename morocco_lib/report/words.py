@@ -88,7 +88,9 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
     runs = counted(result["repeats"], "run")
     head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {runs}{synthetic}"
     lines = [head, *(f"  {name:<9} {text}" for name, text in rows), f"  {'verdict':<9} {result['verdict']}"]
-    lines += [f"  {'':<9} {line}" for line in reason_lines(result["reasons"])]
+    dashes = {result[name].get("reason") for name in ("speed_per_s", "init_s", "ram_bytes", "score")} - {None}
+    codes = [*result["reasons"], *sorted(dashes - set(result["reasons"]))]
+    lines += [f"  {'':<9} {line}" for line in reason_lines(codes)]
     for row in result["per_run"]:
         if row["verdict"] != "VALID":
             ended = f"signal {row['exit']['signal']}" if row["exit"]["signal"] else f"exit code {row['exit']['code']}"

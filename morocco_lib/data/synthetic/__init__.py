@@ -4,14 +4,15 @@ One generator module a task, found by its file name. It has `SIZES` (split -> nu
 `records(split, size, seed)`, which gives the same records on every machine and different ones for every split.
 """
 
+import contextlib
 import importlib
 import json
-import os
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from morocco_lib import steps
 from morocco_lib.data import MARK
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
@@ -80,9 +81,18 @@ def write(folder: Path, tasks: Sequence[str], seed: int) -> list[Path]:
         "10 % of the labels in labelled splits are wrong on purpose.\n"
         "They are no benchmark: a score on them says nothing about how well a model knows Russian.\n"
     )
-    for path, text in contents.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(text.encode())
-        os.replace(part, path)
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        for path, text in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            steps.write_text(path, text)
+    except OSError:
+        for path in contents:  # half of the records would look like all of them
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
     return list(contents)
