@@ -19,10 +19,11 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from morocco_lib import data, metrics, workload
 from morocco_lib.errors import UsageError
+from morocco_lib.report import tables
 from morocco_lib.tasks import get_task, task_names
 from morocco_lib.tasks.base import task_value
 
-NAMES = task_names()
+NAMES = task_names("Russian SuperGLUE")
 LABELLED = [name for name in NAMES if name not in ("muserc", "rucos")]
 HIDDEN = {"muserc": {"label"}, "rucos": {"answers"}, "russe": {"label", "gold_sense1", "gold_sense2"}}
 every_task = pytest.mark.parametrize("name", NAMES)
@@ -660,3 +661,24 @@ def test_a_bootstrap_interval_is_wilsons_for_a_share():
     low, high, _ = metrics.bootstrap_interval(cells, lambda sums: sums[:, 0] / sums.sum(axis=1))
     exact = metrics.wilson_interval(200, 400)
     assert (low, high) == (pytest.approx(exact.low, abs=0.01), pytest.approx(exact.high, abs=0.01))
+
+
+def test_a_total_is_the_mean_over_one_benchmark_and_null_while_a_task_is_missing():
+    rows = [
+        {"task": name, "model": "m", "batch_size": 8, "score": {"value": k / 10}, "data": None}
+        for k, name in enumerate(NAMES)
+    ]
+    (total,) = tables.totals(rows)
+    assert total["value"] == pytest.approx(0.4) and total["missing"] == []
+    assert tables.total_lines(rows) == ["m: 0.400, mean of all 9 tasks of Russian SuperGLUE."]
+    rows[3]["score"] = {"value": None}
+    (total,) = tables.totals(rows)
+    assert total["value"] is None and total["missing"] == [NAMES[3]]
+    assert tables.total_lines(rows) == [f"No total over the 9 tasks of Russian SuperGLUE for m; missing {NAMES[3]}."]
+
+
+def test_a_task_of_no_benchmark_counts_in_no_total(monkeypatch):
+    monkeypatch.setattr(type(get_task("terra")), "benchmark", "")
+    rows = [{"task": name, "model": "m", "batch_size": 8, "score": {"value": 0.5}, "data": None} for name in NAMES]
+    (total,) = tables.totals(rows)
+    assert total["tasks"] == [name for name in NAMES if name != "terra"] and total["value"] == 0.5

@@ -22,6 +22,7 @@ from morocco_lib.original import scoring
 from morocco_lib.tasks import get_task, task_names
 from morocco_lib.tasks.base import check_file, task_value
 
+NINE = task_names("Russian SuperGLUE")
 TOTALS = {
     "rubert": 0.5477, "rubert-conversational": 0.5191, "rugpt3-medium": 0.5014, "rugpt3-large": 0.4948,
     "rugpt3-small": 0.4831, "bert-multilingual": 0.4620,
@@ -130,10 +131,10 @@ def test_published_tfidf_predictions_of_muserc_score_as_plain_loops_say(real_dat
 @pytest.mark.parametrize("model", TOTALS)
 def test_the_published_evaluations_give_the_published_totals(archive, model):
     folder = archive("jiant-eval") / "best" / model
-    assert sorted(path.stem for path in folder.iterdir()) == task_names()
-    scores = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in task_names()}
+    assert sorted(path.stem for path in folder.iterdir()) == NINE
+    scores = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in NINE}
     for value in (scoring.task_value, task_value):
-        total = sum(value(get_task(name), scores[name]) for name in task_names()) / 9
+        total = sum(value(get_task(name), scores[name]) for name in NINE) / 9
         assert round(total, 4) == TOTALS[model]
 
 

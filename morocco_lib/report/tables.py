@@ -9,7 +9,7 @@ from typing import Any
 from morocco_lib import steps
 from morocco_lib.errors import UsageError
 from morocco_lib.report import words
-from morocco_lib.tasks import task_names
+from morocco_lib.tasks import get_task, task_names
 
 CSV, SYNTHETIC = "table.csv", "synthetic"
 ESTIMATES = (
@@ -116,19 +116,22 @@ def origin_of(row: dict[str, Any]) -> str | None:
 
 
 def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the mean over all tasks of the benchmark for each model and batch size, null while any is missing.
+    """Return the mean over all tasks of each benchmark for each model and batch size, null while any is missing.
 
-    Each: model, batch_size, value, missing (names of tasks without a score).
+    Each: benchmark, model, batch_size, value, tasks (names), missing (names of those without a score).
     """
-    names = task_names()
-    found: dict[tuple, dict[str, float | None]] = {}
-    for row in rows:
-        found.setdefault((row["model"], row["batch_size"]), {})[row["task"]] = row["score"]["value"]
     listed = []
-    for (model, batch_size), values in sorted(found.items(), key=str):
-        missing = [name for name in names if values.get(name) is None]
-        value = None if missing else sum(values[name] for name in names) / len(names)
-        listed.append({"model": model, "batch_size": batch_size, "value": value, "missing": missing})
+    for benchmark in sorted({get_task(row["task"]).benchmark for row in rows} - {""}):
+        names = task_names(benchmark)
+        found: dict[tuple, dict[str, float | None]] = {}
+        for row in rows:
+            if row["task"] in names:
+                found.setdefault((row["model"], row["batch_size"]), {})[row["task"]] = row["score"]["value"]
+        for (model, batch_size), values in sorted(found.items(), key=str):
+            missing = [name for name in names if values.get(name) is None]
+            value = None if missing else sum(values[name] for name in names) / len(names)
+            total = {"model": model, "batch_size": batch_size, "value": value, "tasks": names, "missing": missing}
+            listed.append({"benchmark": benchmark, **total})
     return listed
 
 
@@ -136,18 +139,17 @@ def total_lines(rows: list[dict[str, Any]]) -> list[str]:
     """Return the totals in sentences; none where a single task was asked."""
     if len({row["task"] for row in rows}) < 2:
         return []
-    every, lacking, lines = len(task_names()), {}, []
+    lacking, lines = {}, []
     sampled = any(origin_of(row) == "sample" for row in rows)
     for total in totals(rows):
+        what = f"{len(total['tasks'])} tasks of {total['benchmark']}"
         if total["value"] is None:
-            lacking.setdefault(tuple(total["missing"]), []).append(total["model"])
+            lacking.setdefault((what, *total["missing"]), []).append(total["model"])
         else:
             note = ", on samples and so not to be compared with official totals" if sampled else ""
-            lines.append(f"{total['model']}: {words.score_text(total['value'])}, mean of all {every} tasks{note}.")
-    for missing, models in lacking.items():
-        lines.append(
-            f"No total over {every} tasks for {', '.join(dict.fromkeys(models))}; missing {', '.join(missing)}."
-        )
+            lines.append(f"{total['model']}: {words.score_text(total['value'])}, mean of all {what}{note}.")
+    for (what, *missing), models in lacking.items():
+        lines.append(f"No total over the {what} for {', '.join(dict.fromkeys(models))}; missing {', '.join(missing)}.")
     return lines
 
 

@@ -10,9 +10,10 @@ from morocco_lib.tasks.base import Task
 _SHARED = {"base", "records", "spans"}
 
 
-def task_names() -> list[str]:
-    """Return the short ids of all tasks, sorted."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED)
+def task_names(benchmark: str | None = None) -> list[str]:
+    """Return the short ids of all tasks, or of those of one benchmark, sorted."""
+    names = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED)
+    return [name for name in names if benchmark is None or get_task(name).benchmark == benchmark]
 
 
 def get_task(name: str) -> Task:

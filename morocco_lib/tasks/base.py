@@ -99,6 +99,7 @@ class Task(Protocol):
 
     name: str  # short id: terra
     title: str  # official folder and submission file name: TERRa
+    benchmark: str  # whose total it counts in; "" for none
     metric_names: tuple[str, ...]  # names of what `score` returns that make the task's value: their mean
     labels: tuple  # the answers there are; empty where an answer is free text
     files: dict[str, str]  # split -> official file name, where that is not <split>.jsonl
@@ -180,6 +181,7 @@ class BaseTask:
 
     name: ClassVar[str]
     title: ClassVar[str]
+    benchmark: ClassVar[str] = ""
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
     labels: ClassVar[tuple] = ()
     files: ClassVar[dict[str, str]] = {}

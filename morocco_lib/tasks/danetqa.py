@@ -15,6 +15,7 @@ TRUE_FALSE = {"true": "true", "false": "false", '"True"': "true", '"False"': "fa
 class DaNetQA(LabelTask):
     name = "danetqa"
     title = "DaNetQA"
+    benchmark = "Russian SuperGLUE"
     labels = ("false", "true")
     spellings: ClassVar[dict] = TRUE_FALSE
     sizes: ClassVar[dict[str, int]] = {"train": 1749, "val": 821, "test": 805}

@@ -24,6 +24,7 @@ GROUPS = {  # column -> key in the metrics
 class LiDiRus(LabelTask):
     name = "lidirus"
     title = "LiDiRus"
+    benchmark = "Russian SuperGLUE"
     labels = ("entailment", "not_entailment")
     fields: ClassVar[dict[str, type]] = {"sentence1": str, "sentence2": str}
     sizes: ClassVar[dict[str, int]] = {"LiDiRus": 1104}

@@ -20,6 +20,7 @@ STRIDE = 10_000  # fed passages get idx of questions and answers of their own fr
 class MuSeRC(BaseTask):
     name = "muserc"
     title = "MuSeRC"
+    benchmark = "Russian SuperGLUE"
     labels = (0, 1)
     sizes: ClassVar[dict[str, int]] = {"train": 500, "val": 100, "test": 322}
     fields: ClassVar[dict[str, type]] = {"passage": dict}

@@ -15,6 +15,7 @@ QUESTIONS = {"cause": "Что было ПРИЧИНОЙ этого?", "effect": 
 class PARus(LabelTask):
     name = "parus"
     title = "PARus"
+    benchmark = "Russian SuperGLUE"
     labels = (0, 1)
     sizes: ClassVar[dict[str, int]] = {"train": 400, "val": 100, "test": 500}
     fields: ClassVar[dict[str, type]] = {"premise": str, "choice1": str, "choice2": str, "question": str}

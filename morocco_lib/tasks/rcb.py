@@ -15,6 +15,7 @@ from morocco_lib.tasks.records import Record
 class RCB(LabelTask):
     name = "rcb"
     title = "RCB"
+    benchmark = "Russian SuperGLUE"
     labels = ("entailment", "contradiction", "neutral")
     sizes: ClassVar[dict[str, int]] = {"train": 438, "val": 220, "test": 438}
     fields: ClassVar[dict[str, type]] = {"premise": str, "hypothesis": str}

@@ -22,6 +22,7 @@ GAP = "@placeholder"
 class RuCoS(BaseTask):
     name = "rucos"
     title = "RuCoS"
+    benchmark = "Russian SuperGLUE"
     sizes: ClassVar[dict[str, int]] = {"train": 72193, "val": 7577, "test": 7257}
     fields: ClassVar[dict[str, type]] = {"passage": dict, "qas": list}
     metric_names = ("f1", "em")

@@ -17,6 +17,7 @@ from morocco_lib.tasks.spans import Span, word_at
 class RUSSE(LabelTask):
     name = "russe"
     title = "RUSSE"
+    benchmark = "Russian SuperGLUE"
     labels = ("false", "true")
     spellings: ClassVar[dict] = TRUE_FALSE
     hidden = ("label", "gold_sense1", "gold_sense2")

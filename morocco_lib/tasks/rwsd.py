@@ -19,6 +19,7 @@ TARGET = {"span1_text": str, "span1_index": int, "span2_text": str, "span2_index
 class RWSD(LabelTask):
     name = "rwsd"
     title = "RWSD"
+    benchmark = "Russian SuperGLUE"
     labels = ("False", "True")
     spellings: ClassVar[dict] = {"true": "True", "false": "False", '"true"': "True", '"false"': "False"}
     sizes: ClassVar[dict[str, int]] = {"train": 606, "val": 204, "test": 154}

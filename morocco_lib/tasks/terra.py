@@ -13,6 +13,7 @@ from morocco_lib.tasks.records import Record
 class TERRa(LabelTask):
     name = "terra"
     title = "TERRa"
+    benchmark = "Russian SuperGLUE"
     labels = ("entailment", "not_entailment")
     sizes: ClassVar[dict[str, int]] = {"train": 2616, "val": 307, "test": 3198}
     fields: ClassVar = {"premise": str, "hypothesis": str}
