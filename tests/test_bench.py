@@ -581,3 +581,11 @@ def test_answers_given_without_reading_the_records_are_invalid(benched, records,
     found = benched(records, tmp_path / "out", [*PYTHON, "-c", code], input_size=5000)
     assert found.code == 1 and found.result["reasons"][0] == Reason.INPUT_NOT_READ
     assert found.result["score"]["value"] is None and not found.result["per_run"][0]["problems"]
+
+
+def test_a_script_without_its_interpreter_is_refused_before_a_shell_takes_it(benched, records, tmp_path):
+    script = tmp_path / "model"
+    script.write_text("import sys\n")
+    script.chmod(0o755)
+    assert_refused(benched(records, tmp_path / "out", [str(script)]), "names its interpreter", "#!/usr/bin/env python3")
+    assert not (tmp_path / "out").exists()

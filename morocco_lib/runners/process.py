@@ -106,6 +106,16 @@ def find_program(name: str, cwd: Path | None = None) -> str:
             f"{name!r} is not executable" if os.path.isfile(Path(cwd or "", name)) else f"no program {name!r}",
             rule="the first word of --command is a program on PATH or a path to one that may be executed",
         )
+    try:
+        with open(found, "rb") as file:
+            head = file.read(64)
+    except PermissionError:  # may be executed and not read
+        return found
+    if not head.startswith(b"#!") and b"\0" not in head:  # a shell would take it for a script of its own
+        raise UsageError(
+            f"{name!r} is text without a first line that names its interpreter",
+            remedy=f"begin it with #!/usr/bin/env python3, or give --command 'python3 {name}'",
+        )
     return found
 
 
