@@ -82,8 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
 
-    def verb(name, handler, text, *examples):
-        sub = verbs.add_parser(
+    def verb(name, handler, text, *examples, among=verbs):
+        sub = among.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter, epilog="try: " + "\n     ".join(examples),
         )  # fmt: skip
@@ -105,24 +105,18 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="try: morocco data synthetic --out records\n     morocco data fetch --out russian-superglue",
     )  # fmt: skip
     kinds = sub.add_subparsers(dest="kind", metavar="KIND", required=True)
-    sub = kinds.add_parser(
-        "synthetic", help="write synthetic records",
-        description="Write synthetic records in the official layout; 10 % of the labels are wrong on purpose.",
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-        epilog="try: morocco data synthetic --out records\n     morocco data synthetic terra --seed 2 --out records2",
+    sub = verb(
+        "synthetic", do.synthetic, "write synthetic records in the official layout; a tenth of the labels is wrong on purpose",
+        "morocco data synthetic --out records", "morocco data synthetic terra --seed 2 --out records2", among=kinds,
     )  # fmt: skip
-    sub.set_defaults(handler=do.synthetic)
     sub.add_argument("tasks", nargs="*", metavar="TASK", help="default: all tasks")
     sub.add_argument("--seed", type=int, default=1)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
 
-    sub = kinds.add_parser(
-        "fetch", help="download the official records",
-        description="Download the official archives, hold them against known digests and unpack them in the official layout.",
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-        epilog="try: morocco data fetch --out russian-superglue\n     morocco data fetch terra rcb --out russian-superglue",
+    sub = verb(
+        "fetch", do.fetch, "download the official archives, hold them against known digests and unpack them",
+        "morocco data fetch --out russian-superglue", "morocco data fetch terra rcb --out russian-superglue", among=kinds,
     )  # fmt: skip
-    sub.set_defaults(handler=do.fetch)
     sub.add_argument("tasks", nargs="*", metavar="TASK", help="default: all tasks")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; tasks fetched before are kept")
     sub.add_argument("--sources", type=Path, metavar="FILE", help="YAML with other addresses and digests")

@@ -31,7 +31,7 @@ ATTEMPTS = 3  # of one download
 SILENCE_S = 30.0  # a server that sends nothing for so long is given up
 MEMBERS = 1000  # files in an archive; the official ones hold a handful
 # what the standard library raises for archives that are broken, locked, or packed in a way it does not know
-UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError, ValueError)
+UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, ValueError)
 
 
 class Archive(Strict):
