@@ -32,6 +32,7 @@ from typing import Any, BinaryIO
 from morocco_lib import data, steps, workload
 from morocco_lib.doctor import host_facts
 from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.monitor import clocks
 from morocco_lib.monitor.sampler import Sampler, open_samples, reader_for
 from morocco_lib.results import BENCH, derive
 from morocco_lib.runners.contract import Limits, Runner, converse
@@ -173,6 +174,7 @@ def _run_once(
         (folder / "stderr.log").open("wb") as stderr,
         open_samples(folder / "samples.jsonl") as samples,
     ):
+        offsets = clocks.read()
         handle = runner.start(argv, limits)  # after the files: one that cannot be opened must not leave it running
         origin_ns = handle.started_ns
         sampler = Sampler(reader_for(handle), samples, origin_ns)
@@ -257,7 +259,7 @@ def _run_once(
         },
         "sampler": sampling,
         "gpu": _gpu_reason(),
-        "clock": "CLOCK_MONOTONIC",
+        "clock": clocks.compare(offsets, clocks.read(), (end.ended_ns - origin_ns) / 1e9),
         "started": steps.now(),
         "load_average_1min": os.getloadavg()[0],
         "host": host_facts(),

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +231,12 @@ def plan_folder(plan: params.PlanParams, root: Path, out: Path | None, fresh: bo
     """Return where a plan's step folders go."""
     if out:
         return out.resolve()
-    stamp = f"-{datetime.now(UTC):%Y%m%d-%H%M%S}" if fresh else ""
-    return root / "outputs" / f"{plan.name}{stamp}"
+    folder = root / "outputs" / plan.name
+    if fresh:
+        stamped = folder.with_name(f"{plan.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
+        names = chain([stamped], (stamped.with_name(f"{stamped.name}-{n}") for n in count(2)))
+        folder = next(name for name in names if not name.exists())  # the clock may have been set back
+    return folder
 
 
 class Signals:

@@ -25,6 +25,8 @@ class Reason(StrEnum):
     # the measurement
     SINGLE_RUN = "SINGLE_RUN"
     ANSWERS_HELD_BACK = "ANSWERS_HELD_BACK"
+    CLOCK_TROUBLE = "CLOCK_TROUBLE"
+    MACHINE_SLEPT = "MACHINE_SLEPT"
     NO_VALID_RUN = "NO_VALID_RUN"
     NO_STREAM = "NO_STREAM"
     NO_READINESS = "NO_READINESS"
@@ -52,6 +54,8 @@ MEANING = {
     Reason.FLIPS: "more than 0.1 % of repeated records got another answer than the first time",
     Reason.SINGLE_RUN: "one run only: the interval is of this run, not between runs",
     Reason.ANSWERS_HELD_BACK: "most answers were ready before the first was printed; speed is taken from readiness to the last answer",
+    Reason.CLOCK_TROUBLE: "the wall clock was set during a run: its dates may be wrong, its durations come from another clock",
+    Reason.MACHINE_SLEPT: "the machine was suspended during a run",
     Reason.NO_VALID_RUN: "no run was valid",
     Reason.NO_STREAM: "answers came in too few arrivals or too short a time to read a speed from; feed more records or print readiness",
     Reason.NO_READINESS: "the program does not print readiness and its answers do not tell",
@@ -64,7 +68,7 @@ MEANING = {
 }
 
 # What is worth saying of a result that stands all the same.
-NOTES = {Reason.SINGLE_RUN, Reason.FLIPS, Reason.ANSWERS_HELD_BACK, Reason.LEFT_PROCESSES}
+NOTES = {Reason.SINGLE_RUN, Reason.FLIPS, Reason.ANSWERS_HELD_BACK, Reason.LEFT_PROCESSES, Reason.CLOCK_TROUBLE}
 
 RULE_REASONS = {
     "broken-line": Reason.BROKEN_LINE,
@@ -96,6 +100,12 @@ def feed_reasons(facts: dict) -> list[Reason]:
     """Return what the feeding of a run that ended well says against it; `facts` is `run.json`."""
     ended_well = not set(exit_reasons(facts["exit"])) - NOTES
     return [Reason.INPUT_NOT_READ] if ended_well and not facts["all_fed"] else []
+
+
+def clock_reasons(clock: dict) -> list[Reason]:
+    """Return what happened to the clocks during a run; `clock` is `run.json`'s."""
+    found = [(Reason.CLOCK_TROUBLE, clock["wall_moved_s"]), (Reason.MACHINE_SLEPT, clock["slept_s"])]
+    return [reason for reason, seconds in found if seconds]
 
 
 def answer_reasons(counts: dict[str, int]) -> list[Reason]:
