@@ -58,6 +58,7 @@ class Session:
     folder: Path
     inputs: dict[str, Path]
     step: steps.Step | None  # None when the plan runner keeps the status
+    given: frozenset[str]  # global names before the later cells made theirs
 
     @cached_property
     def task(self):
@@ -158,7 +159,8 @@ def start(step_name: str, names: dict[str, Any]) -> Session:
         UsageError: unknown or impossible parameters, missing input.
     """
     root = params.project_root()
-    p = params.of_notebook(step_name, names)
+    earlier = next((value.given for value in names.values() if isinstance(value, Session)), None)
+    p, given = params.of_notebook(step_name, names, earlier), earlier or frozenset(names)
     plan_dir = root / INTERACTIVE
     if step_name == "report":
         chosen = resolve(p.plan_dir, root) if p.plan_dir else newest_plan(root)
@@ -176,12 +178,12 @@ def start(step_name: str, names: dict[str, Any]) -> Session:
     key = key_of(step_name, p, inputs)
     folder = resolve(p.out_dir, root) if p.out_dir else folder / f"{step_name}-{key}"
     if p.out_dir and (folder / steps.STATUS).exists() and steps.read_status(folder)["state"] == steps.RUNNING:
-        return Session(step_name, p, root, folder, inputs, None)
+        return Session(step_name, p, root, folder, inputs, None, given)
     if not p.out_dir:
         steps.retire(folder)
     names = {} if step_name == "report" else {"model": p.model.name, "task": p.task.name}
     step = steps.Step.begin(folder, step_name, **names, parameters=p.model_dump(), inputs=inputs, key=key)
-    return Session(step_name, p, root, folder, inputs, step)
+    return Session(step_name, p, root, folder, inputs, step, given)
 
 
 def newest_plan(root: Path) -> Path:

@@ -1,6 +1,7 @@
 """Parameters: choices made in YAML files, notebooks and plans, validated whole before anything runs."""
 
 import difflib
+from collections.abc import Container
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -225,12 +226,14 @@ def validate(known: type[BaseModel], values: dict[str, Any], where: str):
         raise refuse(error, where, known) from None
 
 
-def of_notebook(step: str, names: dict[str, Any]) -> Strict:
+def of_notebook(step: str, names: dict[str, Any], given: Container[str] | None = None) -> Strict:
     """Return the validated parameters of a notebook from its global names, so that a misspelt one stops it at once.
 
     Args:
         step: train, bench, eval or report.
-        names: `globals()` of the notebook, before anything but parameters and modules is in it.
+        names: `globals()` of the notebook.
+        given: When its cells run again in one kernel: the names that were there the first time, before later cells made
+            theirs. Of the others only those count that are a parameter's name, or nearly.
     """
     shell = {"In", "Out", "exit", "quit", "open", "get_ipython"}
     values = {
@@ -238,7 +241,15 @@ def of_notebook(step: str, names: dict[str, Any]) -> Strict:
         for name, value in names.items()
         if not name.startswith("_") and name not in shell and not isinstance(value, ModuleType) and not callable(value)
     }
-    return validate(PARAMS[step], values, f"{step}.ipynb")
+    if given is not None:
+        known = list(PARAMS[step].model_fields)
+        values = {n: v for n, v in values.items() if n in given or difflib.get_close_matches(n, known, cutoff=0.85)}
+    try:
+        return validate(PARAMS[step], values, f"{step}.ipynb")
+    except UsageError as error:
+        raise UsageError(
+            error.seen, remedy="correct the cell and restart the kernel, which still knows the old name"
+        ) from None
 
 
 class _Loader(yaml.SafeLoader):

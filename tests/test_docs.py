@@ -5,10 +5,8 @@ import importlib
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import test_repository
@@ -314,13 +312,7 @@ def test_what_needs_a_network_or_a_browser_is_no_console_block(monkeypatch, tmp_
 @pytest.mark.slow
 def test_quick_start_commands_run_and_print_what_is_shown(monkeypatch, tmp_path):
     listed = quick_start(monkeypatch, tmp_path)
-    home = tmp_path / "morocco"
-    for path in test_repository.tracked():
-        target = home / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target)
-    (home / ".venv").symlink_to(ROOT / ".venv")
-    Path(ROOT / ".venv/.ready").touch()
+    home = test_repository.copy_project(tmp_path / "morocco")
     for command, shown in listed:
         done = subprocess.run(["bash", "-c", command], cwd=home, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, (command, done.stderr)

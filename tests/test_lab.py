@@ -1,18 +1,50 @@
-"""`make lab`: for you alone, behind its token, on the loopback address."""
+"""`make lab`: for you alone, behind its token, on the loopback address; and a notebook run in it by a browser."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import ROOT
+from test_repository import copy_project
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab on a copy of the project: its root, port, address with token, log and runtime folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    root, runtime = copy_project(tmp_path_factory.mktemp("lab") / "morocco"), tmp_path_factory.mktemp("runtime")
+    log = runtime.with_suffix(".log")
+    with log.open("w") as out:
+        program = subprocess.Popen(
+            ["make", "lab", f"LAB_PORT={port}"], cwd=root, env={**os.environ, "JUPYTER_RUNTIME_DIR": str(runtime)},
+            stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + 60
+        while not (token := re.search(r"token=(\w+)", log.read_text())):
+            assert program.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        url = f"http://127.0.0.1:{port}/lab?token={token[1]}"
+        yield SimpleNamespace(root=root, port=port, token=token[1], url=url, log=log, runtime=runtime)
+    finally:
+        os.killpg(program.pid, signal.SIGTERM)
+        program.wait(20)
 
 
 def status_of(url):
@@ -24,34 +56,34 @@ def status_of(url):
         return None
 
 
-def test_lab_serves_nothing_without_its_token_and_prints_the_tunnel(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
-    log = tmp_path / "log"
-    with log.open("w") as out:
-        lab = subprocess.Popen(
-            ["make", "lab", f"LAB_PORT={port}"],
-            cwd=ROOT,
-            env=env,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        end = time.monotonic() + 60
-        while not (token := re.search(r"token=(\w+)", log.read_text())) and time.monotonic() < end:
-            assert lab.poll() is None, log.read_text()
-            time.sleep(0.2)
-        url = f"http://127.0.0.1:{port}/api/contents/notebooks"
-        assert status_of(url) == 403
-        assert status_of(f"{url}?token={token[1]}") == 200
-        assert f"ssh -N -L 127.0.0.1:{port}:127.0.0.1:{port} " in log.read_text()
-        listening = subprocess.run(["cat", "/proc/net/tcp"], capture_output=True, text=True, check=True).stdout
-        addresses = {line.split()[1] for line in listening.splitlines()[1:] if line.split()[3] == "0A"}
-        assert [a for a in addresses if a.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
-        assert all(f.stat().st_mode & 0o077 == 0 for f in (tmp_path / "runtime").iterdir())
-    finally:
-        os.killpg(lab.pid, signal.SIGTERM)
-        lab.wait(20)
+def test_lab_serves_nothing_without_its_token_and_prints_the_tunnel(lab):
+    url = f"http://127.0.0.1:{lab.port}"
+    for path in ("/api/contents/notebooks", "/api/kernels", "/api/contents/README.md"):
+        assert status_of(url + path) == status_of(f"{url}{path}?token=wrong") == 403
+    for path in ("/files/README.md", "/lab", "/files/README.md?token=wrong"):
+        with urllib.request.urlopen(url + path, timeout=5) as page:
+            assert urlsplit(page.url).path == "/login" and b"morocco" not in page.read()
+    assert status_of(f"{url}/api/contents/notebooks?token={lab.token}") == 200
+    assert f"ssh -N -L 127.0.0.1:{lab.port}:127.0.0.1:{lab.port} " in lab.log.read_text()
+    tcp = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    addresses = {line.split()[1] for line in tcp if line.split()[3] == "0A"}
+    assert [a for a in addresses if a.endswith(f":{lab.port:04X}")] == [f"0100007F:{lab.port:04X}"]
+    assert all(f.stat().st_mode & 0o077 == 0 for f in lab.runtime.iterdir())
+
+
+def test_all_cells_of_the_bench_notebook_run_in_a_browser_and_once_more(lab, tmp_path):
+    chromium = shutil.which("chromium")
+    if chromium is None and not os.environ.get("MOROCCO_STRICT"):
+        pytest.skip("no chromium on this machine")
+    script = [sys.executable, ROOT / "tests/browser/run_all.py", lab.url, "notebooks/bench.ipynb"]
+    for name in ("first.png", "again.png"):  # in the same kernel
+        done = subprocess.run([*script, tmp_path / name, "--chromium", chromium], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        shown = json.loads(done.stdout)
+        assert shown["errors"] == 0 and shown["outside"] == [] and (shown["figures"], shown["tables"]) == (1, 3)
+        assert shown["outputs"][0].startswith("step\tbench") and shown["outputs"][-1].startswith("VALID")
+        assert any("records/s" in text for text in shown["outputs"])
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG") and (tmp_path / name).stat().st_size > 100_000
+    (step,) = (lab.root / "outputs/interactive/tfidf/terra").glob("bench-????????")
+    assert json.loads((step / "status.json").read_text())["state"] == "done"
+    assert json.loads((step.with_name(f"{step.name}.1") / "status.json").read_text())["state"] == "done"

@@ -109,6 +109,16 @@ def test_a_notebooks_globals_are_its_parameters_and_nothing_else():
         params.of_notebook("bench", {**names, "batch_sizes": 4})
 
 
+def test_cells_that_run_again_in_one_kernel_take_what_later_cells_made_for_no_parameter():
+    given = {"model": MODEL, "task": TASK, "batch_size": 4}
+    later = {**given, "session": object(), "result": {"speed_per_s": 1}, "speeds": [1.0]}
+    with pytest.raises(UsageError, match="unknown parameter 'session'"):
+        params.of_notebook("bench", later)
+    assert params.of_notebook("bench", later | {"repeats": 5}, frozenset(given)).repeats == 5
+    with pytest.raises(UsageError, match=r"unknown parameter 'repeat'; did you mean 'repeats'\?.*restart the kernel"):
+        params.of_notebook("bench", later | {"repeat": 5}, frozenset(given))
+
+
 def test_a_machine_gives_the_limits_of_a_run():
     assert params.MachineParams(timeout_s=5, memory_bytes=10**9).limits == Limits(5.0, 10**9)
 

@@ -129,6 +129,17 @@ def tracked():
     return [ROOT / name for name in done.stdout.decode().split("\0") if name and (ROOT / name).exists()]
 
 
+def copy_project(home: Path) -> Path:
+    """Copy the project's files, so that what is made beside them is not made here; the environment is shared."""
+    for path in tracked():
+        target = home / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    (home / ".venv").symlink_to(ROOT / ".venv")
+    (ROOT / ".venv/.ready").touch()
+    return home
+
+
 def test_nothing_large_nothing_of_others_and_no_outputs_are_committed():
     for path in tracked():
         assert path.stat().st_size < 500_000, path
@@ -165,14 +176,7 @@ def test_readme_has_its_parts_on_one_screen():
 
 @pytest.mark.slow
 def test_readme_commands_run_and_print_what_is_shown(tmp_path):
-    home = tmp_path / "morocco"
-    home.mkdir()
-    for path in tracked():
-        target = home / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target)
-    (home / ".venv").symlink_to(ROOT / ".venv")
-    Path(ROOT / ".venv/.ready").touch()
+    home = copy_project(tmp_path / "morocco")
     commands = list(console_blocks())
     assert commands[0][0] == "make demo" and len(commands) >= 5
     for command, shown in commands:
