@@ -4,7 +4,7 @@ import json
 import sys
 
 print('morocco: {"event": "ready"}', file=sys.stderr, flush=True)
-for line in sys.stdin:
+for line in sys.stdin.buffer:
     record = json.loads(line)
     words = set(record["premise"].lower().split())
     known = sum(word in words for word in record["hypothesis"].lower().rstrip(".").split())

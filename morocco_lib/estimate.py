@@ -54,8 +54,8 @@ class Run:
     """One run as its folder tells it. Times are seconds since the start of the program."""
 
     folder: Path
-    facts: dict[str, Any]  # run.json
-    arrivals: list[tuple[float, int]]  # (time, lines that ended in this arrival)
+    facts: dict[str, Any] = field(repr=False)  # run.json
+    arrivals: list[tuple[float, int]] = field(repr=False)  # (time, lines that ended in this arrival)
     samples: list[dict[str, Any]] = field(repr=False)
 
     @property

@@ -1,16 +1,30 @@
 """Runs one notebook in a fresh kernel through papermill and keeps it, executed and rendered, in its step folder."""
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import errors, steps
+from morocco_lib import errors, launch, steps
 from morocco_lib.errors import MoroccoError
 from morocco_lib.notebook import identity
 from morocco_lib.runners.process import tie
+
+
+def check_loopback() -> None:
+    """Raise EnvironmentFailure where no kernel could be spoken to, which would take a minute to be noticed."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+    except OSError as error:
+        raise errors.EnvironmentFailure(
+            f"the loopback address 127.0.0.1 does not answer: {error.strerror or error}",
+            rule="kernels are spoken to over it",
+            remedy="`ip link set lo up`, or allow it in the sandbox",
+        ) from None
 
 
 def execute(
@@ -34,6 +48,10 @@ def execute(
         }
         try:
             _papermill(root / "notebooks" / f"{step}.ipynb", notebook, parameters, root, check)
+        except BaseException:
+            if names:
+                launch.sweep(p.machine)
+            raise
         finally:
             if notebook.exists():
                 from morocco_lib.report.render import notebook_html
@@ -97,6 +115,11 @@ def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Pat
     if isinstance(error, DeadKernelError | CellTimeoutError):
         raise errors.EnvironmentFailure(
             f"the kernel died ({type(error).__name__})", remedy="free memory and run the plan again"
+        )
+    if isinstance(error, RuntimeError):  # nbclient has no class of its own for it
+        raise errors.EnvironmentFailure(
+            f"the kernel did not start: {error}",
+            remedy=f"read {target.with_name('kernel.log')}, then run the plan again",
         )
     raise error
 

@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from typing import Any
 import morocco_lib
 from morocco_lib.doctor import host_facts
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.monitor.proc import start_ticks, tree
+from morocco_lib.monitor.proc import is_running, start_ticks
 
 STATUS = "status.json"
 SCHEMA = 1
@@ -68,13 +70,20 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
         os.unlink(temporary)
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)  # a write that fails does not say where
         raise
+
+
+@functools.cache
+def _umask() -> int:
+    mask = os.umask(0o077)  # it can only be asked by setting it
+    os.umask(mask)
+    return mask
 
 
 def make_key(step: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -96,10 +105,11 @@ def code_facts() -> dict[str, Any]:
 
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=10)
+            done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        # Its words may be in any language and encoding.
+        return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
     # An installed copy may lie inside somebody else's checkout: its commit says nothing about our code.
@@ -169,8 +179,7 @@ def is_retired(folder: Path) -> bool:
 def is_alive(status: Mapping[str, Any]) -> bool:
     """Tell whether the process that runs a step still lives on this machine."""
     owner = status["owner"]
-    same = owner["boot_id"] == host_facts()["boot_id"] and start_ticks(owner["pid"]) == owner["start_ticks"] is not None
-    return same and owner["pid"] in tree(owner["pid"])  # a zombie has start ticks, but runs no step
+    return owner["boot_id"] == host_facts()["boot_id"] and is_running(owner["pid"], owner["start_ticks"])
 
 
 @dataclass
@@ -178,7 +187,7 @@ class Step:
     """One attempt at a step, in its folder. Use `begin`, then `finish`."""
 
     folder: Path
-    status: dict[str, Any]
+    status: dict[str, Any] = field(repr=False)
 
     @classmethod
     def begin(
@@ -202,6 +211,7 @@ class Step:
             EnvironmentFailure: it cannot be written.
         """
         folder = Path(folder)
+        _check_names(str(folder.resolve()), *map(str, inputs.values()), canonical(parameters))
         try:
             digests = {name: sha256_file(path) for name, path in inputs.items()}
         except OSError as error:
@@ -270,6 +280,22 @@ class Step:
         else:
             state = FAILED if isinstance(error, Exception) else KILLED
             self.finish(state, getattr(error, "exit_code", 3), f"{kind.__name__}: {error}")
+
+
+def _check_names(*texts: str) -> None:
+    """Raise unless each text is written to disk as the bytes UTF-8 makes of it: that is how results name their files."""
+    encoding = sys.getfilesystemencoding()
+    for text in texts:
+        with suppress(UnicodeError):
+            if os.fsencode(text) == text.encode():
+                continue
+        shown = text.encode(errors="surrogateescape").decode(errors="replace")
+        if encoding != "utf-8":
+            raise EnvironmentFailure(
+                f"names of files are read as {encoding} here: {shown}", rule="results name them in UTF-8",
+                remedy="`export PYTHONUTF8=1`",
+            )  # fmt: skip
+        raise UsageError(f"{shown} is not UTF-8", rule="results name their files", remedy="rename it")
 
 
 def _ended_undone(status: Mapping[str, Any]) -> bool:

@@ -33,6 +33,9 @@ class Workload(Mapping):
     seed: int | None
     gold: Sequence[Prediction] | None = None
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} records fed of {len(self.records)} of {self.task.title}, seed {self.seed}>"
+
     def __len__(self) -> int:
         return len(self.order)
 

@@ -1,19 +1,32 @@
 """The source notebooks: clean, thin, strict, and runnable by hand in every way a person runs them."""
 
 import ast
+import inspect
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
+from contextlib import chdir, redirect_stdout
 
+import matplotlib
 import nbformat
+import pandas
 import pytest
 from conftest import ROOT
+from matplotlib import pyplot
 
-from morocco_lib import params, steps
+from morocco_lib import bench, data, estimate, notebook, params, steps, verify, workload
+from morocco_lib.errors import UsageError
+from morocco_lib.models import model_class, weights
+from morocco_lib.notebook import Facts, Verdict
+from morocco_lib.tasks import get_task
 
 NAMES = ("train", "bench", "eval", "report")
+SMALL = {"input_size": 60, "repeats": 2}  # of a bench
 
 
 def source(name):
@@ -24,15 +37,18 @@ def parameter_cell(name):
     return next(c for c in source(name).cells if "parameters" in c.metadata.get("tags", []))
 
 
-@pytest.fixture
-def project(tmp_path):
-    """A copy of what the notebooks stand in, so that what they make lands in no checkout."""
-    root = tmp_path / "проект с пробелом"
+def copy_of_the_project(root):
+    """Copy what the notebooks stand in, so that what they make lands in no checkout."""
     for folder in ("notebooks", "params"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     shutil.copy(ROOT / "pyproject.toml", root)
     (root / "outputs").mkdir()
     return root
+
+
+@pytest.fixture
+def project(tmp_path):
+    return copy_of_the_project(tmp_path / "проект с пробелом")
 
 
 def papermill(root, *args):
@@ -73,6 +89,225 @@ def test_parameters_are_checked_in_the_second_cell(name):
     assert f'notebook.start("{name}", globals())' in code[1].source
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_papermill_tells_type_default_and_meaning_of_every_parameter_and_nothing_else(name):
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "--help-notebook", f"notebooks/{name}.ipynb"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    usage, _, head, *lines = done.stdout.splitlines()
+    assert usage.startswith("Usage: ") and head == f"Parameters inferred for notebook 'notebooks/{name}.ipynb':"
+    told = re.findall(r"^(\w+): (\w+) \(default (.*?)\)\s{2,}(\w.+)$", "\n".join(_entries(lines)), re.MULTILINE)
+    told = {n: (kind, default, meaning) for n, kind, default, meaning in told}
+    for line in parameter_cell(name).source.splitlines():
+        parameter, kind, default, meaning = re.fullmatch(r"(\w+): (\w+) = (.*?)  # (.+)", line).groups()
+        assert told.pop(parameter) == (kind, default, meaning)
+        assert 4 <= len(meaning) <= 110 and meaning[0].islower() and not meaning.endswith("."), meaning
+    assert not told and len(_entries(lines)) == len(params.PARAMS[name].model_fields)
+
+
+def _entries(lines):
+    """One line a parameter: papermill puts the meaning on a line of its own where the default is long."""
+    entries = []
+    for line in lines:
+        if line.startswith(" " * 8):
+            entries[-1] += line
+        else:
+            entries.append(line.strip())
+    return entries
+
+
+# -- cell by cell --------------------------------------------------------------------------------------------------
+def run_cells(name, root, **parameters):
+    """Run the code cells of a notebook in this process, as a kernel would; returns what they show and what they print."""
+    shown, printed = [], io.StringIO()
+    names = {"display": shown.append}
+    matplotlib.use("agg")
+    with chdir(root / "notebooks"), redirect_stdout(printed):
+        for cell in (c for c in source(name).cells if c.cell_type == "code"):
+            body = ast.parse(cell.source).body
+            last = body.pop() if isinstance(body[-1], ast.Expr) and not cell.source.endswith(";") else None
+            exec(compile(ast.Module(body, []), name, "exec"), names)
+            if last and (value := eval(compile(ast.Expression(last.value), name, "eval"), names)) is not None:
+                shown.append(value)
+            if cell == parameter_cell(name):
+                names |= parameters
+    return shown, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory):
+    """The four notebooks run one after the other: their project, name -> what they showed, and the figures left open."""
+    root = copy_of_the_project(tmp_path_factory.mktemp("typed") / "project")
+    pyplot.close("all")
+    shown = {name: run_cells(name, root, **(SMALL if name == "bench" else {})) for name in NAMES}
+    yield root, shown, [pyplot.figure(number) for number in pyplot.get_fignums()]
+    pyplot.close("all")
+
+
+def folder_of(root, name, model="tfidf"):
+    (folder,) = (root / "outputs/interactive" / model / "terra").glob(f"{name}-*")
+    return folder
+
+
+def test_every_notebook_ends_in_its_verdict_and_leaves_a_step_that_verifies(typed):
+    root, shown, _ = typed
+    for name in NAMES:
+        verdict = shown[name][0][-1]
+        assert (repr(verdict), verdict.verdict, verdict.reasons) == ("VALID", "VALID", ())
+        assert ">VALID</b>" in verdict._repr_html_()
+    states = {status["step"]: (status["state"], status["exit"]) for _, status in steps.find_steps(root / "outputs")}
+    assert states == dict.fromkeys(("synthetic", *NAMES), ("done", 0))
+    findings = verify.verify(root / "outputs")
+    assert all(finding.ok for finding in findings)
+    assert {finding.step.split("/")[-1].split("-")[0] for finding in findings if finding.what == "numbers"} == {
+        "bench", "eval", "report"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["train", "bench", "eval"])
+def test_a_notebook_names_every_file_it_reads_with_its_digest(typed, name):
+    root, shown, _ = typed
+    facts = next(value for value in shown[name][0] if isinstance(value, Facts))
+    status = steps.read_status(folder_of(root, name))
+    text, page = repr(facts), facts._repr_html_()
+    assert len(status["inputs"]) == (1 if name == "train" else 2)
+    for path, digest in status["inputs"].items():
+        place = (folder_of(root, name) / path).resolve().relative_to(root.resolve())
+        assert f"{place}  sha256 {digest[:12]}" in text and f"{place}  sha256 {digest[:12]}" in page
+    assert "a tenth of the labels wrong on purpose" in text
+
+
+def test_the_train_notebook_shows_the_labels_that_were_learnt(typed):
+    root, shown, _ = typed
+    labels, cost = (value for value in shown["train"][0] if isinstance(value, pandas.DataFrame))
+    result = json.loads((folder_of(root, "train") / "train.json").read_text())
+    assert labels["records"].to_dict() == result["labels"] and labels["share"].sum() == pytest.approx(1, abs=0.002)
+    assert list(cost.index)[-1] == "weights on disk" and cost["cost"].iloc[-1].endswith("MiB")
+
+
+def test_the_bench_notebook_shows_a_row_a_run_and_their_memory(typed):
+    _, shown, figures = typed
+    runs, sampler = (value for value in shown["bench"][0] if isinstance(value, pandas.DataFrame))
+    assert list(runs.index) == list(sampler.index) == ["run 1", "run 2"] and set(runs["verdict"]) == {"VALID"}
+    assert (runs["first_answer_s"] <= runs["last_answer_s"]).all() and (sampler["samples"] > 0).all()
+    printed = shown["bench"][1]
+    assert "run 2 of 2: 60 answers" in printed and "60 records, batch 32, 2 runs, synthetic records" in printed
+    upper = [axis for axis in figures[0].axes if axis.get_ylabel() == "memory, MiB"]
+    assert [axis.get_title() for axis in upper] == ["run 1", "run 2"]
+    assert all(axis.lines[0].get_ydata().max() > 5 for axis in upper)  # an interpreter is no smaller
+
+
+def test_the_eval_notebook_shows_where_the_errors_are(typed):
+    root, shown, _ = typed
+    table, wrong = (value for value in shown["eval"][0] if isinstance(value, pandas.DataFrame))
+    score = json.loads((folder_of(root, "eval") / "score.json").read_text())["score"]
+    right = sum(table.loc[label, label] for label in table.index[:-1])
+    assert table.loc["all", "all"] == 300 and right / 300 == pytest.approx(score["value"])
+    assert len(wrong) == 5 and (wrong["right"] != wrong["given"]).all() and "label" not in wrong
+    assert f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f}) above the most" in shown["eval"][1]
+
+
+def test_the_report_notebook_shows_the_results_that_were_made_last(typed):
+    root, shown, figures = typed
+    (rows,) = (value for value in shown["report"][0] if isinstance(value, pandas.DataFrame))
+    assert list(rows.index) == [("terra", "tfidf (batch 32)")] and list(rows["verdict"]) == ["VALID"]
+    (page,) = (root / "outputs/interactive").glob("report-*/report.html")
+    assert f"report.html, {page.stat().st_size:,} bytes, in {page.parent.name}" in shown["report"][1]
+    assert rows["score"].iloc[0].split()[0] in page.read_text() and "Synthetic records" in shown["report"][1]
+    assert [axis.get_title() for axis in figures[-1].axes] == ["terra"]
+
+
+def test_a_report_without_results_says_what_to_run_first(project):
+    with pytest.raises(UsageError, match=r"no result in .*outputs; run `morocco run params/plans/demo\.yaml` first"):
+        run_cells("report", project)
+    with pytest.raises(UsageError, match=r"no result in .*params; run `morocco run PLAN\.yaml` or the bench notebook"):
+        run_cells("report", project, plan_dir="params")
+
+
+def test_notebooks_measure_the_weights_they_are_given_and_fit_none(typed, project):
+    trained, _, _ = typed
+    weights = str(folder_of(trained, "train"))
+    for name in ("bench", "eval"):
+        run_cells(name, project, weights_dir=weights, **(SMALL if name == "bench" else {}))
+        folder = folder_of(project, name)
+        assert not (folder / "weights").exists() and not (folder / "train.json").exists()
+        argv = json.loads((folder / "runs/01/run.json").read_text())["argv"]
+        assert f"{weights}/weights" in argv
+    ours, theirs = (json.loads((folder_of(r, "eval") / "score.json").read_text())["score"] for r in (trained, project))
+    assert ours == theirs
+
+
+def test_notebooks_measure_a_program_of_ones_own_under_its_name(project):
+    command = f"{sys.executable} {ROOT / 'docs/example_model.py'}"
+    _, printed = run_cells("bench", project, command=command, **SMALL)
+    assert "example_model on terra: 60 records" in printed
+    assert steps.read_status(folder_of(project, "bench", "example_model"))["exit"] == 0
+    run_cells("eval", project, command=command)
+    answers = (folder_of(project, "eval", "example_model") / "preds.jsonl").read_text().splitlines()
+    assert len(answers) == 300
+
+
+def test_an_invalid_bench_says_so_in_its_last_cell_and_its_status(project):
+    command = f"{sys.executable} -c 'import sys; sys.stdin.read(); sys.exit(3)'"
+    shown, _ = run_cells("bench", project, command=command, **SMALL)
+    (verdict,) = (value for value in shown if isinstance(value, Verdict))
+    assert repr(verdict).startswith("INVALID\n") and "NON_ZERO_EXIT: " in repr(verdict)
+    assert "#a40000" in verdict._repr_html_() and "<li>NON_ZERO_EXIT: " in verdict._repr_html_()
+    (folder,) = (project / "outputs/interactive").glob("*/terra/bench-*")
+    assert (steps.read_status(folder)["state"], steps.read_status(folder)["exit"]) == ("done", 1)
+
+
+def test_running_a_notebook_again_sets_the_earlier_result_aside(project):
+    for _ in range(2):
+        run_cells("train", project, model={"name": "majority", "kind": "majority"})
+    names = sorted(f.name for f in (project / "outputs/interactive/majority/terra").iterdir())
+    assert len(names) == 2 and names[1] == f"{names[0]}.1"
+
+
+# -- a cell of one's own -------------------------------------------------------------------------------------------
+def test_the_cell_in_the_help_of_bench_runs(synthetic_data, tmp_path):
+    cell = textwrap.dedent(bench.__doc__[bench.__doc__.index("    from pathlib") :])
+    shutil.copytree(synthetic_data, tmp_path / "records")
+    shutil.copy(ROOT / "docs/example_model.py", tmp_path / "my_model.py")
+    names = {}
+    with chdir(tmp_path):
+        exec(cell, names)
+    result = names["result"]
+    assert result["verdict"] == "VALID" and {"value", "low", "high"} <= set(result["speed_per_s"])
+    assert result == json.loads((tmp_path / "measured/bench.json").read_text())
+    told = inspect.getdoc(bench.bench)
+    assert all(
+        name in told for name in ("source:", "limits:", "folder:", "input_size:", "seed:", "Returns:", "Raises:")
+    )
+
+
+def test_what_a_cell_ends_in_shows_itself_in_a_line(typed, synthetic_data, fitted, project):
+    task = get_task("terra")
+    _, records = data.read_split(synthetic_data, task, "val")
+    with chdir(project / "notebooks"):
+        session = notebook.start(
+            "train", {"model": {"name": "majority", "kind": "majority"}, "task": {"name": "terra"}}
+        )
+    root, _, _ = typed
+    run = estimate.read_run(folder_of(root, "bench") / "runs/01")
+    shown = {
+        "task": (task, "get_task('terra')"),
+        "workload": (workload.build(task, records, 60, 1), "<60 records fed of 300 of TERRa, seed 1>"),
+        "model": (weights.load(fitted, "terra")[0], "<Tfidf of TERRa: "),
+        "majority": (model_class("majority").fit(task, records, 1), "<Majority of TERRa: {'label': "),
+        "answers": (task.check([], {}, "none"), "Checked(expected=0, read=0, "),
+        "run": (run, f"Run(folder={run.folder!r})"),
+        "step": (session.step, f"Step(folder={session.folder!r})"),
+        "session": (session, "<train of majority on terra in outputs/interactive/majority/terra/train-"),
+    }
+    for name, (value, begin) in shown.items():
+        assert repr(value).startswith(begin) and "\n" not in repr(value), name
+        assert len(repr(value)) < 120 + len(str(run.folder)), name
+
+
+# -- in a kernel ---------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_an_unknown_parameter_stops_at_the_second_cell_and_the_nearest_is_named(project, tmp_path):
     out = tmp_path / "out.ipynb"
@@ -111,14 +346,3 @@ def test_run_all_from_the_notebooks_folder_with_untouched_defaults_works(project
     folders = {folder.name.split("-")[0] for folder, _ in steps.find_steps(project / "outputs")}
     assert folders == {"synthetic", "train", "bench", "eval", "report"}
     assert all(status["state"] == "done" for _, status in steps.find_steps(project / "outputs"))
-
-
-@pytest.mark.slow
-def test_running_a_notebook_again_sets_the_earlier_result_aside(project, tmp_path):
-    for number in (1, 2):
-        done = papermill(
-            project, "notebooks/train.ipynb", tmp_path / f"{number}.ipynb", "-f", "params/models/majority.yaml"
-        )
-        assert done.returncode == 0, done.stderr
-    names = sorted(f.name for f in (project / "outputs/interactive/majority/terra").iterdir())
-    assert len(names) == 2 and names[1] == f"{names[0]}.1"

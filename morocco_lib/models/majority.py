@@ -12,6 +12,9 @@ class Majority:
     def __init__(self, task: Task, answer: Prediction):
         self.task, self._answer = task, answer
 
+    def __repr__(self) -> str:
+        return f"<Majority of {self.task.title}: {self._answer!r:.60}>"
+
     @classmethod
     def fit(cls, task: Task, records: Sequence[Record], seed: int) -> "Majority":
         return cls(task, task.majority([task.gold(record) for record in records]))

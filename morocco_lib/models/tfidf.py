@@ -43,6 +43,9 @@ class Tfidf:
         self.task, self.vocabulary, self.idf = task, vocabulary, idf
         self.labels, self.coef, self.intercept = labels, coef, intercept
 
+    def __repr__(self) -> str:
+        return f"<Tfidf of {self.task.title}: {len(self.vocabulary)} terms>"
+
     @classmethod
     def fit(cls, task: Task, records: Sequence[Record], seed: int) -> "Tfidf":
         """Fit vectoriser and, where the task has classes, classifier; deterministic, so the seed changes nothing.

@@ -1,6 +1,7 @@
 """Figures: scores over tasks, the disc chart of the original, memory and answers over time with their phases."""
 
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ COLOURS = (
 )  # told apart by the colour-blind
 POINTS = 300  # of a line: more cannot be seen and makes the page heavy
 DISC = 1200.0  # area in points^2 of the largest disc
+INLINE = "module://matplotlib_inline.backend_inline"  # what Jupyter itself chooses
 COLUMNS = 3  # panels side by side: more are too small to be read on a page
 _RC = {"svg.fonttype": "none", "svg.hashsalt": "morocco", "font.size": 10, "axes.edgecolor": GREY}
 
 
 def _style():
+    if "matplotlib" not in sys.modules:  # MPLBACKEND of a cluster would leave notebooks without figures
+        os.environ["MPLBACKEND"] = INLINE if "ipykernel" in sys.modules else "agg"
     import matplotlib
     from matplotlib import pyplot
 
@@ -52,6 +56,7 @@ def overview(rows: list[dict[str, Any]]):
     models, tasks = (sorted({key[k] for key in best}) for k in (0, 1))
     if len(models) < 2 or len(tasks) < 2:
         return None
+    plt = _style()
     import pandas
     import seaborn
 
@@ -60,7 +65,6 @@ def overview(rows: list[dict[str, Any]]):
             [[value(best[m, t]) if (m, t) in best else None for t in tasks] for m in models], models, tasks
         )
 
-    plt = _style()
     figure, axis = plt.subplots(figsize=(2.8 + 0.95 * len(tasks), 1.3 + 0.5 * len(models)), layout="constrained")
     seaborn.heatmap(
         grid(lambda s: s["value"] - s["majority"]["value"]).astype(float),

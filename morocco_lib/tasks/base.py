@@ -47,7 +47,7 @@ class Checked:
 
     expected: int
     read: int = 0
-    predictions: dict[Idx, Prediction | None] = field(default_factory=dict)
+    predictions: dict[Idx, Prediction | None] = field(default_factory=dict, repr=False)
     noncanonical: Counter = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
@@ -189,6 +189,9 @@ class BaseTask:
     fields: ClassVar[dict[str, type]]  # what a record must have, apart from idx and label
     hidden: ClassVar[tuple[str, ...]] = ("label",)  # keys that give the answer away
     idx_type: ClassVar[type] = int
+
+    def __repr__(self) -> str:
+        return f"get_task({self.name!r})"
 
     @property
     def weights_of(self) -> str:
