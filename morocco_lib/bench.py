@@ -16,7 +16,7 @@ In a cell of one's own, in a folder that holds synthetic records (`morocco data 
         bench.command("python3 my_model.py"), get_task("terra"), Path("records/TERRa/val.jsonl"), ProcessRunner(),
         Limits(timeout_s=600), Path("measured"), input_size=2000, batch_size=32, repeats=3, seed=1,
     )
-    result["speed_per_s"]
+    result["speed_per_s"]  # value, low, high: records a second
 """
 
 import os
@@ -36,6 +36,7 @@ from morocco_lib.monitor import clocks
 from morocco_lib.monitor.sampler import Sampler, open_samples, reader_for
 from morocco_lib.results import BENCH, derive
 from morocco_lib.runners.contract import Limits, Runner, converse
+from morocco_lib.runners.engine import Image
 from morocco_lib.runners.process import find_program
 from morocco_lib.tasks.base import Task
 from morocco_lib.validity import Reason
@@ -52,7 +53,7 @@ class Program:
     """The program to measure.
 
     Args:
-        argv: Its words, without `--batch-size`.
+        argv: Its words, without `--batch-size`; of a container those after its entry point.
         model: Name in results.
         image_digest: Identity of a container image, None for a process.
     """
@@ -81,6 +82,12 @@ def command(text: str, model: str | None = None) -> Program:
         raise UsageError("--command is empty", remedy="give the program that answers records")
     find_program(argv[0])
     return Program(argv, model or _name_of(argv))
+
+
+def contained(image: Image, model: str | None = None) -> Program:
+    """Return the program that an image is; its label names the model, else its own name does."""
+    name = image.labels.get("morocco.model") or image.name.rpartition("/")[2].partition("@")[0].partition(":")[0]
+    return Program([], model or name, image.digest or image.id)
 
 
 def _name_of(argv: list[str]) -> str:
@@ -224,7 +231,7 @@ def _run_once(
         "runner": runner.name,
         "image_digest": program.image_digest,
         "batch_size": batch_size,
-        "limits": asdict(limits),
+        "limits": asdict(runner.bounded(limits)),
         "records_fed": expected,
         "bytes_fed": seen.feed.bytes_written,
         "all_fed": seen.feed.complete,
@@ -237,9 +244,11 @@ def _run_once(
             "oom_killed": end.oom_killed,
             "timed_out": seen.timed_out,
             "left_pids": list(end.left_pids),
+            "pids_refused": end.pids_refused,
         },
         "phases": {
             "start_s": 0.0,
+            "engine_start_s": since_start(end.engine_started_ns),
             "first_write_s": since_start(seen.feed.first_write_ns),
             "first_read_s": since_start(end.first_read_ns),
             "ready_s": since_start(seen.ready_ns),
@@ -247,6 +256,7 @@ def _run_once(
             "first_answer_s": since_start(seen.first_answer_ns),
             "last_answer_s": since_start(seen.last_answer_ns),
             "exit_s": since_start(end.ended_ns),
+            "engine_die_s": since_start(end.engine_died_ns),
         },
         "events": [{**event, "t_ns": event["t_ns"] - origin_ns} for event in seen.events],
         "cpu_s": end.cpu_s,
@@ -289,9 +299,18 @@ def bench(
 
     Args:
         source: A JSONL file of the task's records; labels, if any, are stripped before feeding and used for the score.
+        runner, limits: `ProcessRunner()` or one of containers, and what it lets a run use.
+        folder: An existing folder without runs; gets runs/NN/ and bench.json. It is no step folder, as `morocco bench`
+            and bench.ipynb make one: `report` and `verify` do not look into it.
         input_size: Records fed in a run; the file is cycled, shuffled anew each time.
         seed: Of the shuffles.
-        progress, watch: As in `measure`.
+        progress, watch: As in `measure`; `progress=print` tells of every run.
+    Returns:
+        What bench.json holds: verdict, reasons, and speed_per_s, init_s (seconds), ram_bytes, score and others, each with
+        value and 95 % interval (low, high), or with the reason there is none. `report.words.bench_lines` makes text of it.
+    Raises:
+        UsageError: the file of records cannot be read, or as in `measure`.
+        EnvironmentFailure: as in `measure`.
     """
     load = workload.build(task, task.read(source), input_size, seed)
     measure(

@@ -8,14 +8,51 @@ from pathlib import Path
 
 import morocco_lib
 from morocco_lib import verbs as do
-from morocco_lib.errors import MoroccoError
+from morocco_lib.errors import EnvironmentFailure, MoroccoError
+from morocco_lib.images import verbs as images
 from morocco_lib.verbs import say
+
+
+def open_streams() -> None:
+    """Open what is closed of stdin, stdout and stderr, and make them UTF-8 whatever the locale."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # or the next file opened gets its number, and what is printed
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - until we end
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if stream is not None:
+            stream.reconfigure(encoding="utf-8", errors=errors)  # a file's name is printed as the bytes it has
+
+
+def flush_stdout() -> None:
+    """Write what is still to be written; raises BrokenPipeError and EnvironmentFailure."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_stdout()
+        raise EnvironmentFailure(
+            f"cannot write the result to stdout: {error.strerror}", remedy="free the disk, or send it elsewhere"
+        ) from None
 
 
 def drop_stdout() -> None:
     """Give up what is still to be written, or the interpreter complains when it flushes at exit."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def folder_is_gone() -> bool:
+    """Tell whether the current folder has been removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 FIRST = """\
@@ -64,6 +101,18 @@ def size(text: str) -> int:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M, 2G or a number of bytes")
     return int(found[1]) * units[found[2] or ""]
+
+
+def subject(sub: argparse.ArgumentParser) -> None:
+    """Add the options that say what runs."""
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--image", metavar="IMAGE", help="an image the Docker Engine holds: name, id or digest")
+    what.add_argument(
+        "--command",
+        metavar="CMD",
+        help="one string, split like a shell would but given no shell; `--batch-size N` is appended",
+    )
+    sub.add_argument("--gpus", type=lambda text: text.split(","), metavar="UUID[,UUID]", help="GPUs of the container")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -160,16 +209,28 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     sub = verb(
+        "check", do.check, "hold a program to the contract with a few records, before anything is measured",
+        "morocco check --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl",
+        "morocco check --command 'morocco infer fitted' terra --data records/TERRa/test.jsonl --show 3 --json",
+    )  # fmt: skip
+    subject(sub)
+    sub.add_argument("task", metavar="TASK")
+    sub.add_argument("--data", type=Path, required=True, metavar="FILE", help="JSONL records; labels are never fed")
+    sub.add_argument(
+        "--records", type=positive, default=25, metavar="N", help="records fed, so that no last batch is full (default 25)"
+    )  # fmt: skip
+    sub.add_argument("--show", metavar="IDX", help="show what is fed and answered for this record")
+    sub.add_argument("--model", metavar="NAME", help="name in the report (default: the program's)")
+    sub.add_argument("--timeout", type=seconds, default=600.0, metavar="S", help="of one start (default 600)")
+    sub.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
+    sub.add_argument("--json", action="store_true", help="one JSON object")
+
+    sub = verb(
         "bench", do.bench, "measure speed, start-up, memory and score of a program",
         "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --input-size 2000 --batch-size 32 --out bench1",
         "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --input-size 2000 --batch-size 1,8 --out bench2 --json",
     )  # fmt: skip
-    sub.add_argument(
-        "--command",
-        required=True,
-        metavar="CMD",
-        help="one string, split like a shell would but given no shell; `--batch-size N` is appended",
-    )
+    subject(sub)
     sub.add_argument("task", metavar="TASK")
     sub.add_argument(
         "--data", type=Path, required=True, metavar="FILE", help="JSONL records; labels are stripped before feeding"
@@ -189,9 +250,15 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--memory", type=size, metavar="SIZE", help="memory limit of a run, as 512M or 2G; needs a cgroup of its own"
     )
+    sub.add_argument(
+        "--pids", type=positive, metavar="N", help="limit of processes and threads (default 4096; containers)"
+    )
+    sub.add_argument("--cpus", type=seconds, metavar="N", help="limit of CPUs, as 1.5 (default all; containers)")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
     sub.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     sub.add_argument("--json", action="store_true", help="one JSON object an operating point")
+
+    images.add(verb)
 
     sub = verb(
         "run", do.run, "run a plan: train, bench, eval and report its models on its tasks",
@@ -266,19 +333,26 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     # The handler of every message a user sees; a traceback is for those who ask for it.
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.print_completion:
-        return completion(parser, args.print_completion)
-    if args.verb is None:
-        print(FIRST)
-        return 0
+    open_streams()
+    parser, debug = build_parser(), False
     try:
-        code = args.handler(args)
-        sys.stdout.flush()
+        try:
+            args = parser.parse_args(argv)
+        except SystemExit:  # --help and --version have printed
+            flush_stdout()
+            raise
+        debug = args.debug
+        if args.print_completion:
+            code = completion(parser, args.print_completion)
+        elif args.verb is None:
+            print(FIRST)
+            code = 0
+        else:
+            code = args.handler(args)
+        flush_stdout()
         return code
     except MoroccoError as error:
-        if args.debug:
+        if debug:
             raise
         say(f"morocco: {error}")
         return error.exit_code
@@ -289,23 +363,27 @@ def main(argv: list[str] | None = None) -> int:
         say("morocco: interrupted; what was finished is kept")
         return 130
     except ModuleNotFoundError as error:
-        if args.debug:
+        if debug:
             raise
         say(f"morocco: {error.name} is not installed; this verb needs the kit; run `make setup`")
         return 3
     except MemoryError:
-        if args.debug:
+        if debug:
             raise
         say("morocco: not enough memory; free some, raise the limit, or give a smaller file")
         return 3
     except OSError as error:
-        if args.debug:
+        if debug:
             raise
-        say(f"morocco: {error}; the system refused this; mend what it names and run again")
+        if folder_is_gone():
+            say("morocco: the current folder is not there any more; change into another one")
+        else:
+            where = "" if error.filename else " (no file is named; see where stdout goes)"
+            say(f"morocco: {error}{where}; the system refused this; mend what it names and run again")
         drop_stdout()
         return 3
     except Exception as error:
-        if args.debug:
+        if debug:
             raise
         say(
             f"morocco: {type(error).__name__}: {error}; this should not happen; "

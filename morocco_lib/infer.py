@@ -18,7 +18,7 @@ def run(folder: Path, task_name: str | None, batch_size: int) -> None:
 
     Args:
         folder: A weights folder.
-        task_name: The task asked; None takes the model's own.
+        task_name: The task asked; None takes the one that MOROCCO_INFER_TASK names (an image does), else the model's own.
         batch_size: Records answered, written and flushed together.
     Raises:
         UsageError: the model cannot be read, or a record is bad; records before it have been answered.
@@ -27,7 +27,7 @@ def run(folder: Path, task_name: str | None, batch_size: int) -> None:
 
     if sys.stdin is None or sys.stdout is None:
         raise UsageError("stdin or stdout is closed", rule="records come on stdin, predictions go to stdout")
-    model, task = weights.load(folder, task_name)
+    model, task = weights.load(folder, task_name or os.environ.get("MOROCCO_INFER_TASK"))
     out = sys.stdout.buffer
     if sys.stderr is not None:
         sys.stderr.write('morocco: {"event": "ready"}\n')

@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import bench, data, params, steps, train
+from morocco_lib import bench, data, launch, params, steps, train
 from morocco_lib.errors import UsageError
 from morocco_lib.models import KINDS, weights
 from morocco_lib.params import resolve
 from morocco_lib.report import build, words
+from morocco_lib.runners.contract import Runner
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
 
@@ -21,7 +22,8 @@ PLACES = ("data_dir", "out_dir", "weights_dir", "plan_dir")  # say where, not wh
 
 def identity(p: params.Strict) -> dict[str, Any]:
     """Return the parameters that make a step what it is."""
-    return {name: value for name, value in p.model_dump().items() if name not in PLACES}
+    chosen = {"machine": {"chosen"}} if "machine" in type(p).model_fields else {}
+    return {name: value for name, value in p.model_dump(exclude=chosen).items() if name not in PLACES}
 
 
 def inputs_of(step: str, p: Any, root: Path) -> dict[str, Path]:
@@ -36,7 +38,7 @@ def inputs_of(step: str, p: Any, root: Path) -> dict[str, Path]:
     if step == "train":
         return {"train": data.find_split(data_dir, trained, "train", files)}
     inputs = {"records": data.find_split(data_dir, task, p.task.split, p.task.files)}
-    if p.command:
+    if p.command or p.image:
         return inputs
     if p.weights_dir:
         return inputs | {f"weights/{path.name}": path for path in weights.files(resolve(p.weights_dir, root))}
@@ -60,6 +62,10 @@ class Session:
     step: steps.Step | None  # None when the plan runner keeps the status
     given: frozenset[str]  # global names before the later cells made theirs
 
+    def __repr__(self) -> str:
+        what = f" of {self.p.model.name} on {self.p.task.name}" if self.step_name != "report" else ""
+        return f"<{self.step_name}{what} in {_short(self.folder, self.root)}>"
+
     @cached_property
     def task(self):
         return get_task(self.p.task.name)
@@ -69,25 +75,31 @@ class Session:
         """The file of records that bench and eval feed."""
         return self.inputs["records"]
 
-    @cached_property
-    def runner(self) -> ProcessRunner:
-        return ProcessRunner()
-
     @property
     def limits(self):
         return self.p.machine.limits
 
     @cached_property
+    def _launched(self) -> tuple[bench.Program, Runner]:
+        p = self.p
+        if p.command:
+            return bench.command(p.command, p.model.name), ProcessRunner()
+        if p.image:
+            return launch.contained(p.image, p.model.name, p.machine)
+        folder = resolve(p.weights_dir, self.root) if p.weights_dir else self.folder
+        if not p.weights_dir:
+            train.fit(train.Plan(p.model.name, p.model.kind, self.task.name, self.inputs["train"], p.seed), self.folder)
+        return launch.own(p.machine, folder, self.task, self.source, p.model.name)
+
+    @property
     def program(self) -> bench.Program:
-        """The program to run: the command, else our own on the weights, fitted now if none are given."""
-        if self.p.command:
-            return bench.command(self.p.command, self.p.model.name)
-        folder = resolve(self.p.weights_dir, self.root) if self.p.weights_dir else self.folder
-        if not self.p.weights_dir:
-            plan = train.Plan(self.p.model.name, self.p.model.kind, self.task.name, self.inputs["train"], self.p.seed)
-            train.fit(plan, self.folder)
-        argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights.locate(folder)), self.task.name]
-        return bench.Program(argv, self.p.model.name)
+        """The program to run: the command, the image, else our own on the weights, fitted now if none are given."""
+        return self._launched[0]
+
+    @property
+    def runner(self) -> Runner:
+        """What runs it."""
+        return self._launched[1]
 
     def provenance(self) -> "Facts":
         """Return what this notebook is, reads and runs on."""
@@ -106,8 +118,11 @@ class Session:
             rows["records"] = "synthetic, a tenth of the labels wrong on purpose"
         rows |= {"code": f"morocco {code['version']}, {commit}", "Python": f"{host['python']} ({sys.executable})"}
         rows |= {
-            "host": f"{host['hostname']}: {host['cpu']}, {host['cores']} cores, {words.bytes_text(host['memory_bytes'])}"
+            "host": f"{host['hostname']}: {host['cpu'] or 'unknown CPU'}, {host['cores']} cores, "
+            + (words.bytes_text(host["memory_bytes"]) if host["memory_bytes"] else "unknown memory")
         }
+        if machine := getattr(self.p, "machine", None):
+            rows["runner"] = machine.chosen or machine.runner
         rows["started"] = steps.now()
         return Facts(rows)
 
@@ -169,8 +184,9 @@ def start(step_name: str, names: dict[str, Any]) -> Session:
         if not inputs:
             raise UsageError(f"no result in {chosen}", remedy="run `morocco run PLAN.yaml` or the bench notebook first")
     else:
-        if getattr(p, "command", "") and p.model.name in KINDS:  # a program is not one of our models
-            program = bench.command(p.command)
+        p = p.model_copy(update={"machine": launch.settle(p.machine)})
+        if (getattr(p, "command", "") or getattr(p, "image", "")) and p.model.name in KINDS:  # not one of our models
+            program = bench.command(p.command) if p.command else launch.contained(p.image, None, p.machine)[0]
             p = p.model_copy(update={"model": p.model.model_copy(update={"name": program.model})})
         if p.data_dir == data.SYNTHETIC:
             p = p.model_copy(update={"data_dir": str(data.synthetic_step(plan_dir, [p.task.name], p.seed))})

@@ -60,13 +60,19 @@ class MachineParams(Strict):
     """Where it runs, and what a run may use: a params/machines file."""
 
     name: str = "local"
-    runner: Literal["process"] = "process"
+    runner: Literal["process", "docker", "auto"] = "process"
+    base: str = "python:3.11-slim-bookworm"  # of images built for `docker`; "debian" is made here from packages
+    gpus: list[str] = []  # UUIDs; for containers
     timeout_s: float = Field(default=3600.0, gt=0)
     memory_bytes: Count | None = None
+    pids: Count | None = None  # for containers, as is cpus
+    cpus: float | None = Field(default=None, gt=0)
+    chosen: str = ""  # how `auto` was settled
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.timeout_s, self.memory_bytes)
+        contained = (self.pids, self.cpus) if self.runner == "docker" else ()
+        return Limits(self.timeout_s, self.memory_bytes, *contained)
 
 
 class Common(Strict):
@@ -85,10 +91,11 @@ class TrainParams(Common):
 
 
 class BenchParams(Common):
-    """Parameters of bench.ipynb. `command` measures any program; else the weights, fitted first if none are given."""
+    """Parameters of bench.ipynb. `command` or `image` measures any program; else the weights, fitted first if need be."""
 
     weights_dir: str = ""
     command: str = ""
+    image: str = ""
     input_size: Count = 2000
     batch_size: Count = 32
     repeats: Count = 3
@@ -99,6 +106,7 @@ class EvalParams(Common):
 
     weights_dir: str = ""
     command: str = ""
+    image: str = ""
     batch_size: Count = 32
 
 

@@ -15,9 +15,9 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import data, params, steps
+from morocco_lib import data, home, launch, params, steps
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
-from morocco_lib.execute import execute
+from morocco_lib.execute import check_loopback, execute
 from morocco_lib.notebook import inputs_of, key_of
 from morocco_lib.report import build, tables
 from morocco_lib.tasks import get_task
@@ -70,7 +70,7 @@ class PlanRun:
     ):
         self.plan, self.root, self.plan_dir, self.force = plan, root, Path(plan_dir), force
         self.data_dir = data_dir or plan.data_dir
-        self.machine = params.load_machine(plan.machine, root)
+        self.machine = launch.settle(params.load_machine(plan.machine, root))
         self.models = {name: params.load_model(name, root) for name in plan.models}
         trained = {get_task(name).weights_of for name in plan.tasks}  # LiDiRus is answered by what TERRa trained
         self.tasks = {name: params.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}
@@ -326,7 +326,8 @@ def main(args, say, show) -> int:
         raise UsageError(f"{plan_dir} is a file", remedy="give --out a folder")
     job.check_data()
     total = len(list(job.cells())) * len(job.cell_steps()) + ("report" in plan.steps)
-    with lock(plan_dir), Signals() as signals:
+    check_loopback()
+    with lock(plan_dir), home.lent(plan_dir), Signals() as signals:
         result = job.run(Progress(total, say, bar=not args.quiet and sys.stderr.isatty()), signals.check)
     rows = tables.collect(plan_dir)
     new = {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE}

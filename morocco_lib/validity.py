@@ -13,6 +13,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     TIMEOUT = "TIMEOUT"
     LEFT_PROCESSES = "LEFT_PROCESSES"
+    PIDS_REFUSED = "PIDS_REFUSED"
     INPUT_NOT_READ = "INPUT_NOT_READ"
     # its answers
     BROKEN_LINE = "BROKEN_LINE"
@@ -44,6 +45,7 @@ MEANING = {
     Reason.OUT_OF_MEMORY: "the kernel killed a process of the run for want of memory",
     Reason.TIMEOUT: "the program did not end within the time limit and was killed",
     Reason.LEFT_PROCESSES: "processes outlived the program and were killed",
+    Reason.PIDS_REFUSED: "new processes were refused: the limit of processes and threads was reached",
     Reason.INPUT_NOT_READ: "the program ended well without reading all records: its answers cannot rest on them",
     Reason.BROKEN_LINE: "a line of stdout is not one JSON object in UTF-8",
     Reason.WRONG_IDX: "an answer's idx is absent or of the wrong type",
@@ -68,7 +70,14 @@ MEANING = {
 }
 
 # What is worth saying of a result that stands all the same.
-NOTES = {Reason.SINGLE_RUN, Reason.FLIPS, Reason.ANSWERS_HELD_BACK, Reason.LEFT_PROCESSES, Reason.CLOCK_TROUBLE}
+NOTES = {
+    Reason.SINGLE_RUN,
+    Reason.FLIPS,
+    Reason.ANSWERS_HELD_BACK,
+    Reason.LEFT_PROCESSES,
+    Reason.PIDS_REFUSED,
+    Reason.CLOCK_TROUBLE,
+}
 
 RULE_REASONS = {
     "broken-line": Reason.BROKEN_LINE,
@@ -93,6 +102,8 @@ def exit_reasons(exit_facts: dict) -> list[Reason]:
         reasons.append(Reason.NON_ZERO_EXIT)
     if exit_facts["left_pids"]:
         reasons.append(Reason.LEFT_PROCESSES)
+    if exit_facts["pids_refused"]:
+        reasons.append(Reason.PIDS_REFUSED)
     return reasons
 
 

@@ -1,6 +1,7 @@
 """What each verb does with its parsed arguments: results to stdout, talk to stderr, the exit code back."""
 
 import json
+import signal
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -137,15 +138,51 @@ def _counter(total: int, quiet: bool):
             yield partial(bar.write, file=sys.stderr), bar.update
 
 
-def bench(args) -> int:
-    from morocco_lib import bench, steps
-    from morocco_lib.runners.contract import Limits
+def program_and_runner(args):
+    """Return what --image or --command names, and what runs it."""
+    from morocco_lib import bench
+
+    if args.image:
+        from morocco_lib.runners.docker import DockerRunner
+
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # it has a container to remove
+        runner = DockerRunner(args.image, tuple(args.gpus or ()))
+        return bench.contained(runner.image, args.model), runner
     from morocco_lib.runners.process import ProcessRunner
+
+    if args.gpus:
+        raise UsageError(
+            "--gpus with --command", rule="a bare process sees every GPU", remedy="set CUDA_VISIBLE_DEVICES"
+        )
+    return bench.command(args.command, args.model), ProcessRunner()
+
+
+def check(args) -> int:
+    from morocco_lib import conformance
+    from morocco_lib.runners.contract import Limits
     from morocco_lib.tasks import get_task
 
     task = get_task(args.task)
-    program = bench.command(args.command, args.model)
-    limits = Limits(args.timeout, args.memory)
+    program, runner = program_and_runner(args)
+    report = conformance.check(
+        program, task, args.data, runner, Limits(args.timeout), count=args.records, show=args.show,
+        progress=(lambda text: None) if args.quiet else say,
+    )  # fmt: skip
+    if args.json:
+        show(report.as_dict())
+    else:
+        print(report.text())
+    return 0 if report.ok else 1
+
+
+def bench(args) -> int:
+    from morocco_lib import bench, steps
+    from morocco_lib.runners.contract import Limits
+    from morocco_lib.tasks import get_task
+
+    task = get_task(args.task)
+    program, runner = program_and_runner(args)
+    limits = Limits(args.timeout, args.memory, args.pids, args.cpus)
     several = len(args.batch_size) > 1
     if several and args.out.exists() and any(args.out.iterdir()):
         raise UsageError(
@@ -156,7 +193,7 @@ def bench(args) -> int:
     for batch_size in args.batch_size:
         folder = args.out / f"batch-{batch_size}" if several else args.out
         parameters = {
-            "command": args.command,
+            **({"image": program.image_digest} if args.image else {"command": args.command}),
             "input_size": args.input_size,
             "batch_size": batch_size,
             "repeats": args.repeats,
@@ -169,7 +206,7 @@ def bench(args) -> int:
             _counter(args.repeats * args.input_size, args.quiet) as (progress, watch),
         ):
             result = bench.bench(
-                program, task, args.data, ProcessRunner(), limits, folder,
+                program, task, args.data, runner, limits, folder,
                 input_size=args.input_size, batch_size=batch_size, repeats=args.repeats, seed=args.seed,
                 progress=progress, watch=watch,
             )  # fmt: skip
@@ -192,10 +229,11 @@ def run(args) -> int:
 
 
 def report(args) -> int:
+    from morocco_lib import home
     from morocco_lib.report import build
 
-    result = build.report_step(args.outputs, args.out)
-    print(result)
+    with home.lent(args.outputs):
+        print(build.report_step(args.outputs, args.out))
     return 0
 
 

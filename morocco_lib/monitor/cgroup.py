@@ -64,6 +64,23 @@ class RunCgroup:
                 folder.rmdir()
             return None
 
+    @classmethod
+    def of_container(cls, pid: int, container_id: str) -> "RunCgroup | None":
+        """Return the group an engine made for a container, or None where it is not to be seen from here.
+
+        Args:
+            pid: The container's first process, as the engine says; on another machine it would be somebody else's.
+        """
+        found = group_of(pid)
+        if found is None or container_id not in found[1].name:
+            return None
+        group = cls(*found)
+        try:
+            group.read_memory(), group.cpu_s()
+        except (OSError, KeyError, ValueError):
+            return None
+        return group
+
     def reader(self) -> "RunCgroup":
         """Return a view of the same group with files of its own, for another thread."""
         return RunCgroup(self.version, self.memory, self.cpu)
@@ -118,6 +135,14 @@ class RunCgroup:
         stat = dict(line.split()[:2] for line in (self.memory / name).read_text().splitlines())
         return int(stat.get("oom_kill", 0))
 
+    def pids_refused(self) -> int:
+        """Return how many new processes the limit refused so far; 0 where the kernel does not tell."""
+        v1 = ROOT / "pids" / self.memory.relative_to(ROOT / "memory") if self.version == 1 else self.memory
+        try:
+            return int((v1 / "pids.events").read_text().split()[1])
+        except (OSError, IndexError, ValueError):
+            return 0
+
     def limit_memory(self, limit_bytes: int) -> None:
         """Set the memory limit; swap does not widen it where it can be limited too."""
         if self.version == 1:
@@ -169,10 +194,13 @@ def end_all(pids: Callable[[], list[int]]) -> list[int]:
     return killed
 
 
-def own_groups(root: Path = ROOT, proc: Path = Path("/proc")) -> tuple[int, Path, Path] | None:
-    """Return (version, memory folder, cpu folder) of the group a child group can be made in, None where there is none."""
+def group_of(pid: int | str, root: Path = ROOT, proc: Path = Path("/proc")) -> tuple[int, Path, Path] | None:
+    """Return (version, memory folder, cpu folder) of the cgroup a process is in, None where it cannot be seen.
+
+    A folder that is named and is not there (a container's /proc may name the host's tree) counts as the mount itself.
+    """
     try:
-        lines = [line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()]
+        lines = [line.split(":", 2) for line in (proc / str(pid) / "cgroup").read_text().splitlines()]
     except OSError:
         return None
     paths = {controller: path for _, controllers, path in lines for controller in controllers.split(",")}
@@ -182,21 +210,30 @@ def own_groups(root: Path = ROOT, proc: Path = Path("/proc")) -> tuple[int, Path
             mount = next((root / m for m in (controller, "cpu,cpuacct", "cpuacct,cpu") if (root / m).is_dir()), None)
             if mount is None:
                 return None
-            # Inside a container the path may name the host's tree, of which only the own part is mounted.
             own = mount / paths[controller].lstrip("/")
             folders.append(own if own.is_dir() else mount)
         return 1, folders[0], folders[1]
     if "" in paths:
         own = root / paths[""].lstrip("/")
-        # In v2 a group that holds processes hands no controller down: the nearest group above that does is the parent.
-        for folder in (own, *own.parents):
-            try:
-                if "memory" in (folder / "cgroup.subtree_control").read_text().split():
-                    return 2, folder, folder
-            except OSError:
-                continue
-            if folder == root:
-                break
+        return 2, own, own
+    return None
+
+
+def own_groups(root: Path = ROOT, proc: Path = Path("/proc")) -> tuple[int, Path, Path] | None:
+    """Return (version, memory folder, cpu folder) of the group a child group can be made in, None where there is none."""
+    found = group_of("self", root, proc)
+    if found is None or found[0] == 1:
+        return found
+    # In v2 a group that holds processes hands no controller down: the nearest group above that does is the parent.
+    own = found[1]
+    for folder in (own, *own.parents):
+        try:
+            if "memory" in (folder / "cgroup.subtree_control").read_text().split():
+                return 2, folder, folder
+        except OSError:
+            continue
+        if folder == root:
+            break
     return None
 
 

@@ -28,6 +28,11 @@ def start_ticks(pid: int, proc: Path = PROC) -> int | None:
     return int(fields[19]) if fields else None
 
 
+def is_running(pid: int, ticks: int | None) -> bool:
+    """Tell whether the process that had this pid and start runs; a zombie has both, and does not."""
+    return ticks is not None and start_ticks(pid) == ticks and pid in tree(pid)
+
+
 def tree(root_pid: int, known: Mapping[int, int] = MappingProxyType({}), proc: Path = PROC) -> dict[int, int]:
     """Return {pid: start in clock ticks} of the root's session, of the known processes and of all descendants that run now.
 

@@ -19,10 +19,18 @@ EVENT_PREFIX = b"morocco: "
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use; None means no limit. `memory_bytes` is enforced by a cgroup."""
+    """What a program may use; None means no limit for a process and the runner's own for a container.
+
+    Args:
+        memory_bytes: Of the whole tree, enforced by a cgroup; swap does not widen it.
+        pids: Processes and threads at once. Containers only, as is `cpus`.
+        cpus: CPU seconds a second.
+    """
 
     timeout_s: float = 3600.0
     memory_bytes: int | None = None
+    pids: int | None = None
+    cpus: float | None = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,8 @@ class Exit:
     `code` is None when a signal ended it, `signal` is None otherwise. `first_read_ns` is when the program took the
     first byte of its stdin, None where that cannot be seen. `cpu_s` is the CPU time of the tree as the kernel
     accounted it at the end, `peak_bytes` the kernel's peak of its memory with file cache, each with the source.
-    `left_pids` are processes that outlived the program and were killed.
+    `left_pids` are processes that outlived the program and were killed. `pids_refused` counts new processes that were
+    refused for the limit. The engine's times are its own wall times of start and death, None for a process.
     """
 
     code: int | None
@@ -46,6 +55,9 @@ class Exit:
     peak_bytes: int | None = None
     peak_source: str | None = None
     left_pids: tuple[int, ...] = ()
+    pids_refused: int = 0
+    engine_started_ns: int | None = None
+    engine_died_ns: int | None = None
 
 
 class Handle(Protocol):
@@ -75,6 +87,9 @@ class Handle(Protocol):
 
 class Runner(Protocol):
     name: str
+
+    def bounded(self, limits: Limits) -> Limits:
+        """Return the limits that hold, with the runner's own where none were given."""
 
     def start(self, argv: list[str], limits: Limits) -> Handle:
         """Start a program; the clock is read before anything is created."""

@@ -42,13 +42,19 @@ class ProcessRunner:
     def __init__(self, cwd: Path | None = None, use_cgroup: bool = True):
         self.cwd, self.use_cgroup = cwd, use_cgroup
 
+    def bounded(self, limits: Limits) -> Limits:
+        """Return the limits as they are: a bare process has none but those that were given."""
+        return limits
+
     def start(self, argv: list[str], limits: Limits) -> "ProcessHandle":
         """Start a program.
 
         Raises:
-            UsageError: there is no such program.
+            UsageError: there is no such program, or a limit was asked for that only containers have.
             EnvironmentFailure: a memory limit was asked for and no cgroup can be made to enforce it.
         """
+        if limits.pids is not None or limits.cpus is not None:
+            raise UsageError("a limit of pids or cpus", rule="only containers have it", remedy="measure with --image")
         words = [*tie(), find_program(argv[0], self.cwd), *argv[1:]]
         started_ns = time.monotonic_ns()
         group = RunCgroup.create() if self.use_cgroup else None

@@ -1,0 +1,1 @@
+"""Images of models: three small Dockerfiles, built so that what images share is stored once; and registries."""

@@ -1,0 +1,184 @@
+"""The Docker Engine: reaching it, what it can do, its errors in words, and the containers that a killed morocco left."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from morocco_lib.doctor import host_facts
+from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.monitor.proc import is_running, start_ticks
+
+if TYPE_CHECKING:
+    import docker
+
+OWNER = "morocco.owner"  # label of our containers: who runs them
+TIMEOUT_S = 60.0  # of one answer of the engine
+
+
+def connect(timeout_s: float = TIMEOUT_S) -> "docker.DockerClient":
+    """Return a client of the engine that DOCKER_HOST names, or of this machine's.
+
+    Raises:
+        EnvironmentFailure: the Docker SDK is not installed, or no engine answers.
+    """
+    try:
+        import docker
+    except ImportError:
+        raise EnvironmentFailure(
+            "the Docker SDK is not installed", remedy="pip install 'morocco-lib[kit]', or measure with --command"
+        ) from None
+    with engine_errors("reach the Docker Engine"):
+        return docker.from_env(timeout=timeout_s, version="auto")
+
+
+def why_not() -> str | None:
+    """Return why no engine can be used here, None if one answers."""
+    try:
+        connect(5).close()
+    except EnvironmentFailure as failure:
+        return failure.seen
+    return None
+
+
+@contextmanager
+def engine_errors(what: str) -> Iterator[None]:
+    """Turn what the SDK raises into our errors.
+
+    Args:
+        what: What was tried, as in "cannot ...".
+    Raises:
+        UsageError: no such image.
+        EnvironmentFailure: everything else.
+    """
+    try:
+        import docker.errors
+        import requests.exceptions
+        import urllib3.exceptions
+
+        yield
+    except docker.errors.ImageNotFound as error:
+        raise UsageError(
+            f"cannot {what}: {_message(error)}", remedy="make it with `morocco build`, or get it with `morocco pull`"
+        ) from None
+    except docker.errors.APIError as error:
+        raise EnvironmentFailure(f"cannot {what}: {_message(error)}", remedy=remedy(_message(error))) from None
+    except docker.errors.DockerException as error:
+        raise EnvironmentFailure(f"cannot {what}: {_cause(error)}", remedy=remedy(str(error))) from None
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:
+        raise EnvironmentFailure(
+            f"cannot {what}: the engine at {address()} does not answer ({_cause(error)})",
+            remedy="start it again (`systemctl start docker`) and say the same once more",
+        ) from None
+
+
+def address() -> str:
+    """Return where the engine is looked for."""
+    return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+
+def _message(error: Any) -> str:
+    return " ".join(str(error.explanation or error).split())
+
+
+def _cause(error: BaseException) -> str:
+    # The SDK wraps a refused connection four times; the innermost says what happened.
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+def remedy(message: str) -> str:
+    if "could not select device driver" in message or "nknown runtime" in message:
+        return "install the NVIDIA container toolkit (`nvidia-ctk runtime configure --runtime=docker`), or leave --gpus away"
+    if "no space left" in message:
+        return "free space where the engine keeps its data (`docker system df`, `docker system prune`)"
+    if "ermission denied" in message:
+        return f"join the group that may use {address()} (`sudo usermod -aG docker $USER`, log in again)"
+    if "connection" in message.lower() or "FileNotFound" in message:
+        return "start it (`systemctl start docker`), or name another by DOCKER_HOST"
+    return "see `docker info` and the engine's log"
+
+
+# -- whose containers ----------------------------------------------------------------------------------------------
+def owner_label() -> str:
+    """Return the mark of this process for the containers it starts."""
+    pid = os.getpid()
+    return json.dumps({"pid": pid, "start_ticks": start_ticks(pid), "boot_id": host_facts()["boot_id"]})
+
+
+def sweep(client: "docker.DockerClient") -> list[str]:
+    """Remove the containers whose morocco has died on this machine and return their ids."""
+    swept = []
+    for container in client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True):
+        try:
+            owner = json.loads(container.labels[OWNER])
+            pid, ticks, boot = owner["pid"], owner["start_ticks"], owner["boot_id"]
+        except (ValueError, KeyError, TypeError):
+            continue  # somebody else's label
+        if boot == host_facts()["boot_id"] and is_running(pid, ticks):
+            continue
+        if boot != host_facts()["boot_id"] and container.status == "running":
+            continue  # of a machine that shares this engine; after a restart of ours it would have ended
+        remove(client, container.id)
+        swept.append(container.id)
+    return swept
+
+
+def remove(client: "docker.DockerClient", container_id: str) -> None:
+    """Remove a container, running or not; one that is gone already is fine."""
+    import docker.errors
+
+    try:
+        client.api.remove_container(container_id, force=True, v=True)
+    except docker.errors.NotFound:
+        pass
+    except docker.errors.APIError as error:
+        if error.status_code != 409:  # its removal is in progress
+            raise
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Image:
+    """An image the engine holds.
+
+    Args:
+        id: Digest of its configuration, the same wherever it was built or pulled to.
+        digest: name@sha256:... where a registry knows it, None before it was pushed or pulled.
+    """
+
+    name: str
+    id: str
+    digest: str | None
+    labels: dict[str, str]
+    size_bytes: int
+
+
+def find_image(client: "docker.DockerClient", name: str) -> Image:
+    """Return an image by name, id or digest.
+
+    Raises:
+        UsageError: the engine does not hold it.
+    """
+    with engine_errors(f"find image {name}"):
+        facts = client.api.inspect_image(name)
+    labels = (facts.get("Config") or {}).get("Labels") or {}
+    return Image(name, facts["Id"], next(iter(facts.get("RepoDigests") or []), None), labels, facts["Size"])
+
+
+def held(client: "docker.DockerClient", name: str) -> Image | None:
+    """Return an image by name, id or digest, None where the engine does not hold it."""
+    try:
+        return find_image(client, name)
+    except UsageError:
+        return None
+
+
+def split(name: str) -> tuple[str, str]:
+    """Return (repository, tag) of an image's name; a colon before the last slash is a port's."""
+    head, _, last = name.rpartition("/")
+    name, _, tag = last.partition(":")
+    return f"{head}/{name}" if head else name, tag or "latest"
