@@ -22,8 +22,8 @@ demo: setup  ## both models on synthetic TERRa records, every step anew; MOROCCO
 test: setup lint
 	$(RUN) pytest -m "not slow and not gpu"
 
-test-all: setup lint
-	$(RUN) pytest
+test-all: setup lint  ## with the lines covered, which are to be 90 % at least
+	$(RUN) pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: setup
 	$(RUN) ruff check .

@@ -293,7 +293,6 @@ def host_facts(proc: Path = PROC, cgroup_root: Path = CGROUP, clocksource: Path 
     return {name: fact or None for name, fact in facts.items()} | {"cgroup": _cgroups(proc, cgroup_root)[0]}
 
 
-def as_json(findings: list[Finding]) -> str:
-    """Return findings and host facts as the text of one JSON object, schema 1."""
-    record = {"schema": 1, "findings": [asdict(finding) for finding in findings], "host": host_facts()}
-    return json.dumps(record, ensure_ascii=False, indent=2)
+def as_dict(findings: list[Finding]) -> dict:
+    """Return findings and host facts for machines, schema 1."""
+    return {"schema": 1, "findings": [asdict(finding) for finding in findings], "host": host_facts()}

@@ -93,7 +93,7 @@ class Run:
 
 def plain(text: str, most: int = 160) -> str:
     """Return a text on one line, cut, its control characters escaped."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.strip()[: most + 1])
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.rstrip()[: most + 1])
     return shown if len(shown) <= most else f"{shown[:most]}..."
 
 

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.execute import check_loopback, execute
 from morocco_lib.notebook import inputs_of, key_of
 from morocco_lib.report import build, tables
+from morocco_lib.signals import Signals
 from morocco_lib.tasks import get_task
 
 LOCK = ".lock"
@@ -239,36 +239,6 @@ def plan_folder(plan: params.PlanParams, root: Path, out: Path | None, fresh: bo
     return folder
 
 
-class Signals:
-    """SIGINT and SIGTERM as something that is asked for, and raised where it does no harm; a second one ends at once.
-
-    An exception raised wherever a signal happens to arrive may be swallowed there, and leaves what it interrupts undone.
-    """
-
-    def __enter__(self) -> "Signals":
-        self.seen = None
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *raised) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        if raised == (None, None, None):
-            self.check()
-
-    def _note(self, number: int, frame) -> None:
-        again, self.seen = self.seen is not None, number
-        if again:
-            os._exit(128 + number)  # kernels die with us; the step's status is set right by the next run
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt or SystemExit if a signal has come."""
-        if self.seen == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.seen:
-            sys.exit(128 + self.seen)
-
-
 @contextmanager
 def lock(plan_dir: Path) -> Iterator[None]:
     """Hold a plan folder for this process alone; the system lets go of it however the process ends.
@@ -313,6 +283,8 @@ def main(args, say, show) -> int:
     job = PlanRun(plan, root, plan_dir, str(Path(data_dir).resolve()) if data_dir else None, args.force)
     source = "synthetic" if job.data_dir == data.SYNTHETIC else job.data_dir
     say(f"plan {plan.name}: {source} records; results go to {plan_dir}")
+    if job.machine.chosen:
+        say(job.machine.chosen)
     if args.dry_run:
         listed = job.preview()
         for s in listed:

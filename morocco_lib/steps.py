@@ -179,7 +179,12 @@ def is_retired(folder: Path) -> bool:
 def is_alive(status: Mapping[str, Any]) -> bool:
     """Tell whether the process that runs a step still lives on this machine."""
     owner = status["owner"]
+    if owner["pid"] == os.getpid() and (status["key"], status["started"]) not in _underway:
+        return False  # a step of ours whose end could not be written
     return owner["boot_id"] == host_facts()["boot_id"] and is_running(owner["pid"], owner["start_ticks"])
+
+
+_underway: set[tuple[str, str]] = set()  # key and start of the steps of this process
 
 
 @dataclass
@@ -251,10 +256,12 @@ class Step:
             raise EnvironmentFailure(
                 f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk"
             ) from None
+        _underway.add((status["key"], status["started"]))
         return cls(folder, status)
 
     def finish(self, state: str, exit_code: int, error: str | None = None) -> None:
         """Write the final status with a digest of every file in the folder."""
+        _underway.discard((self.status["key"], self.status["started"]))
         self.status |= {
             "state": state,
             "exit": exit_code,

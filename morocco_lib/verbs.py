@@ -26,7 +26,10 @@ def doctor(args) -> int:
     from morocco_lib.params import find_root
 
     findings = room.examine(find_root(Path.cwd()))
-    print(room.as_json(findings) if args.json else room.table(findings))
+    if args.json:
+        show(room.as_dict(findings))
+    else:
+        print(room.table(findings))
     return 0
 
 

@@ -1,7 +1,7 @@
 """A Docker Engine for the tests: the one that DOCKER_HOST names, else one of our own beside whatever runs here.
 
 The own one has its socket, data and network namespace to itself, and no way out of the machine. Images for the tests are
-made of the Python that runs them: 40 MB, no hub, no shell.
+made of the Python that runs them: 40 MB, no hub.
 """
 
 import importlib.util
@@ -231,6 +231,7 @@ def _tiny_tar() -> bytes:
             return None if parts & LEFT_OUT or any(p.startswith("config-") for p in parts) else info
 
         tar.add(library, str(library), filter=keep)
+        tar.add(os.path.realpath("/bin/sh"), "bin/sh")
         for path in sorted({binary, *shared} - set(library.glob("lib-dynload/*.so"))):
             tar.add(os.path.realpath(path), str(path))
         for name in ("python3", "python"):
@@ -242,6 +243,45 @@ def _tiny_tar() -> bytes:
             folder.type, folder.mode = tarfile.DIRTYPE, mode
             tar.addfile(folder)
     return tar_bytes.getvalue()
+
+
+SLIM = "python:3.11-slim-bookworm"
+CARRIED = ("pip", "sklearn", "scipy", "numpy", "joblib", "cloudpickle", "threadpoolctl", "narwhals")
+
+
+def slim_image(client) -> str:
+    """Stand in for the public image of this name: the tiny one, with pip, and scikit-learn as if pip had installed it."""
+    if client.images.list(SLIM):
+        return SLIM
+    installed, library = Path(importlib.util.find_spec("numpy").origin).parents[1], sysconfig.get_path("stdlib")
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        text = f"FROM {tiny_image(client)}\nCOPY carried {library}/site-packages\n".encode()
+        text += b"COPY pip /usr/local/bin/pip\n"
+        for name, data, mode in (
+            ("Dockerfile", text, 0o644),
+            (
+                "pip",
+                b"#!/usr/local/bin/python3\nfrom pip._internal.cli.main import main\nraise SystemExit(main())\n",
+                0o755,
+            ),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), mode
+            tar.addfile(info, io.BytesIO(data))
+        for name in CARRIED:
+            for path in (
+                *installed.glob(name),
+                *installed.glob(f"{name}.py"),
+                *installed.glob(f"{name}.libs"),
+                *installed.glob(f"{name}-*.dist-info"),
+            ):
+                tar.add(path, f"carried/{path.name}", filter=lambda info: None if "/tests/" in info.name else info)
+        for path in installed.glob("scikit_learn*"):
+            tar.add(path, f"carried/{path.name}")
+    context.seek(0)
+    client.images.build(fileobj=context, custom_context=True, tag=SLIM, rm=True, forcerm=True)
+    return SLIM
 
 
 def build(client, name: str, files: dict[str, str], entrypoint: list[str], base: str = TINY, extra: str = "") -> str:

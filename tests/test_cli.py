@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import morocco_lib
-from morocco_lib import cli
+from morocco_lib import cli, doctor
 from morocco_lib.tasks import get_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,8 +70,8 @@ def test_the_verbs_are_those_of_the_design():
 
 
 @pytest.mark.parametrize("path", [(), *COMMANDS], ids=lambda path: " ".join(("morocco", *path)))
-def test_help_ends_with_two_commands(morocco, path):
-    done = morocco(*path, "--help")
+def test_help_ends_with_two_commands(main, path):
+    done = main(*path, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     examples = [line.removeprefix("try:").strip() for line in done.stdout.splitlines()[-2:]]
     assert all(line.startswith("morocco ") for line in examples) and len(set(examples)) == 2
@@ -129,7 +129,8 @@ def workplace(tmp_path_factory, synthetic_data):
     return folder
 
 
-ORDER = ("doctor", "data", "train", "infer", "eval", "bench", "run", "report", "verify")
+ORDER = ("doctor", "data", "train", "infer", "check", "eval", "bench", "run", "report", "verify")
+OF_IMAGES = ("build", "login", "push", "pull")  # typed in test_images.py and test_registry.py, where an engine runs
 
 
 @pytest.mark.slow
@@ -147,7 +148,8 @@ def test_the_commands_in_help_work(workplace):
         assert done.returncode == 0, (line, done.stderr)
 
     typed = set()
-    for path in sorted(COMMANDS, key=lambda path: ORDER.index(path[0])):
+    here = [path for path in COMMANDS if path[0] not in OF_IMAGES]
+    for path in sorted(here, key=lambda path: ORDER.index(path[0])):
         if path[0] == "report" and "small" not in typed:
             type_in("morocco run small.yaml --out outputs/demo")
             typed.add("small")
@@ -176,13 +178,13 @@ def test_nothing_heavy_is_imported_before_it_is_used(code):
     assert done.stdout.splitlines()[-1] == "heavy:"
 
 
-def test_the_version_is_that_of_the_package(morocco):
-    done = morocco("--version")
+def test_the_version_is_that_of_the_package(main):
+    done = main("--version")
     assert (done.returncode, done.stdout) == (0, f"morocco {morocco_lib.__version__}\n")
 
 
-def test_without_a_verb_the_five_one_needs_first_are_shown(morocco):
-    done = morocco()
+def test_without_a_verb_the_five_one_needs_first_are_shown(main):
+    done = main()
     shown = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  morocco ")]
     assert (done.returncode, shown) == (0, ["doctor", "run", "bench", "report", "verify"])
     assert "morocco --help" in done.stdout
@@ -192,8 +194,8 @@ def test_without_a_verb_the_five_one_needs_first_are_shown(morocco):
     ("typed", "offered"),
     [(["mor", "be"], {"bench"}), (["mor", "eval", "ter"], {"terra"}), (["mor", "bench", "--q"], {"--quiet"})],
 )
-def test_the_shell_completes_verbs_tasks_and_options(morocco, typed, offered):
-    done = morocco("--print-completion", "bash")
+def test_the_shell_completes_verbs_tasks_and_options(main, typed, offered):
+    done = main("--print-completion", "bash")
     assert done.returncode == 0, done.stderr
     script = f"{done.stdout}\nCOMP_WORDS=({' '.join(typed)}) COMP_CWORD={len(typed) - 1}\n_shtab_morocco\necho ${{COMPREPLY[@]}}"
     shell = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
@@ -235,10 +237,10 @@ def test_on_a_terminal_a_bench_shows_speed_and_time_left(slow_program, val, tmp_
     assert re.search(rb"\d+ of 600 records, +[\d.]+ records/s, \d\d:\d\d left", said), said
 
 
-def test_in_a_log_a_bench_says_a_line_a_run_and_quiet_says_nothing(morocco, slow_program, val, tmp_path):
-    done = morocco(*bench_args(slow_program, val, tmp_path / "a"))
+def test_in_a_log_a_bench_says_a_line_a_run_and_quiet_says_nothing(main, slow_program, val, tmp_path):
+    done = main(*bench_args(slow_program, val, tmp_path / "a"))
     assert done.returncode == 0 and re.fullmatch(r"run 1 of 1: 600 answers, [\d.]+ s\n", done.stderr)
-    done = morocco(*bench_args(slow_program, val, tmp_path / "b", "--quiet"))
+    done = main(*bench_args(slow_program, val, tmp_path / "b", "--quiet"))
     assert done.returncode == 0 and done.stderr == "" and "records/s" in done.stdout
 
 
@@ -260,11 +262,15 @@ def test_in_a_log_a_bench_says_a_line_a_run_and_quiet_says_nothing(morocco, slow
         (["infer", "missing"], "no model in missing"),
         (["infer", "missing", "--batch", "3"], "unrecognized arguments: --batch"),
         (["data", "synthetic", "tera", "--out", "o"], "did you mean 'terra'?"),
+        (["report", "missing"], "no folder missing; give outputs/<plan>"),
+        (["verify", "missing"], "no step folder in missing; a step folder holds status.json"),
+        (["verify", "."], "no step folder in ."),
+        (["run", "missing.yaml"], "cannot read missing.yaml: No such file or directory"),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
 )
-def test_wrong_usage_is_refused_in_words(morocco, tmp_path, args, message):
-    assert message in refused(morocco(*args, cwd=tmp_path))
+def test_wrong_usage_is_refused_in_words(main, tmp_path, args, message):
+    assert message in refused(main(*args, cwd=tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -273,9 +279,47 @@ def test_debug_shows_the_traceback(morocco):
     assert done.returncode == 1 and "Traceback" in done.stderr and "no model in missing" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, ["interrupted; what was finished is kept"]),
+        (ModuleNotFoundError("No module named 'yaml'", name="yaml"), 3, ["yaml is not installed", "`make setup`"]),
+        (MemoryError(), 3, ["not enough memory; free some"]),
+        (PermissionError(13, "Permission denied", "/a/file"), 3, ["'/a/file'", "the system refused this"]),
+        (ValueError("odd"), 3, ["ValueError: odd; this should not happen", "`morocco --debug doctor --json`"]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_an_error_nobody_foresaw_ends_in_one_line_and_in_full_with_debug(main, monkeypatch, error, code, words):
+    def broken(args):
+        raise error
+
+    monkeypatch.setattr(cli.do, "doctor", broken)
+    done = main("doctor", "--json")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("morocco: ") and done.stderr.count("\n") == 1
+    assert all(word in done.stderr for word in words)
+    if not isinstance(error, KeyboardInterrupt):
+        with pytest.raises(type(error)):
+            main("--debug", "doctor", "--json")
+
+
+# -- doctor --------------------------------------------------------------------------------------------------------
+def test_the_doctor_says_the_same_to_people_and_to_machines(main, monkeypatch):
+    once = doctor.examine(ROOT)  # load and free memory change from look to look
+    monkeypatch.setattr(doctor, "examine", lambda root: once)
+    table, found = main("doctor", cwd=ROOT), main("doctor", "--json", cwd=ROOT)
+    assert (table.returncode, found.returncode, table.stderr, found.stderr) == (0, 0, "", "")
+    findings = json.loads(found.stdout)["findings"]
+    rows = [line for line in table.stdout.splitlines() if line.startswith(("yes", "no"))]
+    assert [f["what"] for f in findings] == [row[5:28].strip() for row in rows] and len(rows) >= 18
+    assert [f["ok"] for f in findings] == [row.startswith("yes") for row in rows]
+    assert f"{sum(f['ok'] for f in findings)} of {len(findings)} available; " in table.stdout.splitlines()[-1]
+
+
 # -- data ----------------------------------------------------------------------------------------------------------
-def test_synthetic_records_are_written_and_listed(morocco, synthetic_data, tmp_path):
-    done = morocco("data", "synthetic", "terra", "--seed", 1, "--out", tmp_path / "new")
+def test_synthetic_records_are_written_and_listed(main, synthetic_data, tmp_path):
+    done = main("data", "synthetic", "terra", "--seed", 1, "--out", tmp_path / "new")
     assert done.returncode == 0
     listed = [Path(line) for line in done.stdout.splitlines()]
     assert {p.relative_to(tmp_path / "new").as_posix() for p in listed} == {
@@ -286,26 +330,26 @@ def test_synthetic_records_are_written_and_listed(morocco, synthetic_data, tmp_p
         assert (tmp_path / "new" / name).read_bytes() == (synthetic_data / name).read_bytes()
 
 
-def test_synthetic_records_overwrite_nothing(morocco, tmp_path):
+def test_synthetic_records_overwrite_nothing(main, tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine").write_text("mine")
     for place in ("used", "used/mine"):
-        assert "is not an empty folder" in refused(morocco("data", "synthetic", "--out", tmp_path / place))
+        assert "is not an empty folder" in refused(main("data", "synthetic", "--out", tmp_path / place))
     assert [p.name for p in (tmp_path / "used").iterdir()] == ["mine"]
 
 
 # -- eval ----------------------------------------------------------------------------------------------------------
-def test_eval_prints_one_json_object(morocco, predictions, val):
-    done = morocco("eval", "terra", predictions, val)
+def test_eval_prints_one_json_object(main, predictions, val):
+    done = main("eval", "terra", predictions, val)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
     assert json.loads(done.stdout) == {"accuracy": 0.75}
 
 
-def test_eval_refuses_the_labelled_records_as_predictions(morocco, val, tmp_path):
+def test_eval_refuses_the_labelled_records_as_predictions(main, val, tmp_path):
     copy = tmp_path / "preds.jsonl"
     shutil.copyfile(val, copy)
-    assert "the labelled records themselves" in refused(morocco("eval", "terra", copy, val))
+    assert "the labelled records themselves" in refused(main("eval", "terra", copy, val))
 
 
 @pytest.mark.parametrize(("text", "value"), [("4096", 4096), ("64M", 64 << 20), ("2GiB", 2 << 30), ("1KB", 1024)])
@@ -337,13 +381,13 @@ def test_eval_reads_predictions_from_a_pipe(morocco, predictions, val):
         (lambda lines: [b"\x00\xff" * 1000], "broken-line: not UTF-8"),
     ],
 )
-def test_wrong_predictions_exit_1_and_leave_stdout_empty(morocco, predictions, val, change, message):
+def test_wrong_predictions_exit_1_and_leave_stdout_empty(main, predictions, val, change, message):
     predictions.write_bytes(b"".join(change(predictions.read_bytes().splitlines(keepends=True))))
-    said = refused(morocco("eval", "terra", predictions, val), code=1)
+    said = refused(main("eval", "terra", predictions, val), code=1)
     assert message in said and len(said) < 20_000
 
 
-def test_eval_refuses_what_it_cannot_read(morocco, predictions, val, tmp_path):
+def test_eval_refuses_what_it_cannot_read(main, predictions, val, tmp_path):
     (tmp_path / "garbage").write_bytes(bytes(range(256)) * 9)
     test = val.with_name("test.jsonl")
     for preds, gold, message in (
@@ -355,7 +399,7 @@ def test_eval_refuses_what_it_cannot_read(morocco, predictions, val, tmp_path):
         (predictions, predictions, "preds.jsonl, line 1: 'premise' is absent"),
         (predictions, test, "300 of 300 records in"),
     ):
-        assert message in refused(morocco("eval", "terra", preds, gold))
+        assert message in refused(main("eval", "terra", preds, gold))
 
 
 def test_eval_into_a_pipe_that_closes_says_nothing(predictions, val):
@@ -370,16 +414,16 @@ def test_eval_into_a_pipe_that_closes_says_nothing(predictions, val):
 
 
 # -- train ---------------------------------------------------------------------------------------------------------
-def test_train_into_a_folder_with_anything_in_it_is_refused(morocco, synthetic_data, tmp_path):
+def test_train_into_a_folder_with_anything_in_it_is_refused(main, synthetic_data, tmp_path):
     (tmp_path / "mine").write_text("mine")
     for place in (tmp_path, tmp_path / "mine"):
-        done = morocco("train", "majority", "terra", "--data", synthetic_data, "--out", place)
+        done = main("train", "majority", "terra", "--data", synthetic_data, "--out", place)
         assert "is not empty; a result is never overwritten" in refused(done)
     assert [p.name for p in tmp_path.iterdir()] == ["mine"] and (tmp_path / "mine").read_text() == "mine"
 
 
-def test_train_prints_what_train_json_holds(morocco, synthetic_data, tmp_path):
-    done = morocco("train", "majority", "terra", "--data", synthetic_data, "--out", tmp_path / "out", "--json")
+def test_train_prints_what_train_json_holds(main, synthetic_data, tmp_path):
+    done = main("train", "majority", "terra", "--data", synthetic_data, "--out", tmp_path / "out", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads(done.stdout)
     assert result == json.loads((tmp_path / "out" / "train.json").read_text(encoding="utf-8"))
@@ -389,7 +433,7 @@ def test_train_prints_what_train_json_holds(morocco, synthetic_data, tmp_path):
     assert json.loads((tmp_path / "out" / "status.json").read_text(encoding="utf-8"))["state"] == "done"
 
 
-def test_training_that_cannot_work_is_refused_and_recorded(morocco, val, tmp_path):
+def test_training_that_cannot_work_is_refused_and_recorded(main, val, tmp_path):
     (tmp_path / "unlabelled").mkdir()
     shutil.copy(val.with_name("test.jsonl"), tmp_path / "unlabelled" / "train.jsonl")
     (tmp_path / "one label").mkdir()
@@ -397,23 +441,23 @@ def test_training_that_cannot_work_is_refused_and_recorded(morocco, val, tmp_pat
     (tmp_path / "one label" / "train.jsonl").write_text("\n".join(same))
     for name, message in (("unlabelled", "300 of 300 records"), ("one label", "cannot be fitted")):
         out = tmp_path / f"out {name}"
-        assert message in refused(morocco("train", "tfidf", "terra", "--data", tmp_path / name, "--out", out))
+        assert message in refused(main("train", "tfidf", "terra", "--data", tmp_path / name, "--out", out))
         status = json.loads((out / "status.json").read_text(encoding="utf-8"))
         assert (status["state"], status["exit"]) == ("failed", 2) and message in status["error"]
         assert not (out / "weights").exists()
 
 
-def test_train_infer_and_eval_work_in_a_folder_with_spaces_and_cyrillic(morocco, synthetic_data, tmp_path):
+def test_train_infer_and_eval_work_in_a_folder_with_spaces_and_cyrillic(main, synthetic_data, tmp_path):
     home = tmp_path / "моя папка, с 'пробелами'"
     shutil.copytree(synthetic_data, home / "дан ные")
-    done = morocco("train", "tfidf", "terra", "--data", "дан ные", "--out", "обу чено", cwd=home)
+    done = main("train", "tfidf", "terra", "--data", "дан ные", "--out", "обу чено", cwd=home)
     assert (done.returncode, done.stdout) == (0, "обу чено/weights\n")
     assert "1500 TERRa records (synthetic)" in done.stderr
     val = home / "дан ные" / "TERRa" / "val.jsonl"
-    done = morocco("infer", "обу чено", "terra", "--batch-size", 8, input=val.read_bytes(), cwd=home)
+    done = main("infer", "обу чено", "terra", "--batch-size", 8, input=val.read_bytes(), cwd=home)
     assert done.returncode == 0
     (home / "ответы.jsonl").write_text(done.stdout, encoding="utf-8")
-    done = morocco("eval", "terra", "ответы.jsonl", val, cwd=home)
+    done = main("eval", "terra", "ответы.jsonl", val, cwd=home)
     assert done.returncode == 0 and 0.75 <= json.loads(done.stdout)["accuracy"] <= 0.95
 
 

@@ -57,7 +57,7 @@ def test_a_wall_clock_that_is_set_is_noted_and_speed_stays(synthetic_data, tmp_p
     disturb(hours * HOUR_NS, 0)
     result = measured(synthetic_data, tmp_path / "out")
     assert result["verdict"] == "VALID" and set(result["reasons"]) == {"CLOCK_TROUBLE", "SINGLE_RUN"}
-    assert result["speed_per_s"]["value"] == pytest.approx(200, rel=0.05)
+    assert result["speed_per_s"]["value"] == pytest.approx(200, rel=0.2)
     clock = steps.read_json(tmp_path / "out/runs/01/run.json")["clock"]
     assert clock["wall_moved_s"] == pytest.approx(hours * 3600, abs=0.1) and clock["slept_s"] == 0.0
 

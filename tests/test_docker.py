@@ -150,6 +150,16 @@ def test_input_that_nobody_reads_frees_the_feeder(image_of):
     assert heard.text == "done\n" and heard.exit.code == 0 and not heard.feed.complete
 
 
+def test_a_flood_that_nobody_reads_can_be_ended_at_once(image_of):
+    handle = DockerRunner(image_of("import sys\nwhile True: sys.stdout.write('x' * 100000)")).start([], Limits())
+    for count, _ in enumerate(handle.chunks()):
+        if count == 20:
+            break
+    began = time.monotonic()
+    handle.kill()
+    assert handle.wait(10).signal == signal.SIGKILL and time.monotonic() - began < 5
+
+
 # -- what it can not do --------------------------------------------------------------------------------------------
 def test_a_container_has_no_network_no_rights_and_writes_to_tmp_only(image_of):
     heard = Heard(
@@ -388,7 +398,9 @@ def run_text(runner: DockerRunner) -> str:
 
 
 # -- an engine that goes away --------------------------------------------------------------------------------------
-def test_an_engine_that_stops_in_the_middle_keeps_finished_runs_and_exits_3(monkeypatch, synthetic_data, short, tmp_path):
+def test_an_engine_that_stops_in_the_middle_keeps_finished_runs_and_exits_3(
+    monkeypatch, synthetic_data, short, tmp_path
+):
     address, daemon = engine.start(short / "stops")
     monkeypatch.setenv("DOCKER_HOST", address)
     try:

@@ -125,7 +125,7 @@ def test_verbs_and_options_exist(page):
 # -- reasons and messages ------------------------------------------------------------------------------------------
 def test_every_reason_is_explained_and_of_its_kind():
     kinds = {row[0].strip("`"): row for row in rows(page("reading-a-report.md")) if row[0].strip("`").isupper()}
-    every_exit = {"oom_killed": True, "left_pids": [1]}
+    every_exit = {"oom_killed": True, "left_pids": [1], "pids_refused": 1}
     ends = ({"timed_out": True}, {"timed_out": False, "signal": 9}, {"timed_out": False, "signal": None, "code": 1})
     judged = {reason for end in ends for reason in validity.exit_reasons(every_exit | end)}
     judged |= {*validity.RULE_REASONS.values(), validity.Reason.INPUT_NOT_READ, validity.Reason.MACHINE_SLEPT}

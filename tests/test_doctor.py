@@ -383,7 +383,7 @@ def test_the_sentence_says_what_can_and_what_cannot_be_measured():
 
 def test_json_holds_findings_and_host_facts():
     findings = doctor.examine()
-    record = json.loads(doctor.as_json(findings))
+    record = json.loads(json.dumps(doctor.as_dict(findings)))
     assert record["schema"] == 1
     assert [Finding(**finding) for finding in record["findings"]] == findings
     assert record["host"] == doctor.host_facts()

@@ -345,7 +345,7 @@ def test_a_broken_run_is_named(tmp_path, name, text):
 
 
 # -- verdicts ------------------------------------------------------------------------------------------------------
-WELL = {"code": 0, "signal": None, "oom_killed": False, "timed_out": False, "left_pids": []}
+WELL = {"code": 0, "signal": None, "oom_killed": False, "timed_out": False, "left_pids": [], "pids_refused": 0}
 
 
 @pytest.mark.parametrize(
@@ -358,6 +358,7 @@ WELL = {"code": 0, "signal": None, "oom_killed": False, "timed_out": False, "lef
         ({"code": None, "signal": 9, "oom_killed": True}, ["OUT_OF_MEMORY", "KILLED"], "INVALID"),
         ({"oom_killed": True}, ["OUT_OF_MEMORY"], "INVALID"),  # a child was killed, and the program went on
         ({"left_pids": [7]}, ["LEFT_PROCESSES"], "VALID"),
+        ({"pids_refused": 7}, ["PIDS_REFUSED"], "VALID"),
     ],
 )
 def test_the_end_of_a_run_gives_its_reasons(end, reasons, expected):

@@ -84,10 +84,10 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def fed(morocco, predictions):
+def fed(main, predictions):
     """Give a file to a verb as its records; returns what came of it. Its results would go to `out`."""
 
-    def run(verb: str, given: Path, out: Path, **options):
+    def run(verb: str, given: Path, out: Path, *, morocco=main, **options):
         match verb:
             case "eval":
                 return morocco("eval", "terra", predictions, given, **options)
@@ -128,9 +128,9 @@ def test_a_folder_is_no_file_of_records(fed, tmp_path, verb, message):
 
 
 @pytest.mark.parametrize("kind", ["binary", "UTF-16", "Infinity", "another task"])
-def test_infer_ends_at_a_bad_record_and_names_its_line(morocco, fitted, kind):
+def test_infer_ends_at_a_bad_record_and_names_its_line(main, fitted, kind):
     raw, message = BAD[kind]
-    done = morocco("infer", fitted, input=raw)
+    done = main("infer", fitted, input=raw)
     good = int(message.split(":")[0].removeprefix("line ")) - 1
     assert done.returncode == 2 and done.stdout.count("\n") == good
     assert_said(done, f"stdin, {message}", "mend or remove that line")
@@ -156,9 +156,9 @@ LONG = {"zeros": "line 1: broken JSON (Expecting value", "record": "line 1: 'pre
 
 @pytest.mark.parametrize("kind", LONG)
 @pytest.mark.parametrize("verb", ["eval", "bench", "train"])
-def test_a_line_of_200_mb_is_refused_in_bounded_time_and_memory(fed, long_lines, tmp_path, verb, kind):
+def test_a_line_of_200_mb_is_refused_in_bounded_time_and_memory(fed, morocco, long_lines, tmp_path, verb, kind):
     begin = time.monotonic()
-    done = fed(verb, long_lines / kind, tmp_path / "out", preexec_fn=one_and_a_half_gb)
+    done = fed(verb, long_lines / kind, tmp_path / "out", morocco=morocco, preexec_fn=one_and_a_half_gb)
     assert_refused(done, 2, LONG[kind])
     assert len(done.stderr) < 2000 and time.monotonic() - begin < 20
     assert_nothing_is_done(tmp_path / "out")
@@ -184,16 +184,16 @@ def test_infer_refuses_a_line_of_200_mb_in_bounded_memory(morocco, fitted, long_
     ],
     ids=["NaN", "Infinity", "UTF-16", "another task", "NaN as label"],
 )  # fmt: skip
-def test_bad_predictions_are_an_invalid_result_with_rule_and_remedy(morocco, predictions, val, tmp_path, line, message):
+def test_bad_predictions_are_an_invalid_result_with_rule_and_remedy(main, predictions, val, tmp_path, line, message):
     _, rest = predictions.read_bytes().split(b"\n", 1)
     (tmp_path / "bad.jsonl").write_bytes(line + b"\n" + rest)
-    assert_refused(morocco("eval", "terra", tmp_path / "bad.jsonl", val), 1, "bad.jsonl", message, " for 300 records: ")
+    assert_refused(main("eval", "terra", tmp_path / "bad.jsonl", val), 1, "bad.jsonl", message, " for 300 records: ")
 
 
-def test_predictions_of_another_task_are_an_invalid_result(morocco, predictions, tmp_path):
+def test_predictions_of_another_task_are_an_invalid_result(main, predictions, tmp_path):
     gold = tmp_path / "gold.jsonl"
     gold.write_text(OF_ANOTHER_TASK)
-    done = morocco("eval", "danetqa", predictions, gold)
+    done = main("eval", "danetqa", predictions, gold)
     assert_refused(done, 1, "299 x unknown-idx", 'label is "not_entailment" (str)', 'use one of "false", "true"')
 
 
@@ -209,13 +209,13 @@ def test_a_prediction_of_200_mb_is_an_invalid_result_in_bounded_time_and_memory(
     assert len(done.stderr) < 5000 and time.monotonic() - begin < 20
 
 
-def test_an_idx_of_any_length_is_cut_in_messages(morocco, tmp_path):
+def test_an_idx_of_any_length_is_cut_in_messages(main, tmp_path):
     record = {"sentence1": "Кошка спит.", "sentence2": "Спит кошка.", "label": "entailment", "idx": "z" * 100_000}
     for name, lines in (("gold", 1), ("twice", 2)):
         (tmp_path / name).write_text(f"{json.dumps(record)}\n" * lines)
     (tmp_path / "preds").write_text(json.dumps({"idx": "y" * 100_000, "label": "entailment"}))
     for gold, code, message in (("gold", 1, "line 1, idx 'yyy"), ("twice", 2, "line 2: idx 'zzz")):
-        done = morocco("eval", "lidirus", tmp_path / "preds", tmp_path / gold)
+        done = main("eval", "lidirus", tmp_path / "preds", tmp_path / gold)
         assert_refused(done, code, message)
         assert len(done.stderr) < 2000
 
@@ -283,10 +283,10 @@ os._exit(0)
 
 
 @pytest.fixture
-def benched(morocco, val, tmp_path):
+def benched(main, val, tmp_path):
     """Bench the program above in one of its modes; returns what came of it."""
 
-    def run(mode: str, *options, size=SIZE, out=tmp_path / "out", **others):
+    def run(mode: str, *options, size=SIZE, out=tmp_path / "out", morocco=main, **others):
         command = shlex.join([*PYTHON, "-c", PROGRAM, mode, str(tmp_path / "pids")])
         sizes = ("--input-size", size, "--batch-size", 4, "--repeats", 1, "--timeout", 30)
         words = ("bench", "--command", command, "terra", "--data", val, "--out", out, *sizes, *options, "--json")
@@ -322,8 +322,9 @@ def assert_all_dead(path: Path, count: int) -> None:
         ("one line", ["BROKEN_LINE", "MISSING_IDX"], 1),
     ],
 )
-def test_answers_that_do_not_keep_the_contract_are_invalid(benched, tmp_path, mode, codes, lines):
-    facts = assert_invalid(benched(mode, preexec_fn=one_and_a_half_gb), tmp_path / "out", *codes)
+def test_answers_that_do_not_keep_the_contract_are_invalid(benched, morocco, tmp_path, mode, codes, lines):
+    done = benched(mode, morocco=morocco, preexec_fn=one_and_a_half_gb)
+    facts = assert_invalid(done, tmp_path / "out", *codes)
     assert facts["lines"] == lines and facts["exit"]["code"] == (3 if mode == "exit 3" else 0)
 
 
@@ -355,8 +356,8 @@ def test_no_child_survives_a_program_that_ends_well(benched, tmp_path):
     assert_all_dead(tmp_path / "pids", 3)
 
 
-def test_300_mb_of_stderr_fill_neither_disk_nor_memory(benched, tmp_path):
-    done = benched("much stderr", preexec_fn=one_and_a_half_gb)
+def test_300_mb_of_stderr_fill_neither_disk_nor_memory(benched, morocco, tmp_path):
+    done = benched("much stderr", morocco=morocco, preexec_fn=one_and_a_half_gb)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "out/runs/01/run.json").read_text())
     assert facts["stderr_bytes"] == 300 * MB
@@ -364,8 +365,8 @@ def test_300_mb_of_stderr_fill_neither_disk_nor_memory(benched, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x" * 300, f"./{'x' * 300}"], ids=["name", "path"])
-def test_a_program_whose_name_is_too_long_is_none(morocco, val, tmp_path, name):
-    done = morocco("bench", "--command", name, "terra", "--data", val, "--out", tmp_path / "out")
+def test_a_program_whose_name_is_too_long_is_none(main, val, tmp_path, name):
+    done = main("bench", "--command", name, "terra", "--data", val, "--out", tmp_path / "out")
     assert_refused(done, 2, f"no program '{name[:50]}")
     assert not (tmp_path / "out").exists()
 
@@ -401,9 +402,9 @@ def spoilt(request, fitted, tmp_path):
     return tmp_path / "weights", message
 
 
-def test_spoilt_weights_are_refused_before_readiness(morocco, spoilt):
+def test_spoilt_weights_are_refused_before_readiness(main, spoilt):
     folder, message = spoilt
-    done = morocco("infer", folder, input=LINES[0])
+    done = main("infer", folder, input=LINES[0])
     assert_refused(done, 2, str(folder), message, "train it again")
     assert "ready" not in done.stderr
 
@@ -414,16 +415,16 @@ def bench_of_weights(morocco, weights: Path, task: str, data: Path, out: Path):
     return morocco("bench", "--command", command, task, "--data", data, "--out", out, *sizes, "--json")
 
 
-def test_a_bench_of_spoilt_weights_is_invalid_and_keeps_the_reason(morocco, spoilt, val, tmp_path):
+def test_a_bench_of_spoilt_weights_is_invalid_and_keeps_the_reason(main, spoilt, val, tmp_path):
     folder, message = spoilt
-    done = bench_of_weights(morocco, folder, "terra", val, tmp_path / "out")
+    done = bench_of_weights(main, folder, "terra", val, tmp_path / "out")
     assert_invalid(done, tmp_path / "out", "NON_ZERO_EXIT", "MISSING_IDX")
     assert message in (tmp_path / "out/runs/01/stderr.log").read_text()
 
 
-def test_a_bench_of_weights_of_another_task_is_invalid_and_keeps_the_reason(morocco, fitted, synthetic_data, tmp_path):
+def test_a_bench_of_weights_of_another_task_is_invalid_and_keeps_the_reason(main, fitted, synthetic_data, tmp_path):
     data = synthetic_data / "DaNetQA" / "val.jsonl"
-    done = bench_of_weights(morocco, fitted, "danetqa", data, tmp_path / "out")
+    done = bench_of_weights(main, fitted, "danetqa", data, tmp_path / "out")
     assert_invalid(done, tmp_path / "out", "NON_ZERO_EXIT", "MISSING_IDX")
     assert "stdin, line 1: 'premise' is absent" in (tmp_path / "out/runs/01/stderr.log").read_text()
 
@@ -450,16 +451,16 @@ def run_plan(morocco, plan: Path, out: Path, *options):
     ],
     ids=["unknown key", "model twice", "task twice", "override", "not YAML", "binary", "empty"],
 )
-def test_a_plan_that_cannot_be_meant_starts_nothing(morocco, tmp_path, text, message, options):
+def test_a_plan_that_cannot_be_meant_starts_nothing(main, tmp_path, text, message, options):
     plan = tmp_path / "plan.yaml"
     plan.write_text(text)
-    assert_refused(run_plan(morocco, plan, tmp_path / "out", *options), 2, str(plan), message)
+    assert_refused(run_plan(main, plan, tmp_path / "out", *options), 2, str(plan), message)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("name", "message"), [(".", "Is a directory"), ("missing.yaml", "No such file")])
-def test_what_is_no_file_is_no_plan(morocco, tmp_path, name, message):
-    done = run_plan(morocco, tmp_path / name, tmp_path / "out")
+def test_what_is_no_file_is_no_plan(main, tmp_path, name, message):
+    done = run_plan(main, tmp_path / name, tmp_path / "out")
     assert_refused(done, 2, f"cannot read {tmp_path / name}", message, "give the path of a YAML file")
     assert not (tmp_path / "out").exists()
 
@@ -514,11 +515,11 @@ def writers(synthetic_data, val, point, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def point(morocco, val, tmp_path_factory):
+def point(main, val, tmp_path_factory):
     """The step folder of a valid bench."""
     out = tmp_path_factory.mktemp("point") / "bench"
     sizes = ("--input-size", SIZE, "--repeats", 1)
-    done = morocco(
+    done = main(
         "bench", "--command", shlex.join(server("paced", "--init", 0.1)), "terra", "--data", val, "--out", out, *sizes
     )
     assert done.returncode == 0, done.stderr
@@ -533,14 +534,14 @@ def point(morocco, val, tmp_path_factory):
         *(("report", free) for free in (0, 40)),
     ],
 )
-def test_a_full_disk_ends_it_in_words_and_with_room_it_works(morocco, writers, disk, verb, free_kb):
+def test_a_full_disk_ends_it_in_words_and_with_room_it_works(main, writers, disk, verb, free_kb):
     out = disk.place / "out"
     disk.fill(free_kb)
-    assert_refused(morocco(*writers[verb], "--out", out), 3, NO_ROOM, str(out))
+    assert_refused(main(*writers[verb], "--out", out), 3, NO_ROOM, str(out))
     assert_nothing_is_done(out)
     disk.free()
     shutil.rmtree(out, ignore_errors=True)  # what an attempt left is never overwritten
-    done = morocco(*writers[verb], "--out", out)
+    done = main(*writers[verb], "--out", out)
     assert done.returncode == 0, done.stderr
     assert steps.read_status(out)["state"] == "done" and all(finding.ok for finding in verify.verify(out))
 
@@ -577,13 +578,13 @@ def test_a_plan_on_a_full_disk_is_resumed_when_there_is_room(morocco, disk, tmp_
 
 
 @pytest.mark.parametrize("free_kb", [0, 256])
-def test_a_full_disk_leaves_no_synthetic_records_that_look_whole(morocco, writers, disk, free_kb):
+def test_a_full_disk_leaves_no_synthetic_records_that_look_whole(main, writers, disk, free_kb):
     out = disk.place / "out"
     disk.fill(free_kb)
-    assert_refused(morocco(*writers["data"], "--out", out), 3, NO_ROOM, str(out))
+    assert_refused(main(*writers["data"], "--out", out), 3, NO_ROOM, str(out))
     assert not out.exists()
     disk.free()
-    assert morocco(*writers["data"], "--out", out).returncode == 0
+    assert main(*writers["data"], "--out", out).returncode == 0
 
 
 def test_a_disk_that_answers_fill_ends_the_bench_and_its_program(benched, disk, tmp_path):
@@ -598,20 +599,20 @@ def test_a_disk_that_answers_fill_ends_the_bench_and_its_program(benched, disk, 
 
 @pytest.mark.parametrize("verb", ["train", "bench", "bench of two sizes", "report", "data", "run"])
 @pytest.mark.parametrize("exists", [True, False], ids=["empty", "new"])
-def test_a_read_only_folder_is_a_failure_of_the_environment(morocco, writers, disk, verb, exists):
+def test_a_read_only_folder_is_a_failure_of_the_environment(main, writers, disk, verb, exists):
     out = disk.place / "out"
     if exists:
         out.mkdir()
     disk.lock()
-    done = morocco(*writers[verb], "--out", out, cwd=ROOT, env={"MOROCCO_DATA": ""})
+    done = main(*writers[verb], "--out", out, cwd=ROOT, env={"MOROCCO_DATA": ""})
     assert_refused(done, 3, READ_ONLY, str(out))
     assert_nothing_is_done(out)
 
 
-def test_results_on_a_read_only_disk_can_be_verified_and_reported_elsewhere(morocco, point, disk, tmp_path):
+def test_results_on_a_read_only_disk_can_be_verified_and_reported_elsewhere(main, point, disk, tmp_path):
     shutil.copytree(point, disk.place / "bench")
     disk.lock()
-    done = morocco("verify", disk.place / "bench")
+    done = main("verify", disk.place / "bench")
     assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("verified: 1 step folder"), done.stdout
-    assert_refused(morocco("report", disk.place / "bench"), 3, READ_ONLY, str(disk.place / "bench"))
-    assert morocco("report", disk.place / "bench", "--out", tmp_path / "page").returncode == 0
+    assert_refused(main("report", disk.place / "bench"), 3, READ_ONLY, str(disk.place / "bench"))
+    assert main("report", disk.place / "bench", "--out", tmp_path / "page").returncode == 0

@@ -161,17 +161,17 @@ def assert_nothing_is_left(folder):
     assert not folder.exists() or list(folder.iterdir()) == []
 
 
-def test_an_honest_server_gives_the_official_layout(morocco, server, tmp_path, good, records):
+def test_an_honest_server_gives_the_official_layout(main, server, tmp_path, good, records):
     server.behaviours = [serve(good)]
     argv = ("data", "fetch", "terra", "--out", tmp_path / "out", "--sources", write_sources(tmp_path, server.url, good))
-    done = morocco(*argv)
+    done = main(*argv)
     assert done.returncode == 0, done.stderr
     assert {p.name: p.read_bytes() for p in (tmp_path / "out/TERRa").glob("*.jsonl")} == records
     assert done.stdout.split() == [str(tmp_path / "out/TERRa" / name) for name in sorted(records)]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["TERRa"]
     assert json.loads((tmp_path / "out/TERRa/FETCHED.json").read_text())["sha256"] == hashlib.sha256(good).hexdigest()
     assert find_split(tmp_path / "out", TERRA, "val").read_bytes() == records["val.jsonl"]
-    again = morocco(*argv)
+    again = main(*argv)
     assert again.returncode == 0 and again.stdout == done.stdout and server.asked == 1
 
 
@@ -296,6 +296,7 @@ def test_a_killed_fetch_leaves_no_folder_that_looks_done(server, tmp_path, good,
     argv += ["--sources", str(write_sources(tmp_path, server.url, good))]
     child = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
     while server.asked == 0:
+        assert child.poll() is None, child.communicate()
         time.sleep(0.02)
     time.sleep(0.2)
     child.send_signal(number)
@@ -315,19 +316,19 @@ def test_a_killed_fetch_leaves_no_folder_that_looks_done(server, tmp_path, good,
         ({"digest": "x"}, "digest"),
     ],
 )
-def test_sources_are_read_strictly(morocco, tmp_path, change, seen):
+def test_sources_are_read_strictly(main, tmp_path, change, seen):
     value = sources_of("https://example.org/x", b"x")
     value["archives"]["terra"] |= change
     path = tmp_path / "sources.yaml"
     path.write_text(yaml.safe_dump(value))
-    done = morocco("data", "fetch", "terra", "--out", tmp_path / "out", "--sources", path)
+    done = main("data", "fetch", "terra", "--out", tmp_path / "out", "--sources", path)
     assert done.returncode == 2 and seen in done.stderr and "Traceback" not in done.stderr
 
 
-def test_one_task_that_fails_does_not_keep_the_others_from_coming(morocco, server, tmp_path, good):
+def test_one_task_that_fails_does_not_keep_the_others_from_coming(main, server, tmp_path, good):
     server.behaviours = [serve(good)]
     path = write_sources(tmp_path, server.url, good)
-    done = morocco("data", "fetch", "rcb", "terra", "--out", tmp_path / "out", "--sources", path)
+    done = main("data", "fetch", "rcb", "terra", "--out", tmp_path / "out", "--sources", path)
     assert done.returncode == 2 and "no archive of rcb" in done.stderr
     assert (tmp_path / "out/TERRa/val.jsonl").is_file()
 

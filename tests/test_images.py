@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -255,3 +256,83 @@ def test_two_kinds_of_model_share_everything_but_their_weights(docker, recipe, b
     assert image.name == "majority-terra" and image.labels["morocco.data"] == "ab" * 32
     ours = docker.api.inspect_image(image.id)["RootFS"]["Layers"]
     assert ours[:3] == docker.api.inspect_image(built.id)["RootFS"]["Layers"][:3]
+
+
+# -- as documented -------------------------------------------------------------------------------------------------
+FOREIGN = """
+import argparse, json, pickle, sys
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--batch-size", type=int, default=32)
+parser.parse_args()
+with open("/model/model.pkl", "rb") as file:
+    vectorizer, classifier = pickle.load(file)
+records = [json.loads(line) for line in sys.stdin]
+texts = [record["premise"] + " " + record["hypothesis"] for record in records]
+if texts:
+    for record, label in zip(records, classifier.predict(vectorizer.transform(texts))):
+        print(json.dumps({"idx": record["idx"], "label": label}))
+"""
+
+
+def test_a_foreign_model_is_packed_in_five_lines_of_dockerfile(docker, main, synthetic_data, val, tmp_path):
+    """In the style of the original's TF-IDF container: a pickle of scikit-learn, all of stdin read first, all answers last."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    page = (Path(__file__).parents[1] / "docs/containers.md").read_text()
+    dockerfile = page.split("```dockerfile\n")[1].split("```")[0]
+    assert len(dockerfile.strip().splitlines()) == 5
+    engine.slim_image(docker)
+    train = get_task("terra").read(synthetic_data / "TERRa" / "train.jsonl")
+    vectorizer, classifier = TfidfVectorizer(), LogisticRegression()
+    classifier.fit(
+        vectorizer.fit_transform([f"{r['premise']} {r['hypothesis']}" for r in train]), [r["label"] for r in train]
+    )
+    (tmp_path / "Dockerfile").write_text(dockerfile)
+    (tmp_path / "main.py").write_text(FOREIGN)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps((vectorizer, classifier)))
+    docker.images.build(path=str(tmp_path), tag="my-model", rm=True)
+    done = main("check", "--image", "my-model", "terra", "--data", val)
+    assert done.returncode == 0 and "PASS: my-model on terra" in done.stdout, done.stdout
+    sizes = ("--input-size", 200, "--repeats", 1, "--json")
+    done = main("bench", "--image", "my-model", "terra", "--data", val, "--out", tmp_path / "out", *sizes)
+    result = json.loads(done.stdout)
+    assert (result["verdict"], result["model"]) == ("VALID", "my-model") and result["score"]["value"] > 0.4
+
+
+def test_the_commands_in_the_help_of_build_work(docker, main, fitted, synthetic_data, tmp_path, monkeypatch):
+    engine.slim_image(docker)
+    monkeypatch.chdir(tmp_path)
+    done = main(
+        "train",
+        "majority",
+        "terra",
+        "--data",
+        synthetic_data,
+        "--out",
+        tmp_path / "outputs/demo/majority/terra/train-1",
+    )
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "fitted").symlink_to(fitted)
+    text = main("build", "--help").stdout
+    lines = [line.removeprefix("try:").strip() for line in text[text.index("try:") :].splitlines()]
+    printed = [main(*line.split()[1:]) for line in lines]
+    assert [done.returncode for done in printed] == [0, 0], printed
+    assert [done.stdout.split() for done in printed] == [["tfidf-terra"], ["majority-lidirus", "majority-terra"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["tfidf"], 2, "give MODEL and TASK, or --all"),
+        (["tfidf", "rcb", "--weights", "WEIGHTS"], 2, "answers terra, not rcb"),
+        (["majority", "terra", "--weights", "WEIGHTS"], 2, "holds tfidf, not majority"),
+        (["tfidf", "terra", "--outputs", "EMPTY"], 2, "no tfidf trained for terra below"),
+        (["--all", "--outputs", "EMPTY"], 2, "no trained model below"),
+        (["tfidf", "terra", "--weights", "EMPTY"], 2, "no model in"),
+    ],
+)
+def test_what_cannot_be_built_is_wrong_usage(main, fitted, tmp_path, docker_engine, words, code, said):
+    done = main("build", *[{"WEIGHTS": str(fitted), "EMPTY": str(tmp_path)}.get(word, word) for word in words])
+    assert done.returncode == code and said in done.stderr

@@ -1,4 +1,4 @@
-"""The program inside every container, run as one: what it reads, what it writes, when, and how it ends."""
+"""The program inside every container: what it reads, what it writes, when, and how it ends."""
 
 import json
 import os
@@ -84,9 +84,9 @@ class Program:
 
 
 # -- what is answered ----------------------------------------------------------------------------------------------
-def test_every_record_is_answered_in_input_order_with_its_idx(morocco, fitted, val, expected):
+def test_every_record_is_answered_in_input_order_with_its_idx(main, fitted, val, expected):
     shuffled = val[::-2] + val[::2]
-    done = morocco("infer", fitted, "terra", input=as_lines(shuffled))
+    done = main("infer", fitted, "terra", input=as_lines(shuffled))
     assert done.returncode == 0
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [a["idx"] for a in answers] == [r["idx"] for r in shuffled]
@@ -99,27 +99,27 @@ def test_nothing_but_the_readiness_line_is_said(morocco, fitted, val):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 1000])
-def test_the_batch_size_changes_no_answer(morocco, fitted, val, expected, batch_size):
-    done = morocco("infer", fitted, "--batch-size", batch_size, input=as_lines(val))
+def test_the_batch_size_changes_no_answer(main, fitted, val, expected, batch_size):
+    done = main("infer", fitted, "--batch-size", batch_size, input=as_lines(val))
     assert done.returncode == 0 and done.stdout.splitlines() == expected
 
 
-def test_labels_are_accepted_and_not_looked_at(morocco, fitted, val, expected):
+def test_labels_are_accepted_and_not_looked_at(main, fitted, val, expected):
     other = dict(zip(TERRA.labels, reversed(TERRA.labels), strict=True))
     altered = [{**r, "label": other[r["label"]]} for r in val]
     for records in (val, altered, [TERRA.strip_labels(r) for r in val]):
-        assert morocco("infer", fitted, input=as_lines(records)).stdout.splitlines() == expected
+        assert main("infer", fitted, input=as_lines(records)).stdout.splitlines() == expected
 
 
-def test_byte_order_mark_crlf_blank_lines_and_no_last_line_end_are_fine(morocco, fitted, val, expected):
+def test_byte_order_mark_crlf_blank_lines_and_no_last_line_end_are_fine(main, fitted, val, expected):
     lines = as_lines(val[:5]).splitlines()
-    done = morocco("infer", fitted, input="\ufeff" + "\r\n".join([*lines[:2], "", "  ", *lines[2:]]))
+    done = main("infer", fitted, input="\ufeff" + "\r\n".join([*lines[:2], "", "  ", *lines[2:]]))
     assert done.returncode == 0 and done.stdout.splitlines() == expected[:5]
 
 
-def test_no_record_gives_no_answer(morocco, fitted):
+def test_no_record_gives_no_answer(main, fitted):
     for nothing in ("", "\n\n"):
-        done = morocco("infer", fitted, input=nothing)
+        done = main("infer", fitted, input=nothing)
         assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -134,30 +134,30 @@ def test_no_record_gives_no_answer(morocco, fitted):
         ('{"premise": "a", "hypothesis": NaN, "idx": 7}', "broken JSON (NaN is not JSON)"),
     ],
 )
-def test_a_bad_record_ends_it_after_the_answers_before(morocco, fitted, val, expected, batch_size, bad, message):
+def test_a_bad_record_ends_it_after_the_answers_before(main, fitted, val, expected, batch_size, bad, message):
     given = as_lines(val[:3]) + "\n" + bad + "\n" + as_lines(val[3:6])
-    done = morocco("infer", fitted, "--batch-size", batch_size, input=given)
+    done = main("infer", fitted, "--batch-size", batch_size, input=given)
     assert done.returncode == 2
     assert done.stdout.splitlines() == expected[:3]
     assert f"stdin, line 5: {message}" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_bytes_that_are_no_utf8_end_it_with_the_line_named(morocco, fitted, val, expected):
-    done = morocco("infer", fitted, input=as_lines(val[:1]).encode() + as_lines(val[1:2]).encode("cp1251"))
+def test_bytes_that_are_no_utf8_end_it_with_the_line_named(main, fitted, val, expected):
+    done = main("infer", fitted, input=as_lines(val[:1]).encode() + as_lines(val[1:2]).encode("cp1251"))
     assert done.returncode == 2 and "stdin, line 2: not UTF-8" in done.stderr
     assert done.stdout.splitlines() == expected[:1]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "", "1e3", "+8", "08"])
-def test_a_batch_size_that_is_no_number_above_0_is_refused(morocco, fitted, value):
-    done = morocco("infer", fitted, f"--batch-size={value}", input="")
+def test_a_batch_size_that_is_no_number_above_0_is_refused(main, fitted, value):
+    done = main("infer", fitted, f"--batch-size={value}", input="")
     assert done.returncode == 2 and done.stdout == ""
     assert f"{value!r} is not a whole number above 0" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_weights_that_do_not_serve_are_refused_before_readiness(morocco, fitted, tmp_path):
+def test_weights_that_do_not_serve_are_refused_before_readiness(main, fitted, tmp_path):
     for args, message in (((tmp_path,), "no model in"), ((fitted, "rcb"), "answers terra, not rcb")):
-        done = morocco("infer", *args, input="")
+        done = main("infer", *args, input="")
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr and READY not in done.stderr and "Traceback" not in done.stderr
 

@@ -225,13 +225,13 @@ def gold_file(tmp_path, *records):
     ],
     ids=["terra", "rucos", "muserc"],
 )
-def test_eval_original_scores_what_eval_refuses(morocco, tmp_path, name, records, predictions, expected):
+def test_eval_original_scores_what_eval_refuses(main, tmp_path, name, records, predictions, expected):
     gold = gold_file(tmp_path, *records)
     preds = tmp_path / "preds.jsonl"
     preds.write_bytes(b"".join(dumped(*predictions)))
-    strict = morocco("eval", name, preds, gold)
+    strict = main("eval", name, preds, gold)
     assert (strict.returncode, strict.stdout) == (1, "") and "predictions for" in strict.stderr
-    lenient = morocco("eval", name, preds, gold, "--original")
+    lenient = main("eval", name, preds, gold, "--original")
     assert (lenient.returncode, lenient.stderr) == (0, "")
     assert lenient.stdout.count("\n") == 1 and json.loads(lenient.stdout) == pytest.approx(expected)
 

@@ -1,7 +1,6 @@
 """Plans: from one command to verified results, resumed after any death, on synthetic and on official records."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -21,26 +20,29 @@ pytestmark = pytest.mark.slow
 DEMO = ROOT / "params/plans/demo.yaml"
 
 
-def run_plan(plan, out, *options, env=None, **kwargs):
-    argv = [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(out), *options]
-    clean = {k: v for k, v in os.environ.items() if k != "MOROCCO_DATA"}
-    options_of_run = {"capture_output": True, "text": True, "timeout": 300, "env": clean | (env or {}), **kwargs}
-    return subprocess.run(argv, cwd=ROOT, check=False, **options_of_run)
+@pytest.fixture(scope="module")
+def run_plan(main):
+    """Run a plan in this process, its kernels as ever in their own; `data_dir` is MOROCCO_DATA."""
 
+    def run(plan, out, *options, data_dir=""):
+        return main("run", plan, "--out", out, *options, cwd=ROOT, env={"MOROCCO_DATA": str(data_dir)})
 
-def verify(folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "morocco_lib", "verify", str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return done.returncode, done.stdout
+    return run
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def verify(main):
+    """Verify a folder; returns exit code and what was printed."""
+
+    def run(folder):
+        done = main("verify", folder)
+        return done.returncode, done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def demo(run_plan, tmp_path_factory):
     """The demo plan, run once; tests that change something work on a copy."""
     folder = tmp_path_factory.mktemp("demo") / "demo"
     done = run_plan(DEMO, folder, "--json")
@@ -49,7 +51,7 @@ def demo(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def small(run_plan, tmp_path_factory):
     """The smallest plan with every kind of step."""
     folder = tmp_path_factory.mktemp("small")
     done = run_plan(small_plan(folder, models=["tfidf"]), folder / "out")
@@ -58,9 +60,9 @@ def small(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def terra(tmp_path_factory, real_data):
+def terra(run_plan, tmp_path_factory, real_data):
     folder = tmp_path_factory.mktemp("terra") / "terra"
-    done = run_plan(ROOT / "params/plans/terra.yaml", folder, "--json", env={"MOROCCO_DATA": str(real_data / "rsg")})
+    done = run_plan(ROOT / "params/plans/terra.yaml", folder, "--json", data_dir=real_data / "rsg")
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
 
@@ -74,7 +76,7 @@ def small_plan(tmp_path, **changes):
 
 
 # -- what a plan leaves --------------------------------------------------------------------------------------------
-def test_every_step_is_done_sealed_and_verified(demo):
+def test_every_step_is_done_sealed_and_verified(verify, demo):
     folder, summary = demo
     assert [(s["step"], s["model"], s["task"], s["state"]) for s in summary["steps"]] == [
         (step, model, task, "done")
@@ -94,7 +96,7 @@ def test_every_step_folder_keeps_its_executed_and_rendered_notebook(demo):
             assert (step_folder / "notebook.ipynb").is_file() and (step_folder / "notebook.html").is_file()
 
 
-def test_a_second_run_repeats_nothing(demo):
+def test_a_second_run_repeats_nothing(run_plan, demo):
     folder, summary = demo
     before = {f: (f / steps.STATUS).stat().st_mtime_ns for f, _ in steps.find_steps(folder)}
     done = run_plan(DEMO, folder, "--json")
@@ -104,7 +106,7 @@ def test_a_second_run_repeats_nothing(demo):
     assert again["rows"] == summary["rows"]
 
 
-def test_synthetic_records_are_called_synthetic_wherever_they_show(demo):
+def test_synthetic_records_are_called_synthetic_wherever_they_show(run_plan, demo):
     folder, summary = demo
     assert all(row["data"]["origin"] == "synthetic" for row in summary["rows"])
     assert (
@@ -135,12 +137,10 @@ def test_terra_on_official_records_gives_the_known_scores(terra):
     assert "tfidf on terra scores 0.384, below the 0.529" in page
 
 
-def test_both_baselines_run_on_all_nine_tasks_of_official_records(tmp_path, real_data):
+def test_both_baselines_run_on_all_nine_tasks_of_official_records(run_plan, tmp_path, real_data):
     folder = tmp_path / "tfidf"
     began = time.monotonic()
-    done = run_plan(
-        ROOT / "params/plans/tfidf.yaml", folder, "--json", env={"MOROCCO_DATA": str(real_data / "rsg")}, timeout=900
-    )
+    done = run_plan(ROOT / "params/plans/tfidf.yaml", folder, "--json", data_dir=real_data / "rsg")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 360
     summary = json.loads(done.stdout)
@@ -207,6 +207,17 @@ def test_the_report_shows_every_number_with_its_interval_and_verdict(demo):
     assert text.count(">VALID<") == 6
 
 
+def test_the_verb_report_builds_the_page_of_the_plan_from_the_same_steps(main, demo, tmp_path):
+    folder, _ = demo
+    (page,) = folder.glob("report-*/report.html")
+    done = main("report", folder, "--out", tmp_path / "page")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'page/report.html'}\n"), done.stderr
+    assert (tmp_path / "page/table.csv").read_bytes() == (page.parent / "table.csv").read_bytes()
+    text = (tmp_path / "page/report.html").read_text()
+    assert text.count("<svg") == page.read_text().count("<svg") and text.count(">VALID<") == 6
+    assert len(list((tmp_path / "page/notebooks").iterdir())) == 18
+
+
 # -- evidence ------------------------------------------------------------------------------------------------------
 def test_one_changed_byte_in_any_kept_file_is_found_and_named(small, tmp_path):
     from morocco_lib.verify import verify as check
@@ -225,7 +236,7 @@ def test_one_changed_byte_in_any_kept_file_is_found_and_named(small, tmp_path):
     assert all(f.ok for f in check(folder))
 
 
-def test_a_missing_and_an_added_file_are_found(small, tmp_path):
+def test_a_missing_and_an_added_file_are_found(verify, small, tmp_path):
     folder = shutil.copytree(small, tmp_path / "copy")
     (answers,) = (folder / "tfidf/terra").glob("bench-*/runs/01/answers.jsonl")
     content = answers.read_bytes()
@@ -238,7 +249,7 @@ def test_a_missing_and_an_added_file_are_found(small, tmp_path):
     assert code == 1 and "extra.txt was added" in text
 
 
-def test_a_number_that_does_not_follow_from_the_runs_is_found_even_if_its_digest_is_right(small, tmp_path):
+def test_a_number_that_does_not_follow_from_the_runs_is_found_even_if_its_digest_is_right(verify, small, tmp_path):
     folder = shutil.copytree(small, tmp_path / "copy")
     (result,) = (folder / "tfidf/terra").glob("bench-*/bench.json")
     value = json.loads(result.read_text())
@@ -250,12 +261,12 @@ def test_a_number_that_does_not_follow_from_the_runs_is_found_even_if_its_digest
     assert code == 1 and "speed_per_s.value" in text and "rebuilt" in text
 
 
-def test_a_moved_plan_folder_still_verifies(small, tmp_path):
+def test_a_moved_plan_folder_still_verifies(verify, small, tmp_path):
     code, text = verify(shutil.copytree(small, tmp_path / "elsewhere" / "deep" / "copy"))
     assert code == 0 and "note" not in text
 
 
-def test_a_speed_never_gets_the_score_of_other_records(small, tmp_path):
+def test_a_speed_never_gets_the_score_of_other_records(run_plan, small, tmp_path):
     folder = shutil.copytree(small, tmp_path / "small")
     other = tmp_path / "other"
     other.mkdir()
@@ -270,19 +281,11 @@ def test_a_speed_never_gets_the_score_of_other_records(small, tmp_path):
         assert row["score"] == scored["score"]
 
 
-def test_a_report_still_verifies_when_something_is_added_to_its_plan(small, tmp_path, synthetic_data):
+def test_a_report_still_verifies_when_something_is_added_to_its_plan(main, verify, small, tmp_path, synthetic_data):
     folder = shutil.copytree(small, tmp_path / "small")
-    argv = [
-        sys.executable,
-        "-m",
-        "morocco_lib",
-        "bench",
-        "--command",
-        f"{sys.executable} docs/example_model.py",
-        "terra",
-    ]
-    options = ["--data", str(synthetic_data / "TERRa/val.jsonl"), "--out", str(folder / "mine"), "--repeats", "1"]
-    done = subprocess.run([*argv, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    program = f"{sys.executable} {ROOT / 'docs/example_model.py'}"
+    options = ("--data", synthetic_data / "TERRa/val.jsonl", "--out", folder / "mine", "--repeats", 1)
+    done = main("bench", "--command", program, "terra", *options)
     assert done.returncode == 0, done.stderr
     code, text = verify(folder)
     assert code == 0, text
@@ -306,7 +309,7 @@ def running(folder, step):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_run_resumes_and_says_what_was_killed(tmp_path, number):
+def test_a_killed_run_resumes_and_says_what_was_killed(run_plan, verify, tmp_path, number):
     plan, folder = small_plan(tmp_path, input_size=400_000), tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(folder)],
@@ -336,7 +339,7 @@ def test_killed_at_random_moments_a_plan_loses_and_repeats_nothing(tmp_path):
     assert sum(hits[str(way)] for way in kills.WAYS) >= 6
 
 
-def test_a_second_run_of_a_plan_is_refused_and_names_the_first(tmp_path):
+def test_a_second_run_of_a_plan_is_refused_and_names_the_first(run_plan, tmp_path):
     plan, folder = small_plan(tmp_path, input_size=400_000), tmp_path / "out"
     argv = [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(folder), "--quiet"]
     first = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -353,7 +356,7 @@ def test_a_second_run_of_a_plan_is_refused_and_names_the_first(tmp_path):
     assert run_plan(plan, folder).returncode == 0  # the lock went with its owner
 
 
-def test_one_failing_cell_does_not_stop_the_others(tmp_path, synthetic_data):
+def test_one_failing_cell_does_not_stop_the_others(run_plan, tmp_path, synthetic_data):
     broken = tmp_path / "records" / "TERRa"
     shutil.copytree(synthetic_data / "TERRa", broken)
     (broken / "bad.jsonl").write_text('{"premise": "a"\n')
@@ -376,7 +379,7 @@ def test_one_failing_cell_does_not_stop_the_others(tmp_path, synthetic_data):
     assert "bad.jsonl" in page
 
 
-def test_force_repeats_and_keeps_what_was_there(tmp_path):
+def test_force_repeats_and_keeps_what_was_there(run_plan, verify, tmp_path):
     plan, folder = small_plan(tmp_path, steps=["train"]), tmp_path / "out"
     assert run_plan(plan, folder).returncode == 0
     (first,) = folder.glob("majority/terra/train-*")
@@ -385,13 +388,13 @@ def test_force_repeats_and_keeps_what_was_there(tmp_path):
     assert verify(folder)[0] == 0
 
 
-def test_dry_run_lists_the_steps_and_writes_nothing(tmp_path):
+def test_dry_run_lists_the_steps_and_writes_nothing(run_plan, tmp_path):
     done = run_plan(DEMO, tmp_path / "out", "--dry-run")
     assert done.returncode == 0
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [["to", "do"]] * 19
     assert not (tmp_path / "out").exists()
 
 
-def test_a_data_folder_that_is_not_there_is_named(tmp_path):
-    done = run_plan(DEMO, tmp_path / "out", env={"MOROCCO_DATA": str(tmp_path / "nowhere")})
+def test_a_data_folder_that_is_not_there_is_named(run_plan, tmp_path):
+    done = run_plan(DEMO, tmp_path / "out", data_dir=tmp_path / "nowhere")
     assert done.returncode == 2 and "nowhere" in done.stderr and "Traceback" not in done.stderr

@@ -390,3 +390,18 @@ def test_a_copy_inside_somebody_elses_checkout_has_no_commit(checkout):
     git("rm", "-q", "-r", "--cached", "morocco_lib")
     git("commit", "-q", "-m", "without the code")
     assert facts(folder)["commit"] is None
+
+
+def test_a_step_whose_end_could_not_be_written_does_not_block_the_next_attempt(tmp_path, monkeypatch):
+    def full(path, value):
+        raise OSError(28, "No space left on device")
+
+    step = steps.Step.begin(tmp_path / "step", "train", parameters={}, inputs={})
+    assert steps.is_alive(steps.read_status(step.folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "write_json", full)
+        with pytest.raises(EnvironmentFailure, match="No space left"):
+            step.finish(steps.DONE, 0)
+    assert steps.read_status(step.folder)["state"] == steps.RUNNING and not steps.is_alive(step.status)
+    with steps.Step.begin(tmp_path / "step", "train", parameters={}, inputs={}):
+        assert steps.read_status(tmp_path / "step.1")["state"] == steps.KILLED

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 import time
 import zlib
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morocco_lib import metrics
+from morocco_lib import data, metrics
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.tasks import base, get_task, task_names
 from morocco_lib.tasks.base import RULES, SHOWN_PROBLEMS, check_file, task_value
@@ -153,6 +154,61 @@ def test_a_bad_record_is_refused_with_file_line_and_remedy(tmp_path, kind):
     with pytest.raises(UsageError, match=rf"bad\.jsonl, line 4: .*{message}") as caught:
         TERRA.read(path)
     assert caught.value.rule or caught.value.remedy
+
+
+WITHIN = [
+    ("muserc", ("passage",), {"text": "a"}, "a MuSeRC passage has text (str) and questions (list)"),
+    ("muserc", ("passage", "questions", 0, "answers"), None, "a MuSeRC question has question (str), answers (list)"),
+    ("muserc", ("passage", "questions", 0, "answers", 0, "idx"), "0", "question and answer has an integer idx"),
+    ("muserc", ("passage", "questions", 0, "answers", 0, "text"), 7, "an answer's 'text' is 7 (int); it is str"),
+    ("muserc", ("passage", "questions", 0, "answers", 0, "label"), 2, "an answer's 'label' is 2 (int); it is 0 or 1"),
+    ("parus", ("question",), "why", "'question' is \"why\" (str); it is cause or effect"),
+    ("rucos", ("passage",), {"text": "a"}, "a RuCoS passage has text (str) and entities (list)"),
+    ("rucos", ("passage", "entities"), [], "the passage has no entity to choose from"),
+    ("rucos", ("passage", "entities", 0, "end"), 10**6, "does not lie in the text"),
+    ("rucos", ("qas",), [], "a RuCoS record has one query (str) in qas"),
+    ("rucos", ("qas", 0, "idx"), "0", "the query's 'idx' is \"0\" (str); it is int"),
+    ("rucos", ("qas", 0, "answers"), {}, "the query's 'answers' is {} (dict); it is list"),
+    ("rwsd", ("target", "span1_index"), "3", "target's 'span1_index' is \"3\" (str); it is int"),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "value", "message"), WITHIN)
+def test_what_is_wrong_within_a_record_is_named(synthetic_data, name, place, value, message):
+    task = get_task(name)
+    record = data.read_split(synthetic_data, task, "val")[1][0]
+    task.validate(record)
+    *path, last = place
+    part = record
+    for key in path:
+        part = part[key]
+    part[last] = value
+    with pytest.raises(ValueError, match=re.escape(message)):
+        task.validate(record)
+
+
+MOVED = [
+    ("russe", ("start1",), 10**6),
+    ("rwsd", ("target", "span1_index"), 10**6),
+    ("rwsd", ("target", "span2_text"), "нет такого слова"),
+    ("rucos", ("passage", "entities", 0), {"start": 0, "end": 1}),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "value"), MOVED)
+def test_a_span_that_is_not_where_the_record_says_is_counted(synthetic_data, name, place, value):
+    task = get_task(name)
+    records = data.read_split(synthetic_data, task, "val")[1][:20]
+    assert task.unaligned(records[3:4]) == 0
+    before = task.unaligned(records)  # some are not, as in the official files
+    *path, last = place
+    part = records[3]
+    for key in path:
+        part = part[key]
+    part[last] = value
+    if name == "rucos":
+        records[3]["passage"]["text"] = " " + records[3]["passage"]["text"][1:]
+    assert task.unaligned(records) == before + 1
 
 
 def test_escaped_surrogate_pairs_are_whole_characters(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import steps
-from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
+from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.images.verbs import BASE
 from morocco_lib.runners import engine
 
@@ -37,11 +37,8 @@ def get(client: Any, name: str, say: Talk = silent) -> engine.Image:
     held = engine.held(client, name)
     if held is None:
         say(f"getting {name}")
-        try:
-            with engine.engine_errors(f"get the base image {name}"):
-                client.api.pull(*engine.split(name))
-        except MoroccoError as error:
-            raise EnvironmentFailure(error.seen, remedy=OTHER_BASE) from None
+        with engine.engine_errors(f"get the base image {name}", OTHER_BASE):
+            client.api.pull(*engine.split(name))
         held = engine.find_image(client, name)
     return held
 
@@ -70,7 +67,12 @@ def probe(client: Any, base: str) -> dict[str, Any]:
                 rule="a base has python3, 3.11 or newer, on its PATH",
                 remedy=f"give --base {BASE} or --base {DEBIAN}",
             ) from None
-    facts = json.loads(said)
+    try:
+        facts = json.loads(said)
+    except ValueError:  # it went through the engine's log, on a disk without room
+        raise EnvironmentFailure(
+            f"the answer of base image {base} was lost", remedy=engine.remedy("no space left")
+        ) from None
     if facts["python"] < [3, 11]:
         raise UsageError(f"base image {base} has Python {facts['python']}", rule="3.11 or newer is needed")
     return facts

@@ -28,6 +28,14 @@ def inputs_of(plan_dir: Path) -> dict[str, Path]:
     }
 
 
+def _nothing_in(plan_dir: Path) -> UsageError:
+    return UsageError(
+        f"no result in {plan_dir}",
+        rule="a report shows bench and eval steps",
+        remedy="run `morocco run PLAN.yaml` or `morocco bench` first",
+    )
+
+
 def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[str, Any]:
     """Write report.html, report.json, table.csv and notebooks/ into `folder`.
 
@@ -42,11 +50,7 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
     """
     rows = tables.collect(plan_dir)
     if not rows:
-        raise UsageError(
-            f"no result in {plan_dir}",
-            rule="a report shows bench and eval steps",
-            remedy="run `morocco run PLAN.yaml` or `morocco bench` first",
-        )
+        raise _nothing_in(plan_dir)
     steps.write_text(folder / tables.CSV, tables.to_csv(rows))
     trail = _trail(plan_dir, folder)
     if own_notebook:
@@ -89,6 +93,8 @@ def report_step(plan_dir: Path, out: Path | None = None) -> Path:
     if not plan_dir.is_dir():
         raise UsageError(f"no folder {plan_dir}", remedy="give outputs/<plan>")
     inputs = inputs_of(plan_dir)
+    if not inputs:
+        raise _nothing_in(plan_dir)
     parameters = {"form": "page"}
     key = steps.make_key("report", parameters, {name: steps.sha256_file(path) for name, path in inputs.items()})
     folder = out or plan_dir / f"report-{key}"

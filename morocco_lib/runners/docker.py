@@ -175,8 +175,13 @@ class DockerHandle:
     def kill(self) -> None:
         if self._exit:
             return
+        # By ourselves where we may: an engine whose reader has stopped reading answers nothing for a minute.
+        end_all(self.pids)
+        if self.pids():
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
         # It may have ended by now, and `wait` meets an engine that is gone. Our own client may be in use by another thread.
-        with suppress(Exception), engine.connect().api as killer:
+        with suppress(Exception), engine.connect(10).api as killer:
             killer.kill(self.id)
 
     def _note_end(self, timeout_s: float) -> None:

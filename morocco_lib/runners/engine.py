@@ -31,7 +31,12 @@ def connect(timeout_s: float = TIMEOUT_S) -> "docker.DockerClient":
             "the Docker SDK is not installed", remedy="pip install 'morocco-lib[kit]', or measure with --command"
         ) from None
     with engine_errors("reach the Docker Engine"):
-        return docker.from_env(timeout=timeout_s, version="auto")
+        try:
+            return docker.from_env(timeout=timeout_s, version="auto")
+        except ValueError as error:  # a login in ~/.docker/config.json that is no base64, a port that is no number
+            raise UsageError(
+                f"the settings of Docker cannot be read: {error}", remedy="mend ~/.docker/config.json"
+            ) from None
 
 
 def why_not() -> str | None:
@@ -44,11 +49,12 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def engine_errors(what: str) -> Iterator[None]:
+def engine_errors(what: str, instead: str = "") -> Iterator[None]:
     """Turn what the SDK raises into our errors.
 
     Args:
         what: What was tried, as in "cannot ...".
+        instead: What to do, if that is known better here.
     Raises:
         UsageError: no such image.
         EnvironmentFailure: everything else.
@@ -61,10 +67,13 @@ def engine_errors(what: str) -> Iterator[None]:
         yield
     except docker.errors.ImageNotFound as error:
         raise UsageError(
-            f"cannot {what}: {_message(error)}", remedy="make it with `morocco build`, or get it with `morocco pull`"
+            f"cannot {what}: {_message(error)}",
+            remedy=instead or "make it with `morocco build`, or get it with `morocco pull`",
         ) from None
     except docker.errors.APIError as error:
-        raise EnvironmentFailure(f"cannot {what}: {_message(error)}", remedy=remedy(_message(error))) from None
+        raise EnvironmentFailure(
+            f"cannot {what}: {_message(error)}", remedy=instead or remedy(_message(error))
+        ) from None
     except docker.errors.DockerException as error:
         raise EnvironmentFailure(f"cannot {what}: {_cause(error)}", remedy=remedy(str(error))) from None
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:

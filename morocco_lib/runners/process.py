@@ -22,6 +22,7 @@ from morocco_lib.monitor.cgroup import RunCgroup, end_all
 from morocco_lib.runners.contract import Exit, Limits
 
 READ_BYTES = 1 << 20
+SECRETS = ("MOROCCO_REGISTRY_PASSWORD",)  # of ours, and no business of a program that is measured
 DRAIN_S = 2.0  # how long output may still come after the program ended, from children that hold its pipes
 FIRST_READ_POLL_S = 0.002
 
@@ -75,6 +76,7 @@ class ProcessRunner:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 cwd=self.cwd,
+                env={name: value for name, value in os.environ.items() if name not in SECRETS},
                 start_new_session=True,  # its own process group, out of reach of our terminal's Ctrl-C
             )
         except OSError as error:

@@ -1,0 +1,377 @@
+"""`morocco check`: every fault is caught by its own rule and by no other, honest programs pass, in few starts."""
+
+import json
+import os
+import shlex
+import sys
+
+import engine
+import pytest
+from conftest import ROOT
+from servers import PYTHON, server
+
+from morocco_lib import bench, conformance, data, hearing
+from morocco_lib.errors import UsageError
+from morocco_lib.runners.contract import Limits
+from morocco_lib.runners.process import ProcessRunner
+from morocco_lib.tasks import get_task, task_names
+
+TERRA = get_task("terra")
+LIMITS = Limits(timeout_s=60)
+
+BAD = {  # what a program does -> the rule that fails, and no other
+    "missing": "complete",
+    "swallows": "complete",
+    "duplicate": "unique",
+    "duplicates-batch": "unique",
+    "foreign": "known-idx",
+    "text-idx": "known-idx",
+    "counts-lines": "known-idx",
+    "label": "valid",
+    "hopes-for-label": "valid",
+    "latin-1": "utf-8",
+    "ascii": "utf-8",
+    "broken": "json",
+    "banner": "only-answers",
+    "progress": "only-answers",
+    "farewell": "only-answers",
+    "flood": "only-answers",
+    "exit-3": "exit-code",
+    "dies": "exit-code",
+    "segfault": "exit-code",
+    "no-option": "batch-option",
+    "needs-label": "no-label",
+    "never-ends": "ends",
+    "by-batch-size": "same-batches",
+    "rare-batch": "same-batches",
+    "by-neighbours": "same-batches",
+    "crash-at-1": "same-batches",
+    "by-idx": "place",
+    "by-history": "place",
+    "by-chance": "repeatable",
+    "wants-line-feed": "last-line",
+    "impatient": "late-stdin",
+}
+HONEST = {  # what a program does -> the rules that warn
+    None: [],
+    "one-by-one": [],
+    "writes-tmp": [],
+    "talks": [],
+    "no-ready": [],
+    "unflushed": ["flush"],
+    "held": ["flush"],
+    "sorted": ["order", "flush"],
+    "wants-records": ["empty-input"],
+}
+CONTAINED = {"network": "offline", "network-for-ever": "offline", "writes": "read-only"}
+
+
+@pytest.fixture(scope="session")
+def val(synthetic_data):
+    return synthetic_data / "TERRa" / "val.jsonl"
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch, request):
+    """Late is a tenth of a second, and a program that does not end is given up after one."""
+    monkeypatch.setattr(hearing, "END_S", 1.0)
+    if "impatient" not in request.node.name:
+        monkeypatch.setattr(hearing, "LATE_S", 0.1)
+
+
+def words(fault, *more) -> list[str]:
+    return server("contract", *(("--fault", fault) if fault else ()), *more)
+
+
+def checked(argv, records, task=TERRA, limits=LIMITS, **options):
+    return conformance.check(bench.Program(argv, "model"), task, records, ProcessRunner(), limits, **options)
+
+
+def finding(report, rule):
+    return next(f for f in report.findings if f.rule == rule)
+
+
+# -- one rule a fault ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("fault", "rule"), BAD.items())
+def test_a_fault_is_caught_by_its_rule_and_by_no_other(fault, rule, val):
+    report = checked(words(fault), val)
+    assert report.rules("fail") == [rule], report.text()
+    assert not report.ok and report.starts <= 6
+    found = finding(report, rule)
+    assert found.seen and found.rule_text and found.remedy
+    assert [f.rule for f in report.findings] == list(conformance.RULES)
+
+
+@pytest.mark.parametrize(("fault", "warnings"), HONEST.items())
+def test_an_honest_program_passes_in_five_starts(fault, warnings, val):
+    report = checked(words(fault), val)
+    assert report.ok and set(report.rules("warn")) == set(warnings), report.text()
+    assert report.starts == 5
+    not_judged = {"offline", "read-only"} | ({"ready"} if fault == "no-ready" else set())
+    assert set(report.rules("open")) == not_judged
+
+
+def test_a_process_left_behind_is_a_warning(val):
+    report = checked(words("child"), val)
+    assert report.ok and report.rules("warn") == ["left-processes"], report.text()
+
+
+def test_a_program_that_ends_never_without_records_is_caught(val):
+    report = checked(words("never-ends-without-records"), val, limits=Limits(timeout_s=2))
+    assert report.rules("fail") == ["ends"]
+
+
+@pytest.mark.parametrize("name", ["majority", "tfidf"])
+def test_our_own_program_passes(name, val, fitted, synthetic_data, tmp_path):
+    weights = fitted
+    if name == "majority":
+        from morocco_lib.models import model_class
+        from morocco_lib.models import weights as room
+
+        records = data.read_split(synthetic_data, TERRA, "train")[1]
+        weights = tmp_path / "weights"
+        room.save(model_class(name).fit(TERRA, records, 1), TERRA, weights, name=name, trained_on={"origin": "test"})
+    argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights)]
+    report = conformance.check(bench.Program(argv, name), TERRA, val, ProcessRunner(cwd=ROOT), LIMITS)
+    assert report.ok and report.rules("warn") == [], report.text()
+
+
+@pytest.mark.parametrize("task", [get_task(name) for name in task_names()], ids=lambda task: task.name)
+def test_every_task_can_be_checked(task, synthetic_data, tmp_path):
+    records = data.read_split(synthetic_data, task, "val")[1]
+    program = tmp_path / "constant.py"
+    program.write_text(
+        "import json, sys\n"
+        "from morocco_lib.tasks import get_task\n"
+        f"task, state = get_task({task.name!r}), {task.majority([task.gold(r) for r in records])!r}\n"
+        "for number, line in enumerate(sys.stdin):\n"
+        "    if number != 2:\n"
+        "        print(task.format(task.constant(state, json.loads(line))), flush=True)\n",
+        encoding="utf-8",
+    )
+    report = checked(["/usr/bin/env", f"PYTHONPATH={ROOT}", sys.executable, str(program)], records, task)
+    assert report.rules("fail") == ["complete"], report.text()
+    assert not report.rules("warn")
+
+
+def test_a_record_answered_in_part_is_not_answered(synthetic_data, tmp_path):
+    program = tmp_path / "part.py"
+    program.write_text(
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    record = json.loads(line)\n"
+        "    questions = [{'idx': q['idx'], 'answers': [{'idx': a['idx'], 'label': 1} for a in q['answers']]}\n"
+        "                 for q in record['passage']['questions']]\n"
+        "    if record['idx'] % 2:\n"
+        "        questions[0]['answers'].pop()\n"
+        "    print(json.dumps({'idx': record['idx'], 'passage': {'questions': questions}}), flush=True)\n"
+    )
+    report = checked([*PYTHON, str(program)], synthetic_data / "MuSeRC" / "val.jsonl", get_task("muserc"))
+    assert report.rules("fail") == ["complete"], report.text()
+    assert finding(report, "complete").seen == "batch size 8: records were answered in part"
+
+
+# -- what is fed ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("asked", "used"), [(25, 25), (24, 23), (16, 14), (3, 2), (1, 1), (10**6, 100)])
+def test_the_last_batch_is_not_full(asked, used, val):
+    records = TERRA.read(val)[:100]
+    picked = conformance._pick(TERRA, records, asked, None)
+    assert len(picked) == used and picked == records[:used]
+
+
+def test_no_record_at_all_is_wrong_usage(val):
+    with pytest.raises(UsageError, match="at least one record is fed"):
+        checked(words(None), [])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_or_two_records_are_enough(count, val):
+    assert checked(words(None), TERRA.read(val)[:count]).ok
+
+
+def test_no_label_is_fed_and_no_idx_is_a_line_number(val, tmp_path):
+    log = tmp_path / "fed"
+    program = tmp_path / "tee.py"
+    program.write_text(
+        "import sys, json\n"
+        f"out = open({str(log)!r}, 'ab')\n"
+        "for line in sys.stdin.buffer:\n"
+        "    out.write(line.rstrip() + b'\\n')\n"
+        "    print(json.dumps({'idx': json.loads(line)['idx'], 'label': 'entailment'}), flush=True)\n"
+    )
+    assert checked([sys.executable, str(program)], val).ok
+    fed = [json.loads(line) for line in log.read_bytes().splitlines()]
+    assert len(fed) == 4 * 25
+    assert all(set(record) == {"idx", "premise", "hypothesis"} for record in fed)
+    assert min(record["idx"] for record in fed) > 25
+    assert len({record["idx"] for record in fed}) == 2 * 25
+    same = {json.dumps([record["premise"], record["hypothesis"]]) for record in fed}
+    assert same == {json.dumps([r["premise"], r["hypothesis"]]) for r in TERRA.read(val)[:25]}
+
+
+# -- what is said --------------------------------------------------------------------------------------------------
+def test_a_share_of_one_in_a_hundred_is_a_warning(val):
+    records = TERRA.read(val)
+    report = checked(words("rare-batch"), records, count=100)
+    assert report.records == 100 and report.rules("fail") == [] and report.rules("warn") == ["same-batches"]
+    seen = finding(report, "same-batches").seen
+    assert f"1 of 100 records answered otherwise than at batch size 8 (idx {records[4]['idx']})" in seen
+
+
+def test_records_are_named_by_the_idx_of_the_file(val):
+    records = [TERRA.reindex(record, 500 + n) for n, record in enumerate(TERRA.read(val))]
+    report = checked(words("missing"), records)
+    assert finding(report, "complete").seen == "batch size 8: 1 of 25 records not answered (idx 503)"
+    assert "record idx 503" in finding(checked(words("label"), records), "valid").seen
+
+
+def test_a_record_is_shown_as_fed_and_as_answered(val):
+    report = checked(words("broken"), val, show="3")
+    first, *_, moved = report.shown
+    assert first["start"] == "batch size 8" and not first["answered"][0].endswith("}")
+    assert json.loads(first["fed"])["premise"] == TERRA.read(val)[3]["premise"] == json.loads(moved["fed"])["premise"]
+    assert json.loads(moved["answered"][0])["idx"] == json.loads(moved["fed"])["idx"]
+    assert len(report.shown) == 4
+    assert first["fed"] in report.text()
+
+
+def test_a_record_that_is_none_of_the_first_can_be_shown(val):
+    report = checked(words(None), val, show="77")
+    assert json.loads(report.shown[0]["fed"])["premise"] == TERRA.read(val)[77]["premise"]
+    with pytest.raises(UsageError, match="no record has idx 9999"):
+        checked(words(None), val, show="9999")
+
+
+def test_stderr_of_the_first_faulty_start_is_cut_and_harmless(val, tmp_path):
+    program = tmp_path / "bad.py"
+    text = "import sys\nfor n in range(3000): print(f'\\x1b[2J{n} ' + 'x' * 400, file=sys.stderr)\nsys.exit(4)\n"
+    program.write_text(text)
+    report = checked([sys.executable, str(program)], val)
+    assert report.rules("fail") == ["exit-code"] and report.stderr_of == "batch size 8"
+    assert checked(words("no-ready"), str(val)).stderr == checked(words("missing"), val).stderr == ()
+    assert len(report.stderr) == 11 and report.stderr[5] == "..."
+    assert report.stderr[0].startswith("\\x1b[2J0 x") and report.stderr[-1].startswith("\\x1b[2J2999 x")
+    assert all(len(line) < 200 and line.isprintable() for line in report.stderr)
+    assert "\x1b" not in report.text() and checked(words(None), val).stderr == ()
+
+
+def test_what_a_terminal_would_obey_is_escaped(val):
+    for fault in ("banner", "label", "progress"):
+        text = checked(words(fault), val, show="3").text()
+        assert all(c.isprintable() or c == "\n" for c in text), fault
+
+
+def test_a_program_that_only_starts_to_fail_is_not_started_five_times(val):
+    report = checked([sys.executable, "-c", "import sys; sys.exit('no weights')"], val)
+    assert report.starts == 2 and report.rules("fail") == ["exit-code"]  # the second without --batch-size
+    assert report.stderr == ("no weights",)
+    assert set(report.rules("open")) > {"same-batches", "place", "valid"}
+    assert finding(report, "valid").seen == "not judged, see exit-code"
+
+
+def test_a_slow_program_is_told_so(val):
+    report = checked([*PYTHON, "-c", "import time; time.sleep(60)"], val, limits=Limits(timeout_s=0.5))
+    assert report.rules("fail") == ["ends"] and report.starts == 1
+    assert finding(report, "ends").seen.startswith("batch size 8: not done within 0.5 s, 25 of 25 records not answered")
+    assert "--timeout" in finding(report, "ends").remedy
+
+
+def test_a_report_shows_itself_in_a_notebook(val):
+    report = checked(words("label"), val)
+    assert repr(report).startswith("<FAIL: model on terra, 25 records, 5 starts: ") and repr(report).endswith(
+        ", valid>"
+    )
+    assert "&quot;maybe" in report._repr_html_() and report._repr_html_().count("<pre>") == 1
+
+
+# -- the verb ------------------------------------------------------------------------------------------------------
+def test_the_verb_prints_a_line_a_rule_and_its_exit_code_tells(main, val):
+    done = main("check", "--command", shlex.join(words("label")), "terra", "--data", val)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[: len(conformance.RULES)]] == [
+        [line.split()[0], rule] for line, rule in zip(lines, conformance.RULES, strict=False)
+    ]
+    assert lines[-1].startswith("FAIL: contract on terra, 25 records, 5 starts: ")
+    assert done.stderr.splitlines()[0] == "start 1: batch size 8" and len(done.stderr.splitlines()) == 5
+    done = main("check", "--command", shlex.join(words(None)), "terra", "--data", val, "--quiet", "--model", "mine")
+    assert (done.returncode, done.stderr) == (0, "") and "PASS: mine on terra" in done.stdout
+
+
+def test_the_verb_prints_the_same_for_machines(main, val):
+    done = main("check", "--command", shlex.join(words("label")), "terra", "--data", val, "--json", "--show", "3")
+    told = json.loads(done.stdout)
+    assert done.returncode == 1 and done.stdout.count("\n") == 1
+    assert (told["schema"], told["ok"], told["runner"], told["records"], told["starts"]) == (1, False, "process", 25, 5)
+    assert [f["rule"] for f in told["findings"]] == list(conformance.RULES)
+    assert set(told["findings"][0]) == {"rule", "state", "seen", "rule_text", "remedy"}
+    assert [f["rule"] for f in told["findings"] if f["state"] == "fail"] == ["valid"] and len(told["shown"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("terra", "--data", "missing.jsonl"), "cannot read missing.jsonl"),
+        (("tera", "--data", "missing.jsonl"), "did you mean 'terra'"),
+        (("terra",), "--data"),
+    ],
+)
+def test_wrong_usage_is_told_from_a_fault(main, options, said):
+    done = main("check", "--command", shlex.join(words(None)), *options)
+    assert (done.returncode, done.stdout) == (2, "") and said in done.stderr
+
+
+def test_a_missing_program_is_wrong_usage(main, val):
+    done = main("check", "--command", "no-such-program", "terra", "--data", val)
+    assert (done.returncode, done.stdout) == (2, "") and "no program 'no-such-program'" in done.stderr
+
+
+# -- the same in containers ----------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def contained(docker_engine, tiny_image):
+    """Check a program of tests/servers in a container of its own."""
+    from morocco_lib.runners.docker import DockerRunner
+
+    source = (ROOT / "tests/servers/contract.py").read_text(encoding="utf-8")
+    made = set()
+
+    def run(fault, records, limits=LIMITS):
+        entry = ["python3", "/model/contract.py", *(("--fault", fault) if fault else ())]
+        with engine.client(docker_engine) as docker:
+            name = engine.build(docker, f"morocco-tests/contract:{fault or 'honest'}", {"contract.py": source}, entry)
+        made.add(name)
+        runner = DockerRunner(name)
+        return conformance.check(bench.contained(runner.image), TERRA, records, runner, limits)
+
+    yield run
+    with engine.client(docker_engine) as docker:
+        for name in made:
+            docker.images.remove(name, force=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "rule"), [*BAD.items(), *CONTAINED.items()])
+def test_a_container_is_caught_by_the_same_rule(fault, rule, val, contained):
+    report = contained(fault, val, Limits(timeout_s=5) if fault == "network-for-ever" else LIMITS)
+    assert report.rules("fail") == [rule], report.text()
+    assert report.runner == "docker" and report.image_digest.startswith("sha256:")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "warnings"), HONEST.items())
+def test_an_honest_container_passes(fault, warnings, val, contained):
+    report = contained(fault, val)
+    assert report.ok and set(report.rules("warn")) == set(warnings), report.text()
+    assert set(report.rules("open")) == ({"ready"} if fault == "no-ready" else set())
+    assert report.starts == 5 and finding(report, "offline").state == "pass"
+
+
+@pytest.mark.slow
+def test_the_verb_takes_an_image(main, val, contained, docker_engine):
+    contained("writes", val)
+    environment = {"DOCKER_HOST": os.environ.get("DOCKER_HOST", docker_engine)}
+    done = main("check", "--image", "morocco-tests/contract:writes", "terra", "--data", val, env=environment)
+    assert done.returncode == 1 and "Read-only file system" in done.stdout
+    assert "fail  read-only" in done.stdout and "write to /tmp" in done.stdout
+    done = main("check", "--image", "morocco-tests/none", "terra", "--data", val, env=environment)
+    assert done.returncode == 2 and "morocco build" in done.stderr
