@@ -44,6 +44,7 @@ from morocco_lib.workload import Workload
 
 BLOCK_BYTES = 64 * 1024  # what is fed at a time
 STDERR_KEPT_BYTES = 10 * 2**20
+STDOUT_BYTES, STDOUT_BYTES_PER_RECORD = 10 * 2**20, 64 * 1024  # more than that are no answers, and would fill the disk
 WATCH_NS = 500_000_000
 INTERPRETER = re.compile(r"(python|pypy|perl|ruby|node|bash|sh|Rscript)[\d.]*")
 
@@ -173,6 +174,7 @@ def _run_once(
     argv = program.with_batch(batch_size)
     stream.seek(0)
     blocks = iter(partial(stream.read, BLOCK_BYTES), b"")
+    most = STDOUT_BYTES + expected * STDOUT_BYTES_PER_RECORD
     lines = stdout_bytes = stderr_bytes = told = told_ns = 0
     ended_line = True
     with (
@@ -189,6 +191,11 @@ def _run_once(
 
         def on_stdout(t_ns: int, block: bytes) -> None:
             nonlocal lines, stdout_bytes, ended_line, told, told_ns
+            stdout_bytes += len(block)
+            if stdout_bytes > most:
+                if stdout_bytes - len(block) <= most:
+                    handle.kill()
+                return
             count = block.count(b"\n")
             if lines == 0 < count:
                 sampler.mark("first_answer")
@@ -197,7 +204,6 @@ def _run_once(
             answers.write(block)
             chunks.write(f'{{"t_ns": {t_ns - origin_ns}, "bytes": {len(block)}, "lines": {count}}}\n')
             lines += count
-            stdout_bytes += len(block)
             ended_line = block.endswith(b"\n")
             if watch and t_ns - told_ns > WATCH_NS:
                 watch(lines - told)
@@ -237,6 +243,7 @@ def _run_once(
         "all_fed": seen.feed.complete,
         "lines": lines,
         "stdout_bytes": stdout_bytes,
+        "stdout_cut": stdout_bytes > most,
         "stderr_bytes": stderr_bytes,
         "exit": {
             "code": end.code,

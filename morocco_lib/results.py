@@ -13,7 +13,7 @@ from morocco_lib import estimate, steps, workload
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Checked, Prediction, Task, task_value
-from morocco_lib.validity import NOTES, Reason, answer_reasons, clock_reasons, exit_reasons, feed_reasons, verdict
+from morocco_lib.validity import NOTES, Reason, answer_reasons, clock_reasons, exit_reasons, stream_reasons, verdict
 from morocco_lib.workload import Workload
 
 BENCH, SCORE, PREDICTIONS = "bench.json", "score.json", "preds.jsonl"
@@ -105,7 +105,7 @@ def derive(folder: Path) -> dict[str, Any]:
     reasons: Counter[Reason] = Counter()
     valid, rows, flips, repeated = [], [], 0, 0
     for run, (_, _, answers) in zip(runs, answered, strict=True):
-        found = exit_reasons(run.facts["exit"]) + feed_reasons(run.facts) + clock_reasons(run.facts["clock"])
+        found = exit_reasons(run.facts["exit"]) + stream_reasons(run.facts) + clock_reasons(run.facts["clock"])
         found += answer_reasons(answers.checked.counts)
         reasons.update(found)
         scored = (
@@ -173,7 +173,7 @@ def derive_eval(folder: Path) -> tuple[str, dict[str, Any]]:
     run_folder = run_folders(folder)[0]
     run = estimate.read_run(run_folder)
     task, load, answers = read_answers(run_folder)
-    found = exit_reasons(run.facts["exit"]) + feed_reasons(run.facts)
+    found = exit_reasons(run.facts["exit"]) + stream_reasons(run.facts)
     if verdict(found) != "VALID":
         raise InvalidResult(
             f"{run.facts['model']} ended with {run.facts['exit']} ({', '.join(found)})",

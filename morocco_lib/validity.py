@@ -15,6 +15,7 @@ class Reason(StrEnum):
     LEFT_PROCESSES = "LEFT_PROCESSES"
     PIDS_REFUSED = "PIDS_REFUSED"
     INPUT_NOT_READ = "INPUT_NOT_READ"
+    STDOUT_FLOODED = "STDOUT_FLOODED"
     # its answers
     BROKEN_LINE = "BROKEN_LINE"
     WRONG_IDX = "WRONG_IDX"
@@ -47,6 +48,7 @@ MEANING = {
     Reason.LEFT_PROCESSES: "processes outlived the program and were killed",
     Reason.PIDS_REFUSED: "new processes were refused: the limit of processes and threads was reached",
     Reason.INPUT_NOT_READ: "the program ended well without reading all records: its answers cannot rest on them",
+    Reason.STDOUT_FLOODED: "the program printed far more than answers can be, and was ended",
     Reason.BROKEN_LINE: "a line of stdout is not one JSON object in UTF-8",
     Reason.WRONG_IDX: "an answer's idx is absent or of the wrong type",
     Reason.UNKNOWN_IDX: "an answer's idx was never asked",
@@ -107,8 +109,10 @@ def exit_reasons(exit_facts: dict) -> list[Reason]:
     return reasons
 
 
-def feed_reasons(facts: dict) -> list[Reason]:
-    """Return what the feeding of a run that ended well says against it; `facts` is `run.json`."""
+def stream_reasons(facts: dict) -> list[Reason]:
+    """Return what was fed and printed says against a run; `facts` is `run.json`."""
+    if facts["stdout_cut"]:
+        return [Reason.STDOUT_FLOODED]
     ended_well = not set(exit_reasons(facts["exit"])) - NOTES
     return [Reason.INPUT_NOT_READ] if ended_well and not facts["all_fed"] else []
 

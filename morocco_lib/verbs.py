@@ -5,6 +5,7 @@ import signal
 import sys
 from contextlib import contextmanager
 from functools import partial
+from operator import eq, itemgetter
 from pathlib import Path
 
 from morocco_lib.errors import MoroccoError, UsageError
@@ -96,6 +97,7 @@ def infer(args) -> int:
 def evaluate(args) -> int:
     from morocco_lib.tasks import get_task
     from morocco_lib.tasks.base import check_file
+    from morocco_lib.tasks.records import read_objects
 
     task = get_task(args.task)
     records = task.read(args.gold)
@@ -111,14 +113,14 @@ def evaluate(args) -> int:
 
         show(score_file(task, args.predictions, records))
         return 0
-    if args.predictions.is_file() and args.predictions.read_bytes() == args.gold.read_bytes():
+    checked = check_file(task, args.predictions, records)
+    if not checked.ok:
+        raise checked.error()
+    if args.predictions.is_file() and all(map(eq, records, map(itemgetter(1), read_objects(args.predictions)))):
         raise UsageError(
             f"{args.predictions} holds the labelled records themselves", rule="predictions are answers of a model",
             remedy="name the file of predictions first, then the labelled records",
         )  # fmt: skip
-    checked = check_file(task, args.predictions, records)
-    if not checked.ok:
-        raise checked.error()
     if odd := {name: count for name, count in checked.noncanonical.items() if count}:
         say(f"accepted though not spelt as in a submission: {', '.join(f'{n} x {name}' for name, n in odd.items())}")
     show(task.score(gold, [checked.predictions[task.key(record)] for record in records]))

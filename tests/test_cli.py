@@ -348,8 +348,9 @@ def test_eval_prints_one_json_object(main, predictions, val):
 
 def test_eval_refuses_the_labelled_records_as_predictions(main, val, tmp_path):
     copy = tmp_path / "preds.jsonl"
-    shutil.copyfile(val, copy)
-    assert "the labelled records themselves" in refused(main("eval", "terra", copy, val))
+    for text in (val.read_bytes(), val.read_bytes().replace(b"\n", b"\r\n")):
+        copy.write_bytes(text)
+        assert "the labelled records themselves" in refused(main("eval", "terra", copy, val))
 
 
 @pytest.mark.parametrize(("text", "value"), [("4096", 4096), ("64M", 64 << 20), ("2GiB", 2 << 30), ("1KB", 1024)])

@@ -129,6 +129,7 @@ def test_every_reason_is_explained_and_of_its_kind():
     ends = ({"timed_out": True}, {"timed_out": False, "signal": 9}, {"timed_out": False, "signal": None, "code": 1})
     judged = {reason for end in ends for reason in validity.exit_reasons(every_exit | end)}
     judged |= {*validity.RULE_REASONS.values(), validity.Reason.INPUT_NOT_READ, validity.Reason.MACHINE_SLEPT}
+    judged |= {validity.Reason.STDOUT_FLOODED}
     for reason in validity.Reason:
         kind = "note" if reason in validity.NOTES else "INVALID" if reason in judged else "dash"
         assert kinds[reason][1] == kind and all(kinds[reason][2:4]), reason

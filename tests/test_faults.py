@@ -13,12 +13,12 @@ import pytest
 from servers import PYTHON, ROOT, is_alive, server
 
 from morocco_lib import steps, verify
-from morocco_lib.bench import STDERR_KEPT_BYTES
+from morocco_lib.bench import STDERR_KEPT_BYTES, STDOUT_BYTES, STDOUT_BYTES_PER_RECORD
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
 
 MB = 10**6
-LONG_MB = 200
+LONG_MB = 2000
 SIZE = 40  # records of a bench
 NO_ROOM = "No space left on device"
 READ_ONLY = "Read-only file system"
@@ -138,25 +138,24 @@ def test_infer_ends_at_a_bad_record_and_names_its_line(main, fitted, kind):
 
 @pytest.fixture(scope="module")
 def long_lines(tmp_path_factory):
-    """Two files of one line of 200 MB: zeros that take no room on the disk, and a whole record."""
+    """Two files of one line of 2 GB that takes no room on the disk: zeros, and what begins and ends as a record."""
     folder = tmp_path_factory.mktemp("long")
     with (folder / "zeros").open("wb") as file:
         file.truncate(LONG_MB * MB)
     with (folder / "record").open("wb") as file:
         file.write(b'{"hypothesis": "a", "idx": 0, "label": "entailment", "text": "')
-        for _ in range(LONG_MB):
-            file.write(b"x" * MB)
+        file.seek(LONG_MB * MB)
         file.write(b'"}')
     yield folder
     shutil.rmtree(folder)
 
 
-LONG = {"zeros": "line 1: broken JSON (Expecting value", "record": "line 1: 'premise' is absent"}
+LONG = {"zeros": "line 1: a line longer than 16 MiB", "record": "line 1: a line longer than 16 MiB"}
 
 
 @pytest.mark.parametrize("kind", LONG)
 @pytest.mark.parametrize("verb", ["eval", "bench", "train"])
-def test_a_line_of_200_mb_is_refused_in_bounded_time_and_memory(fed, morocco, long_lines, tmp_path, verb, kind):
+def test_a_line_of_2_gb_is_refused_in_bounded_time_and_memory(fed, morocco, long_lines, tmp_path, verb, kind):
     begin = time.monotonic()
     done = fed(verb, long_lines / kind, tmp_path / "out", morocco=morocco, preexec_fn=one_and_a_half_gb)
     assert_refused(done, 2, LONG[kind])
@@ -165,7 +164,7 @@ def test_a_line_of_200_mb_is_refused_in_bounded_time_and_memory(fed, morocco, lo
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_infer_refuses_a_line_of_200_mb_in_bounded_memory(morocco, fitted, long_lines, kind):
+def test_infer_refuses_a_line_of_2_gb_in_bounded_memory(morocco, fitted, long_lines, kind):
     with (long_lines / kind).open("rb") as stdin:
         done = morocco("infer", fitted, stdin=stdin, preexec_fn=one_and_a_half_gb)
     assert_refused(done, 2, f"stdin, {LONG[kind]}")
@@ -198,15 +197,19 @@ def test_predictions_of_another_task_are_an_invalid_result(main, predictions, tm
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [("zeros", "1 x broken-line, 300 x missing-idx"), ("record", "299 x missing-idx")]
+    ("kind", "message"),
+    [("zeros", "1 x broken-line, 300 x missing-idx"), ("record", "1 x broken-line, 300 x missing-idx")],
 )
-def test_a_prediction_of_200_mb_is_an_invalid_result_in_bounded_time_and_memory(
-    morocco, long_lines, val, kind, message
-):
+def test_a_prediction_of_2_gb_is_an_invalid_result_in_bounded_time_and_memory(morocco, long_lines, val, kind, message):
     begin = time.monotonic()
     done = morocco("eval", "terra", long_lines / kind, val, preexec_fn=one_and_a_half_gb)
     assert_refused(done, 1, message)
     assert len(done.stderr) < 5000 and time.monotonic() - begin < 20
+
+
+def test_an_endless_file_is_refused_at_its_first_line(morocco, val):
+    assert_refused(morocco("eval", "terra", "/dev/zero", val), 1, "1 x broken-line, 300 x missing-idx")
+    assert_refused(morocco("eval", "terra", val, "/dev/zero"), 2, "/dev/zero, line 1: a line longer than 16 MiB")
 
 
 def test_an_idx_of_any_length_is_cut_in_messages(main, tmp_path):
@@ -319,7 +322,6 @@ def assert_all_dead(path: Path, count: int) -> None:
         ("too many", ["DUPLICATE_IDX"], 2 * SIZE),
         ("garbage", ["BROKEN_LINE", "MISSING_IDX"], SIZE),
         ("foreign idx", ["UNKNOWN_IDX", "MISSING_IDX"], SIZE),
-        ("one line", ["BROKEN_LINE", "MISSING_IDX"], 1),
     ],
 )
 def test_answers_that_do_not_keep_the_contract_are_invalid(benched, morocco, tmp_path, mode, codes, lines):
@@ -354,6 +356,19 @@ def test_no_child_survives_a_program_that_ends_well(benched, tmp_path):
     done = benched("leave")
     assert done.returncode == 0 and "LEFT_PROCESSES" in json.loads(done.stdout)["reasons"], done.stderr
     assert_all_dead(tmp_path / "pids", 3)
+
+
+@pytest.mark.parametrize(("mode", "also"), [("one line", "BROKEN_LINE"), ("endless", "DUPLICATE_IDX")])
+def test_a_flood_on_stdout_is_ended_before_it_fills_the_disk(benched, tmp_path, mode, also):
+    done = benched(mode)
+    result = json.loads(done.stdout)
+    assert done.returncode == 1 and {"STDOUT_FLOODED", "KILLED", also} <= set(result["reasons"]), done.stderr
+    folder, most = tmp_path / "out/runs/01", STDOUT_BYTES + SIZE * STDOUT_BYTES_PER_RECORD
+    assert (
+        (folder / "answers.jsonl").stat().st_size
+        <= most
+        < json.loads((folder / "run.json").read_text())["stdout_bytes"]
+    )
 
 
 def test_300_mb_of_stderr_fill_neither_disk_nor_memory(benched, morocco, tmp_path):

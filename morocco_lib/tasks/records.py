@@ -5,12 +5,14 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from morocco_lib.errors import UsageError
 
 Record = dict[str, Any]
+LINE_BYTES = 16 << 20  # a record is some kilobytes; what is longer is no file of records
 
 
 def _no_constant(token: str) -> None:
@@ -30,6 +32,8 @@ def parse_object(raw: bytes) -> Record:
         ValueError: not UTF-8, not JSON (NaN and Infinity included), half a character, or not an object; the
             message says which.
     """
+    if len(raw) >= LINE_BYTES:
+        raise ValueError(f"a line longer than {LINE_BYTES >> 20} MiB")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -65,12 +69,17 @@ def open_lines(path: Path) -> Iterable[bytes]:
 def split_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, line) without byte order mark, line ends and trailing empty line.
 
-    Only a line feed ends a line: U+2028 and its like may stand inside a JSON string.
+    Only a line feed ends a line: U+2028 and its like may stand inside a JSON string. Of a line that is too long its
+    first LINE_BYTES are the last that is read.
     """
+    if hasattr(lines, "readline"):
+        lines = iter(partial(lines.readline, LINE_BYTES), b"")
     for number, line in enumerate(lines, start=1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
-        yield number, line.rstrip(b"\r\n")
+        yield number, line.rstrip(b"\r\n") if len(line) < LINE_BYTES else line
+        if len(line) >= LINE_BYTES:
+            return
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, Record]]:
