@@ -1,6 +1,7 @@
 """The protocol: feed a model, watch it, keep everything it said, and derive every number from what was kept.
 
-measure(...)   makes runs/NN/ (run.json, workload.json, answers.jsonl, chunks.jsonl, samples.jsonl, stderr.log)
+measure(...)   makes runs/NN/ (run.json, workload.json, answers.jsonl, chunks.jsonl, samples.jsonl, stderr.log,
+               and gpu.jsonl where there is a GPU)
 bench(...)     that, and bench.json, which `results.derive` makes of them
 
 In a cell of one's own, in a folder that holds synthetic records (`morocco data synthetic terra --out records`):
@@ -33,13 +34,13 @@ from morocco_lib import data, steps, workload
 from morocco_lib.doctor import host_facts
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitor import clocks
+from morocco_lib.monitor.nvml import GpuSampler
 from morocco_lib.monitor.sampler import Sampler, open_samples, reader_for
 from morocco_lib.results import BENCH, derive
 from morocco_lib.runners.contract import Limits, Runner, converse
 from morocco_lib.runners.engine import Image
 from morocco_lib.runners.process import find_program
 from morocco_lib.tasks.base import Task
-from morocco_lib.validity import Reason
 from morocco_lib.workload import Workload
 
 BLOCK_BYTES = 64 * 1024  # what is fed at a time
@@ -182,12 +183,14 @@ def _run_once(
         (folder / "chunks.jsonl").open("w") as chunks,
         (folder / "stderr.log").open("wb") as stderr,
         open_samples(folder / "samples.jsonl") as samples,
+        GpuSampler(folder / "gpu.jsonl") as gpus,
     ):
         offsets = clocks.read()
         handle = runner.start(argv, limits)  # after the files: one that cannot be opened must not leave it running
         origin_ns = handle.started_ns
         sampler = Sampler(reader_for(handle), samples, origin_ns)
         sampler.start()
+        gpus.watch(handle.pids, origin_ns)
 
         def on_stdout(t_ns: int, block: bytes) -> None:
             nonlocal lines, stdout_bytes, ended_line, told, told_ns
@@ -221,7 +224,7 @@ def _run_once(
         try:
             seen = converse(handle, blocks, limits, on_stdout, on_stderr, on_event)
         finally:
-            sampling = sampler.stop()
+            sampling, gpu = sampler.stop(), gpus.stop()
         if watch:
             watch(lines - told)
         end = seen.exit
@@ -275,16 +278,12 @@ def _run_once(
             "high_water_bytes": sampling["high_water_bytes"],
         },
         "sampler": sampling,
-        "gpu": _gpu_reason(),
+        "gpu": gpu,
         "clock": clocks.compare(offsets, clocks.read(), (end.ended_ns - origin_ns) / 1e9),
         "started": steps.now(),
         "load_average_1min": os.getloadavg()[0],
         "host": host_facts(),
     }
-
-
-def _gpu_reason() -> Reason:
-    return Reason.GPU_NOT_SAMPLED if Path("/proc/driver/nvidia").exists() else Reason.NO_GPU
 
 
 def bench(

@@ -10,6 +10,7 @@ import morocco_lib
 from morocco_lib import verbs as do
 from morocco_lib.errors import EnvironmentFailure, MoroccoError
 from morocco_lib.images import verbs as images
+from morocco_lib.original import verbs as original
 from morocco_lib.verbs import say
 
 
@@ -259,6 +260,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="one JSON object an operating point")
 
     images.add(verb)
+    original.add(verb)
 
     sub = verb(
         "run", do.run, "run a plan: train, bench, eval and report its models on its tasks",

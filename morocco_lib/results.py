@@ -13,7 +13,16 @@ from morocco_lib import estimate, steps, workload
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Checked, Prediction, Task, task_value
-from morocco_lib.validity import NOTES, Reason, answer_reasons, clock_reasons, exit_reasons, stream_reasons, verdict
+from morocco_lib.validity import (
+    NOTES,
+    Reason,
+    answer_reasons,
+    clock_reasons,
+    exit_reasons,
+    gpu_reasons,
+    stream_reasons,
+    verdict,
+)
 from morocco_lib.workload import Workload
 
 BENCH, SCORE, PREDICTIONS = "bench.json", "score.json", "preds.jsonl"
@@ -106,7 +115,7 @@ def derive(folder: Path) -> dict[str, Any]:
     valid, rows, flips, repeated = [], [], 0, 0
     for run, (_, _, answers) in zip(runs, answered, strict=True):
         found = exit_reasons(run.facts["exit"]) + stream_reasons(run.facts) + clock_reasons(run.facts["clock"])
-        found += answer_reasons(answers.checked.counts)
+        found += gpu_reasons(run.facts["gpu"]) + answer_reasons(answers.checked.counts)
         reasons.update(found)
         scored = (
             score(task, load, answers.first)
@@ -152,8 +161,7 @@ def derive(folder: Path) -> dict[str, Any]:
         "reasons": codes,
         "data": json.loads((folders[0] / "workload.json").read_text(encoding="utf-8"))["source"],
         **estimates,
-        "gpu_ram_bytes": {"value": None, "reason": facts["gpu"]},
-        "energy_j_per_record": {"value": None, "reason": Reason.NO_ENERGY_COUNTER},
+        **estimate.summarise_gpu(facts["gpu"], valid),
         "score": score(task, load, reference.first)
         if result == "VALID"
         else {"value": None, "reason": Reason.NO_VALID_RUN},

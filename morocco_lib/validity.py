@@ -37,7 +37,16 @@ class Reason(StrEnum):
     NO_GOLD = "NO_GOLD"
     NO_GPU = "NO_GPU"
     GPU_NOT_SAMPLED = "GPU_NOT_SAMPLED"
+    GPU_NOT_TOLD = "GPU_NOT_TOLD"
+    GPU_NOT_USED = "GPU_NOT_USED"
+    GPU_PIDS_HIDDEN = "GPU_PIDS_HIDDEN"
+    NO_GPU_PERMISSION = "NO_GPU_PERMISSION"
+    GPU_LOST = "GPU_LOST"
+    GPU_THROTTLED = "GPU_THROTTLED"
+    OTHER_GPU_PROCESS = "OTHER_GPU_PROCESS"
+    DISPLAY_ON_GPU = "DISPLAY_ON_GPU"
     NO_ENERGY_COUNTER = "NO_ENERGY_COUNTER"
+    BELOW_RESOLUTION = "BELOW_RESOLUTION"
 
 
 MEANING = {
@@ -67,8 +76,17 @@ MEANING = {
     Reason.NO_SAMPLES: "the run was over before it could be sampled",
     Reason.NO_GOLD: "the records have no labels",
     Reason.NO_GPU: "this machine has no NVIDIA GPU",
-    Reason.GPU_NOT_SAMPLED: "there is a GPU, and this version does not sample it",
+    Reason.GPU_NOT_SAMPLED: "there is a GPU, and it could not be sampled",
+    Reason.GPU_NOT_TOLD: "the GPU or its driver does not tell this",
+    Reason.GPU_NOT_USED: "no process of the run was seen on a GPU",
+    Reason.GPU_PIDS_HIDDEN: "no process on a GPU could be told to be the run's",
+    Reason.NO_GPU_PERMISSION: "this user may not read this from the GPU",
+    Reason.GPU_LOST: "a GPU stopped answering during the run",
+    Reason.GPU_THROTTLED: "heat or the hardware slowed a GPU in more than 1 % of the samples",
+    Reason.OTHER_GPU_PROCESS: "a process that is not the run's computed on its GPU",
+    Reason.DISPLAY_ON_GPU: "a process that is not the run's drew on its GPU, as a desktop does",
     Reason.NO_ENERGY_COUNTER: "no energy counter is read here",
+    Reason.BELOW_RESOLUTION: "the answers came in too short a time for the energy counter",
 }
 
 # What is worth saying of a result that stands all the same.
@@ -79,7 +97,11 @@ NOTES = {
     Reason.LEFT_PROCESSES,
     Reason.PIDS_REFUSED,
     Reason.CLOCK_TROUBLE,
+    Reason.DISPLAY_ON_GPU,
 }
+
+THROTTLED_SHARE = 0.01  # of the samples of a GPU; above it the run is invalid
+OTHER_SAMPLES = 2  # a process of the run may end between being named by the GPU and being looked for
 
 RULE_REASONS = {
     "broken-line": Reason.BROKEN_LINE,
@@ -121,6 +143,26 @@ def clock_reasons(clock: dict) -> list[Reason]:
     """Return what happened to the clocks during a run; `clock` is `run.json`'s."""
     found = [(Reason.CLOCK_TROUBLE, clock["wall_moved_s"]), (Reason.MACHINE_SLEPT, clock["slept_s"])]
     return [reason for reason, seconds in found if seconds]
+
+
+def gpu_reasons(gpu: dict | str) -> list[Reason]:
+    """Return what happened on the GPUs that a run used says against it; `gpu` is `run.json`'s, a code where there is none.
+
+    Where it is not known which it used, a lost or slowed one counts, whichever it is.
+    """
+    if isinstance(gpu, str):
+        return []
+    used = [device for device in gpu["devices"] if device["used_by_run"]]
+    others = [other for device in used for other in device["others"] if other["samples"] >= OTHER_SAMPLES]
+    concerned = used or (gpu["devices"] if gpu["pids_hidden"] else [])
+    slowed = [d for d in concerned if d["slowed_samples"] > THROTTLED_SHARE * d["state_samples"]]
+    found = [
+        (Reason.GPU_LOST, any(device["lost"] for device in used or gpu["devices"])),
+        (Reason.GPU_THROTTLED, slowed),
+        (Reason.OTHER_GPU_PROCESS, any(not other["graphics_only"] for other in others)),
+        (Reason.DISPLAY_ON_GPU, any(other["graphics_only"] for other in others)),
+    ]
+    return [reason for reason, happened in found if happened]
 
 
 def answer_reasons(counts: dict[str, int]) -> list[Reason]:

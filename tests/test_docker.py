@@ -73,7 +73,7 @@ class Heard:
 
 
 def ours(docker) -> list:
-    return docker.containers.list(all=True, filters={"label": engines.OWNER})
+    return docker.containers.list(all=True, filters={"label": engines.OWNER}, ignore_removed=True)
 
 
 @pytest.fixture(autouse=True)
@@ -291,19 +291,17 @@ def test_a_program_is_as_fast_in_a_container_as_bare(main, image_of, synthetic_d
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
-def test_a_bench_that_is_ended_leaves_no_container(docker, image_of, synthetic_data, tmp_path, by):
-    program = start_bench(image_of, synthetic_data, tmp_path)
+def test_a_bench_that_is_ended_leaves_no_container(docker, sleeper, by):
     wait_for(lambda: [c for c in ours(docker) if c.status == "running"])
-    program.send_signal(by)
-    assert program.wait(20) in (130, 143)
+    sleeper.send_signal(by)
+    assert sleeper.wait(20) in (130, 143)
     assert ours(docker) == []
 
 
-def test_what_a_killed_morocco_left_is_swept_by_the_next_start(docker, image_of, synthetic_data, tmp_path):
-    program = start_bench(image_of, synthetic_data, tmp_path)
+def test_what_a_killed_morocco_left_is_swept_by_the_next_start(docker, sleeper, image_of):
     wait_for(lambda: [c for c in ours(docker) if c.status == "running"])
-    program.kill()
-    program.wait(10)
+    sleeper.kill()
+    sleeper.wait(10)
     assert len(ours(docker)) == 1
     living = DockerRunner(image_of("import time; time.sleep(1)"))
     assert ours(docker) == []
@@ -312,12 +310,17 @@ def test_what_a_killed_morocco_left_is_swept_by_the_next_start(docker, image_of,
     assert handle.wait(20).code == 0
 
 
-def start_bench(image_of, synthetic_data, tmp_path) -> subprocess.Popen:
+@pytest.fixture
+def sleeper(image_of, synthetic_data, tmp_path):
+    """A bench of a container that sleeps for ever, ended with the test."""
     image = image_of("import time\nwhile True: time.sleep(60)")
     words = bench_words(image, synthetic_data / "TERRa" / "val.jsonl", tmp_path / "out")
-    return subprocess.Popen(
+    program = subprocess.Popen(
         [sys.executable, "-m", "morocco_lib", *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    yield program
+    program.kill()
+    program.wait(10)
 
 
 def wait_for(condition, seconds=20.0) -> None:

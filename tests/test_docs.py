@@ -130,6 +130,9 @@ def test_every_reason_is_explained_and_of_its_kind():
     judged = {reason for end in ends for reason in validity.exit_reasons(every_exit | end)}
     judged |= {*validity.RULE_REASONS.values(), validity.Reason.INPUT_NOT_READ, validity.Reason.MACHINE_SLEPT}
     judged |= {validity.Reason.STDOUT_FLOODED}
+    device = {"used_by_run": True, "lost": True, "slowed_samples": 1, "state_samples": 1}
+    other = {"pid": 1, "samples": 9, "peak_bytes": None, "graphics_only": False}
+    judged |= set(validity.gpu_reasons({"pids_hidden": False, "devices": [{**device, "others": [other]}]}))
     for reason in validity.Reason:
         kind = "note" if reason in validity.NOTES else "INVALID" if reason in judged else "dash"
         assert kinds[reason][1] == kind and all(kinds[reason][2:4]), reason

@@ -301,6 +301,12 @@ def test_a_foreign_model_is_packed_in_five_lines_of_dockerfile(docker, main, syn
     assert (result["verdict"], result["model"]) == ("VALID", "my-model") and result["score"]["value"] > 0.4
 
 
+def test_a_folder_may_be_named_instead_of_a_model(main, docker, built, recipe):
+    done = main("build", recipe.weights.parent, "terra", "--base", recipe.base, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"image": "tfidf-terra", "id": built.id, "bytes": built.size_bytes}
+
+
 def test_the_commands_in_the_help_of_build_work(docker, main, fitted, synthetic_data, tmp_path, monkeypatch):
     engine.slim_image(docker)
     monkeypatch.chdir(tmp_path)

@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import engine
 import pytest
@@ -48,7 +50,7 @@ def run(root, plan: str) -> tuple[int, str]:
 def ours() -> list:
     client = engines.connect()
     try:
-        return client.containers.list(all=True, filters={"label": engines.OWNER})
+        return client.containers.list(all=True, filters={"label": engines.OWNER}, ignore_removed=True)
     finally:
         client.close()
 
@@ -110,6 +112,30 @@ def test_an_engine_that_is_gone_fails_the_step_and_the_next_run_does_the_rest(pr
     code, talk = run(project, plan)
     assert code == 0, talk
     assert len(re.findall(r"train-\w+: kept|train.*kept", talk)) == 1
+
+
+def test_an_engine_that_stops_in_the_middle_of_a_plan_costs_one_step(project, monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="mt-", ignore_cleanup_errors=True) as name:
+        address, daemon = engine.start(Path(name) / "e")
+        try:
+            monkeypatch.setenv("DOCKER_HOST", address)
+            with engine.client(address) as client:
+                engine.tiny_image(client)
+            plan = write_plan(project, "stops", tasks=["terra"], input_size=50_000)
+            program = start(project, plan)
+            runs = project / "outputs/stops/tfidf/terra"
+            wait_for(lambda: list(runs.glob("bench-????????/runs/01/run.json")), program)
+            engine.stop(daemon)
+            _, talk = program.communicate(timeout=120)
+            assert program.returncode == 3 and "Traceback" not in talk, talk
+            (bench,) = runs.glob("bench-????????")
+            assert steps.read_status(bench)["state"] == "failed" and (bench / "runs/01/run.json").exists()
+            address, daemon = engine.start(Path(name) / "e")
+            code, talk = run(project, plan)
+            assert code == 0 and "train tfidf terra: kept" in talk, talk
+            assert (bench.with_name(f"{bench.name}.1") / "runs/01/run.json").exists()  # set aside, not lost
+        finally:
+            engine.stop(daemon)
 
 
 # -- auto ----------------------------------------------------------------------------------------------------------

@@ -53,20 +53,38 @@ def requirements(extras: tuple[str, ...]) -> list[str]:
     return sorted(found)
 
 
-def probe(client: Any, base: str) -> dict[str, Any]:
-    with engine.engine_errors(f"ask {base} for its Python"):
-        import docker.errors
+def _not_python(base: str, why: str) -> UsageError:
+    return UsageError(
+        f"base image {base} does not run Python: {why}",
+        rule="a base has python3, 3.11 or newer, on its PATH",
+        remedy=f"give --base {BASE} or --base {DEBIAN}",
+    )
 
+
+def probe(client: Any, base: str) -> dict[str, Any]:
+    """Return what Python a base has: {"python": [major, minor], "machine", "have": {distribution: version}}.
+
+    Raises:
+        UsageError: none, or one that is too old.
+        EnvironmentFailure: the engine failed.
+    """
+    import docker.errors
+
+    with engine.engine_errors(f"ask {base} for its Python"):
+        asked = client.containers.create(
+            base, ["-c", PROBE], entrypoint="python3", network_mode="none", labels={engine.OWNER: engine.owner_label()}
+        )
         try:
-            said = client.containers.run(
-                base, ["-c", PROBE], entrypoint="python3", network_mode="none", remove=True, labels=_owned()
-            )
-        except (docker.errors.ContainerError, docker.errors.APIError) as error:
-            raise UsageError(
-                f"base image {base} does not run Python: {error}",
-                rule="a base has python3, 3.11 or newer, on its PATH",
-                remedy=f"give --base {BASE} or --base {DEBIAN}",
-            ) from None
+            asked.start()
+            if code := asked.wait()["StatusCode"]:
+                raise _not_python(base, f"exit code {code}")
+            said = asked.logs(stdout=True, stderr=False)
+        except docker.errors.APIError as error:
+            if "OCI runtime" not in str(error):
+                raise
+            raise _not_python(base, str(error.explanation)) from None
+        finally:
+            engine.remove(client, asked.id)
     try:
         facts = json.loads(said)
     except ValueError:  # it went through the engine's log, on a disk without room
@@ -76,10 +94,6 @@ def probe(client: Any, base: str) -> dict[str, Any]:
     if facts["python"] < [3, 11]:
         raise UsageError(f"base image {base} has Python {facts['python']}", rule="3.11 or newer is needed")
     return facts
-
-
-def _owned() -> dict[str, str]:
-    return {engine.OWNER: engine.owner_label()}
 
 
 def install(wanted: list[str], facts: dict[str, Any], folder: Path) -> None:

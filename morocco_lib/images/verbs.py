@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from morocco_lib.errors import UsageError
@@ -26,7 +26,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "build", build, "pack a trained model for a task into an image that has passed `morocco check`",
         "morocco build tfidf terra --weights fitted", "morocco build --all --outputs outputs/demo --base debian",
     )  # fmt: skip
-    sub.add_argument("model", nargs="?", metavar="MODEL")
+    sub.add_argument("model", nargs="?", metavar="MODEL", help="its name, or a train step's folder")
     sub.add_argument("task", nargs="?", metavar="TASK")
     sub.add_argument("--all", action="store_true", help="every model and task that were trained in --outputs")
     sub.add_argument(
@@ -100,6 +100,10 @@ def build(args) -> int:
         raise UsageError(
             "neither one image nor all", rule="give MODEL and TASK, or --all without --weights, --tag, --data"
         )
+    if args.model and not args.weights:
+        with suppress(UsageError):  # else it is a name
+            args.weights = room.weights.locate(Path(args.model))
+            args.model = room.weights.describe(args.weights)["name"]
     found = (
         room.trained(args.outputs) if not args.weights else {(args.model, get_task(args.task).weights_of): args.weights}
     )

@@ -1,1 +1,1 @@
-"""The original MOROCCO: its lenient scoring. No other room knows its quirks."""
+"""The original MOROCCO: its lenient scoring, its logs and what it made of them. No other room knows its quirks."""

@@ -1,5 +1,7 @@
 """Runs an image as a container that can do nothing but answer: no network, nothing to write, no rights, bounded."""
 
+import atexit
+import functools
 import os
 import re
 import select
@@ -55,6 +57,7 @@ class DockerRunner:
         self.gpus = tuple(gpus)
         with engine.engine_errors("look for containers left behind"):
             engine.sweep(self.client)
+        _leave_nothing()
 
     def bounded(self, limits: Limits) -> Limits:
         """Return the limits with this runner's own where none were given."""
@@ -117,6 +120,12 @@ class DockerRunner:
             nano_cpus=int(limits.cpus * 1e9),
             device_requests=wanted,
         )
+
+
+@functools.cache
+def _leave_nothing() -> None:
+    # An interrupt may come at any moment, also between the start of a container and the care for its end.
+    atexit.register(engine.sweep_own)
 
 
 class DockerHandle:
