@@ -32,6 +32,8 @@ lint: setup
 lab: setup  ## JupyterLab for you alone: loopback address, with its token
 	@echo "from your own machine: ssh -N -L 127.0.0.1:$(LAB_PORT):127.0.0.1:$(LAB_PORT) $$(id -un)@$$(hostname)"
 	@echo "then open the address with the token that is printed below"
+	@[ -w "$${JUPYTER_CONFIG_DIR:-$${HOME:-}}" ] \
+	  || { echo "HOME ($${HOME:-not set}) cannot be written, and JupyterLab keeps its settings there; say make lab HOME=/some/folder" >&2; exit 3; }
 	@.venv/bin/python -c 'import socket; socket.create_server(("127.0.0.1", $(LAB_PORT))).close()' 2>/dev/null \
 	  || { echo "port $(LAB_PORT) is taken; say make lab LAB_PORT=8890" >&2; exit 3; }
 	umask 077; $(RUN) jupyter lab --no-browser --ip=127.0.0.1 --port=$(LAB_PORT) --ServerApp.port_retries=0 --ServerApp.root_dir=. $$([ "$$(id -u)" != 0 ] || echo --allow-root)

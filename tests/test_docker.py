@@ -339,6 +339,36 @@ def test_a_flood_on_stderr_is_cut_and_counted(main, image_of, synthetic_data, tm
     assert (tmp_path / "out/runs/01/stderr.log").stat().st_size <= 10 * 2**20
 
 
+FORKS = """
+import os, time
+for _ in range(10000):
+    try:
+        if os.fork() == 0:
+            time.sleep(600)
+    except OSError:
+        pass
+"""
+ESCAPES = {
+    "network": ("import urllib.request\nurllib.request.urlopen('http://example.org/')", "NON_ZERO_EXIT", "URLError"),
+    "root": ("open('/model/cache', 'w')", "NON_ZERO_EXIT", "Read-only file system"),
+    "rights": ("import os\nos.setuid(0)\nos.chroot('/tmp')", "NON_ZERO_EXIT", "Operation not permitted"),
+    "forks": (FORKS, "PIDS_REFUSED", ""),
+    "memory": ("held = bytearray(10**10)\nfor i in range(0, 10**10, 4096): held[i] = 1", "OUT_OF_MEMORY", ""),
+    "sleep": ("import time\ntime.sleep(600)", "TIMEOUT", ""),
+}
+
+
+@pytest.mark.parametrize("what", ESCAPES)
+def test_the_result_says_what_a_container_tried(main, image_of, synthetic_data, tmp_path, what):
+    code, reason, said = ESCAPES[what]
+    limits = ("--memory", "100M", "--pids", 64, "--timeout", 4, "--repeats", 1, "--input-size", 20)
+    words = bench_words(image_of(code + ANSWER), synthetic_data / "TERRa" / "val.jsonl", tmp_path / "out", *limits)
+    result = json.loads(main(*words).stdout)
+    assert reason in result["reasons"], result
+    assert said in (tmp_path / "out/runs/01/stderr.log").read_text()
+    assert result["verdict"] == ("VALID" if what == "forks" else "INVALID")
+
+
 # -- what cannot be started ----------------------------------------------------------------------------------------
 def test_an_unknown_image_is_wrong_usage(docker_engine):
     with pytest.raises(UsageError, match=r"no-such-image.*morocco build"):

@@ -87,3 +87,11 @@ def test_all_cells_of_the_bench_notebook_run_in_a_browser_and_once_more(lab, tmp
     (step,) = (lab.root / "outputs/interactive/tfidf/terra").glob("bench-????????")
     assert json.loads((step / "status.json").read_text())["state"] == "done"
     assert json.loads((step.with_name(f"{step.name}.1") / "status.json").read_text())["state"] == "done"
+
+
+def test_lab_without_a_home_says_what_to_do(lab):
+    env = {name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith("JUPYTER")}
+    done = subprocess.run(
+        ["make", "lab", "LAB_PORT=1"], cwd=lab.root, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode and "HOME (not set) cannot be written" in done.stderr and "make lab HOME=" in done.stderr

@@ -107,7 +107,7 @@ def install(wanted: list[str], facts: dict[str, Any], folder: Path) -> None:
     words = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     words += ["--target", str(folder), "--only-binary", ":all:", "--python-version", f"{major}.{minor}"]
     words += [word for name in platforms for word in ("--platform", name)]
-    done = subprocess.run([*words, *wanted], capture_output=True, text=True, check=False)
+    done = subprocess.run([*words, *wanted], capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise EnvironmentFailure(

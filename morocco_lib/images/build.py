@@ -271,7 +271,7 @@ def _with_buildkit(client: Any, context: IO[bytes], tag: str, arguments: dict[st
         words += ["--tag", tag] if tag else []
         try:
             done = subprocess.run(
-                [*words, "-"], stdin=context, capture_output=True, text=True, check=False,
+                [*words, "-"], stdin=context, capture_output=True, text=True, errors="replace", check=False,
                 env={**os.environ, "DOCKER_BUILDKIT": "1"},
             )  # fmt: skip
         except FileNotFoundError:
