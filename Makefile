@@ -1,20 +1,34 @@
 # make setup | demo | test | test-all | lab        (needs Python 3.11 and make; the rest is installed into .venv)
+# make setup-torch | demo-torch                   transformers; TORCH_VARIANT=cpu or cu126 takes another build of torch
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python -m
 LAB_PORT ?= 8888
+TORCH_VARIANT ?= default
+TORCH_INDEX := $(if $(filter-out default,$(TORCH_VARIANT)),--index-url https://download.pytorch.org/whl/$(TORCH_VARIANT))
 
-.PHONY: setup demo test test-all lint lab lock
+.PHONY: setup setup-torch demo demo-torch test test-all lint lab lock
 
 setup: .venv/.ready
 
 .venv/.ready: requirements.lock pyproject.toml
 	"$(PYTHON)" -c 'import sys; sys.exit("Python 3.11 or newer is needed; say make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	"$(PYTHON)" -m venv .venv
-	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps -e .
 	mkdir -p .venv/etc/jupyter/labconfig
 	printf '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}\n' > .venv/etc/jupyter/labconfig/page_config.json
 	touch $@
+
+setup-torch: .venv/.torch-$(TORCH_VARIANT)
+
+.venv/.torch-$(TORCH_VARIANT): .venv/.ready requirements-torch.lock
+	rm -f .venv/.torch-*
+	$(RUN) pip install --quiet --disable-pip-version-check $(TORCH_INDEX) "$$(sed -n 's/^ *"\(torch==.*\)",$$/\1/p' pyproject.toml)"
+	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-torch.lock
+	touch $@
+
+demo-torch: setup-torch  ## the demo with a tiny transformer beside the two models
+	$(RUN) morocco_lib run params/plans/demo-torch.yaml --fresh
 
 demo: setup  ## both models on synthetic TERRa records, every step anew; MOROCCO_DATA=DIR takes real ones
 	$(RUN) morocco_lib run params/plans/demo.yaml --fresh
@@ -39,5 +53,8 @@ lab: setup  ## JupyterLab for you alone: loopback address, with its token
 	umask 077; $(RUN) jupyter lab --no-browser --ip=127.0.0.1 --port=$(LAB_PORT) --ServerApp.port_retries=0 --ServerApp.root_dir=. $$([ "$$(id -u)" != 0 ] || echo --allow-root)
 
 lock:  ## after a change of pyproject.toml
-	$(RUN) uv pip compile pyproject.toml --extra infer --extra kit --extra dev --universal --python-version 3.11 \
+	$(RUN) uv pip compile pyproject.toml --extra infer --extra kit --extra dev --no-strip-extras --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command "make lock" -o requirements.lock
+	$(RUN) uv pip compile pyproject.toml --extra torch --extra openvino --extra contenders --universal --python-version 3.11 \
+	  --constraints requirements.lock --no-emit-package torch --generate-hashes --no-emit-index-url --no-emit-find-links --quiet \
+	  --custom-compile-command "make lock" -o requirements-torch.lock
