@@ -1,31 +1,29 @@
 """Facts of runs -> speed, start-up, memory, CPU and GPU, with intervals.
 
-Within a run the speed is read from the stream of answers: lines really received, by the time they arrived, from the
-first arrival on. Runs are joined as a ratio of sums, sum(records) / sum(seconds), never as a mean of ratios; its 95 %
+How a run tells its speed is in `stream`. Runs are joined as a ratio of sums, sum(records) / sum(seconds), never as a mean of ratios; its 95 %
 interval is Student's t on the linearised residuals (Cochran, Sampling Techniques, 1977, ch. 6). One run alone gets the
 same interval over ten consecutive parts of its stream, and says `scope: run`.
 """
 
-import bisect
-import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
+from types import MappingProxyType
 from typing import Any
 
+from morocco_lib import stream
 from morocco_lib.errors import UsageError
+from morocco_lib.stream import MIN_ARRIVALS, Segment
 from morocco_lib.validity import Reason
 
-MIN_ARRIVALS = 5  # fewer tell nothing of a rate
-MIN_STREAM_S = 0.02  # what comes within less is a buffer being emptied
-MIN_STREAM_SHARE = 0.01  # of the program's life; guards against answers printed all at the end
-PARTS = 10
-MIN_ENERGY_S = 10.0  # counters go in steps, and power is a mean over up to a second
-MIN_ENERGY_STEPS = 10
-EDGE_SHARE = 0.01  # of that time, which may lie outside the samples
-MAX_POWER_GAP_S = 1.0
+PLAUSIBLE = 1.25  # times the work that a stretch explains; a run may take so much longer than a short one, and no more
+START_JITTER = 0.25  # of a short run, and what is more than either is no jitter
+START_JITTER_S = 0.1
+GPU_JITTER_S = 1.0  # as long as the longest stretch that a reading of a GPU's utilisation is the mean of
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,8 @@ class Run:
     samples: list[dict[str, Any]] = field(repr=False)
     gpu_samples: list[dict[str, Any]] = field(default_factory=list, repr=False)  # a line a sample and device
 
+    truncated: bool = field(default=False, repr=False)  # a file ends before what run.json says was written
+
     @property
     def ready_s(self) -> float | None:
         return self.facts["phases"]["ready_s"]
@@ -73,118 +73,190 @@ class Run:
     def lines(self) -> int:
         return sum(n for _, n in self.arrivals)
 
+    @property
+    def total_s(self) -> float:
+        """Seconds from start to end: of the container as its engine tells them, else of the program."""
+        phases = self.facts["phases"]
+        begin, end = phases.get("engine_start_s"), phases.get("engine_die_s")
+        return end - begin if None not in (begin, end) else phases["exit_s"]
 
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of one run in which `records` were answered in `seconds`, and its parts."""
-
-    records: int
-    seconds: float
-    parts: list[tuple[int, float]]
+    def answered_bytes(self) -> list[int] | None:
+        """Return the bytes of the record that each line answers; None where that cannot be told."""
+        try:
+            description = json.loads((self.folder / "workload.json").read_text(encoding="utf-8"))
+            sizes, order = description["line_bytes"], description["order"]
+            with (self.folder / "answers.jsonl").open("rb") as lines:
+                return [sizes[order[int(json.loads(line)["idx"])]] for line in lines]
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            return None
 
 
 def read_run(folder: Path) -> Run:
-    """Return a run from its folder; raises UsageError if a file is missing or broken."""
+    """Return a run from its folder; raises UsageError if a file is missing or broken before its last line."""
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        chunks = [json.loads(line) for line in (folder / "chunks.jsonl").read_text(encoding="utf-8").splitlines()]
-        samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
-        gpu = folder / "gpu.jsonl"
-        gpu_lines = gpu.read_text(encoding="utf-8").splitlines() if isinstance(facts.get("gpu"), dict) else []
-        gpu_samples = [json.loads(line) for line in gpu_lines]
+        chunks, cut_chunks = _read_lines(folder / "chunks.jsonl")
+        samples, cut_samples = _read_lines(folder / "samples.jsonl")
+        has_gpu = isinstance(facts.get("gpu"), dict)
+        gpu_samples, cut_gpu = _read_lines(folder / "gpu.jsonl") if has_gpu else ([], False)
         arrivals = [(chunk["t_ns"] / 1e9, chunk["lines"]) for chunk in chunks if chunk["lines"]]
+        written = {sum(chunk["bytes"] for chunk in chunks), (folder / "answers.jsonl").stat().st_size}
+        short = not facts["stdout_cut"] and (
+            written != {facts["stdout_bytes"]} or sum(n for _, n in arrivals) != facts["lines"]
+        )
+        few = sum("mark" not in sample for sample in samples) < facts["sampler"]["samples"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"run in {folder} cannot be read ({error})", remedy="restore the folder or bench again"
         ) from None
-    return Run(folder, facts, arrivals, samples, gpu_samples)
+    truncated = short or few or cut_chunks or cut_samples or cut_gpu
+    return Run(folder, facts, arrivals, samples, gpu_samples, truncated)
+
+
+def _read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """Return (the objects of a JSONL file, whether it ends within one)."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    cut = bool(lines) and not lines[-1].endswith("\n")
+    return [json.loads(line) for line in (lines[:-1] if cut else lines)], cut
 
 
 def stream_segment(run: Run) -> Segment | Reason:
     """Return the run's stream of answers from the first arrival on, or why there is none to speak of."""
-    if len(run.arrivals) < MIN_ARRIVALS:
-        return Reason.ANSWERS_HELD_BACK if _many_came_late(run) else Reason.NO_STREAM
-    first_s, last_s = run.arrivals[0][0], run.arrivals[-1][0]
-    seconds, first_lines = last_s - first_s, run.arrivals[0][1]
-    if seconds < MIN_STREAM_S and run.ready_s is None:
-        return Reason.NO_STREAM
-    if seconds < MIN_STREAM_SHARE * run.facts["phases"]["exit_s"] and run.ready_s is None:
-        return Reason.NO_STREAM
-    records = run.lines - first_lines
-    if seconds <= 0 or records <= 0:
-        return Reason.NO_STREAM
-    if run.ready_s is not None:
-        unexplained_s = (first_s - run.ready_s) - first_lines * seconds / records
-        if unexplained_s > 0.5 * seconds:
-            return Reason.ANSWERS_HELD_BACK
-    return Segment(records, seconds, _parts(run.arrivals))
-
-
-def _many_came_late(run: Run) -> bool:
-    # Enough batches for a stream, and yet half of the time from readiness on had passed before anything was printed.
-    if run.ready_s is None or run.lines < MIN_ARRIVALS * run.facts["batch_size"]:
-        return False
-    first_s, last_s = run.arrivals[0][0], run.arrivals[-1][0]
-    return first_s - run.ready_s > 0.5 * (last_s - run.ready_s)
+    found = stream.of_stream(run.arrivals, run.facts["phases"]["exit_s"], run.ready_s, run.answered_bytes)
+    if found is Reason.NO_STREAM and len(run.arrivals) < MIN_ARRIVALS:
+        late = stream.held_back(run.arrivals, run.ready_s, run.facts["batch_size"])
+        return Reason.ANSWERS_HELD_BACK if late else found
+    return found
 
 
 def ready_segment(run: Run) -> Segment | Reason:
     """Return the stretch from readiness to the last answer."""
-    if run.ready_s is None or not run.arrivals:
-        return Reason.NO_READINESS
-    seconds = run.arrivals[-1][0] - run.ready_s
-    if seconds <= 0:
-        return Reason.NO_STREAM
-    return Segment(run.lines, seconds, [])
+    return stream.of_ready(run.arrivals, run.ready_s)
 
 
-def _parts(arrivals: list[tuple[float, int]]) -> list[tuple[int, float]]:
-    # Cut at arrivals, as equal in records as these allow.
-    total = sum(n for _, n in arrivals[1:])
-    parts, records, begin = [], 0, arrivals[0][0]
-    done = 0
-    for t_s, n in arrivals[1:]:
-        records, done = records + n, done + n
-        if done >= total * (len(parts) + 1) / PARTS and t_s > begin:
-            parts.append((records, t_s - begin))
-            records, begin = 0, t_s
-    return parts
+def speed(runs: Sequence[Run], short: Sequence[Run] = ()) -> tuple[dict[str, Any], list[Reason]]:
+    """Return (`speed_per_s` of bench.json, notes): records a second of steady work over all runs.
 
+    All runs use one method: the stream, else readiness to last answer, else what they took longer than short ones.
 
-def speed(runs: Sequence[Run]) -> tuple[dict[str, Any], list[Reason]]:
-    """Return (`speed_per_s` of bench.json, notes): records a second of the steady stream over all runs.
-
-    All runs use one method: the stream, else readiness to last answer, else none.
+    Args:
+        runs: The timed runs.
+        short: Runs of few records, in the order they were made; the n-th is the pair of the n-th of `runs`. One is
+            enough to doubt a stream or a readiness, more are needed to do without.
     """
     notes, why = [], []
     for method, segment_of in (("stream", stream_segment), ("ready", ready_segment)):
         segments = [segment_of(run) for run in runs]
-        reasons = [s for s in segments if isinstance(s, Reason)]
-        if not reasons:
-            if len(segments) > 1:
-                estimate = ratio_estimate([s.records for s in segments], [s.seconds for s in segments])
-            else:
-                parts = segments[0].parts
-                whole = segments[0].records / segments[0].seconds
-                spread = ratio_estimate(*zip(*parts, strict=True)) if len(parts) > 1 else Estimate(whole, None, None)
-                estimate = Estimate(whole, spread.low, spread.high)
+        if reasons := [s for s in segments if isinstance(s, Reason)]:
+            if Reason.ANSWERS_HELD_BACK in reasons:
+                notes.append(Reason.ANSWERS_HELD_BACK)
+            why.append(reasons[0])
+        elif not all(_plausible(run, segment, short) for run, segment in zip(runs, segments, strict=True)):
+            notes.append(Reason.WORK_NOT_SEEN)
+            why.append(Reason.WORK_NOT_SEEN)
+        else:
             scope = "runs" if len(runs) > 1 else "run"
-            return {**estimate.__dict__, "method": method, "scope": scope}, notes
-        if Reason.ANSWERS_HELD_BACK in reasons:
-            notes.append(Reason.ANSWERS_HELD_BACK)
-        why.append(reasons[0])
-    return {"value": None, "reason": why[0]}, notes
+            return {**_joined(segments).__dict__, "method": method, "scope": scope}, list(dict.fromkeys(notes))
+    estimate = paired(runs, short)
+    notes = list(dict.fromkeys(notes))
+    if isinstance(estimate, Reason):
+        return {"value": None, "reason": why[0] if estimate is Reason.NO_PAIRS else estimate}, notes
+    return {**estimate.__dict__, "method": "paired", "scope": "runs"}, notes
 
 
-def init_s(run: Run) -> float | Reason:
-    """Return seconds from program start to readiness; without readiness, first answer less its own share of work."""
+def _joined(segments: Sequence[Segment]) -> Estimate:
+    if len(segments) > 1:
+        return ratio_estimate([s.records for s in segments], [s.seconds for s in segments])
+    (segment,) = segments
+    spread = ratio_estimate(*zip(*segment.parts, strict=True)) if len(segment.parts) > 1 else None
+    whole = segment.records / segment.seconds
+    return Estimate(whole, spread.low, spread.high) if spread else Estimate(whole, None, None)
+
+
+def _plausible(run: Run, segment: Segment, short: Sequence[Run]) -> bool:
+    """Tell whether a stretch can hold the work of a run: by the clock, by CPU time and by GPU time, against short runs.
+
+    What a run takes longer than a short one is work, whenever it was done. A program that computes before it says that
+    it is ready, or before it prints the first of its answers, would look faster than it is.
+    """
+    if not short:
+        return True
+    share = (run.lines - min(s.lines for s in short)) / segment.records
+    start_s = max(s.total_s for s in short)
+    if (
+        run.total_s - start_s
+        > PLAUSIBLE * share * segment.seconds + segment.warm_up_s + START_JITTER * start_s + START_JITTER_S
+    ):
+        return False
+    ways = ((_cpu_around_ready, START_JITTER_S), (_gpu_around_ready, GPU_JITTER_S))
+    return not any(_worked_before(around(run), [around(s)[0] for s in short], jitter_s) for around, jitter_s in ways)
+
+
+def _worked_before(around: tuple[float | None, float | None], others: list[float | None], jitter_s: float) -> bool:
+    before, within = around
+    if None in (before, within, *others):
+        return False
+    return before - max(others) > (PLAUSIBLE - 1) * within + START_JITTER * max(others) + jitter_s
+
+
+def _cpu_around_ready(run: Run) -> tuple[float, float] | tuple[None, None]:
+    marks = {sample["mark"]: sample["cpu_s"] for sample in run.samples if "mark" in sample}
+    if not {"ready", "last_answer"} <= marks.keys():
+        return None, None
+    return marks["ready"], marks["last_answer"] - marks["ready"]
+
+
+def _gpu_around_ready(run: Run) -> tuple[float, float] | tuple[None, None]:
+    """Return seconds of work of the run's GPUs (before readiness, from it to the last answer), None where it is not told.
+
+    Limits: utilisation is told some time after it was, so work just before readiness counts as after it.
+    """
+    gpu = run.facts.get("gpu")
+    if run.ready_s is None or not run.arrivals or not isinstance(gpu, dict):
+        return None, None
+    before = within = 0.0
+    seen = False
+    for index in (k for k, device in enumerate(gpu["devices"]) if device["used_by_run"]):
+        told = [(s["t_ns"] / 1e9, s.get("utilisation_share")) for s in run.gpu_samples if s["gpu"] == index]
+        told = [(t_s, share) for t_s, share in told if share is not None]
+        for (begin_s, _), (t_s, share) in pairwise(told):
+            seen = True
+            before += share * max(0.0, min(t_s, run.ready_s) - begin_s)
+            within += share * max(0.0, min(t_s, run.arrivals[-1][0]) - max(begin_s, run.ready_s))
+    return (before, within) if seen else (None, None)
+
+
+def paired(runs: Sequence[Run], short: Sequence[Run]) -> Estimate | Reason:
+    """Return the speed from what each run took longer than the short one of its pair; pairs with a cold start are left out.
+
+    Limits: start-ups are taken as equal within a pair but for chance; what differs counts as work.
+    """
+    warm = stream.warm_pairs([s.total_s for s in short], [run.total_s for run in runs])
+    if not warm:
+        return Reason.NO_PAIRS
+    seconds = [runs[k].total_s - short[k].total_s for k in warm]
+    if sum(seconds) <= 0:
+        return Reason.NO_TIME_LEFT
+    return ratio_estimate([runs[k].lines - short[k].lines for k in warm], seconds)
+
+
+def init_s(run: Run, speed_per_s: Mapping[str, Any] = MappingProxyType({})) -> float | Reason:
+    """Return seconds from program start to readiness; without readiness, first answer less its own share of work.
+
+    Args:
+        speed_per_s: The speed of all runs, for one too short to tell its own. Of method `paired`, whatever was answered
+            took its share of work before the last answer.
+    """
     if run.ready_s is not None:
         return run.ready_s
-    segment = stream_segment(run)
-    if isinstance(segment, Reason):
+    per_s, paired_only = speed_per_s.get("value"), speed_per_s.get("method") == "paired"
+    segment = Reason.NO_STREAM if paired_only else stream_segment(run)
+    if not isinstance(segment, Reason):
+        per_s = segment.records / segment.seconds
+    if per_s is None or not run.arrivals:
         return Reason.NO_READINESS
-    first_s, first_lines = run.arrivals[0]
-    return max(0.0, first_s - first_lines * segment.seconds / segment.records)
+    at_s, lines = (run.arrivals[-1][0], run.lines) if paired_only else run.arrivals[0]
+    return max(0.0, at_s - lines / per_s)
 
 
 def ram_bytes(run: Run) -> float | Reason:
@@ -213,86 +285,6 @@ def cpu_of_stream(run: Run) -> tuple[float, int] | Reason:
     return marks["last_answer"] - marks["first_answer"], run.lines - run.arrivals[0][1]
 
 
-def gpu_ram_bytes(run: Run) -> float | Reason:
-    """Return the peak of what all processes of the run held on all GPUs together, contexts included.
-
-    Limits: a footprint, not a need: frameworks keep memory they have freed; peaks between two samples are missed.
-    """
-    gpu = run.facts["gpu"]
-    if isinstance(gpu, str):
-        return Reason(gpu)
-    if not any(device["used_by_run"] for device in gpu["devices"]):
-        return _unseen(gpu)
-    ours, at_once = {str(pid) for pid in gpu["pids"]}, {}
-    for sample in run.gpu_samples:
-        sizes = [size for pid, size in (sample["processes"] or {}).items() if pid in ours]
-        at_once.setdefault(sample["t_ns"], []).extend(sizes)
-    told = [sum(sizes) for sizes in at_once.values() if sizes and None not in sizes]
-    return float(max(told)) if told else Reason.GPU_NOT_TOLD
-
-
-def _unseen(gpu: dict[str, Any]) -> Reason:
-    for device in gpu["devices"]:
-        if device["idle"]["processes"] is None:
-            return Reason(device["missing"]["compute"]["reason"])
-    return Reason.GPU_PIDS_HIDDEN if gpu["pids_hidden"] else Reason.GPU_NOT_USED
-
-
-def gpu_energy(run: Run) -> tuple[float, int, str] | Reason:
-    """Return (joules, records, method) between the first and the last answer, of the GPUs the run used.
-
-    Method is `counter`, or `power` where a device has no counter and its power readings are integrated.
-    Limits: the whole device is counted, what it draws when idle included; neither processor nor host memory is.
-    """
-    gpu = run.facts["gpu"]
-    if isinstance(gpu, str):
-        return Reason.NO_ENERGY_COUNTER
-    used = [index for index, device in enumerate(gpu["devices"]) if device["used_by_run"]]
-    if not used:
-        return _unseen(gpu)
-    if len(run.arrivals) < MIN_ARRIVALS:
-        return Reason.NO_STREAM
-    first_s, last_s = run.arrivals[0][0], run.arrivals[-1][0]
-    if last_s - first_s < MIN_ENERGY_S:
-        return Reason.BELOW_RESOLUTION
-    joules, method = 0.0, "counter"
-    for index in used:
-        counter, power = (_points(run, index, name) for name in ("energy_j", "power_w"))
-        if gpu["devices"][index]["mig_of"] is not None or not (counter or power):
-            return Reason.NO_ENERGY_COUNTER  # a counter of the whole GPU tells nothing of an instance
-        points, method = (counter, method) if counter else (_integrated(power), "power")
-        gap_s = max((b[0] - a[0] for a, b in itertools.pairwise(points)), default=0.0)
-        edge_s = EDGE_SHARE * (last_s - first_s)
-        if points[0][0] > first_s + edge_s or points[-1][0] < last_s - edge_s:
-            return Reason.NO_SAMPLES
-        if not counter and gap_s > MAX_POWER_GAP_S:
-            return Reason.NO_SAMPLES
-        if any(b[1] < a[1] for a, b in itertools.pairwise(points)):
-            return Reason.NO_ENERGY_COUNTER  # set back by a reset
-        if len({value for t_s, value in points if first_s <= t_s <= last_s}) < MIN_ENERGY_STEPS:
-            return Reason.BELOW_RESOLUTION
-        joules += _at(points, last_s) - _at(points, first_s)
-    return joules, run.lines - run.arrivals[0][1], method
-
-
-def _points(run: Run, gpu: int, name: str) -> list[tuple[float, float]]:
-    return [(s["t_ns"] / 1e9, s[name]) for s in run.gpu_samples if s["gpu"] == gpu and s.get(name) is not None]
-
-
-def _integrated(power: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    steps = ((b[1] + a[1]) / 2 * (b[0] - a[0]) for a, b in itertools.pairwise(power))
-    return list(zip((t_s for t_s, _ in power), itertools.accumulate(steps, initial=0.0), strict=True))
-
-
-def _at(points: list[tuple[float, float]], t_s: float) -> float:
-    # Between two points on the line through them, outside the nearest.
-    after = bisect.bisect(points, (t_s, -math.inf))
-    if after in (0, len(points)):
-        return points[min(after, len(points) - 1)][1]
-    (t0, y0), (t1, y1) = points[after - 1 : after + 1]
-    return y0 + (y1 - y0) * (t_s - t0) / (t1 - t0)
-
-
 def mean_of(values: Sequence[float | Reason], unit_method: str | None = None) -> dict[str, Any]:
     """Return a bench.json estimate of one number a run: its mean and interval, or null with the first reason."""
     reasons = [v for v in values if isinstance(v, Reason)]
@@ -303,24 +295,26 @@ def mean_of(values: Sequence[float | Reason], unit_method: str | None = None) ->
     return {**estimate.__dict__, **({"method": unit_method} if unit_method else {}), "scope": scope}
 
 
-def summarise(runs: Sequence[Run]) -> tuple[dict[str, Any], list[Reason]]:
-    """Return (the estimates of bench.json, notes) of valid runs."""
+def summarise(runs: Sequence[Run], short: Sequence[Run] = ()) -> tuple[dict[str, Any], list[Reason]]:
+    """Return (the estimates of bench.json, notes) of valid runs; see `speed`."""
     if not runs:
         null = {"value": None, "reason": Reason.NO_VALID_RUN}
-        names = ("speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "cpu_s_per_record")
+        names = ("speed_per_s", "bytes_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "cpu_s_per_record")
         return {name: dict(null) for name in names}, []
-    speed_per_s, notes = speed(runs)
+    speed_per_s, notes = speed(runs, short)
     cpu = [cpu_of_stream(run) for run in runs]
     if any(isinstance(c, Reason) for c in cpu):
         cpu_estimate = {"value": None, "reason": Reason.NO_SAMPLES}
     else:
         cpu_estimate = {**ratio_estimate(*zip(*cpu, strict=True)).__dict__, "scope": "runs" if len(runs) > 1 else "run"}
     peaks = [run.facts["memory"]["cgroup_peak_bytes"] for run in runs]
+    start_up = start_s(runs, speed_per_s)
+    if start_up.get("method") == "median":
+        notes.append(Reason.TWO_START_UPS)
     return {
         "speed_per_s": speed_per_s,
-        "init_s": mean_of(
-            [init_s(run) for run in runs], "ready" if all(r.ready_s is not None for r in runs) else "stream"
-        ),
+        "bytes_per_s": _scaled(speed_per_s, runs[0].facts["bytes_fed"] / runs[0].facts["records_fed"]),
+        "init_s": start_up,
         "ram_bytes": mean_of([ram_bytes(run) for run in runs], runs[0].facts["memory"]["source"]),
         "ram_cgroup_peak_bytes": mean_of(
             [Reason.NO_CGROUP if p is None else p for p in peaks], runs[0].facts["memory"]["cgroup_peak_source"]
@@ -329,26 +323,20 @@ def summarise(runs: Sequence[Run]) -> tuple[dict[str, Any], list[Reason]]:
     }, notes
 
 
-def summarise_gpu(gpu: dict[str, Any] | str, runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the estimates of bench.json that concern GPUs.
+def _scaled(estimate: dict[str, Any], factor: float) -> dict[str, Any]:
+    numbers = {name: estimate[name] * factor for name in ("value", "low", "high") if estimate.get(name) is not None}
+    return {**estimate, **numbers}
+
+
+def start_s(runs: Sequence[Run], speed_per_s: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """Return the estimate of the start-up; of two kinds of start-ups the median, with the least and the largest.
 
     Args:
-        gpu: What the first run's `run.json` says, valid or not: without a GPU its code is the reason.
-        runs: The valid runs.
+        speed_per_s: As in `init_s`.
     """
-    if isinstance(gpu, str):
-        return {
-            "gpu_ram_bytes": {"value": None, "reason": gpu},
-            "energy_j_per_record": {"value": None, "reason": Reason.NO_ENERGY_COUNTER},
-        }
-    energy = [gpu_energy(run) for run in runs]
-    reasons = [found for found in energy if isinstance(found, Reason)]
-    if reasons or not energy:
-        energy_estimate = {"value": None, "reason": reasons[0] if reasons else Reason.NO_VALID_RUN}
-    else:
-        joules, records, methods = zip(*energy, strict=True)
-        method = "counter" if set(methods) == {"counter"} else "power"
-        spread, scope = ratio_estimate(joules, records).__dict__, "runs" if len(runs) > 1 else "run"
-        energy_estimate = {**spread, "method": method, "scope": scope}
-    ram = mean_of([gpu_ram_bytes(run) for run in runs], gpu["source"])
-    return {"gpu_ram_bytes": ram, "energy_j_per_record": energy_estimate}
+    found = [init_s(run, speed_per_s) for run in runs]
+    if not any(isinstance(f, Reason) for f in found) and stream.two_kinds(found):
+        return {"value": median(found), "low": min(found), "high": max(found), "method": "median", "scope": "runs"}
+    return mean_of(
+        found, "ready" if all(run.ready_s is not None for run in runs) else speed_per_s.get("method") or "stream"
+    )

@@ -1,6 +1,7 @@
 """Facts of runs -> VALID or INVALID, with reason codes. The one list of codes: also why a number is null."""
 
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 
@@ -14,6 +15,7 @@ class Reason(StrEnum):
     TIMEOUT = "TIMEOUT"
     LEFT_PROCESSES = "LEFT_PROCESSES"
     PIDS_REFUSED = "PIDS_REFUSED"
+    WORKER_KILLED = "WORKER_KILLED"
     INPUT_NOT_READ = "INPUT_NOT_READ"
     STDOUT_FLOODED = "STDOUT_FLOODED"
     # its answers
@@ -27,13 +29,28 @@ class Reason(StrEnum):
     # the measurement
     SINGLE_RUN = "SINGLE_RUN"
     ANSWERS_HELD_BACK = "ANSWERS_HELD_BACK"
+    CACHED_ANSWERS = "CACHED_ANSWERS"
     CLOCK_TROUBLE = "CLOCK_TROUBLE"
     MACHINE_SLEPT = "MACHINE_SLEPT"
+    SAMPLER_GAPS = "SAMPLER_GAPS"
+    BUSY_MACHINE = "BUSY_MACHINE"
+    SHARED_MACHINE = "SHARED_MACHINE"
+    MACHINE_NOT_TOLD = "MACHINE_NOT_TOLD"
     NO_VALID_RUN = "NO_VALID_RUN"
     NO_STREAM = "NO_STREAM"
     NO_READINESS = "NO_READINESS"
     NO_CGROUP = "NO_CGROUP"
     NO_SAMPLES = "NO_SAMPLES"
+    LOG_TRUNCATED = "LOG_TRUNCATED"
+    WORK_NOT_SEEN = "WORK_NOT_SEEN"
+    NO_PAIRS = "NO_PAIRS"
+    NO_TIME_LEFT = "NO_TIME_LEFT"
+    TWO_START_UPS = "TWO_START_UPS"
+    DRIFT = "DRIFT"
+    BATCH_FLIPS = "BATCH_FLIPS"
+    CONTRACT_BROKEN = "CONTRACT_BROKEN"
+    NOT_ASKED = "NOT_ASKED"
+    CACHES_KEPT = "CACHES_KEPT"
     NO_GOLD = "NO_GOLD"
     NO_GPU = "NO_GPU"
     GPU_NOT_SAMPLED = "GPU_NOT_SAMPLED"
@@ -56,6 +73,7 @@ MEANING = {
     Reason.TIMEOUT: "the program did not end within the time limit and was killed",
     Reason.LEFT_PROCESSES: "processes outlived the program and were killed",
     Reason.PIDS_REFUSED: "new processes were refused: the limit of processes and threads was reached",
+    Reason.WORKER_KILLED: "a process of the run was killed or crashed before the last answer, though the program went on",
     Reason.INPUT_NOT_READ: "the program ended well without reading all records: its answers cannot rest on them",
     Reason.STDOUT_FLOODED: "the program printed far more than answers can be, and was ended",
     Reason.BROKEN_LINE: "a line of stdout is not one JSON object in UTF-8",
@@ -67,13 +85,28 @@ MEANING = {
     Reason.FLIPS: "more than 0.1 % of repeated records got another answer than the first time",
     Reason.SINGLE_RUN: "one run only: the interval is of this run, not between runs",
     Reason.ANSWERS_HELD_BACK: "most answers were ready before the first was printed; speed is taken from readiness to the last answer",
+    Reason.CACHED_ANSWERS: "texts that come again are answered faster than new ones: the program keeps its answers",
     Reason.CLOCK_TROUBLE: "the wall clock was set during a run: its dates may be wrong, its durations come from another clock",
     Reason.MACHINE_SLEPT: "the machine was suspended during a run",
+    Reason.SAMPLER_GAPS: "memory and CPU were not sampled for over a second at a time, or a tenth of a run",
+    Reason.BUSY_MACHINE: "other processes took more than half of the machine's CPU time, or a fifth while no core was idle",
+    Reason.SHARED_MACHINE: "other processes kept more than half a core busy",
+    Reason.MACHINE_NOT_TOLD: "the machine does not tell what all its processes use",
     Reason.NO_VALID_RUN: "no run was valid",
     Reason.NO_STREAM: "answers came in too few arrivals or too short a time to read a speed from; feed more records or print readiness",
     Reason.NO_READINESS: "the program does not print readiness and its answers do not tell",
     Reason.NO_CGROUP: "no own cgroup could be made here (see `morocco doctor`)",
     Reason.NO_SAMPLES: "the run was over before it could be sampled",
+    Reason.LOG_TRUNCATED: "a file of a run ends before what was written into it",
+    Reason.WORK_NOT_SEEN: "a run took longer over a short one than its answers, from readiness or from the first on, explain: work was done before",
+    Reason.NO_PAIRS: "no short and longer run that both started warm",
+    Reason.NO_TIME_LEFT: "the runs took no longer than short ones; feed more records",
+    Reason.TWO_START_UPS: "start-ups were of two kinds, as when some are cold; the median stands with the least and the largest",
+    Reason.BATCH_FLIPS: "more than 0.1 % of records got another answer than at the sweep's first batch size",
+    Reason.DRIFT: "speed rose or fell by more than 5 % from the first run to the last",
+    Reason.CONTRACT_BROKEN: "the program breaks the contract; `morocco check` tells how",
+    Reason.NOT_ASKED: "left out, as it was asked",
+    Reason.CACHES_KEPT: "file caches may not be dropped here: that takes root",
     Reason.NO_GOLD: "the records have no labels",
     Reason.NO_GPU: "this machine has no NVIDIA GPU",
     Reason.GPU_NOT_SAMPLED: "there is a GPU, and it could not be sampled",
@@ -94,14 +127,32 @@ NOTES = {
     Reason.SINGLE_RUN,
     Reason.FLIPS,
     Reason.ANSWERS_HELD_BACK,
+    Reason.WORK_NOT_SEEN,
+    Reason.TWO_START_UPS,
     Reason.LEFT_PROCESSES,
     Reason.PIDS_REFUSED,
     Reason.CLOCK_TROUBLE,
+    Reason.SHARED_MACHINE,
     Reason.DISPLAY_ON_GPU,
+    Reason.CONTRACT_BROKEN,
+    Reason.BATCH_FLIPS,
 }
 
 THROTTLED_SHARE = 0.01  # of the samples of a GPU; above it the run is invalid
+LONGEST_GAP_S = 1.0  # between two samples; above it the run is invalid
+GAPS_SHARE, GAPS_S = 0.1, 0.5  # of the time sampled, in gaps; so are both together
+# Other signals are ordinary ways to end a worker.
+CRASHES = {signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
+OTHERS_SHARE, OTHERS_S = 0.5, 0.5  # of the time of all cores, and CPU seconds; above both the run is invalid
+OTHERS_SHARE_FULL, FULL_SHARE = 0.2, 0.05  # as is above the first with less idle than the second
+OTHERS_CORES = 0.5
 OTHER_SAMPLES = 2  # a process of the run may end between being named by the GPU and being looked for
+
+DRIFT_RUNS, DRIFT_SHARE, DRIFT_CHANCE = (
+    5,
+    0.05,
+    0.002,
+)  # of the mean speed, from the first run to the last; of equal runs
 
 RULE_REASONS = {
     "broken-line": Reason.BROKEN_LINE,
@@ -145,6 +196,38 @@ def clock_reasons(clock: dict) -> list[Reason]:
     return [reason for reason, seconds in found if seconds]
 
 
+def sampler_reasons(sampler: dict) -> list[Reason]:
+    """Return what gaps between samples say against a run; `sampler` is `run.json`'s, of which older ones tell no gaps."""
+    longest_s, gaps_s = sampler["longest_gap_s"] or 0.0, sampler.get("gaps_s") or 0.0
+    often = gaps_s > GAPS_S and gaps_s > GAPS_SHARE * sampler["watched_s"]
+    return [Reason.SAMPLER_GAPS] if often or longest_s > LONGEST_GAP_S else []
+
+
+def worker_reasons(facts: dict) -> list[Reason]:
+    """Return whether a process crashed or was killed before the last answer; `facts` is `run.json`.
+
+    A program that a signal ended as a whole is told of by `exit_reasons`.
+    """
+    last_s = facts["phases"]["last_answer_s"] or 0.0
+    crashed = [
+        ended
+        for ended in facts.get("ended_processes", [])
+        if ended["signal"] in CRASHES and ended["signal"] != facts["exit"]["signal"] and ended["t_ns"] / 1e9 < last_s
+    ]
+    return [Reason.WORKER_KILLED] if crashed else []
+
+
+def machine_reasons(others: dict | str) -> list[Reason]:
+    """Return what other processes say against a run; `others` is `run.json`'s, a code where the machine does not tell."""
+    if isinstance(others, str) or others["cpu_s"] < OTHERS_S:
+        return []
+    share = others["cores"] / others["of_cores"]
+    full = others["idle_share"] is not None and others["idle_share"] < FULL_SHARE
+    if share > OTHERS_SHARE or (full and share > OTHERS_SHARE_FULL):
+        return [Reason.BUSY_MACHINE]
+    return [Reason.SHARED_MACHINE] if others["cores"] > OTHERS_CORES else []
+
+
 def gpu_reasons(gpu: dict | str) -> list[Reason]:
     """Return what happened on the GPUs that a run used says against it; `gpu` is `run.json`'s, a code where there is none.
 
@@ -165,9 +248,38 @@ def gpu_reasons(gpu: dict | str) -> list[Reason]:
     return [reason for reason, happened in found if happened]
 
 
+def log_reasons(truncated: bool) -> list[Reason]:
+    """Return what the files of a run say against it: they must hold all that was written into them."""
+    return [Reason.LOG_TRUNCATED] if truncated else []
+
+
+def drift_reasons(speeds: Sequence[float]) -> list[Reason]:
+    """Return DRIFT if speeds, in the order of their runs, rise or fall along a line by more than chance and DRIFT_SHARE.
+
+    Limits: fewer than five runs do not tell a line from chance.
+    """
+    n = len(speeds)
+    if n < DRIFT_RUNS:
+        return []
+    from scipy.special import stdtr
+
+    centre, mean = (n - 1) / 2, sum(speeds) / n
+    spread = sum((k - centre) ** 2 for k in range(n))
+    slope = sum((k - centre) * (v - mean) for k, v in enumerate(speeds)) / spread
+    left = sum((v - mean - slope * (k - centre)) ** 2 for k, v in enumerate(speeds))
+    error = (left / (n - 2) / spread) ** 0.5
+    chance = 2 * float(stdtr(n - 2, -abs(slope) / error)) if error else 0.0
+    return [Reason.DRIFT] if abs(slope) * (n - 1) > DRIFT_SHARE * mean and chance < DRIFT_CHANCE else []
+
+
 def answer_reasons(counts: dict[str, int]) -> list[Reason]:
     """Return what the check of the answers says against a run; `counts` is problems by rule."""
     return [RULE_REASONS[rule] for rule in RULE_REASONS if counts.get(rule)]
+
+
+def cached_reasons(cached: dict) -> list[Reason]:
+    """Return what the probe for kept answers says against a result; `cached` is what `cached.judge` returns."""
+    return [Reason.CACHED_ANSWERS] if cached["fires"] else []
 
 
 def verdict(reasons: Iterable[Reason]) -> str:

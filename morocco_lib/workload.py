@@ -84,8 +84,9 @@ class Workload(Mapping):
         """
         gold = [self.task.gold(record) for record in self.records]
         lengths: Counter[int] = Counter()
-        digest, total = hashlib.sha256(), 0
-        for line in self.lines():
+        digest, total, line_bytes = hashlib.sha256(), 0, [0] * len(self.records)
+        for place, line in zip(self.order, self.lines(), strict=True):
+            line_bytes[place] = line_bytes[place] or len(line)
             lengths[(len(line) - 1).bit_length()] += 1
             digest.update(line)
             total += len(line)
@@ -102,6 +103,7 @@ class Workload(Mapping):
             "line_bytes_histogram": [
                 {"from": 1 << (k - 1) if k else 0, "below": 1 << k, "lines": n} for k, n in sorted(lengths.items())
             ],
+            "line_bytes": line_bytes,  # of each record when first fed; its idx may take more digits later
             "records": [self.task.outline(record) for record in self.records],
             "gold": gold if None not in gold else None,
             "order": list(self.order),

@@ -40,14 +40,6 @@ INFLATION = (1.19, 1.01, 3.17, 1.55, 1.01, 1.34, 1.16, 1.49, 1.27)
 
 
 @pytest.fixture(scope="module")
-def archive(real_data):
-    path = real_data / "morocco" / "morocco-bench-logs.tar.gz"
-    if not path.exists():
-        pytest.skip(f"no {path}")
-    return path
-
-
-@pytest.fixture(scope="module")
 def unpacked(archive, tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
     with tarfile.open(archive) as tar:
@@ -304,6 +296,17 @@ def test_equal_onsets_are_no_flag(cell):
     assert flags_of(cell) == set()
 
 
+def test_onsets_that_differ_as_those_of_equal_runs_do_are_no_flag(cell):
+    for size, total_s, onset_s in ((1, 10.0, 6.0), (2000, 30.0, 5.7)):
+        for path, later_s in zip(sorted(cell.glob(f"{size}_*")), (-0.4, -0.3, 0, 0.3, 0.4), strict=True):
+            path.write_bytes(lines(total_s, onset_s + later_s, gap_s=0.1))
+    point = point_of(cell)
+    assert flags_of(cell) == set() and point.onset_shift_s == pytest.approx(0.3, abs=0.11)
+    for path in cell.glob("2000_*"):
+        path.write_bytes(lines(30.0, 4.0, gap_s=0.1))
+    assert flags_of(cell) == {(Flag.ONSET_SHIFT, None)}
+
+
 def test_without_a_gpu_there_is_no_aligned_speed_but_a_reason(main, tmp_path):
     for size, total in ((1, 10.0), (2000, 30.0)):
         write(tmp_path / "m" / "rcb", f"{size}_1_1.jsonl", lines(total, None))
@@ -461,7 +464,15 @@ def test_every_flag_is_explained_in_the_documentation():
     assert set(corrected.MEANING) == set(Flag) and all(f"| `{flag}` |" in page for flag in Flag)
     for code in ("NO_RUN_LEFT", "NO_WARM_START_LEFT", "NO_TIME_LEFT"):
         assert f"`{code}`" in page and code.startswith("NO_")
-    for constant in ("COLD_EXCESS", "COLD_SHARE", "TRUNCATED_SHARE", "LOADED_SHARE", "RUNS_TO_JUDGE", "SHIFT_GAPS"):
+    for constant in (
+        "COLD_EXCESS",
+        "COLD_SHARE",
+        "TRUNCATED_SHARE",
+        "LOADED_SHARE",
+        "RUNS_TO_JUDGE",
+        "SHIFT_GAPS",
+        "SHIFT_SPREADS",
+    ):
         assert f"`{constant}` = {getattr(corrected, constant):g}" in page, constant
 
 

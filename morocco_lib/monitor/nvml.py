@@ -273,7 +273,7 @@ class GpuSampler(Sampler):
         """Stop and return the facts of `run.json`'s "gpu", or why there are none."""
         if not self._nvml.devices:
             return self._nvml.reason
-        self._stop.set()
+        self._halt()
         self._thread.join(HUNG_S)
         hung, sampling = self._thread.is_alive(), None  # a call to a GPU that fell off the bus may never return
         if not hung:

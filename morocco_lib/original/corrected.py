@@ -11,8 +11,8 @@ as many normal values), and no median taken as known better than the steps of sa
 
 Limits: a correction, not the truth. The first GPU sample is when the GPU was first held, not when the model was ready;
 what differs between start-ups after that (reading a long input, a first batch of 32 instead of 1) counts as work. The
-record that a one-record run answers is taken for start-up, as in the original: 0.05 % of 2000. All runs are of one
-machine and one day: nothing is known of others.
+record that a one-record run answers is taken for start-up, as in the original: 0.05 % of 2000. The runs of a cell are
+of one machine and a day or two: nothing is known of others.
 """
 
 import math
@@ -33,6 +33,7 @@ TRUNCATED_SHARE = 0.75  # of the median: equal work differs by a few per cent, a
 LOADED_SHARE = 0.9  # of the median GPU memory: a one-record run below it ended before the model was loaded
 RUNS_TO_JUDGE = 3  # fewer do not tell which one is the odd one
 SHIFT_GAPS = 2  # sampling gaps: an onset is known to one, so a difference of two to two
+SHIFT_SPREADS = 4  # times what onsets of equal runs are usually off their median: less is chance
 # Student's t, 97.5 %, for 1 to 30 degrees of freedom; the last for more, which is a little wide.
 T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -251,7 +252,8 @@ def _onset_shift(warm: Sequence[Log], good: Sequence[Log]) -> tuple[float | None
         return None, []
     one_s, long_s = (median(log.onset_s for log in logs) for logs in (warm, good))
     gap_s = median(log.gap_s for log in (*warm, *good))
-    if one_s - long_s <= SHIFT_GAPS * gap_s:
+    spread_s = median(abs(log.onset_s - usual) for logs, usual in ((warm, one_s), (good, long_s)) for log in logs)
+    if one_s - long_s <= max(SHIFT_GAPS * gap_s, SHIFT_SPREADS * spread_s):
         return one_s - long_s, []
     seen = f"first GPU sample after {long_s:.1f} s, in one-record runs after {one_s:.1f} s: {one_s - long_s:.1f} s are lost"
     return one_s - long_s, [Finding(Flag.ONSET_SHIFT, None, seen)]

@@ -42,6 +42,7 @@ class Log:
         onset_s: First sample with GPU memory less the first sample; None: no sample has any.
         gpu_ram_bytes: The largest; None: no sample has any.
         went_back: A timestamp is below the one before it.
+        began_s: The first timestamp, Unix seconds.
     """
 
     place: Place
@@ -50,6 +51,7 @@ class Log:
     onset_s: float | None
     gpu_ram_bytes: float | None
     went_back: bool
+    began_s: float = 0.0
 
     @property
     def gap_s(self) -> float:
@@ -85,7 +87,7 @@ def read(place: Place, file: BinaryIO) -> Log:
                 onset = next(s for s, value in zip(stamps, memory, strict=True) if value is not None) - first
             largest = max(seen) if largest is None else max(largest, *seen)
         samples, last = samples + len(stamps), stamps[-1]
-    return Log(place, samples, last - first, onset, largest, went_back)
+    return Log(place, samples, last - first, onset, largest, went_back, first)
 
 
 def blocks(shown: str, file: BinaryIO) -> Iterator[Columns]:
@@ -111,6 +113,15 @@ def blocks(shown: str, file: BinaryIO) -> Iterator[Columns]:
         raise UsageError(f"{shown}, after line {number - 1}: {error}", remedy="copy it again") from None
     if empty:
         raise UsageError(f"{shown} is empty", rule="a log has a line a sample", remedy="bench again, or take it out")
+
+
+def series(place: Place, file: BinaryIO) -> list[list[float | None]]:
+    """Return a whole log as columns of `KEYS`, seconds since the first sample in place of the time; raises as `read` does."""
+    columns: list[list[float | None]] = [[] for _ in KEYS]
+    for block in blocks(place.file, file):
+        for whole, part in zip(columns, block, strict=True):
+            whole.extend(part)
+    return [[stamp - columns[0][0] for stamp in columns[0]], *columns[1:]]
 
 
 def _quickly(data: bytes) -> Columns | None:

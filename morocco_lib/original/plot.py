@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from morocco_lib.errors import UsageError
 from morocco_lib.original import files, logs
@@ -48,7 +47,7 @@ def draw(paths: Sequence[Path]):
     """
     from matplotlib.figure import Figure  # no pyplot: nothing is to be shown
 
-    drawn = [(place, _series(place, file)) for place, file in files.walk(paths)]
+    drawn = [(place, logs.series(place, file)) for place, file in files.walk(paths)]
     own = len(drawn) <= OWN_COLOUR
     names = [_name(place) if own else f"{place.input_size}_{place.batch_size}" for place, _ in drawn]
     colours = {name: f"C{number % 10}" for number, name in enumerate(dict.fromkeys(names))}
@@ -71,15 +70,6 @@ def draw(paths: Sequence[Path]):
         axes[0].plot([], [], color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     return figure
-
-
-def _series(place: files.Place, file: BinaryIO) -> list[list[float | None]]:
-    """Return the columns of a log, time counted from its first sample."""
-    columns: list[list[float | None]] = [[] for _ in logs.KEYS]
-    for block in logs.blocks(place.file, file):
-        for whole, part in zip(columns, block, strict=True):
-            whole.extend(part)
-    return [[stamp - columns[0][0] for stamp in columns[0]], *columns[1:]]
 
 
 def _name(place: files.Place) -> str:

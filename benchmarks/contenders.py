@@ -1,0 +1,164 @@
+"""The contenders of `benchmarks/inference.py`, each a process that loads one model and answers when told to.
+
+    python benchmarks/contenders.py NAME FOLDER
+
+Reads a file of records a line from stdin and prints the seconds that answering them took, with the labels and logits of
+the first time a file is asked for. Records lie in memory before the clock starts, answers after it; tokenising counts.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from morocco_lib.models import weights
+from morocco_lib.models.padded import Padded, body_of
+from morocco_lib.models.tokens import Tokens
+from morocco_lib.models.transformer import Transformer
+from morocco_lib.options import Options
+from morocco_lib.tasks import get_task
+from morocco_lib.tasks.records import Record
+
+THREADS, BATCH = 2, 32
+INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
+Answer = Callable[[list[Record]], torch.Tensor]  # records -> logits of their sequences
+
+
+def ours(options: Options, shares: bool = True) -> Callable[[Path], Answer]:
+    """The kit's own program, from records to predictions."""
+
+    def load(folder: Path) -> Answer:
+        model, _ = weights.load(folder, options=options)
+        compute, found = model.logits, []
+
+        def logits(sequences: list[Tokens], batch_size: int) -> torch.Tensor:
+            some = sequences if shares else [replace(one, shared=0) for one in sequences]
+            found.append(compute(some, batch_size))
+            return found[-1]
+
+        model.logits = logits
+
+        def answer(records: list[Record]) -> torch.Tensor:
+            found.clear()
+            model.answer(records, BATCH)
+            return torch.cat(found)
+
+        return answer
+
+    return load
+
+
+def fixed(folder: Path) -> Answer:
+    """transformers' forward on batches in the order of the records, padded to the longest."""
+    model, task = weights.load(folder)
+    engine = Padded(engine_body(model, folder), model.values["pooling"])
+
+    def batch(records: list[Record]) -> torch.Tensor:
+        sequences: list[Tokens] = [one for (one,) in model.reader([model.encoding.parts(r, task) for r in records])]
+        return torch.nn.functional.linear(engine.features(sequences), model.weight, model.bias)
+
+    def answer(records: list[Record]) -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.cat([batch(records[first : first + BATCH]) for first in range(0, len(records), BATCH)])
+
+    return answer
+
+
+def engine_body(model: Transformer, folder: Path) -> torch.nn.Module:
+    """Return transformers' own module of a weights folder."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / weights.ARRAYS)
+    return body_of(
+        model.values["config"], {n.removeprefix("body."): t for n, t in tensors.items() if n.startswith("body.")}
+    )
+
+
+class First(torch.nn.Module):
+    """In place of BERT's pooler: the first token as it is, as the kit's head sees it."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden[:, 0]
+
+
+def cross_encoder(folder: Path) -> Answer:
+    """sentence-transformers with the same weights, written as it reads them."""
+    import tempfile
+
+    import tokenizers
+    from sentence_transformers import CrossEncoder
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    model, task = weights.load(folder)
+    config = BertConfig(**model.values["config"] | {"num_labels": len(task.labels)})
+    theirs = BertForSequenceClassification(config)
+    theirs.bert.load_state_dict(engine_body(model, folder).state_dict(), strict=False)
+    theirs.classifier.load_state_dict({"weight": model.weight, "bias": model.bias})
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    tokenizer = tokenizers.Tokenizer.from_str(model.tokenizer_text)
+    with tempfile.TemporaryDirectory() as place:
+        theirs.save_pretrained(place)
+        named = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=INPUTS, **names)
+        named.save_pretrained(place)
+        encoder = CrossEncoder(place, max_length=model.values["max_length"], device="cpu")
+    encoder.model.bert.pooler = First()
+
+    def answer(records: list[Record]) -> torch.Tensor:
+        parts = [part for record in records for part in model.encoding.parts(record, task)]
+        pairs = [(part.first, part.second) for part in parts]
+        return encoder.predict(pairs, batch_size=BATCH, activation_fn=torch.nn.Identity(), convert_to_tensor=True)
+
+    return answer
+
+
+CONTENDERS: dict[str, Callable[[Path], Answer]] = {
+    "fixed order": fixed,
+    "CrossEncoder": cross_encoder,
+    "OpenVINO f32": ours(Options(backend="openvino")),
+    "morocco fp32": ours(Options()),
+    "morocco bf16": ours(Options(precision="bf16")),
+    "recomputed": ours(Options(), shares=False),
+}
+
+
+def labels_of(model: Transformer, records: list[Record], logits: torch.Tensor) -> list:
+    """Return the flat list of answers that the logits of all sequences stand for; an entity's place, where it is one."""
+    task, parts = model.task, [len(model.encoding.parts(record, model.task)) for record in records]
+    found = [(r, model.head.predict(r, one)) for r, one in zip(records, logits.split(parts), strict=True)]
+    if task.labels:
+        return [label for _, prediction in found for label in task.labels_in(prediction)]
+    return [model.head.names(record).index(prediction["label"]) for record, prediction in found]
+
+
+def lengths_of(model: Transformer, records: list[Record]) -> list[int]:
+    """Return the tokens of every sequence."""
+    asked = [model.encoding.parts(record, model.task) for record in records]
+    return [len(one.ids) for sequences in model.reader(asked) for one in sequences]
+
+
+def main(name: str, folder: Path) -> None:
+    torch.set_num_threads(THREADS)
+    answer = CONTENDERS[name](folder)
+    task = get_task(weights.describe(folder)["task"])
+    known: dict[str, list[Record]] = {}
+    print(json.dumps({"ready": True}), flush=True)
+    for line in map(str.strip, sys.stdin):
+        first = line not in known
+        if first:
+            known[line] = [task.strip_labels(record) for record in task.read(Path(line))]
+        began = time.perf_counter()
+        logits = answer(known[line])
+        told = {"seconds": time.perf_counter() - began}
+        if first:
+            model, _ = weights.load(folder)
+            told |= {"labels": labels_of(model, known[line], logits), "logits": logits.tolist()}
+            told |= {"lengths": lengths_of(model, known[line]), "truncated": model.truncated}
+        print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,351 @@
+"""How fast transformers answer, against what else could run the same weights.
+
+    python benchmarks/inference.py --work FOLDER                everything; trains the models first, keeps them in FOLDER
+    python benchmarks/inference.py --only short mix --rounds 3 --records 1000 --json
+
+Four layers of 256, trained a short while on synthetic tasks. Each contender is a process of its own with two threads,
+one computes at a time, and rounds are interleaved in rotating order; a first one is not counted. Medians, and ratios of
+medians with the lowest and highest of single rounds.
+
+    short     TERRa records as they are                        mix       half of the premises lengthened by others
+    muserc    a passage's answers share it, or recompute it    rucos     the same of candidates, with longer passages
+    start     process start -> ready, against the imports      memory    peak of 1e3 to 1e5 records
+
+Exits with 1 if a bar is missed or the models' answers are too alike to be compared.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from morocco_lib import data, train
+from morocco_lib.tasks import get_task
+from morocco_lib.tasks.records import Record
+from morocco_lib.training.recipe import Recipe
+from morocco_lib.who import ModelParams
+
+HERE = Path(__file__).parent
+PAIRS = ["fixed order", "CrossEncoder", "OpenVINO f32", "morocco fp32", "morocco bf16"]
+SHARING = ["recomputed", "morocco fp32"]
+RAREST = 0.2  # share of the rarest answer (of what is not the commonest place, in RuCoS)
+LONGEST = 400  # tokens of a lengthened record, about
+CHARACTERS_A_TOKEN = 4.2  # of the trained tokenizer on these texts
+IMPORTS = (
+    "import torch, tokenizers, safetensors.torch; from transformers.models.bert.modeling_bert import BertModel; "
+    "print('ready', flush=True)"
+)
+BERT = {"model_type": "bert", "vocab_size": 4000, "hidden_size": 256, "num_hidden_layers": 4}
+BERT |= {"num_attention_heads": 4, "intermediate_size": 1024}
+GPT2 = {"model_type": "gpt2", "vocab_size": 4000, "n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 512}
+TINY = {**BERT, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
+RECIPE = {"learning_rate": 5e-4, "dropout": 0.0, "body_dropout": 0.0, "max_length": 512}
+MODELS = {  # name -> task, body, epochs, pooling
+    "terra": ("terra", BERT, 5, "first"),
+    "muserc": ("muserc", GPT2, 2, "last"),
+    "rucos": ("rucos", GPT2, 1, "last"),
+    "tiny": ("terra", TINY, 1, "first"),
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What must hold of a value: at least or at most a bound; a bound of None is only told."""
+
+    of: str
+    value: float
+    rule: str = ""
+    bound: float | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        if self.bound is None:
+            return None
+        return self.value >= self.bound if self.rule == ">=" else self.value <= self.bound
+
+    def __str__(self) -> str:
+        verdict = {None: "", True: "PASS", False: "FAIL"}[self.passed]
+        bound = "" if self.bound is None else f"{self.rule} {self.bound:g}"
+        return f"{self.of:<58}{self.value:>12.4g}  {bound:<10}{verdict}"
+
+
+# -- models and records --------------------------------------------------------------------------------------------
+def prepared(work: Path, name: str) -> Path:
+    """Return the weights of a trained model, which are kept in the work folder."""
+    task, body, epochs, pooling = MODELS[name]
+    folder = work / name
+    if not (folder / train.RESULT).is_file():
+        records = work / "data"
+        if not records.is_dir():
+            data.make_synthetic(records, ["terra", "muserc", "rucos"], 1)
+        files = {split: data.find_split(records, get_task(task), split) for split in ("train", "val")}
+        recipe = Recipe(**RECIPE, epochs=epochs, pooling=pooling, batch_size=8 if task == "rucos" else 32)
+        model = ModelParams(name=name, kind="transformer", scratch=body, recipe=recipe)
+        folder.mkdir(parents=True, exist_ok=True)
+        train.fit(train.Plan(model, task, files, [1]), folder)
+        if task == "muserc":
+            center(folder / "weights", data.read_split(records, get_task(task), "val")[1])
+    return folder / "weights"
+
+
+def center(folder: Path, records: list[Record]) -> None:
+    """Move a head's bias so that half of the logits are above 0: a model that has learnt little has both answers."""
+    from safetensors.torch import load_file, save_file
+
+    from morocco_lib.models import weights
+
+    model, task = weights.load(folder)
+    asked = model.reader([model.encoding.parts(record, task) for record in records])
+    logits = model.logits([one for sequences in asked for one in sequences], 32)
+    tensors = load_file(folder / weights.ARRAYS)
+    tensors["head.bias"] -= logits.median(0).values
+    save_file(tensors, folder / weights.ARRAYS)
+
+
+def drawn(task_name: str, size: int) -> list[Record]:
+    """Return synthetic records that no model was trained on."""
+    task, found, seed = get_task(task_name), [], 2
+    while len(found) < size:
+        with tempfile.TemporaryDirectory() as place:
+            data.make_synthetic(Path(place), [task_name], seed)
+            for split in ("val", "train"):
+                found += data.read_split(Path(place), task, split)[1]
+        seed += 1
+    return [task.reindex(record, place) for place, record in enumerate(found[:size])]
+
+
+def lengthened(records: list[Record]) -> list[Record]:
+    """Return TERRa records of which half have premises of up to `LONGEST` tokens, joined from others' premises."""
+    rng, found = random.Random(1), []
+    premises = [record["premise"] for record in records]
+    for record in records:
+        if rng.random() < 0.5:
+            wanted = rng.uniform(60, LONGEST - 80) * CHARACTERS_A_TOKEN
+            while len(record["premise"]) < wanted:
+                record = {**record, "premise": f"{record['premise']} {rng.choice(premises)}"}
+        found.append(record)
+    return found
+
+
+def fuller(records: list[Record]) -> list[Record]:
+    """Return RuCoS records whose passages are followed by two others: the synthetic ones alone are short."""
+    rng = random.Random(1)
+    texts = [record["passage"]["text"] for record in records]
+    longer = [{**r["passage"], "text": "\n".join([r["passage"]["text"], *rng.sample(texts, 2)])} for r in records]
+    return [{**record, "passage": passage} for record, passage in zip(records, longer, strict=True)]
+
+
+def written(path: Path, records: list[Record]) -> Path:
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+# -- contenders ----------------------------------------------------------------------------------------------------
+class Contender:
+    """A process that answers a file of records when told to."""
+
+    def __init__(self, name: str, weights: Path):
+        argv = [sys.executable, str(HERE / "contenders.py"), name, str(weights)]
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), "2")
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | threads | {"CI": "true"}
+        )
+        self.name = name
+        self._read()
+
+    def ask(self, records: Path) -> dict:
+        self.process.stdin.write(f"{records}\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def end(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def raced(names: list[str], weights: Path, records: Path, rounds: int) -> tuple[dict, dict]:
+    """Return (name -> what it answered, name -> seconds of each round)."""
+    contenders = [Contender(name, weights) for name in names]
+    try:
+        answered = {one.name: one.ask(records) for one in contenders}
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for number in range(rounds):
+            first = number % len(contenders)
+            for one in contenders[first:] + contenders[:first]:
+                seconds[one.name].append(one.ask(records)["seconds"])
+        return answered, seconds
+    finally:
+        for one in contenders:
+            one.end()
+
+
+def ratio(seconds: dict, name: str, over: str) -> float:
+    """Return how many times as fast one contender is as another: the ratio of medians."""
+    return median(seconds[over]) / median(seconds[name])
+
+
+def table(title: str, records: int, seconds: dict, base: str) -> str:
+    """Return records/s of each contender, and its speed against the base's with the extremes of single rounds."""
+    lines = [f"{title:<28}{'records/s':>10}{'x':>8}   single rounds"]
+    for name, times in seconds.items():
+        each = [b / t for b, t in zip(seconds[base], times, strict=True)]
+        speed = records / median(times)
+        lines.append(
+            f"  {name:<26}{speed:>10.0f}{ratio(seconds, name, base):>8.2f}   {min(each):.2f} to {max(each):.2f}"
+        )
+    return "\n".join(lines)
+
+
+def same(one: dict, other: dict) -> float:
+    """Return the share of equal answers."""
+    return float(np.mean([a == b for a, b in zip(one["labels"], other["labels"], strict=True)]))
+
+
+def distance(one: dict, other: dict) -> float:
+    """Return the greatest difference of logits over the other's standard deviation."""
+    a, b = np.array(one["logits"]), np.array(other["logits"])
+    return float(np.abs(a - b).max() / b.std())
+
+
+def described(title: str, one: dict) -> tuple[str, Bar]:
+    """Return what a workload is like, and whether its answers differ enough to be compared."""
+    counts = Counter(one["labels"])
+    rarest = min(counts.values()) if set(counts) <= {0, 1, "entailment", "not_entailment"} and len(counts) > 1 else 0
+    if not rarest:
+        rarest = len(one["labels"]) - max(counts.values())
+    low, middle, high = np.quantile(one["lengths"], [0, 0.5, 1])
+    said = f"{title}: {len(one['lengths'])} sequences of {low:.0f} to {high:.0f} tokens, half have over {middle:.0f}"
+    return said, Bar(f"{title}: rarest answer", rarest / len(one["labels"]), ">=", RAREST)
+
+
+# -- what is measured ----------------------------------------------------------------------------------------------
+def pairs(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict]:
+    weights, records = prepared(args.work, "terra"), drawn("terra", args.records)
+    records = lengthened(records) if title == "mix" else records
+    answered, seconds = raced(PAIRS, weights, written(args.work / f"{title}.jsonl", records), args.rounds)
+    said, bar = described(title, answered["fixed order"])
+    say(f"{said}\n{table(title, len(records), seconds, 'fixed order')}")
+    bars = [bar, Bar(f"{title}: sequences that were cut", max(a["truncated"] for a in answered.values()), "<=", 0)]
+    for name in PAIRS[1:4]:
+        bars.append(Bar(f"{title}: {name}, equal answers", same(answered[name], answered["fixed order"]), ">=", 1))
+        bars.append(Bar(f"{title}: {name}, max |dlogit| / sd", distance(answered[name], answered["fixed order"]), "<=", 1e-3))  # fmt: skip
+    bars.append(Bar(f"{title}: morocco bf16, equal answers", same(answered["morocco bf16"], answered["fixed order"]), ">=", 0.99))  # fmt: skip
+    bars.append(Bar(f"{title}: morocco fp32 over CrossEncoder", ratio(seconds, "morocco fp32", "CrossEncoder"), ">=", 1.2))  # fmt: skip
+    bars.append(Bar(f"{title}: morocco fp32 over OpenVINO f32", ratio(seconds, "morocco fp32", "OpenVINO f32")))
+    return bars, seconds
+
+
+def sharing(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict]:
+    weights, records = prepared(args.work, title), drawn(title, max(args.records // 20, 20))
+    records = fuller(records) if title == "rucos" else records
+    answered, seconds = raced(SHARING, weights, written(args.work / f"{title}.jsonl", records), args.rounds)
+    said, bar = described(title, answered["recomputed"])
+    say(f"{said}\n{table(title, len(records), seconds, 'recomputed')}")
+    return [
+        bar,
+        Bar(f"{title}: equal answers", same(answered["morocco fp32"], answered["recomputed"]), ">=", 1),
+        Bar(f"{title}: max |dlogit| / sd", distance(answered["morocco fp32"], answered["recomputed"]), "<=", 1e-3),
+        Bar(f"{title}: shared prefix over recomputing", ratio(seconds, "morocco fp32", "recomputed"), ">=", 4),
+    ], seconds
+
+
+def start(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict]:
+    weights = str(prepared(args.work, "terra"))
+    infer = [sys.executable, "-m", "morocco_lib", "infer", weights]
+    ways = {
+        "the imports": [sys.executable, "-c", IMPORTS],
+        "morocco infer": infer,
+        "with --backend openvino": [*infer, "--backend", "openvino"],
+    }
+    for argv in ways.values():
+        until_ready(argv)  # files into the cache
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(max(args.rounds, 5)):
+        order = list(ways)[number % 3 :] + list(ways)[: number % 3]
+        for name in order:
+            seconds[name].append(until_ready(ways[name]))
+    lines = [f"  {name:<26}{median(times):>10.2f} s" for name, times in seconds.items()]
+    say("\n".join(["start: process start -> ready", *lines]))
+    over = 1 / ratio(seconds, "morocco infer", "the imports")
+    return [Bar("start: morocco infer / the imports", over, "<=", 1.2)], seconds
+
+
+def until_ready(argv: list[str]) -> float:
+    began = time.perf_counter()
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while b"ready" not in (line := process.stdout.readline()):
+        if not line:
+            raise SystemExit(f"{argv[1:4]} ended with {process.wait()}")
+    seconds = time.perf_counter() - began
+    process.communicate()
+    return seconds
+
+
+def memory(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict]:
+    weights, records = prepared(args.work, "tiny"), drawn("terra", 1000)
+    task, peaks = get_task("terra"), {}
+    for size in (1_000, 10_000, 100_000):
+        many = (task.reindex(task.strip_labels(records[place % 1000]), place) for place in range(size))
+        path = written(args.work / "many.jsonl", many)
+        peaks[size] = peak_bytes([sys.executable, "-m", "morocco_lib", "infer", str(weights)], path)
+    lines = [f"  {size:>7} records{peak / 2**20:>12.1f} MiB" for size, peak in peaks.items()]
+    say("\n".join(["memory: peak resident", *lines]))
+    return [Bar("memory: 1e5 records / 1e3 records", peaks[100_000] / peaks[1_000], "<=", 1.1)], peaks
+
+
+def peak_bytes(argv: list[str], stdin: Path) -> int:
+    with stdin.open("rb") as records:
+        process = subprocess.Popen(argv, stdin=records, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"infer ended with {process.returncode}")
+    return usage.ru_maxrss * 1024
+
+
+PARTS = {"short": pairs, "mix": pairs, "muserc": sharing, "rucos": sharing, "start": start, "memory": memory}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="keeps trained models; default: a temporary folder")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--records", type=int, default=3000)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    say = (lambda text: print(text, file=sys.stderr, flush=True)) if args.json else lambda text: print(f"{text}\n")
+    bars: list[Bar] = []
+    raw = {}
+    with tempfile.TemporaryDirectory() as place:
+        args.work = (args.work or Path(place)).resolve()
+        args.work.mkdir(parents=True, exist_ok=True)
+        for part in args.only:
+            found, raw[part] = PARTS[part](part, args, say)
+            bars += found
+    if args.json:
+        print(json.dumps({"bars": [asdict(bar) | {"passed": bar.passed} for bar in bars], "raw": raw}))
+    else:
+        print("\n".join(map(str, bars)))
+    return int(any(bar.passed is False for bar in bars))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""How far off measured speeds are from known ones, our way with one run and the original's with 5 + 5; wall times beside.
+
+    python benchmarks/truth.py [--repeats N] [--seed S]
+
+About 4 minutes, and 40 s more a repeat; on a machine that does nothing else. Every run is a real one, of a server that sleeps.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from truth import pool
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def row(name: str, way: str, errors: Sequence[float], wall_s: float, trials: Sequence[pool.Trial] = ()) -> str:
+    """Return a line of the table; widths and what else comes of an interval are of our way alone."""
+    told = [trial for trial in trials if trial.width is not None]
+    widths = sorted(trial.width for trial in told)
+    cells = [
+        *map(percent, (*pool.median_and_p95(errors), max(map(abs, errors)))),
+        percent(widths[len(widths) // 2]) if widths else "",
+        percent(widths[-1]) if widths else "",
+        f"{sum(trial.holds for trial in told)}/{len(told)}" if told else "",
+        f"{max(abs(trial.init_error_s) for trial in trials):.3f}" if trials else "",
+        f"{wall_s / len(errors):.1f}",
+    ]
+    return f"{name:<30} {way:<9} {len(errors):>3} " + " ".join(f"{cell:>8}" for cell in cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="of the comparison (default: 5)")
+    parser.add_argument("--seed", type=int, default=1, help="of settings, cold starts and varying records (default: 1)")
+    args = parser.parse_args()
+    print(f"load before {os.getloadavg()[0]:.2f}; errors and widths in %, of the known speed; start-up and wall in s")
+    heads = ("median", "p95", "most", "width", "widest", "holds", "start-up", "wall")
+    print(f"{'setting':<30} {'way':<9} {'n':>3} " + " ".join(f"{head:>8}" for head in heads))
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        for number, (title, settings) in enumerate(pool.pools(args.seed).items()):
+            trials = pool.sitting(settings, base / f"pool{number}")
+            wall_s = sum(trial.wall_s for trial in trials)
+            print(row(title, "one run", [trial.error for trial in trials], wall_s, trials), flush=True)
+        for number, (title, setting) in enumerate(pool.untold(args.seed).items()):
+            trial = pool.ours(setting, base / f"untold{number}", repeats=5)
+            print(row(f"no readiness, {title}", "paired", [trial.error], trial.wall_s, [trial]), flush=True)
+        for number, (title, settings) in enumerate(pool.compared(args.repeats, args.seed).items()):
+            trials, others = pool.both(settings, base / f"both{number}")
+            wall_s = sum(trial.wall_s for trial in trials)
+            print(row(title, "one run", [trial.error for trial in trials], wall_s, trials))
+            errors, walls = zip(*others, strict=True)
+            print(row("", "original", errors, sum(walls)), flush=True)
+    print(f"load after {os.getloadavg()[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What becomes of the steps of a plan, and telling of it while it runs."""
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TO_DO, KEPT, DONE, FAILED, SKIPPED = "to do", "kept", "done", "failed", "skipped"
+
+
+@dataclass
+class StepResult:
+    """What became of one step of a plan."""
+
+    model: str | None
+    task: str | None
+    step: str
+    state: str
+    exit: int = 0
+    folder: Path | None = None
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass
+class PlanResult:
+    """What became of a plan; `exit` is the worst of its steps."""
+
+    plan_dir: Path
+    steps: list[StepResult] = field(default_factory=list)
+    page: Path | None = None
+
+    @property
+    def exit(self) -> int:
+        return max((s.exit for s in self.steps), default=0)
+
+
+class Progress:
+    """A bar on a terminal, one line a finished step elsewhere; steps that run together may tell of themselves at once."""
+
+    def __init__(self, total: int, say: Callable[[str], None], *, bar: bool):
+        self.total, self.say, self.done, self.bar = total, say, 0, None
+        self._lock = threading.Lock()
+        if bar:
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=total, unit="step", bar_format="{desc:<32} {bar:24} {n_fmt}/{total_fmt} {elapsed}<{remaining}"
+            )
+
+    def __call__(self, this: StepResult, moment: str) -> None:
+        with self._lock:
+            self._tell(this, moment)
+
+    def _tell(self, this: StepResult, moment: str) -> None:
+        name = " ".join(filter(None, (this.step, this.model, this.task)))
+        if moment == "start":
+            if self.bar is not None:
+                self.bar.set_description_str(name)
+            return
+        self.done += 1
+        line = f"[{self.done}/{self.total}] {name}: {this.state} in {this.seconds:.1f} s" + (
+            f": {this.error}" if this.error else ""
+        )
+        if self.bar is None:
+            self.say(line)
+            return
+        self.bar.update()
+        if this.state in (FAILED, SKIPPED):
+            self.bar.write(line, file=sys.stderr)
+        if self.done == self.total:
+            self.bar.close()
