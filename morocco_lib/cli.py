@@ -2,14 +2,15 @@
 
 import argparse
 import os
-import re
 import sys
 from pathlib import Path
 
 import morocco_lib
 from morocco_lib import verbs as do
+from morocco_lib.arguments import positive, positives, seconds, seeds, share, size, subject
 from morocco_lib.errors import EnvironmentFailure, MoroccoError
 from morocco_lib.images import verbs as images
+from morocco_lib.options import BACKENDS, PRECISIONS
 from morocco_lib.original import verbs as original
 from morocco_lib.verbs import say
 
@@ -69,53 +70,6 @@ morocco --help lists all verbs, morocco VERB --help shows commands that work."""
 
 
 # -- the command line ----------------------------------------------------------------------------------------------
-def positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1 or str(value) != text.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return value
-
-
-def positives(text: str) -> list[int]:
-    values = [positive(part) for part in text.split(",")]
-    if len(set(values)) != len(values):
-        raise argparse.ArgumentTypeError(f"{text!r} names a batch size twice")
-    return values
-
-
-def seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value
-
-
-def size(text: str) -> int:
-    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    found = re.fullmatch(r"([1-9]\d*)(?:([KMGT])(?:i?B)?)?", text.strip())
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M, 2G or a number of bytes")
-    return int(found[1]) * units[found[2] or ""]
-
-
-def subject(sub: argparse.ArgumentParser) -> None:
-    """Add the options that say what runs."""
-    what = sub.add_mutually_exclusive_group(required=True)
-    what.add_argument("--image", metavar="IMAGE", help="an image the Docker Engine holds: name, id or digest")
-    what.add_argument(
-        "--command",
-        metavar="CMD",
-        help="one string, split like a shell would but given no shell; `--batch-size N` is appended",
-    )
-    sub.add_argument("--gpus", type=lambda text: text.split(","), metavar="UUID[,UUID]", help="GPUs of the container")
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="morocco",
@@ -178,13 +132,19 @@ def build_parser() -> argparse.ArgumentParser:
         "train", do.train, "fit a model on a task's train split", "morocco train tfidf terra --data records --out fitted",
         "morocco train majority terra --data records --out fitted-majority --json",
     )  # fmt: skip
-    sub.add_argument("model", metavar="MODEL", help="majority, tfidf, or a name in params/models")
+    sub.add_argument(
+        "model", metavar="MODEL", help="majority, tfidf, a name in params/models, a folder that transformers reads, or a hub id"
+    )  # fmt: skip
     sub.add_argument("task", metavar="TASK")
     sub.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder in the official layout")
     sub.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="new or empty folder; gets weights/ and train.json"
     )
     sub.add_argument("--seed", type=int, default=1)
+    sub.add_argument(
+        "--seeds", type=seeds, metavar="A-B", help="train a transformer with each, as 1-5; the best by val is kept"
+    )
+    sub.add_argument("--recipe", metavar="NAME", help="how a transformer is trained: one of params/recipes, or a file")
     sub.add_argument("--json", action="store_true", help="print train.json")
 
     sub = verb(
@@ -197,6 +157,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--batch-size", type=positive, default=32, metavar="N", help="records answered together (default 32)"
     )
+    sub.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of a transformer's computations (default fp32)"
+    )
+    sub.add_argument("--backend", choices=BACKENDS, default="torch", help="what computes a transformer (default torch)")
 
     sub = verb(
         "eval", do.evaluate, "score a file of predictions", "morocco eval terra preds.jsonl records/TERRa/val.jsonl",
@@ -228,8 +192,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = verb(
         "bench", do.bench, "measure speed, start-up, memory and score of a program",
-        "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --input-size 2000 --batch-size 32 --out bench1",
-        "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --input-size 2000 --batch-size 1,8 --out bench2 --json",
+        "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --input-size 2000 --repeats 3 --out bench1",
+        "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --batch-size 1,8 --repeats 1 --out bench2 --json",
     )  # fmt: skip
     subject(sub)
     sub.add_argument("task", metavar="TASK")
@@ -237,12 +201,29 @@ def build_parser() -> argparse.ArgumentParser:
         "--data", type=Path, required=True, metavar="FILE", help="JSONL records; labels are stripped before feeding"
     )
     sub.add_argument(
-        "--input-size", type=positive, default=2000, metavar="N", help="records fed in a run (default 2000)"
+        "--input-size", type=positive, metavar="N", help="records fed in a run (default: as many as take ten seconds)"
     )
     sub.add_argument(
         "--batch-size", type=positives, default=[32], metavar="B[,B...]", help="one operating point each (default 32)"
     )
-    sub.add_argument("--repeats", type=positive, default=3, metavar="R", help="runs of an operating point (default 3)")
+    sub.add_argument(
+        "--repeats",
+        type=positive,
+        metavar="R",
+        help="runs of an operating point (default: three or more, to --precision)",
+    )
+    sub.add_argument(
+        "--precision", type=share, metavar="P", help="repeat until the speed's interval is narrower than this share of it (default 0.02)"
+    )  # fmt: skip
+    sub.add_argument(
+        "--max-minutes", type=seconds, metavar="M", help="make no run that would end later than this (default 30)"
+    )
+    sub.add_argument(
+        "--quick", action="store_true", help="timed runs only: no check, no cold starts, no look for kept answers; so is --repeats 1"
+    )  # fmt: skip
+    sub.add_argument(
+        "--original-logs", type=Path, metavar="DIR", help="add runs of one record, and write all in the original's format"
+    )  # fmt: skip
     sub.add_argument("--seed", type=int, default=1, help="of the order records are fed in (default 1)")
     sub.add_argument("--model", metavar="NAME", help="name in results (default: the program's)")
     sub.add_argument(

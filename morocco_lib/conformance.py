@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from morocco_lib.bench import Program
 from morocco_lib.errors import UsageError
 from morocco_lib.hearing import Run, differing, hear, plain
+from morocco_lib.measure import Program
 from morocco_lib.report.words import counted
 from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.tasks.base import Task

@@ -31,7 +31,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answer a file of records once, write preds.jsonl (submission format) and score.json, and return the latter."""
     load = workload.in_order(task, task.read(source))
-    bench.measure(program, task, load, source, runner, limits, folder, batch_size=batch_size, repeats=1, purpose="eval")
+    bench.measure(program, load, source, runner, limits, folder, batch_size=batch_size, repeats=1, purpose="eval")
     text, result = derive_eval(folder)
     steps.write_text(folder / PREDICTIONS, text)
     steps.write_json(folder / SCORE, result)

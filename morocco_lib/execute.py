@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import errors, launch, steps
+from morocco_lib import errors, launch, steps, turns
 from morocco_lib.errors import MoroccoError
 from morocco_lib.notebook import identity
 from morocco_lib.runners.process import tie
+
+_starting, _rendering = threading.Lock(), threading.Lock()  # what several threads are not to do at once
 
 
 def check_loopback() -> None:
@@ -28,35 +30,40 @@ def check_loopback() -> None:
 
 
 def execute(
-    step: str, p: Any, inputs: dict[str, Path], folder: Path, key: str, root: Path, check: Callable[[], None]
-) -> int:
+    step: str, p: Any, inputs: dict[str, Path], folder: Path, key: str, root: Path, check: Callable[[], None],
+    seat: turns.Seat | None = None,
+) -> int:  # fmt: skip
     """Run one notebook in a fresh kernel, keep it executed and rendered in its step folder, and return its exit code.
 
     The status is ours, not papermill's, which records a dead kernel or a timeout as completed.
 
     Args:
         check: Called ten times a second; what it raises ends the notebook.
+        seat: The kernel's, if it takes turns with others that run at the same time.
     Raises:
         MoroccoError: the notebook failed; the folder says so too.
     """
     names = {} if step == "report" else {"model": p.model.name, "task": p.task.name}
-    with steps.Step.begin(folder, step, **names, parameters=identity(p), inputs=inputs, key=key) as attempt:
+    with _starting:  # it sets the process's umask to ask for it
+        attempt = steps.Step.begin(folder, step, **names, parameters=identity(p), inputs=inputs, key=key)
+    with attempt:
         notebook = folder / "notebook.ipynb"
         parameters = {
             **p.model_dump(),
             "out_dir": str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder),
         }
         try:
-            _papermill(root / "notebooks" / f"{step}.ipynb", notebook, parameters, root, check)
+            _papermill(root / "notebooks" / f"{step}.ipynb", notebook, parameters, root, check, seat)
         except BaseException:
             if names:
                 launch.sweep(p.machine)
             raise
         finally:
             if notebook.exists():
-                from morocco_lib.report.render import notebook_html
+                with _rendering:
+                    from morocco_lib.report.render import notebook_html
 
-                notebook_html(notebook, folder / "notebook.html")
+                    notebook_html(notebook, folder / "notebook.html")
         code = _exit_of(step, folder)
         attempt.finish(steps.DONE, code)
         return code
@@ -66,21 +73,25 @@ def _exit_of(step: str, folder: Path) -> int:
     return 1 if step == "bench" and steps.read_json(folder / "bench.json")["verdict"] != "VALID" else 0
 
 
-def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Path, check: Callable[[], None]) -> None:
-    import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
+def _papermill(
+    source: Path, target: Path, parameters: dict[str, Any], root: Path, check: Callable[[], None],
+    seat: turns.Seat | None = None,
+) -> None:  # fmt: skip
+    with _starting:
+        import papermill
+        from nbclient.exceptions import CellTimeoutError, DeadKernelError
+        from papermill.exceptions import PapermillExecutionError
 
     for name in ("papermill", "asyncio"):  # what they have to say comes back as the exceptions below
         logging.getLogger(name).setLevel(logging.CRITICAL)
     failures: list[BaseException] = []
     kernels: list = []
-    options = {"kernel_name": "python3", "cwd": str(root), "progress_bar": False, "log_output": False}
+    options = {"kernel_name": "python3", "progress_bar": False, "log_output": False}
     options["shutdown_kernel"] = "immediate"  # nothing is left to do, and a graceful end takes seconds now and then
 
     def run() -> None:
         try:
-            manager = _kernel_class(target.with_name("kernel.log"), kernels)
+            manager = _kernel_class(target.with_name("kernel.log"), root, kernels, seat)
             papermill.execute_notebook(
                 str(source), str(target), parameters=parameters, kernel_manager_class=manager, **options
             )
@@ -94,6 +105,10 @@ def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Pat
         while thread.is_alive():
             thread.join(0.1)
             check()
+        if seat:
+            seat.leave()
+            while not seat.over.wait(0.1):  # a page costs seconds of a CPU
+                check()
     except BaseException:
         deadline = time.monotonic() + 10
         while thread.is_alive() and time.monotonic() < deadline:  # a kernel may be about to start
@@ -124,18 +139,26 @@ def _papermill(source: Path, target: Path, parameters: dict[str, Any], root: Pat
     raise error
 
 
-def _kernel_class(log: Path, started: list):
-    """Return a kernel manager class whose kernels end with us, talk to a log, and are noted in `started`."""
+def _kernel_class(log: Path, folder: Path, started: list, seat: turns.Seat | None):
+    """Return a kernel manager class whose kernels work in a folder, end with us, talk to a log, and are noted in `started`."""
     from jupyter_client import AsyncKernelManager
 
     class Kernel(AsyncKernelManager):
         # What a kernel says of itself, its death throes too, belongs beside its notebook and not on our terminal; one
         # that outlived us would go on writing into a folder that the next run has set aside.
         async def _async_launch_kernel(self, kernel_cmd, **options):
+            options |= seat.options(options["env"]) if seat else {}
+            options["cwd"] = str(folder)  # given to papermill it would be that of our whole process
             with log.open("ab") as stderr:
                 await super()._async_launch_kernel([*tie(), *kernel_cmd], **options, stderr=stderr)
             started.append(self)
+            if seat:
+                seat.taken()
 
-        _launch_kernel = _async_launch_kernel
+        async def _async_pre_start_kernel(self, **options):
+            with _starting:  # two that look for ports at once may find the same
+                return await super()._async_pre_start_kernel(**options)
+
+        _launch_kernel, pre_start_kernel = _async_launch_kernel, _async_pre_start_kernel
 
     return Kernel

@@ -4,22 +4,30 @@ Answers are flushed batch by batch; `morocco: {"event": "ready"}` on stderr tell
 answered. Imports only what the `infer` extra installs.
 """
 
+import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from morocco_lib.errors import UsageError
-from morocco_lib.tasks.records import parse_object, split_lines
+from morocco_lib.models import Model
+from morocco_lib.options import Options
+from morocco_lib.tasks.base import Prediction, Task
+from morocco_lib.tasks.records import Record, parse_object, split_lines
 
 
-def run(folder: Path, task_name: str | None, batch_size: int) -> None:
+def run(folder: Path, task_name: str | None, batch_size: int, options: Options) -> None:
     """Answer stdin until it ends.
 
     Args:
         folder: A weights folder.
         task_name: The task asked; None takes the one that MOROCCO_INFER_TASK names (an image does), else the model's own.
-        batch_size: Records answered, written and flushed together.
+        batch_size: Records (of a transformer: sequences) computed with together at most.
+        options: How a transformer computes.
     Raises:
         UsageError: the model cannot be read, or a record is bad; records before it have been answered.
     """
@@ -27,45 +35,62 @@ def run(folder: Path, task_name: str | None, batch_size: int) -> None:
 
     if sys.stdin is None or sys.stdout is None:
         raise UsageError("stdin or stdout is closed", rule="records come on stdin, predictions go to stdout")
-    model, task = weights.load(folder, task_name or os.environ.get("MOROCCO_INFER_TASK"))
+    model, task = weights.load(folder, task_name or os.environ.get("MOROCCO_INFER_TASK"), options)
     out = sys.stdout.buffer
+    say(f"morocco: {json.dumps({'event': 'ready', **getattr(model, 'said', {})})}")
+    reader = _Reader(task)
+    stream = model.stream if hasattr(model, "stream") else partial(_by_batches, model)
+    for predictions in stream(reader.records(), batch_size):
+        out.write("".join(f"{task.format(p)}\n" for p in predictions).encode())
+        out.flush()
+    if cut := getattr(model, "truncated", 0):
+        say(f"{cut} sequences were longer than the model takes and were cut")
+    if reader.error:
+        raise reader.error
+
+
+def say(text: str) -> None:
+    """Print a line to stderr at once."""
     if sys.stderr is not None:
-        sys.stderr.write('morocco: {"event": "ready"}\n')
-        sys.stderr.flush()
-    batch: list[dict] = []
-
-    def flush() -> None:
-        if batch:
-            out.write("".join(f"{task.format(p)}\n" for p in model.answer(batch)).encode())
-            out.flush()
-            batch.clear()
-
-    for number, line in split_lines(sys.stdin.buffer):
-        if not line.strip():
-            continue
-        try:
-            record = parse_object(line)
-            task.validate(record)
-        except ValueError as error:
-            flush()
-            raise UsageError(
-                f"stdin, line {number}: {error}",
-                rule=f"every line is one {task.title} record as a JSON object in UTF-8",
-                remedy="mend or remove that line; the records before it have been answered",
-            ) from None
-        batch.append(record)
-        if len(batch) == batch_size:
-            flush()
-    flush()
+        print(text, file=sys.stderr, flush=True)
 
 
-def main(folder: Path, task_name: str | None, batch_size: int) -> int:
+class _Reader:
+    """The records of stdin up to the first bad one, whose error is kept until those before it have been answered."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.error: UsageError | None = None
+
+    def records(self) -> Iterator[Record]:
+        for number, line in split_lines(sys.stdin.buffer):
+            if not line.strip():
+                continue
+            try:
+                record = parse_object(line)
+                self.task.validate(record)
+            except ValueError as error:
+                self.error = UsageError(
+                    f"stdin, line {number}: {error}",
+                    rule=f"every line is one {self.task.title} record as a JSON object in UTF-8",
+                    remedy="mend or remove that line; the records before it have been answered",
+                )
+                return
+            yield record
+
+
+def _by_batches(model: Model, records: Iterator[Record], batch_size: int) -> Iterator[list[Prediction]]:
+    while batch := list(islice(records, batch_size)):
+        yield model.answer(batch)
+
+
+def main(folder: Path, task_name: str | None, batch_size: int, options: Options) -> int:
     """Run as a program: a signal or a closed pipe ends it at once, without a traceback."""
     for number in (signal.SIGTERM, signal.SIGINT):
         # A handler, not the default action: as process 1 of a container the default would be ignored.
         signal.signal(number, lambda signum, frame: os._exit(128 + signum))
     try:
-        run(folder, task_name, batch_size)
+        run(folder, task_name, batch_size, options)
         sys.stdout.flush()
         return 0
     except BrokenPipeError:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.runners.process import ProcessRunner
 
 if TYPE_CHECKING:
-    from morocco_lib.params import MachineParams
+    from morocco_lib.params import MachineParams, ModelParams
     from morocco_lib.runners.engine import Image
     from morocco_lib.tasks.base import Task
 
@@ -44,23 +45,30 @@ def choose(base: str) -> tuple[str, str]:
 
 
 def own(
-    machine: "MachineParams", folder: Path, task: "Task", source: Path, model: str, say: Callable[[str], None] = print
+    machine: "MachineParams",
+    folder: Path,
+    task: "Task",
+    source: Path,
+    model: "ModelParams",
+    say: Callable[[str], None] = print,
 ) -> tuple[bench.Program, Runner]:
     """Return the program of a weights folder and its runner; as a container it is built and held against the contract.
 
     Args:
         folder: A weights folder, or a train step's.
         source: A file of the task's records, of which the check takes some.
-        model: Name in results.
+        model: Names the results, and says how a transformer computes.
     """
+    chosen = [f"--{name}={value}" for name, value in model.model_dump(include={"precision", "backend"}).items()]
     if machine.runner == DOCKER:
         from morocco_lib.images import build
 
         recipe = build.Recipe(folder, task.name, machine.base)
         image = build.build(recipe, lambda image: check_image(image, task, source, machine.limits), say)
-        return contained(image.id, model, machine)
-    argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights.locate(folder)), task.name]
-    return bench.Program(argv, model), ProcessRunner()
+        program, runner = contained(image.id, model.name, machine)
+        return replace(program, argv=chosen, checked=True), runner
+    argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights.locate(folder)), task.name, *chosen]
+    return bench.Program(argv, model.name), ProcessRunner()
 
 
 def contained(image: str, model: str | None, machine: "MachineParams") -> tuple[bench.Program, Runner]:

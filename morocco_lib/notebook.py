@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import bench, data, launch, params, steps, train
+from morocco_lib import bench, data, launch, params, steps, train, turns
 from morocco_lib.errors import UsageError
 from morocco_lib.models import KINDS, weights
 from morocco_lib.params import resolve
@@ -35,14 +35,19 @@ def inputs_of(step: str, p: Any, root: Path) -> dict[str, Path]:
     task, data_dir = get_task(p.task.name), resolve(p.data_dir, root)
     trained = get_task(task.weights_of)  # LiDiRus is answered by what was trained on TERRa
     files = p.task.files if trained is task else None
+
+    def to_train() -> dict[str, Path]:
+        found = {split: data.find_split(data_dir, trained, split, files) for split in train.splits(p.model)}
+        return found | train.sources(p.model, root)
+
     if step == "train":
-        return {"train": data.find_split(data_dir, trained, "train", files)}
+        return to_train()
     inputs = {"records": data.find_split(data_dir, task, p.task.split, p.task.files)}
     if p.command or p.image:
         return inputs
     if p.weights_dir:
         return inputs | {f"weights/{path.name}": path for path in weights.files(resolve(p.weights_dir, root))}
-    return inputs | {"train": data.find_split(data_dir, trained, "train", files)}
+    return inputs | to_train()
 
 
 def key_of(step: str, p: Any, inputs: dict[str, Path]) -> str:
@@ -79,6 +84,30 @@ class Session:
     def limits(self):
         return self.p.machine.limits
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What the parameters ask of the protocol; see `bench.Asked`."""
+        names = (name for name in (*params.PlanScalars.model_fields, "seed") if name in type(self.p).model_fields)
+        asked = {name: getattr(self.p, name) for name in names}
+        return asked | {name: asked[name] or None for name in ("input_size", "repeats")}
+
+    @property
+    def training(self) -> train.Plan:
+        """What is to be trained: see `train.fit`."""
+        files = {split: self.inputs[split] for split in train.splits(self.p.model)}
+        seeds = getattr(self.p, "all_seeds", [self.p.seed])
+        return train.Plan(self.p.model, self.task.weights_of, files, seeds, self.root)
+
+    @property
+    def key(self) -> str:
+        """The step's key: see `key_of`."""
+        return key_of(self.step_name, self.p, self.inputs)
+
+    @cached_property
+    def turns(self) -> turns.Place:
+        """Its place among the notebooks that take turns with this one; alone where it is run by hand."""
+        return turns.Place.of_this_process()
+
     @cached_property
     def _launched(self) -> tuple[bench.Program, Runner]:
         p = self.p
@@ -87,9 +116,10 @@ class Session:
         if p.image:
             return launch.contained(p.image, p.model.name, p.machine)
         folder = resolve(p.weights_dir, self.root) if p.weights_dir else self.folder
-        if not p.weights_dir:
-            train.fit(train.Plan(p.model.name, p.model.kind, self.task.name, self.inputs["train"], p.seed), self.folder)
-        return launch.own(p.machine, folder, self.task, self.source, p.model.name)
+        with self.turns.turn():  # two that build on one engine at once would make the same layers twice
+            if not p.weights_dir:
+                train.fit(self.training, self.folder, self.key)
+            return launch.own(p.machine, folder, self.task, self.source, p.model)
 
     @property
     def program(self) -> bench.Program:
@@ -184,7 +214,7 @@ def start(step_name: str, names: dict[str, Any]) -> Session:
         if not inputs:
             raise UsageError(f"no result in {chosen}", remedy="run `morocco run PLAN.yaml` or the bench notebook first")
     else:
-        p = p.model_copy(update={"machine": launch.settle(p.machine)})
+        p = p.model_copy(update={"machine": launch.settle(p.machine), "model": params.settled(p.model, root)})
         if (getattr(p, "command", "") or getattr(p, "image", "")) and p.model.name in KINDS:  # not one of our models
             program = bench.command(p.command) if p.command else launch.contained(p.image, None, p.machine)[0]
             p = p.model_copy(update={"model": p.model.model_copy(update={"name": program.model})})

@@ -1,42 +1,32 @@
 """Parameters: choices made in YAML files, notebooks and plans, validated whole before anything runs."""
 
+import argparse
 import difflib
 from collections.abc import Container
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
+from pydantic import Field, StrictBool, StrictInt, field_validator
 
+from morocco_lib import arguments
 from morocco_lib.data import SYNTHETIC
 from morocco_lib.errors import UsageError
-from morocco_lib.models import KINDS, model_class
 from morocco_lib.runners.contract import Limits
+from morocco_lib.strict import ROOT_MARKS as ROOT_MARKS
+from morocco_lib.strict import Strict, load, read_yaml, validate
+from morocco_lib.strict import find_root as find_root
+from morocco_lib.strict import project_root as project_root
+from morocco_lib.strict import resolve as resolve
 from morocco_lib.tasks import get_task
-
-ROOT_MARKS = ("notebooks", "params", "pyproject.toml")
-
+from morocco_lib.who import TRANSFORMER as TRANSFORMER
+from morocco_lib.who import ModelParams
+from morocco_lib.who import load_model as load_model
+from morocco_lib.who import load_recipe as load_recipe
+from morocco_lib.who import settled as settled
 
 Count = Annotated[StrictInt, Field(ge=1)]  # strict: YAML's `yes` and "32" are no counts
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelParams(Strict):
-    """Who answers: a params/models file."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    kind: str
-
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, kind: str) -> str:
-        if kind not in KINDS:
-            raise ValueError(f"no kind {kind!r}; kinds: {', '.join(KINDS)}")
-        return kind
+CountOrFound = Annotated[StrictInt, Field(ge=0)]  # 0: the protocol finds it
 
 
 class TaskParams(Strict):
@@ -44,7 +34,7 @@ class TaskParams(Strict):
 
     name: str
     split: Literal["val", "test", "train"] = "val"
-    files: dict[Literal["train", "val", "test"], str] = {}
+    files: dict[Literal["train", "val", "test"], str] = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod
@@ -62,7 +52,7 @@ class MachineParams(Strict):
     name: str = "local"
     runner: Literal["process", "docker", "auto"] = "process"
     base: str = "python:3.11-slim-bookworm"  # of images built for `docker`; "debian" is made here from packages
-    gpus: list[str] = []  # UUIDs; for containers
+    gpus: list[str] = Field(default_factory=list)  # UUIDs; for containers
     timeout_s: float = Field(default=3600.0, gt=0)
     memory_bytes: Count | None = None
     pids: Count | None = None  # for containers, as is cpus
@@ -87,18 +77,41 @@ class Common(Strict):
 
 
 class TrainParams(Common):
-    """Parameters of train.ipynb."""
+    """Parameters of train.ipynb. `seeds` ("1-5", "1,3") trains a transformer with each and keeps the best by val."""
+
+    seeds: str = ""
+
+    @field_validator("seeds")
+    @classmethod
+    def _numbers(cls, text: str) -> str:
+        if text:
+            try:
+                arguments.seeds(text)
+            except argparse.ArgumentTypeError as error:
+                raise ValueError(str(error)) from None
+        return text
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds to train with: `seeds`, else the one `seed`."""
+        return arguments.seeds(self.seeds) if self.seeds else [self.seed]
 
 
 class BenchParams(Common):
-    """Parameters of bench.ipynb. `command` or `image` measures any program; else the weights, fitted first if need be."""
+    """Parameters of bench.ipynb. `command` or `image` measures any program; else the weights, fitted first if need be.
+
+    The others are of the protocol: see `bench.Asked`.
+    """
 
     weights_dir: str = ""
     command: str = ""
     image: str = ""
-    input_size: Count = 2000
+    input_size: CountOrFound = 2000
     batch_size: Count = 32
-    repeats: Count = 3
+    repeats: CountOrFound = 3
+    precision: float = Field(default=0.02, gt=0, lt=1)
+    max_minutes: float = Field(default=30.0, gt=0)
+    quick: StrictBool = False
 
 
 class EvalParams(Common):
@@ -117,16 +130,28 @@ class ReportParams(Strict):
     out_dir: str = ""
 
 
-PARAMS = {"train": TrainParams, "bench": BenchParams, "eval": EvalParams, "report": ReportParams}
+class OriginalParams(Strict):
+    """Parameters of original.ipynb: the original's logs, a folder or a .tar.gz."""
+
+    logs: str = "../MOROCCO/bench/data/jiant"
+
+
+PARAMS = {
+    "train": TrainParams, "bench": BenchParams, "eval": EvalParams, "report": ReportParams, "original": OriginalParams,
+}  # fmt: skip
 CELL_STEPS = ("train", "bench", "eval")
 
 
 class PlanScalars(Strict):
     """What a plan sets for the notebooks, and an override changes for some cells."""
 
-    input_size: Count = 2000
+    input_size: CountOrFound = 2000
     batch_size: Count = 32
-    repeats: Count = 3
+    repeats: CountOrFound = 3
+    precision: float = Field(default=0.02, gt=0, lt=1)
+    max_minutes: float = Field(default=30.0, gt=0)
+    quick: StrictBool = False
+    seeds: str = ""
 
 
 class Override(Strict):
@@ -136,9 +161,13 @@ class Override(Strict):
     task: str | None = None
     files: dict[Literal["train", "val", "test"], str] | None = None
     split: Literal["val", "test", "train"] | None = None
-    input_size: Count | None = None
+    input_size: CountOrFound | None = None
     batch_size: Count | None = None
-    repeats: Count | None = None
+    repeats: CountOrFound | None = None
+    precision: float | None = Field(default=None, gt=0, lt=1)
+    max_minutes: float | None = Field(default=None, gt=0)
+    quick: StrictBool | None = None
+    seeds: str | None = None
 
 
 class PlanParams(PlanScalars):
@@ -147,11 +176,11 @@ class PlanParams(PlanScalars):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     models: list[str] = Field(min_length=1)
     tasks: list[str] = Field(min_length=1)
-    steps: list[Literal["train", "bench", "eval", "report"]] = ["train", "bench", "eval", "report"]
+    steps: list[Literal["train", "bench", "eval", "report"]] = Field(default=["train", "bench", "eval", "report"])
     machine: str = "local"
     data_dir: str = SYNTHETIC
     seed: StrictInt = 1
-    overrides: list[Override] = []
+    overrides: list[Override] = Field(default_factory=list)
 
     @field_validator("models", "tasks", "steps")
     @classmethod
@@ -161,79 +190,7 @@ class PlanParams(PlanScalars):
         return names
 
 
-# -- places --------------------------------------------------------------------------------------------------------
-def find_root(start: Path) -> Path | None:
-    """Return the project root at or above a folder, None if there is none."""
-    start = Path(start).resolve()
-    for folder in (start, *start.parents):
-        if all((folder / mark).exists() for mark in ROOT_MARKS):
-            return folder
-    return None
-
-
-def project_root(start: Path | None = None) -> Path:
-    """Return the project root; raises UsageError."""
-    start = Path(start or Path.cwd())
-    root = find_root(start)
-    if root is None:
-        raise UsageError(
-            f"no project found at or above {start}",
-            rule=f"a project holds {', '.join(ROOT_MARKS)}",
-            remedy="change into the project",
-        )
-    return root
-
-
-def resolve(path: str, root: Path) -> Path:
-    """Return a parameter's path: relative ones count from the project root."""
-    return (root / path).resolve()
-
-
-# -- reading and refusing ------------------------------------------------------------------------------------------
-def refuse(error: ValidationError, where: str, known: type[BaseModel]) -> UsageError:
-    """Return pydantic's findings as one error that names the nearest known parameter."""
-    lines = []
-    for finding in error.errors():
-        place = ".".join(str(part) for part in finding["loc"])
-        if finding["type"] == "extra_forbidden":
-            names = _names_at(known, finding["loc"][:-1])
-            near = difflib.get_close_matches(str(finding["loc"][-1]), names, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-            lines.append(f"unknown parameter {place!r}; {hint}")
-        elif finding["type"] == "missing":
-            lines.append(f"parameter {place!r} is missing")
-        else:
-            message = finding["msg"].removeprefix("Value error, ")
-            lines.append(f"parameter {place!r} is {finding['input']!r}: {message}")
-    return UsageError(f"{where}: " + "; ".join(lines))
-
-
-def _names_at(known: type[BaseModel], loc: tuple) -> list[str]:
-    for part in loc:
-        field = known.model_fields.get(part) if isinstance(part, str) else None
-        if field is None:
-            continue
-        inner = field.annotation
-        inner = next(
-            (a for a in getattr(inner, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)), inner
-        )
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            known = inner
-    return sorted(known.model_fields)
-
-
-def validate(known: type[BaseModel], values: dict[str, Any], where: str):
-    """Return validated parameters.
-
-    Raises:
-        UsageError: unknown, missing or impossible values, all at once.
-    """
-    try:
-        return known.model_validate(values)
-    except ValidationError as error:
-        raise refuse(error, where, known) from None
-
-
+# -- reading -------------------------------------------------------------------------------------------------------
 def of_notebook(step: str, names: dict[str, Any], given: Container[str] | None = None) -> Strict:
     """Return the validated parameters of a notebook from its global names, so that a misspelt one stops it at once.
 
@@ -260,53 +217,10 @@ def of_notebook(step: str, names: dict[str, Any], given: Container[str] | None =
         ) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, where YAML would silently keep the last."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file; raises UsageError."""
-    try:
-        value = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_Loader)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", remedy="give the path of a YAML file") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2001-99-99
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{path} holds no mapping", rule="key: value lines")
-    return value
-
-
-def _load(kind: str, known: type[BaseModel], path: Path):
-    value = read_yaml(path)
-    if set(value) != {kind}:
-        raise UsageError(f"{path} has the keys {', '.join(map(str, value))}", rule=f"one top-level key, {kind}:")
-    return validate(known, value[kind] or {}, str(path))
-
-
-def load_model(name: str, root: Path | None = None) -> ModelParams:
-    """Return a model by name: params/models/<name>.yaml if the project has it, else a built-in kind."""
-    root = root or find_root(Path.cwd())
-    path = root / "params" / "models" / f"{name}.yaml" if root else None
-    if path and path.is_file():
-        return _load("model", ModelParams, path)
-    model_class(name)
-    return ModelParams(name=name, kind=name)
-
-
 def load_task(name: str, root: Path) -> TaskParams:
     """Return params/tasks/<name>.yaml, or the task's defaults where there is no such file."""
     path = root / "params" / "tasks" / f"{name}.yaml"
-    return _load("task", TaskParams, path) if path.is_file() else TaskParams(name=get_task(name).name)
+    return load("task", TaskParams, path) if path.is_file() else TaskParams(name=get_task(name).name)
 
 
 def load_machine(name: str, root: Path) -> MachineParams:
@@ -315,7 +229,7 @@ def load_machine(name: str, root: Path) -> MachineParams:
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         raise UsageError(f"no machine {name!r} in {folder}", rule=f"machines: {', '.join(known)}")
-    return _load("machine", MachineParams, folder / f"{name}.yaml")
+    return load("machine", MachineParams, folder / f"{name}.yaml")
 
 
 def load_plan(path: Path) -> PlanParams:

@@ -6,52 +6,25 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain, count
+from itertools import chain, count, product
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import data, home, launch, params, steps
+from morocco_lib import data, forecast, home, launch, params, steps, turns
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.execute import check_loopback, execute
 from morocco_lib.notebook import inputs_of, key_of
-from morocco_lib.report import build, tables
+from morocco_lib.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, Progress, StepResult
+from morocco_lib.report import build, results, tables
 from morocco_lib.signals import Signals
 from morocco_lib.tasks import get_task
 
 LOCK = ".lock"
 DATA_VARIABLE = "MOROCCO_DATA"  # read here and nowhere else, and injected as data_dir
-TO_DO, KEPT, DONE, FAILED, SKIPPED = "to do", "kept", "done", "failed", "skipped"
-
-
-@dataclass
-class StepResult:
-    """What became of one step of a plan."""
-
-    model: str | None
-    task: str | None
-    step: str
-    state: str
-    exit: int = 0
-    folder: Path | None = None
-    seconds: float = 0.0
-    error: str | None = None
-
-
-@dataclass
-class PlanResult:
-    """What became of a plan; `exit` is the worst of its steps."""
-
-    plan_dir: Path
-    steps: list[StepResult] = field(default_factory=list)
-    page: Path | None = None
-
-    @property
-    def exit(self) -> int:
-        return max((s.exit for s in self.steps), default=0)
 
 
 class PlanRun:
@@ -83,6 +56,10 @@ class PlanRun:
 
     def cell_steps(self) -> list[str]:
         return [name for name in params.CELL_STEPS if name in self.plan.steps]
+
+    def order(self) -> Iterator[tuple[str, str]]:
+        """Yield (task, step) in the order of execution: a step is taken with all models before the next one."""
+        return product(self.plan.tasks, self.cell_steps())
 
     def parameters(self, step: str, model: str, task: str, weights_dir: str) -> Any:
         """Return the validated parameters of one step, overrides applied in the order of the plan."""
@@ -137,22 +114,26 @@ class PlanRun:
             progress: Called with (StepResult, "start" | "end").
             check: Called between and during steps; what it raises ends the plan, the running step marked as killed.
         """
-        result = PlanResult(self.plan_dir)
+        cells = {cell: {s: StepResult(*cell, s, SKIPPED) for s in self.cell_steps()} for cell in self.cells()}
+        result = PlanResult(self.plan_dir, [this for cell in cells.values() for this in cell.values()])
         self.prepare()
-        for model, task in self.cells():
-            weights_dir, broken = "", None
-            for step in self.cell_steps():
-                this = StepResult(model, task, step, SKIPPED)
-                result.steps.append(this)
-                if broken:
+        for task, step in self.order():
+            due = []
+            for model in self.plan.models:
+                cell = cells[model, task]
+                this, trained = cell[step], cell.get("train")
+                if broken := next((s.step for s in cell.values() if s.state == FAILED), None):
                     this.error = f"{broken} failed"
                     progress(this, "end")
                     continue
-                self._step(this, partial(self._cell, step, model, task, weights_dir), progress, check)
-                if this.state == FAILED:
-                    broken = step
-                elif step == "train":
-                    weights_dir = self._path(this.folder)
+                weights_dir = self._path(trained.folder) if trained and trained.folder else ""
+                due.append((this, partial(self._cell, step, model, task, weights_dir)))
+            if step == "bench" and len(due) > 1:
+                self._in_turn(due, progress, check)
+                continue
+            for this, prepare in due:
+                self._step(this, prepare, progress, check)
+                results.write(self.plan_dir)
         if "report" in self.plan.steps and any(
             s.step in ("bench", "eval") and s.state in (DONE, KEPT) for s in result.steps
         ):
@@ -162,6 +143,33 @@ class PlanRun:
             if this.state != FAILED:
                 result.page = this.folder / build.PAGE
         return result
+
+    def _in_turn(self, due: list[tuple[StepResult, Callable]], progress, check) -> None:
+        """Run steps together, a kernel each, in which only one run is measured at a time, in turn: see `turns`."""
+        ended: list[BaseException] = []
+
+        def check_ended() -> None:
+            if ended:
+                raise ended[0]
+
+        def one(seat: turns.Seat, this: StepResult, prepare: Callable) -> None:
+            try:
+                self._step(this, prepare, progress, check_ended, seat)
+            finally:
+                seat.leave()
+
+        groups = -(-len(due) // turns.SEATS)
+        for group in (due[first::groups] for first in range(groups)):
+            with turns.Turns(len(group)) as given, ThreadPoolExecutor(len(group)) as pool:
+                underway = [pool.submit(one, seat, *step) for seat, step in zip(given.seats, group, strict=True)]
+                try:
+                    while wait(underway, 0.1).not_done:
+                        check()
+                except BaseException as error:
+                    ended.append(error)  # they end their kernels, and are waited for
+                    raise
+            for step in underway:
+                step.result()
 
     def _cell(self, step: str, model: str, task: str, weights_dir: str):
         if step == "train":
@@ -181,7 +189,7 @@ class PlanRun:
                 steps.retire(older)  # it shows what was, and rests on files that may have been set aside
         return p, inputs, folder, key
 
-    def _step(self, this: StepResult, prepare, progress, check) -> None:
+    def _step(self, this: StepResult, prepare, progress, check, seat: turns.Seat | None = None) -> None:
         check()
         began = time.monotonic()
         progress(this, "start")
@@ -192,7 +200,7 @@ class PlanRun:
                 this.state, this.exit = KEPT, status["exit"]
             else:
                 steps.retire(this.folder)
-                this.exit = execute(this.step, p, inputs, this.folder, key, self.root, check)
+                this.exit = execute(this.step, p, inputs, this.folder, key, self.root, check, seat)
                 this.state = DONE
         except MoroccoError as error:
             this.state, this.exit, this.error = FAILED, error.exit_code, str(error)
@@ -200,27 +208,25 @@ class PlanRun:
         progress(this, "end")
 
     def preview(self) -> list[StepResult]:
-        """Return what `run` would do, as far as it can be known before weights exist; writes nothing."""
-        listed = []
-        synthetic = self.data_dir == data.SYNTHETIC
-        for model, task in self.cells():
-            weights_dir, known = "", not synthetic
-            for step in self.cell_steps():
-                this = StepResult(model, task, step, TO_DO)
-                listed.append(this)
-                if not known:
-                    continue
-                try:
-                    _, _, this.folder, _ = self._cell(step, model, task, weights_dir)
-                except MoroccoError as error:
-                    this.state, this.exit, this.error = FAILED, error.exit_code, str(error)
-                    known = False
-                    continue
-                done = (this.folder / steps.STATUS).exists() and steps.read_status(this.folder)["state"] == steps.DONE
-                if done and not self.force:
-                    this.state = KEPT
-                if step == "train":
-                    weights_dir, known = self._path(this.folder), done
+        """Return what `run` would do, in its order, as far as it can be known before weights exist; writes nothing."""
+        listed, weights_dirs = [], {}
+        known = dict.fromkeys(self.cells(), self.data_dir != data.SYNTHETIC)
+        for (task, step), model in product(self.order(), self.plan.models):
+            cell, this = (model, task), StepResult(model, task, step, TO_DO)
+            listed.append(this)
+            if not known[cell]:
+                continue
+            try:
+                _, _, this.folder, _ = self._cell(step, model, task, weights_dirs.get(cell, ""))
+            except MoroccoError as error:
+                this.state, this.exit, this.error = FAILED, error.exit_code, str(error)
+                known[cell] = False
+                continue
+            done = (this.folder / steps.STATUS).exists() and steps.read_status(this.folder)["state"] == steps.DONE
+            if done and not self.force:
+                this.state = KEPT
+            if step == "train":
+                weights_dirs[cell], known[cell] = self._path(this.folder), done
         if "report" in self.plan.steps:
             listed.append(StepResult(None, None, "report", TO_DO))
         return listed
@@ -293,6 +299,8 @@ def main(args, say, show) -> int:
                     [s.state.ljust(6), s.step.ljust(6), f"{s.model or ''} {s.task or ''}".strip(), s.error or ""]
                 ).rstrip()
             )
+        for line in forecast.lines(job.models, plan_dir, listed, None if plan.repeats else plan.max_minutes, root):
+            print(line)
         return max((s.exit for s in listed), default=0)
     if plan_dir.exists() and not plan_dir.is_dir():
         raise UsageError(f"{plan_dir} is a file", remedy="give --out a folder")
@@ -334,35 +342,3 @@ def main(args, say, show) -> int:
 
 def _shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-class Progress:
-    """A bar on a terminal, one line a finished step elsewhere."""
-
-    def __init__(self, total: int, say, *, bar: bool):
-        self.total, self.say, self.done, self.bar = total, say, 0, None
-        if bar:
-            from tqdm import tqdm
-
-            self.bar = tqdm(
-                total=total, unit="step", bar_format="{desc:<32} {bar:24} {n_fmt}/{total_fmt} {elapsed}<{remaining}"
-            )
-
-    def __call__(self, this: StepResult, moment: str) -> None:
-        name = " ".join(filter(None, (this.step, this.model, this.task)))
-        if moment == "start":
-            if self.bar is not None:
-                self.bar.set_description_str(name)
-            return
-        self.done += 1
-        line = f"[{self.done}/{self.total}] {name}: {this.state} in {this.seconds:.1f} s" + (
-            f": {this.error}" if this.error else ""
-        )
-        if self.bar is None:
-            self.say(line)
-            return
-        self.bar.update()
-        if this.state in (FAILED, SKIPPED):
-            self.bar.write(line, file=sys.stderr)
-        if self.done == self.total:
-            self.bar.close()

@@ -1,73 +1,38 @@
-"""runs/NN/ -> bench.json, score.json and preds.jsonl: checked, scored, estimated, judged, from the folder alone.
+"""The folder of a step -> bench.json, score.json and preds.jsonl: checked, scored, estimated, judged, from it alone.
 
 Nothing is run here, so it can be repeated at any time, by anyone who has the folder.
 """
 
-import json
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import estimate, steps, workload
+from morocco_lib import cached, estimate, estimate_gpu, steps
+from morocco_lib.answers import Answers, read_answers, run_folders
 from morocco_lib.errors import InvalidResult, UsageError
-from morocco_lib.tasks import get_task
-from morocco_lib.tasks.base import Checked, Prediction, Task, task_value
+from morocco_lib.estimate import Run
+from morocco_lib.tasks.base import Prediction, Task, task_value
 from morocco_lib.validity import (
     NOTES,
     Reason,
     answer_reasons,
+    cached_reasons,
     clock_reasons,
+    drift_reasons,
     exit_reasons,
     gpu_reasons,
+    log_reasons,
+    machine_reasons,
+    sampler_reasons,
     stream_reasons,
     verdict,
+    worker_reasons,
 )
 from morocco_lib.workload import Workload
 
-BENCH, SCORE, PREDICTIONS = "bench.json", "score.json", "preds.jsonl"
+BENCH, SCORE, PREDICTIONS, PROTOCOL = "bench.json", "score.json", "preds.jsonl", "protocol.json"
+SAID = ("precision", "backend", "device")
 FLIP_SHARE = 0.001  # of repeated answers; above it the result carries FLIPS
-
-
-@dataclass
-class Answers:
-    """The answers of one run, checked, in the order of the distinct records they were first given to."""
-
-    checked: Checked
-    first: dict[int, Prediction]  # place of the record -> its first answer, with its own idx
-    repeated: int  # answers to records that had been answered before
-    flips: int  # of these, how many differ from the first
-
-
-def read_answers(folder: Path) -> tuple[Task, Workload, Answers]:
-    """Return task, workload and checked answers of runs/NN.
-
-    Raises:
-        UsageError: workload.json or answers.jsonl cannot be read.
-    """
-    try:
-        description = json.loads((folder / "workload.json").read_text(encoding="utf-8"))
-        task = get_task(description["task"])
-        load = workload.from_description(task, description)
-        with (folder / "answers.jsonl").open("rb") as lines:
-            checked = task.check(lines, load, f"runs/{folder.name}/answers.jsonl")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"run in {folder} cannot be read ({error})", remedy="restore the folder or bench again"
-        ) from None
-    first: dict[int, Prediction] = {}
-    repeated = flips = 0
-    for idx in load:
-        prediction = checked.predictions.get(idx)
-        if prediction is None:
-            continue
-        place, restored = load.restore(prediction)
-        if place in first:
-            repeated += 1
-            flips += first[place] != restored
-        else:
-            first[place] = restored
-    return task, load, Answers(checked, first, repeated, flips)
 
 
 def score(task: Task, load: Workload, first: dict[int, Prediction]) -> dict[str, Any]:
@@ -91,63 +56,48 @@ def score(task: Task, load: Workload, first: dict[int, Prediction]) -> dict[str,
     }
 
 
-def run_folders(folder: Path) -> list[Path]:
-    """Return the finished runs of a step folder, in order; raises UsageError if there is none."""
-    folders = sorted(path.parent for path in (folder / "runs").glob("[0-9]*/run.json"))
-    if not folders:
-        raise UsageError(f"no finished run in {folder}", remedy="bench again")
-    return folders
-
-
 def derive(folder: Path) -> dict[str, Any]:
-    """Return what bench.json holds, from runs/NN alone.
+    """Return what bench.json holds, from the runs and protocol.json alone.
 
     Raises:
         UsageError: a file of a run is missing or broken.
     """
     folder = Path(folder)
-    folders = run_folders(folder)
-    runs = [estimate.read_run(f) for f in folders]
+    runs = [estimate.read_run(f) for f in run_folders(folder)]
+    short, cold = (
+        [estimate.read_run(f) for f in sorted((folder / n / "runs").glob("[0-9]*"))] for n in ("short", "cold")
+    )
+    protocol = steps.read_json(folder / PROTOCOL) if (folder / PROTOCOL).exists() else {}
     facts = runs[0].facts
-    answered = [read_answers(f) for f in folders]
+    answered = [read_answers(run.folder) for run in runs]
     task, load, reference = answered[0]
-    reasons: Counter[Reason] = Counter()
-    valid, rows, flips, repeated = [], [], 0, 0
-    for run, (_, _, answers) in zip(runs, answered, strict=True):
-        found = exit_reasons(run.facts["exit"]) + stream_reasons(run.facts) + clock_reasons(run.facts["clock"])
-        found += gpu_reasons(run.facts["gpu"]) + answer_reasons(answers.checked.counts)
-        reasons.update(found)
-        scored = (
-            score(task, load, answers.first)
-            if not answers.checked.counts
-            else {"value": None, "reason": Reason.NO_VALID_RUN}
-        )
-        # A run's first answers are held against the first run's, its later ones against its own first.
-        between = [
-            (place, p) for place, p in answers.first.items() if answers is not reference and place in reference.first
-        ]
-        flips += answers.flips + sum(reference.first[place] != p for place, p in between)
-        repeated += answers.repeated + len(between)
-        if not set(found) - NOTES:
-            valid.append(run)
-        rows.append(
-            {
-                "run": f"runs/{run.folder.name}",
-                "verdict": verdict(found),
-                "reasons": found,
-                "exit": {name: run.facts["exit"][name] for name in ("code", "signal")},
-                "problems": dict(answers.checked.counts),
-                "examples": [str(problem) for problem in answers.checked.problems[:3]],
-                "score": scored["value"],
-            }
-        )
-    estimates, notes = estimate.summarise(valid)
-    if repeated and flips / repeated > FLIP_SHARE:
+    flips = Flips(reference)
+    found = [_reasons_of(run, answers) for run, (_, _, answers) in zip(runs, answered, strict=True)]
+    rows = [
+        _row(run, answers, reasons, flips, task, load)
+        for run, reasons, (_, _, answers) in zip(runs, found, answered, strict=True)
+    ]
+    valid = [run for run, reasons in zip(runs, found, strict=True) if not set(reasons) - NOTES]
+    # A pair whose longer run is invalid is none.
+    shorts = [s for run, s in zip(runs, short, strict=False) if run in valid] if len(short) >= len(runs) else short
+    estimates, notes = estimate.summarise(valid, shorts)
+    speeds = [estimate.speed([run], shorts[:1])[0]["value"] for run in valid]
+    if None not in speeds:
+        notes += drift_reasons(speeds)
+    kept = _kept(folder, protocol, estimates)
+    notes += cached_reasons(kept)
+    if not protocol.get("conformance", {}).get("ok", True):
+        notes.append(Reason.CONTRACT_BROKEN)
+    between = _between_batches(folder, protocol, task, reference)
+    if between and between["value"] > FLIP_SHARE * between["compared"]:
+        notes.append(Reason.BATCH_FLIPS)
+    if flips.compared and flips.count / flips.compared > FLIP_SHARE:
         notes.append(Reason.FLIPS)
     if len(runs) == 1:
         notes.append(Reason.SINGLE_RUN)
-    codes = [*reasons, *notes]
+    codes = list(dict.fromkeys([*(reason for reasons in found for reason in reasons), *notes]))
     result = verdict(codes)
+    description = steps.read_json(runs[0].folder / "workload.json")
     return {
         "schema": 1,
         "task": facts["task"],
@@ -157,18 +107,116 @@ def derive(folder: Path) -> dict[str, Any]:
         "input_size": facts["records_fed"],
         "batch_size": facts["batch_size"],
         "repeats": len(runs),
+        **said(facts),
         "verdict": result,
         "reasons": codes,
-        "data": json.loads((folders[0] / "workload.json").read_text(encoding="utf-8"))["source"],
+        "data": description["source"],
+        "input": {name: description[name] for name in ("size", "distinct", "bytes", "line_bytes_histogram")},
         **estimates,
-        **estimate.summarise_gpu(facts["gpu"], valid),
+        "cold_init_s": _cold(cold, protocol, estimates["speed_per_s"]),
+        **estimate_gpu.summarise_gpu(facts["gpu"], valid),
         "score": score(task, load, reference.first)
         if result == "VALID"
         else {"value": None, "reason": Reason.NO_VALID_RUN},
-        "flips": {"value": flips, "compared": repeated},
+        "flips": {"value": flips.count, "compared": flips.compared},
+        **({"batch_flips": between} if between else {}),
+        "kept_answers": kept,
+        "protocol": {name: value for name, value in protocol.items() if name != "schema"},
         "runs": [row["run"] for row in rows],
         "per_run": rows,
     }
+
+
+def said(facts: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return how a program says that it computes, in its ready line: precision, backend, device; None for what it does not say."""
+    ready = next((event for event in facts["events"] if event.get("event") == "ready"), {})
+    told = {name: ready.get(name) for name in SAID}
+    return {name: value if isinstance(value, str) and len(value) <= 40 else None for name, value in told.items()}
+
+
+def sound_runs(folder: Path) -> list[Path]:
+    """Return the runs of a folder that ended well and whose answers are right."""
+    runs = [(estimate.read_run(path), read_answers(path)[2]) for path in run_folders(folder)]
+    return [run.folder for run, answers in runs if verdict(_reasons_of(run, answers)) == "VALID"]
+
+
+class Flips:
+    """Answers to one record that differ: a run's first ones from the first run's, its later ones from its own first."""
+
+    def __init__(self, reference: Answers):
+        self.reference, self.count, self.compared = reference, 0, 0
+
+    def add(self, answers: Answers) -> None:
+        self.count += answers.flips
+        self.compared += answers.repeated
+        if answers is not self.reference:
+            count, compared = differing(self.reference.first, answers.first)
+            self.count += count
+            self.compared += compared
+
+
+def differing(one: dict[int, Prediction], other: dict[int, Prediction]) -> tuple[int, int]:
+    """Return (how many records answered twice got another answer, how many were answered twice)."""
+    both = one.keys() & other.keys()
+    return sum(one[place] != other[place] for place in both), len(both)
+
+
+def _reasons_of(run: Run, answers: Answers) -> list[Reason]:
+    facts = run.facts
+    found = exit_reasons(facts["exit"]) + stream_reasons(facts) + log_reasons(run.truncated)
+    found += worker_reasons(facts) + sampler_reasons(facts["sampler"])
+    found += machine_reasons(facts["others"]) + clock_reasons(facts["clock"]) + gpu_reasons(facts["gpu"])
+    return found + answer_reasons(answers.checked.counts)
+
+
+def _row(
+    run: Run, answers: Answers, reasons: Sequence[Reason], flips: Flips, task: Task, load: Workload
+) -> dict[str, Any]:
+    flips.add(answers)
+    counts = answers.checked.counts
+    scored = {"value": None, "reason": Reason.NO_VALID_RUN} if counts else score(task, load, answers.first)
+    segment = estimate.stream_segment(run)
+    return {
+        "run": f"runs/{run.folder.name}",
+        "verdict": verdict(reasons),
+        "reasons": list(reasons),
+        "exit": {name: run.facts["exit"][name] for name in ("code", "signal")},
+        "problems": dict(counts),
+        "examples": [str(problem) for problem in answers.checked.problems[:3]],
+        "speed_per_s": estimate.speed([run])[0]["value"],
+        "warm_up_s": None if isinstance(segment, Reason) else segment.warm_up_s,
+        "score": scored["value"],
+    }
+
+
+def _between_batches(folder: Path, protocol: dict[str, Any], task: Task, reference: Answers) -> dict[str, Any] | None:
+    if "against" not in protocol:
+        return None
+    other = run_folders(folder / protocol["against"])[0]
+    against, _, answers = read_answers(other)
+    if against.name != task.name:
+        raise UsageError(f"{other} is of task {against.name}", rule=f"a sweep is of one task, here {task.name}")
+    count, compared = differing(answers.first, reference.first)
+    batch_size = steps.read_json(other / "run.json")["batch_size"]
+    return {"against_batch_size": batch_size, "value": count, "compared": compared}
+
+
+def _cold(cold: Sequence[Run], protocol: dict[str, Any], speed_per_s: dict[str, Any]) -> dict[str, Any]:
+    if not cold:
+        return {"value": None, "reason": protocol.get("cold") or Reason.NOT_ASKED}
+    if any(verdict(exit_reasons(run.facts["exit"])) != "VALID" for run in cold):
+        return {"value": None, "reason": Reason.NO_VALID_RUN}
+    return estimate.start_s(cold, speed_per_s)
+
+
+def _kept(folder: Path, protocol: dict[str, Any], estimates: dict[str, Any]) -> dict[str, Any]:
+    unique, repeated = (sorted((folder / "cached" / kind / "runs").glob("[0-9]*")) for kind in ("unique", "repeated"))
+    if "cached" not in protocol or not unique:
+        return {"value": None, "reason": Reason.NOT_ASKED, "fires": None}
+    whole = (
+        estimates["speed_per_s"].get("method") == "paired"
+    )  # then neither a stream nor a readiness is to be believed
+    return cached.judge(unique, repeated, estimates["init_s"]["value"], whole)
 
 
 def derive_eval(folder: Path) -> tuple[str, dict[str, Any]]:

@@ -67,31 +67,45 @@ def train(args) -> int:
     from morocco_lib import data, params, steps, train
     from morocco_lib.tasks import get_task
 
-    task = get_task(get_task(args.task).weights_of)
+    task, root = get_task(get_task(args.task).weights_of), params.find_root(Path.cwd())
     model = params.load_model(args.model)
-    path = data.find_split(args.data, task, "train")
-    plan = train.Plan(model.name, model.kind, task.name, path, args.seed)
+    if args.recipe:
+        if model.kind != params.TRANSFORMER:
+            raise UsageError(f"{model.name} has no recipe", rule="recipes are for transformers")
+        model = model.model_copy(update={"recipe": params.load_recipe(args.recipe, root)})
+    files = {split: data.find_split(args.data, task, split) for split in train.splits(model)}
+    plan = train.Plan(model, task.name, files, args.seeds or [args.seed], root or Path.cwd())
+    if not train.is_first():  # torchrun: another process keeps the step
+        train.fit(plan, args.out)
+        return 0
     with steps.Step.begin(
         args.out,
         "train",
         model=model.name,
         task=task.name,
-        parameters={"model": model.model_dump(), "seed": args.seed},
-        inputs={"train": path},
-    ):
-        result = train.fit(plan, args.out)
+        parameters={"model": model.model_dump(), "seed": plan.seeds[0] if len(plan.seeds) == 1 else plan.seeds},
+        inputs=files | train.sources(model, plan.root),
+    ) as step:
+        result = train.fit(plan, args.out, step.status["key"])
     if args.json:
         show(result)
     else:
         say(f"fitted {model.name} on {result['data']['records']} {task.title} records ({result['data']['origin']})")
+        if "val_score" in result:
+            low, high = result["val_scores"]
+            spread = f", {len(plan.seeds)} seeds from {low:.3f} to {high:.3f}" if len(plan.seeds) > 1 else ""
+            say(f"val {result['val_score']:.3f} with seed {result['chosen_seed']}{spread}")
+        for warning in result.get("warnings", []):
+            say(f"mind: {warning}")
         print(args.out / "weights")
     return 0
 
 
 def infer(args) -> int:
     from morocco_lib.infer import main as run
+    from morocco_lib.options import Options
 
-    return run(args.weights, args.task, args.batch_size)
+    return run(args.weights, args.task, args.batch_size, Options(args.precision, args.backend))
 
 
 def evaluate(args) -> int:
@@ -128,19 +142,24 @@ def evaluate(args) -> int:
 
 
 @contextmanager
-def _counter(total: int, quiet: bool):
-    """Give what to call with a line of talk and with answers that came: on a terminal a line with speed and time left."""
+def _counter(quiet: bool):
+    """Give what `bench.bench` tells its progress to: on a terminal a line with speed and time left."""
     if quiet:
-        yield (lambda text: None), None
+        yield {}
     elif not (sys.stderr and sys.stderr.isatty()):
-        yield say, None
+        yield {"progress": say}
     else:
         from tqdm import tqdm
 
         tqdm.monitor_interval = 0  # no thread beside a measurement
         form = "{n_fmt} of {total_fmt} records, {rate_fmt}, {remaining} left"
-        with tqdm(total=total, unit=" records", bar_format=form, leave=False, file=sys.stderr) as bar:
-            yield partial(bar.write, file=sys.stderr), bar.update
+        with tqdm(unit=" records", bar_format=form, leave=False, file=sys.stderr) as bar:
+
+            def expect(total: int) -> None:
+                bar.total = total
+                bar.unpause()  # what came before the timed runs is no time of theirs
+
+            yield {"progress": partial(bar.write, file=sys.stderr), "watch": bar.update, "expect": expect}
 
 
 def program_and_runner(args):
@@ -186,6 +205,12 @@ def bench(args) -> int:
     from morocco_lib.tasks import get_task
 
     task = get_task(args.task)
+    if args.repeats and (args.precision or args.max_minutes):
+        raise UsageError(
+            "--repeats with --precision or --max-minutes",
+            rule="the count is fixed, or found",
+            remedy="give one of them",
+        )
     program, runner = program_and_runner(args)
     limits = Limits(args.timeout, args.memory, args.pids, args.cpus)
     several = len(args.batch_size) > 1
@@ -193,30 +218,38 @@ def bench(args) -> int:
         raise UsageError(
             f"{args.out} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
         )
+    if args.original_logs:
+        from morocco_lib.original import write
+
+        if write.cell(args.original_logs, program.model, task.name).exists():
+            raise UsageError(
+                f"{args.original_logs} has logs of {program.model} on {task.name}", rule="a result is never overwritten",
+                remedy="give --original-logs another folder",
+            )  # fmt: skip
     task.read(args.data)  # before anything is written
-    worst = 0
+    chosen = {"input_size": args.input_size, "repeats": args.repeats, "seed": args.seed, "quick": args.quick}
+    chosen |= {name: getattr(args, name) for name in ("precision", "max_minutes") if getattr(args, name) is not None}
+    worst, made = 0, []
     for batch_size in args.batch_size:
         folder = args.out / f"batch-{batch_size}" if several else args.out
         parameters = {
             **({"image": program.image_digest} if args.image else {"command": args.command}),
-            "input_size": args.input_size,
             "batch_size": batch_size,
-            "repeats": args.repeats,
-            "seed": args.seed,
+            **chosen,
         }
         with (
             steps.Step.begin(
                 folder, "bench", model=program.model, task=task.name, parameters=parameters, inputs={"data": args.data}
             ) as step,
-            _counter(args.repeats * args.input_size, args.quiet) as (progress, watch),
+            _counter(args.quiet) as told,
         ):
             result = bench.bench(
-                program, task, args.data, runner, limits, folder,
-                input_size=args.input_size, batch_size=batch_size, repeats=args.repeats, seed=args.seed,
-                progress=progress, watch=watch,
+                program, task, args.data, runner, limits, folder, batch_size=batch_size, **chosen, **told,
+                against=made[0] if made else None, ones=bool(args.original_logs) and not made,
             )  # fmt: skip
             code = 0 if result["verdict"] == "VALID" else 1
             step.finish(steps.DONE, code)
+        made.append(folder)
         worst = max(worst, code)
         if args.json:
             show(result)
@@ -224,7 +257,20 @@ def bench(args) -> int:
             from morocco_lib.report.words import bench_lines
 
             print("\n".join(bench_lines(result)))
+    if args.original_logs:
+        logs = write.write(_worth_a_log(made), args.original_logs)
+        say(f"{len(logs)} logs in {args.original_logs}")
     return worst
+
+
+def _worth_a_log(folders: list[Path]) -> list[Path]:
+    """Return the runs of one record and the timed runs that ended well: a log has no room for a verdict."""
+    from morocco_lib import results, steps
+    from morocco_lib.bench import ONES
+
+    points = [(folder, steps.read_json(folder / results.BENCH)) for folder in folders]
+    timed = [folder / row["run"] for folder, result in points for row in result["per_run"] if row["verdict"] == "VALID"]
+    return [*results.sound_runs(folders[0] / ONES), *timed]
 
 
 def run(args) -> int:

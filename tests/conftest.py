@@ -18,6 +18,10 @@ from morocco_lib.tasks import get_task
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# What a script starts in the background ignores Ctrl-C, and so would the programs that tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -30,6 +34,15 @@ def real_data() -> Path:
     if os.environ.get("MOROCCO_STRICT"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def archive(real_data) -> Path:
+    """The original's published logs."""
+    path = real_data / "morocco" / "morocco-bench-logs.tar.gz"
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    return path
 
 
 @pytest.fixture(scope="session")

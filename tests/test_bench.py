@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from servers import PYTHON, ROOT, is_alive, runner, server
 
-from morocco_lib import bench, workload
+from morocco_lib import bench, measure, workload
 from morocco_lib.errors import EnvironmentFailure
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
@@ -29,11 +29,25 @@ READINGS = [
     "gpu_ram_bytes",
     "cpu_s_per_record",
     "energy_j_per_record",
+    "bytes_per_s",
+    "cold_init_s",
     "score",
 ]
 KEYS = [
-    *("schema", "task", "model", "runner", "image_digest", "input_size", "batch_size", "repeats"),
-    *("verdict", "reasons", "data", "flips", "runs", "per_run"),
+    *(
+        "schema",
+        "task",
+        "model",
+        "runner",
+        "image_digest",
+        "input_size",
+        "batch_size",
+        "repeats",
+        "precision",
+        "backend",
+        "device",
+    ),
+    *("verdict", "reasons", "data", "input", "flips", "kept_answers", "protocol", "runs", "per_run"),
     *READINGS,
 ]
 RUN_FILES = {"run.json", "workload.json", "answers.jsonl", "chunks.jsonl", "samples.jsonl", "stderr.log"}
@@ -82,7 +96,7 @@ class Benched:
 def words(data, out, argv, *options, input_size=40, batch=4, repeats=1) -> list[str]:
     """Return the command line of a bench; `argv` is a list of words, or the text of `--command`."""
     command = argv if isinstance(argv, str) else shlex.join(argv)
-    sizes = ("--input-size", input_size, "--batch-size", batch, "--repeats", repeats)
+    sizes = ("--input-size", input_size, "--batch-size", batch, "--repeats", repeats, "--quick")
     return [
         *map(str, ["bench", "--command", command, "terra", "--data", data, "--out", out, *sizes, *options]),
         "--json",
@@ -201,7 +215,7 @@ def test_bench_json_can_be_rebuilt_from_the_runs_alone(good, tmp_path):
     assert json.loads(json.dumps(bench.derive(good.out))) == good.result
     moved = tmp_path / "moved"
     moved.mkdir()
-    subprocess.run(["cp", "-r", str(good.out / "runs"), str(moved)], check=True)
+    subprocess.run(["cp", "-r", str(good.out / "runs"), str(good.out / "protocol.json"), str(moved)], check=True)
     assert json.loads(json.dumps(bench.derive(moved))) == good.result
 
 
@@ -505,18 +519,18 @@ def test_a_finished_run_survives_the_kill_of_a_later_one(records, tmp_path):
 def load_of_one(folder: Path) -> tuple:
     source = write_records(folder / "one.jsonl", 1)
     task = get_task("terra")
-    return task, workload.build(task, task.read(source), 1, 0), source
+    return workload.build(task, task.read(source), 1, 0), source
 
 
 def test_a_program_is_not_started_when_the_disk_refuses_its_files(tmp_path, monkeypatch):
     def refuse(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bench, "open_samples", refuse)
-    task, load, source = load_of_one(tmp_path)
+    monkeypatch.setattr(measure, "open_samples", refuse)
+    load, source = load_of_one(tmp_path)
     program = bench.Program([*PYTHON, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"], "m")
     with pytest.raises(EnvironmentFailure, match="No space left"):
-        bench.measure(program, task, load, source, ProcessRunner(), Limits(9), tmp_path, batch_size=1, repeats=1)
+        bench.measure(program, load, source, ProcessRunner(), Limits(9), tmp_path, batch_size=1, repeats=1)
     time.sleep(0.2)
     assert not (tmp_path / "started").exists()
 
@@ -539,12 +553,12 @@ def test_a_disk_that_fills_up_ends_the_program_and_keeps_finished_runs(tmp_path,
                 raise OSError(28, "No space left on device")
             self.file.write(text)
 
-    task, load, source = load_of_one(tmp_path)
-    monkeypatch.setattr(bench, "open_samples", FullDisk)
+    load, source = load_of_one(tmp_path)
+    monkeypatch.setattr(measure, "open_samples", FullDisk)
     program = bench.Program(server("paced", "--fault", "hang"), "m")
     begin = time.monotonic()
     with pytest.raises(EnvironmentFailure, match="No space left"):
-        bench.measure(program, task, load, source, ProcessRunner(), Limits(9), tmp_path, batch_size=1, repeats=1)
+        bench.measure(program, load, source, ProcessRunner(), Limits(9), tmp_path, batch_size=1, repeats=1)
     assert time.monotonic() - begin < 5
     assert not [path for path in (tmp_path / "runs").iterdir() if path.name[0] != "."]
 
@@ -588,8 +602,8 @@ def test_the_example_in_the_docstring_works(tmp_path, synthetic_data, monkeypatc
 def test_rooms_are_found_by_their_names_alone():
     code = "import morocco_lib; help(morocco_lib.bench); print(dir(morocco_lib)); morocco_lib.bensch"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert "feed a model, watch it" in done.stdout and "'workload'" in done.stdout
-    assert "has no room 'bensch'; rooms: bench," in done.stderr
+    assert "what is run in which order" in done.stdout and "'workload'" in done.stdout
+    assert "has no room 'bensch'; rooms: answers," in done.stderr
 
 
 def test_answers_given_without_reading_the_records_are_invalid(benched, records, tmp_path):

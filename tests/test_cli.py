@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import morocco_lib
-from morocco_lib import cli, doctor
+from morocco_lib import arguments, cli, doctor
 from morocco_lib.tasks import get_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,7 +193,11 @@ def test_without_a_verb_the_five_one_needs_first_are_shown(main):
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [(["mor", "be"], {"bench"}), (["mor", "eval", "ter"], {"terra"}), (["mor", "bench", "--q"], {"--quiet"})],
+    [
+        (["mor", "be"], {"bench"}),
+        (["mor", "eval", "ter"], {"terra"}),
+        (["mor", "bench", "--q"], {"--quiet", "--quick"}),
+    ],
 )
 def test_the_shell_completes_verbs_tasks_and_options(main, typed, offered):
     done = main("--print-completion", "bash")
@@ -356,13 +360,13 @@ def test_eval_refuses_the_labelled_records_as_predictions(main, val, tmp_path):
 
 @pytest.mark.parametrize(("text", "value"), [("4096", 4096), ("64M", 64 << 20), ("2GiB", 2 << 30), ("1KB", 1024)])
 def test_sizes_take_units(text, value):
-    assert cli.size(text) == value
+    assert arguments.size(text) == value
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5G", "2X", "MB", "", "64MM", "1iB"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="not a size"):
-        cli.size(text)
+        arguments.size(text)
 
 
 def test_eval_reads_predictions_from_a_pipe(morocco, predictions, val):

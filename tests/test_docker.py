@@ -265,7 +265,9 @@ def bench_words(image, data, out, *options) -> list[str]:
 
 def test_a_bench_of_an_image_is_valid_names_its_digest_and_verifies(main, image_of, synthetic_data, tmp_path):
     image, data = paced(image_of, "--rate", 500), synthetic_data / "TERRa" / "val.jsonl"
-    done = main(*bench_words(image, data, tmp_path / "out", "--input-size", 200, "--batch-size", 4, "--repeats", 2))
+    done = main(
+        *bench_words(image, data, tmp_path / "out", "--input-size", 200, "--batch-size", 4, "--repeats", 2, "--quick")
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["verdict"] == "VALID" and result["runner"] == "docker"
@@ -283,7 +285,7 @@ def test_a_program_is_as_fast_in_a_container_as_bare(main, image_of, synthetic_d
     speeds, words = {}, ["--rate", "400", "--init", "0.3"]
     bare = f"{sys.executable} -I -S {SERVERS / 'paced.py'} {' '.join(words)}"
     for name, what in (("image", paced(image_of, *words)), ("command", bare)):
-        sizes = ("--input-size", 800, "--batch-size", 8, "--repeats", 3)
+        sizes = ("--input-size", 800, "--batch-size", 8, "--repeats", 3, "--quick")
         done = main("bench", f"--{name}", what, "terra", "--data", data, "--out", tmp_path / name, *sizes, "--json")
         speeds[name] = json.loads(done.stdout)["speed_per_s"]["value"]
     assert speeds["image"] == pytest.approx(speeds["command"], rel=0.02)
@@ -443,7 +445,9 @@ def test_an_engine_that_stops_in_the_middle_keeps_finished_runs_and_exits_3(
             words = ["python3", "-I", "-S", "/model/program.py", "--rate", "40"]
             engine.build(client, "slow", program, words)
         out = tmp_path / "out"
-        argv = bench_words("slow", synthetic_data / "TERRa" / "val.jsonl", out, "--input-size", 80, "--repeats", 3)
+        argv = bench_words(
+            "slow", synthetic_data / "TERRa" / "val.jsonl", out, "--input-size", 80, "--repeats", 3, "--quick"
+        )
         bench = subprocess.Popen(
             [sys.executable, "-m", "morocco_lib", *argv],
             cwd=ROOT,

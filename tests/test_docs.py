@@ -129,7 +129,9 @@ def test_every_reason_is_explained_and_of_its_kind():
     ends = ({"timed_out": True}, {"timed_out": False, "signal": 9}, {"timed_out": False, "signal": None, "code": 1})
     judged = {reason for end in ends for reason in validity.exit_reasons(every_exit | end)}
     judged |= {*validity.RULE_REASONS.values(), validity.Reason.INPUT_NOT_READ, validity.Reason.MACHINE_SLEPT}
-    judged |= {validity.Reason.STDOUT_FLOODED}
+    judged |= {validity.Reason.STDOUT_FLOODED, validity.Reason.LOG_TRUNCATED, validity.Reason.DRIFT}
+    judged |= set(validity.cached_reasons({"fires": True}))
+    judged |= {validity.Reason.SAMPLER_GAPS, validity.Reason.WORKER_KILLED, validity.Reason.BUSY_MACHINE}
     device = {"used_by_run": True, "lost": True, "slowed_samples": 1, "state_samples": 1}
     other = {"pid": 1, "samples": 9, "peak_bytes": None, "graphics_only": False}
     judged |= set(validity.gpu_reasons({"pids_hidden": False, "devices": [{**device, "others": [other]}]}))

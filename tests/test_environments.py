@@ -55,7 +55,7 @@ def project(place):
     shutil.copy(ROOT / "pyproject.toml", root)
     (root / "outputs").mkdir()
     (root / "params/plans/tiny.yaml").write_text(
-        "name: tiny\nmodels: [tfidf]\ntasks: [terra]\ninput_size: 300\nrepeats: 2\n"
+        "name: tiny\nmodels: [tfidf]\ntasks: [terra]\ninput_size: 300\nrepeats: 2\nquick: true\n"
     )
     program = (ROOT / "docs/example_model.py").read_text(encoding="utf-8")
     (root / "модель.py").write_text(program.replace("in sys.stdin:", "in sys.stdin.buffer:"), encoding="utf-8")
@@ -85,7 +85,17 @@ def program(project):
 def made(project, program, place):
     """A folder with records, weights and a finished bench, all made by the program."""
     folder = place / "сделано"
-    bench = ("--data", folder / "записи/TERRa/val.jsonl", "--input-size", "60", "--repeats", "2", "--out", folder / "b")
+    bench = (
+        "--data",
+        folder / "записи/TERRa/val.jsonl",
+        "--input-size",
+        "60",
+        "--repeats",
+        "2",
+        "--quick",
+        "--out",
+        folder / "b",
+    )
     for args in (
         ("data", "synthetic", "terra", "--out", folder / "записи"),
         ("train", "majority", "terra", "--data", folder / "записи", "--out", folder / "fit"),
@@ -355,7 +365,7 @@ WITHOUT = {
 
 @pytest.mark.parametrize("mounts", WITHOUT.values(), ids=WITHOUT)
 def test_a_bench_is_valid_where_the_kernel_tells_little(program, made, tmp_path, mounts):
-    args = ("--data", made / "записи/TERRa/val.jsonl", "--input-size", "60", "--repeats", "2", "--json")
+    args = ("--data", made / "записи/TERRa/val.jsonl", "--input-size", "60", "--repeats", "2", "--quick", "--json")
     command = f"'{sys.executable}' модель.py"
     done = program("bench", "--command", command, "terra", *args, "--out", tmp_path / "b", through=alone(*mounts))
     assert done.returncode == 0, done.stderr

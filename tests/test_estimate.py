@@ -75,6 +75,8 @@ def test_the_interval_of_a_mean_holds_the_truth_in_95_of_100_experiments():
 def make_run(arrivals, *, ready_s=None, batch_size=1, exit_s=None, memory=None, samples=()) -> Run:
     facts = {
         "batch_size": batch_size,
+        "bytes_fed": 500,
+        "records_fed": 10,
         "phases": {"ready_s": ready_s, "exit_s": exit_s or (arrivals[-1][0] if arrivals else INIT_S) + 0.05},
         "memory": {
             "source": "cgroup v2",
@@ -108,7 +110,8 @@ def test_the_speed_of_a_regular_stream_is_exact(ready_s, batch):
     run = make_run(steady(1000, batch), ready_s=ready_s, batch_size=batch)
     segment = stream_segment(run)
     assert segment.records / segment.seconds == pytest.approx(RATE)
-    assert segment.records == 1000 - batch  # the first batch tells only when the stream begins
+    rest = 1000 % batch  # what is left at the end is not in it
+    assert segment.records == 1000 - batch - rest  # the first batch tells only when the stream begins
     assert speed([run])[0]["method"] == "stream"
 
 
@@ -303,14 +306,22 @@ def test_numbers_of_several_runs_are_means_with_intervals():
 
 def test_no_valid_run_gives_no_number_and_the_reason():
     estimates, notes = estimate.summarise([])
-    assert notes == [] and len(estimates) == 5
+    assert notes == [] and len(estimates) == 6
     assert all(found == {"value": None, "reason": Reason.NO_VALID_RUN} for found in estimates.values())
 
 
 # -- from files ----------------------------------------------------------------------------------------------------
 def write_run(folder, **broken):
-    facts = {"phases": {"ready_s": 0.5, "exit_s": 2.0}, "batch_size": 1}
+    facts = {
+        "phases": {"ready_s": 0.5, "exit_s": 2.0},
+        "batch_size": 1,
+        "lines": 1,
+        "stdout_bytes": 12,
+        "stdout_cut": False,
+    }
+    facts["sampler"] = {"samples": 1}
     files = {
+        "answers.jsonl": '{"idx": 0}\n\n',
         "run.json": json.dumps(facts),
         "chunks.jsonl": '{"t_ns": 1000000000, "bytes": 9, "lines": 1}\n{"t_ns": 1200000000, "bytes": 3, "lines": 0}\n',
         "samples.jsonl": json.dumps(sample(1)) + "\n",
@@ -324,7 +335,29 @@ def write_run(folder, **broken):
 def test_a_run_is_read_as_it_was_written(tmp_path):
     run = estimate.read_run(write_run(tmp_path))
     assert run.arrivals == [(1.0, 1)]  # an arrival that ends no line is no answer
-    assert run.ready_s == 0.5 and run.lines == 1 and len(run.samples) == 1
+    assert run.ready_s == 0.5 and run.lines == 1 and len(run.samples) == 1 and not run.truncated
+
+
+CHUNK = '{"t_ns": 1000000000, "bytes": 12, "lines": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("answers.jsonl", '{"idx": 0}\n'),
+        ("chunks.jsonl", ""),
+        ("chunks.jsonl", CHUNK.replace("12", "9")),
+        ("chunks.jsonl", CHUNK + '{"t_ns": 1, "lin'),
+        ("samples.jsonl", ""),
+        ("samples.jsonl", json.dumps(sample(1, mark="ready")) + "\n"),
+        ("samples.jsonl", json.dumps(sample(1)) + "\n" + '{"anon'),
+    ],
+)
+def test_a_file_that_ends_too_soon_is_told(tmp_path, name, text):
+    whole = write_run(tmp_path, **{"chunks.jsonl": CHUNK})
+    assert not estimate.read_run(whole).truncated
+    (tmp_path / name).write_text(text)
+    assert estimate.read_run(whole).truncated
 
 
 @pytest.mark.parametrize(
@@ -333,10 +366,10 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
         ("run.json", None),
         ("run.json", '{"phases": {'),
         ("chunks.jsonl", None),
-        ("chunks.jsonl", '{"t_ns": 1, "lin'),
+        ("chunks.jsonl", '{"t_ns": 1, "lin\n'),
         ("chunks.jsonl", '{"bytes": 1}\n'),
         ("chunks.jsonl", "[1]\n"),
-        ("samples.jsonl", "\xff"),
+        ("samples.jsonl", "\xff\n"),
     ],
 )
 def test_a_broken_run_is_named(tmp_path, name, text):

@@ -13,8 +13,8 @@ import pytest
 from servers import PYTHON, ROOT, is_alive, server
 
 from morocco_lib import steps, verify
-from morocco_lib.bench import STDERR_KEPT_BYTES, STDOUT_BYTES, STDOUT_BYTES_PER_RECORD
 from morocco_lib.errors import UsageError
+from morocco_lib.measure import STDERR_KEPT_BYTES, STDOUT_BYTES, STDOUT_BYTES_PER_RECORD
 from morocco_lib.tasks import get_task
 
 MB = 10**6
@@ -518,7 +518,18 @@ def disk(tmp_path):
 @pytest.fixture
 def writers(synthetic_data, val, point, tmp_path):
     """Verb -> its words but for --out."""
-    bench = ("bench", "--command", shlex.join(server("paced", "--rate", 5000)), "terra", "--data", val, "--repeats", 1)
+    bench = (
+        "bench",
+        "--command",
+        shlex.join(server("paced", "--rate", 5000)),
+        "terra",
+        "--data",
+        val,
+        "--repeats",
+        1,
+        "--input-size",
+        2000,
+    )
     return {
         "train": ("train", "tfidf", "terra", "--data", synthetic_data),
         "bench": bench,

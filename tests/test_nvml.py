@@ -15,9 +15,10 @@ import pytest
 from servers import PYTHON, ROOT, runner, server
 from test_bench import KEYS, RUN_FILES, write_records
 
-from morocco_lib import bench, estimate
+from morocco_lib import bench, estimate_gpu
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.estimate import Run, gpu_energy, gpu_ram_bytes
+from morocco_lib.estimate import Run
+from morocco_lib.estimate_gpu import gpu_energy, gpu_ram_bytes
 from morocco_lib.monitor import nvml
 from morocco_lib.monitor.nvml import GpuSampler, Nvml
 from morocco_lib.runners.contract import Limits
@@ -479,7 +480,7 @@ def test_power_is_integrated_where_there_is_no_counter_and_the_result_says_so():
     lines = [line(i / 10, power_w=100 + 10 * i / 10) for i in range(240)]
     joules, _, method = gpu_energy(make_run(facts_of(device()), lines))
     assert method == "power" and joules == pytest.approx(20 * (110 + 310) / 2, rel=0.001)
-    found = estimate.summarise_gpu(facts_of(device()), [make_run(facts_of(device()), lines)])["energy_j_per_record"]
+    found = estimate_gpu.summarise_gpu(facts_of(device()), [make_run(facts_of(device()), lines)])["energy_j_per_record"]
     assert found["method"] == "power" and found["scope"] == "run" and found["low"] is None
 
 
@@ -512,7 +513,7 @@ def test_energy_has_an_interval_between_runs():
         make_run(gpu, [line(i / 50, energy_j=counter(i / 50, watts, 0.02), processes={"2": 5}) for i in range(1200)])
         for watts in (240, 250, 260)
     ]
-    found = estimate.summarise_gpu(gpu, runs)
+    found = estimate_gpu.summarise_gpu(gpu, runs)
     energy, ram = found["energy_j_per_record"], found["gpu_ram_bytes"]
     assert energy["value"] == pytest.approx(250 * 20 / 1990, rel=0.01) and energy["scope"] == "runs"
     assert energy["low"] < energy["value"] < energy["high"] and energy["method"] == "counter"
@@ -569,7 +570,7 @@ def measured(tmp_path, monkeypatch):
     def run(replay_of=Replay, use_cgroup=True, records=200, min_energy_s=0.5):
         replay = replay_of(tmp_path / "pids")
         monkeypatch.setattr(nvml, "load", lambda: replay.library)
-        monkeypatch.setattr(estimate, "MIN_ENERGY_S", min_energy_s)
+        monkeypatch.setattr(estimate_gpu, "MIN_ENERGY_S", min_energy_s)
         data, folder = write_records(tmp_path / "val.jsonl", 40), tmp_path / "measured"
         folder.mkdir()
         argv = [*PYTHON, "-c", PARENT, str(tmp_path / "pids"), *server("paced", "--rate", RATE, "--init", 0.2)]
@@ -647,6 +648,8 @@ def test_samples_that_were_lost_are_no_zeros(measured, text):
         path.write_text(text)
     if text == "":
         assert bench.derive(folder)["gpu_ram_bytes"] == {"value": None, "reason": "GPU_NOT_TOLD"}
+    elif text:
+        assert "LOG_TRUNCATED" in bench.derive(folder)["reasons"]
     else:
         with pytest.raises(UsageError, match="01"):
             bench.derive(folder)

@@ -36,13 +36,15 @@ def test_every_parameter_file_of_the_project_is_valid(path):
         for name in plan.tasks:
             params.load_task(name, ROOT)
         params.load_machine(plan.machine, ROOT)
+    elif kind == "recipes":
+        assert params.load_recipe(path.stem, ROOT).of_task("terra").tasks == {}
     else:
         load = {"models": params.load_model, "tasks": params.load_task, "machines": params.load_machine}[kind]
         assert load(path.stem, ROOT).name == path.stem
 
 
 def test_the_project_has_parameter_files_of_every_kind():
-    assert {p.parent.name for p in FILES} == {"machines", "models", "plans", "tasks"}
+    assert {p.parent.name for p in FILES} == {"machines", "models", "plans", "recipes", "tasks"}
 
 
 # -- unknown names -------------------------------------------------------------------------------------------------
@@ -51,7 +53,7 @@ def test_the_project_has_parameter_files_of_every_kind():
     [
         ("bench", {"model": MODEL, "task": TASK, "batchsize": 8}, "batchsize", "batch_size"),
         ("bench", {"model": MODEL, "task": TASK, "repeat": 8}, "repeat", "repeats"),
-        ("train", {"model": MODEL, "task": TASK, "seeds": 8}, "seeds", "seed"),
+        ("train", {"model": MODEL, "task": TASK, "sed": 8}, "sed", "seed"),
         ("eval", {"model": MODEL, "task": TASK, "weight_dir": "x"}, "weight_dir", "weights_dir"),
         ("report", {"plandir": "x"}, "plandir", "plan_dir"),
         ("bench", {"model": {**MODEL, "knd": "tfidf"}, "task": TASK}, "model.knd", "kind"),
@@ -85,7 +87,7 @@ def test_everything_wrong_is_said_at_once():
     "change",
     [
         {"batch_size": 0}, {"batch_size": -1}, {"batch_size": 1.5}, {"batch_size": "x"}, {"batch_size": None},
-        {"input_size": 0}, {"repeats": 0}, {"seed": "x"}, {"model": "tfidf"}, {"task": {**TASK, "split": "dev"}},
+        {"input_size": -1}, {"repeats": -1}, {"precision": 0}, {"quick": 1}, {"seed": "x"}, {"model": "tfidf"}, {"task": {**TASK, "split": "dev"}},
         {"task": {**TASK, "files": {"vall": "a"}}}, {"machine": {"timeout_s": 0}}, {"machine": {"memory_bytes": -1}},
         {"machine": {"runner": "rocket"}}, {"model": {**MODEL, "kind": "magic"}}, {"model": {**MODEL, "name": "a/b"}},
         {"model": {**MODEL, "name": "../up"}}, {"model": {**MODEL, "name": ""}}, {"data_dir": 5},

@@ -284,7 +284,16 @@ def test_a_speed_never_gets_the_score_of_other_records(run_plan, small, tmp_path
 def test_a_report_still_verifies_when_something_is_added_to_its_plan(main, verify, small, tmp_path, synthetic_data):
     folder = shutil.copytree(small, tmp_path / "small")
     program = f"{sys.executable} {ROOT / 'docs/example_model.py'}"
-    options = ("--data", synthetic_data / "TERRa/val.jsonl", "--out", folder / "mine", "--repeats", 1)
+    options = (
+        "--data",
+        synthetic_data / "TERRa/val.jsonl",
+        "--out",
+        folder / "mine",
+        "--repeats",
+        1,
+        "--input-size",
+        2000,
+    )
     done = main("bench", "--command", program, "terra", *options)
     assert done.returncode == 0, done.stderr
     code, text = verify(folder)

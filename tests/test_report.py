@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from matplotlib import pyplot
 
-from morocco_lib.report import figures, words
+from morocco_lib.report import figures, tables, words
 
 PROGRAM = f"{sys.executable} {ROOT / 'docs/example_model.py'}"
 
@@ -44,6 +44,14 @@ def test_a_report_holds_the_numbers_of_a_bench(main, point, tmp_path):
     assert float(row["speed_per_s"]) == result["speed_per_s"]["value"]
     assert (float(row["score"]), row["model"], row["verdict"]) == (result["score"]["value"], "example_model", "VALID")
     assert f"{result['score']['value']:.3f}" in text and "example_model" in text and text.count("<svg") == 2
+
+
+def test_what_is_invalid_stands_in_grey_with_its_reason(main, point, tmp_path):
+    (row,) = tables.collect(point)
+    valid, invalid = row | {"model": "one"}, row | {"model": "other", "verdict": "INVALID", "reasons": ["DRIFT"]}
+    styles = tables.styled([valid, invalid])._compute().ctx
+    assert {place[0] for place, style in styles.items() if ("color", "#999999") in style} == {1}
+    assert "INVALID DRIFT" in tables.styled([valid, invalid, invalid]).to_html()  # two of one name
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", "without a speed"])

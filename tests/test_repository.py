@@ -15,12 +15,23 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK = (ROOT / "requirements.lock").read_text()
-ENTRIES = [  # (name, version, marker): a package may have one version for each Python or platform
-    (canonicalize_name(m[1]), m[2], m[3] or "python_version > '3'")
-    for m in re.finditer(r"^([A-Za-z0-9._-]+)==(\S+)(?: ; ([^\\]+))? \\$", LOCK, re.MULTILINE)
-]
-LOCKED = {name: version for name, version, marker in ENTRIES if Requirement(f"x ; {marker}").marker.evaluate()}
+
+
+def entries_of(lock):
+    """Return (name, version, marker) of a lock: a package may have one version for each Python or platform."""
+    return [
+        (canonicalize_name(m[1]), m[2], m[3] or "python_version > '3'")
+        for m in re.finditer(r"^([A-Za-z0-9._-]+)==(\S+)(?: ; ([^\\]+))? \\$", lock, re.MULTILINE)
+    ]
+
+
+def locked_here(entries):
+    return {name: version for name, version, marker in entries if Requirement(f"x ; {marker}").marker.evaluate()}
+
+
+LOCK, TORCH_LOCK = ((ROOT / name).read_text() for name in ("requirements.lock", "requirements-torch.lock"))
+ENTRIES, TORCH_ENTRIES = entries_of(LOCK), entries_of(TORCH_LOCK)
+LOCKED, LOCKED_WITH_TORCH = locked_here(ENTRIES), locked_here(TORCH_ENTRIES)
 
 
 def wanted(extra):
@@ -35,9 +46,14 @@ def wanted(extra):
 
 # -- versions ------------------------------------------------------------------------------------------------------
 def test_the_lock_holds_every_dependency_at_the_version_asked_for():
-    for extra in set(PROJECT["optional-dependencies"]) - {"torch"}:
+    for extra in PROJECT["optional-dependencies"]:
+        locked = LOCKED if extra in ("infer", "kit", "dev") else LOCKED_WITH_TORCH | {"torch": "2.13.0"}
         for requirement in wanted(extra):
-            assert requirement.specifier.contains(LOCKED[canonicalize_name(requirement.name)]), requirement
+            assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_two_locks_agree():
+    assert all(LOCKED_WITH_TORCH[name] == LOCKED[name] for name in LOCKED.keys() & LOCKED_WITH_TORCH.keys())
 
 
 def test_the_lock_is_closed_and_holds_nothing_else():
@@ -60,11 +76,12 @@ def test_the_lock_is_closed_and_holds_nothing_else():
 
 
 def test_every_locked_package_has_a_hash_and_torch_is_left_to_the_machine():
-    blocks = re.split(r"\n(?=[a-z0-9])", LOCK.split("\n", 2)[2])
-    assert len(blocks) == len(ENTRIES) > 100
-    assert all("--hash=sha256:" in block for block in blocks)
-    assert not any(name == "torch" or name.startswith("nvidia-cu") for name, _, _ in ENTRIES)
-    assert PROJECT["optional-dependencies"]["torch"] == ["torch==2.13.0"]
+    for lock, entries, least in ((LOCK, ENTRIES, 100), (TORCH_LOCK, TORCH_ENTRIES, 40)):
+        blocks = re.split(r"\n(?=[a-z0-9])", lock.split("\n", 2)[2])
+        assert len(blocks) == len(entries) > least
+        assert all("--hash=sha256:" in block for block in blocks)
+        assert not any(name in ("torch", "triton") or name.startswith(("nvidia-cu", "cuda-")) for name, _, _ in entries)
+    assert "torch==2.13.0" in PROJECT["optional-dependencies"]["torch"]
 
 
 def test_environment_yml_is_valid_and_rests_on_the_lock():

@@ -48,7 +48,7 @@ def requirements(extras: tuple[str, ...]) -> list[str]:
     found = []
     for line in importlib.metadata.requires("morocco-lib") or []:
         requirement, _, marker = line.partition(";")
-        if any(f'extra == "{extra}"' in marker for extra in extras):
+        if any(f'extra == "{extra}"' in marker for extra in extras) and "==" in requirement:
             found.append(requirement.strip())
     return sorted(found)
 

@@ -34,7 +34,11 @@ HERE = Path(__file__).parent
 PACKAGE = Path(morocco_lib.__file__).parent
 LARGE_BYTES = 1 << 20  # of a weight file that gets a layer of the model image
 KEY = "morocco.key"
-EXTRAS = {"majority": ("infer",), "tfidf": ("infer",)}  # kind of model -> what its container needs
+EXTRAS = {
+    "majority": ("infer",),
+    "tfidf": ("infer",),
+    "transformer": ("infer", "torch"),
+}  # kind of model -> what its container needs
 
 
 def trained(outputs: Path) -> dict[tuple[str, str], Path]:

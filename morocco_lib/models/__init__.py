@@ -9,11 +9,16 @@ from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Prediction, Task
 from morocco_lib.tasks.records import Record
 
-KINDS = {"majority": "Majority", "tfidf": "Tfidf"}  # module in this room -> class in it
+KINDS = {"majority": "Majority", "tfidf": "Tfidf", "transformer": "Transformer"}  # module in this room -> class in it
 
 
 class Model(Protocol):
-    """A model of one task."""
+    """A model of one task.
+
+    A kind that reads more than JSON values and NumPy arrays has `from_folder(task, values, folder, options)` instead of
+    `from_state`, and is fitted in a room of its own. One that answers best in windows of many records has
+    `stream(records, batch_size)`, which yields lists of predictions in order.
+    """
 
     kind: str
 

@@ -1,15 +1,19 @@
-"""The one format of fitted models: a folder with `model.json` and `model.safetensors`. Nothing in it is executed."""
+"""The one format of fitted models: a folder with `model.json` and `model.safetensors`. Nothing in it is executed.
+
+A transformer's has `tokenizer.json` beside them.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from morocco_lib.errors import UsageError
+from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.models import Model, model_class
+from morocco_lib.options import Options
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
 
-VALUES, ARRAYS = "model.json", "model.safetensors"
+VALUES, ARRAYS, TOKENIZER = "model.json", "model.safetensors", "tokenizer.json"
 SCHEMA = 1
 
 
@@ -33,6 +37,8 @@ def save(model: Model, task: Task, folder: Path, *, name: str, trained_on: dict[
 
         # safetensors writes an array's memory as it lies; scikit-learn's coefficients of three classes lie by column.
         (folder / ARRAYS).write_bytes(to_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+    if tokenizer := getattr(model, "tokenizer_text", ""):
+        (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
 
 
 def locate(folder: Path) -> Path:
@@ -71,15 +77,17 @@ def describe(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is broken ({error})", remedy="train it again") from None
 
 
-def load(folder: Path, task_name: str | None = None) -> tuple[Model, Task]:
+def load(folder: Path, task_name: str | None = None, options: Options | None = None) -> tuple[Model, Task]:
     """Return (model, task) of a weights folder.
 
     Args:
         folder: See `locate`.
         task_name: The task that is asked; must be the one the model was trained for.
+        options: How to compute, for kinds that leave a choice.
     Raises:
-        UsageError: not readable, broken, or for another task.
+        UsageError: not readable, broken, for another task, or of a kind without such options.
     """
+    options = options or Options()
     folder = locate(folder)
     description = describe(folder)
     task = get_task(task_name or description["task"])
@@ -87,14 +95,22 @@ def load(folder: Path, task_name: str | None = None) -> tuple[Model, Task]:
         raise UsageError(
             f"{folder} answers {description['task']}, not {task.name}", remedy=f"train one for {task.weights_of}"
         )
+    known = model_class(description["kind"])
+    if not hasattr(known, "from_folder") and options != Options():
+        raise UsageError(
+            f"{description['name']} is of kind {description['kind']}, which computes in one way only",
+            rule="precision and backend are chosen for transformers",
+        )
     arrays = {}
     try:
+        if hasattr(known, "from_folder"):
+            return known.from_folder(task, description["values"], folder, options), task
         if (folder / ARRAYS).exists():
             from safetensors.numpy import load_file
 
             arrays = load_file(folder / ARRAYS)
-        return model_class(description["kind"]).from_state(task, description["values"], arrays), task
-    except UsageError:
+        return known.from_state(task, description["values"], arrays), task
+    except (MoroccoError, ModuleNotFoundError):
         raise
     except Exception as error:  # safetensors has an error class of its own, from compiled code
         raise UsageError(f"{folder} is broken ({type(error).__name__}: {error})", remedy="train it again") from None
@@ -103,4 +119,4 @@ def load(folder: Path, task_name: str | None = None) -> tuple[Model, Task]:
 def files(folder: Path) -> list[Path]:
     """Return the files of a weights folder."""
     folder = locate(folder)
-    return [path for path in (folder / VALUES, folder / ARRAYS) if path.exists()]
+    return [path for path in (folder / VALUES, folder / ARRAYS, folder / TOKENIZER) if path.exists()]

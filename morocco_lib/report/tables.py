@@ -55,10 +55,12 @@ def collect(plan_dir: Path, folders: Container[Path] | None = None) -> list[dict
         ]
         if failed and not here:
             here = [{**_empty(), "verdict": "FAILED"}]
-        learnt = {digest for _, s in done if s["step"] == "train" for digest in s["inputs"].values()}
+        fitted = [steps.read_json(folder / "train.json") for folder, s in done if s["step"] == "train"]
+        learnt, looked = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
         for row in here:
-            seen = bool(row["data"]) and row["data"]["sha256"] in learnt
-            rows.append({"task": task, "model": model, **row, "trained_on_these": seen, "failed": failed})
+            digest = (row["data"] or {}).get("sha256", "")
+            known = {"trained_on_these": digest in learnt, "chosen_by_these": digest in looked}
+            rows.append({"task": task, "model": model, **row, **known, "failed": failed})
     return sorted(rows, key=lambda row: (row["task"], row["model"], row["batch_size"] or 0, row["bench_folder"] or ""))
 
 
@@ -212,6 +214,10 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(f"Samples, not the official splits: {', '.join(samples.values())} records.")
     if learnt := sorted({row["task"] for row in rows if row["trained_on_these"]}):
         lines.append(f"{', '.join(learnt)}: scored on the very records that were given for training.")
+    if looked := sorted({f"{row['model']} on {row['task']}" for row in rows if row["chosen_by_these"]}):
+        lines.append(
+            f"Scored on the records that chose the kept look and seed, so somewhat too well: {', '.join(looked)}."
+        )
     missed = {
         row["task"]: row["data"]["unaligned_spans"] for row in rows if row["data"] and row["data"]["unaligned_spans"]
     }
@@ -274,3 +280,9 @@ def frame(rows: list[dict[str, Any]]):
     import pandas
 
     return pandas.DataFrame([readable(row) for row in rows], columns=list(COLUMNS)).set_index(list(COLUMNS[:2]))
+
+
+def styled(rows: list[dict[str, Any]]):
+    """Return the table of `frame` as notebooks show it: what is INVALID in grey."""
+    grey = ["color: #999999" if row["verdict"] == "INVALID" else "" for row in rows]
+    return frame(rows).reset_index().style.apply(lambda column: grey).hide(axis="index")

@@ -71,6 +71,42 @@ def majority_words(score: dict[str, Any]) -> str:
     return f"above the most frequent answer's {score_text(bar)}"
 
 
+def answer_words(result: dict[str, Any]) -> str:
+    """Return how answers to one record agree: between repeats, and between batch sizes."""
+    parts = [f"{result['flips']['value']} of {result['flips']['compared']} repeated ones differ"]
+    if other := result.get("batch_flips"):
+        parts.append(f"{other['value']} of {other['compared']} from those at batch {other['against_batch_size']}")
+    return "; ".join(parts)
+
+
+def protocol_lines(result: dict[str, Any]) -> list[str]:
+    """Return what was done beside the timed runs, a line each."""
+    protocol = result["protocol"]
+    lines = []
+    if found := protocol.get("conformance"):
+        how = "kept" if found["ok"] else f"broken: {', '.join(found['failed'])}"
+        warned = f"; warnings: {', '.join(found['warned'])}" if found["warned"] else ""
+        lines.append(f"contract: {how}{warned}" + (", held against it when built" if found["when"] != "now" else ""))
+    if isinstance(idle := protocol.get("idle"), dict):
+        lines.append(f"before: other processes kept {idle['cores']:.2f} of {idle['of_cores']} cores busy")
+    cold = result["cold_init_s"]
+    if cold["value"] is not None:
+        lines.append(f"cold starts: {with_interval(cold, seconds_text)}, file caches dropped before each")
+    if "predicted_s" in protocol:
+        runs, whole = (seconds_text(protocol[name]) for name in ("predicted_s", "took_s"))
+        lines.append(f"time: {runs} expected of the timed runs and the look for kept answers; all of it took {whole}")
+    stopped = {
+        "repeats": "so many were asked for",
+        "precision": "the interval is narrow enough",
+        "max_minutes": "the time was up",
+    }
+    if "stopped_by" in protocol:
+        lines.append(
+            f"{counted(result['repeats'], 'timed run')}: {stopped.get(protocol['stopped_by'], protocol['stopped_by'])}"
+        )
+    return lines
+
+
 def bench_lines(result: dict[str, Any]) -> list[str]:
     """Return what a terminal shows of bench.json."""
     score = result["score"]
@@ -81,9 +117,15 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
             with_interval(result["speed_per_s"], speed_text) + (" records/s" if result["speed_per_s"]["value"] else ""),
         ),
         ("start-up", with_interval(result["init_s"], seconds_text)),
+        ("cold", with_interval(result["cold_init_s"], seconds_text)),
         ("memory", with_interval(result["ram_bytes"], bytes_text)),
         ("score", f"{with_interval(score, score_text)}, {majority_words(score)}".rstrip(", ")),
-        ("answers", f"{result['flips']['value']} of {result['flips']['compared']} repeated ones differ"),
+        ("answers", answer_words(result)),
+        (
+            "caching",
+            with_interval(result["kept_answers"], sized)
+            + (" times as fast on repeated texts" if result["kept_answers"]["value"] else ""),
+        ),
     ]
     runs = counted(result["repeats"], "run")
     head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {runs}{synthetic}"

@@ -121,6 +121,9 @@ class Task(Protocol):
     def strip_labels(self, record: Record) -> Record:
         """Return the record without anything that gives the answer away, at every depth."""
 
+    def tag(self, record: Record, tag: str) -> Record:
+        """Return the record with a tag and a space before each of its free texts; what is marked in them moves along."""
+
     def outline(self, record: Record) -> Record:
         """Return the record without its texts and labels; `reindex`, `restore`, `key` and `check` work on it alike."""
 
@@ -187,6 +190,7 @@ class BaseTask:
     files: ClassVar[dict[str, str]] = {}
     sizes: ClassVar[dict[str, int]] = {}
     fields: ClassVar[dict[str, type]]  # what a record must have, apart from idx and label
+    texts: ClassVar[tuple[str, ...]] = ()  # fields of free text, where these are not all of `fields` that are str
     hidden: ClassVar[tuple[str, ...]] = ("label",)  # keys that give the answer away
     idx_type: ClassVar[type] = int
 
@@ -232,6 +236,10 @@ class BaseTask:
 
     def strip_labels(self, record: Record) -> Record:
         return {key: value for key, value in record.items() if key not in self.hidden}
+
+    def tag(self, record: Record, tag: str) -> Record:
+        names = self.texts or [name for name, kind in self.fields.items() if kind is str]
+        return {**record, **{name: f"{tag} {record[name]}" for name in names}}
 
     def outline(self, record: Record) -> Record:
         return {"idx": record["idx"]}

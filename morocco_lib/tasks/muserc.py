@@ -49,6 +49,11 @@ class MuSeRC(BaseTask):
     def strip_labels(self, record: Record) -> Record:
         return _map_answers(record, lambda answer: {k: v for k, v in answer.items() if k != "label"})
 
+    def tag(self, record: Record, tag: str) -> Record:
+        passage = _map_answers(record, lambda answer: {**answer, "text": f"{tag} {answer['text']}"})["passage"]
+        questions = [{**question, "question": f"{tag} {question['question']}"} for question in passage["questions"]]
+        return {**record, "passage": {**passage, "text": f"{tag} {passage['text']}", "questions": questions}}
+
     def outline(self, record: Record) -> Record:
         return _nested(record, lambda answer: {"idx": answer["idx"]})
 

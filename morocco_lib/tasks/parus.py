@@ -19,6 +19,7 @@ class PARus(LabelTask):
     labels = (0, 1)
     sizes: ClassVar[dict[str, int]] = {"train": 400, "val": 100, "test": 500}
     fields: ClassVar[dict[str, type]] = {"premise": str, "choice1": str, "choice2": str, "question": str}
+    texts = ("premise", "choice1", "choice2")
 
     def validate(self, record: Record) -> None:
         super().validate(record)

@@ -52,6 +52,17 @@ class RuCoS(BaseTask):
     def strip_labels(self, record: Record) -> Record:
         return {**record, "qas": [{k: v for k, v in record["qas"][0].items() if k != "answers"}]}
 
+    def tag(self, record: Record, tag: str) -> Record:
+        def moved(spans: list[dict]) -> list[dict]:
+            return [{**s, "start": s["start"] + len(tag) + 1, "end": s["end"] + len(tag) + 1} for s in spans]
+
+        passage, query = record["passage"], record["qas"][0]
+        passage = {**passage, "text": f"{tag} {passage['text']}", "entities": moved(passage["entities"])}
+        query = {**query, "query": f"{tag} {query['query']}"}
+        if "answers" in query:
+            query["answers"] = moved(query["answers"])
+        return {**record, "passage": passage, "qas": [query]}
+
     def entities(self, record: Record) -> list[str]:
         """Return the texts of the passage's entities in order, every mention."""
         if "mentions" in record:

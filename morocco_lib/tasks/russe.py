@@ -25,6 +25,11 @@ class RUSSE(LabelTask):
     fields: ClassVar[dict[str, type]] = {
         "word": str, "sentence1": str, "sentence2": str, "start1": int, "end1": int, "start2": int, "end2": int,
     }  # fmt: skip
+    texts = ("sentence1", "sentence2")
+
+    def tag(self, record: Record, tag: str) -> Record:
+        places = ("start1", "end1", "start2", "end2")
+        return super().tag(record, tag) | {name: record[name] + len(tag) + 1 for name in places}
 
     def bag_text(self, record: Record) -> str:
         return " ".join((record["sentence1"], record["sentence2"], record["word"]))

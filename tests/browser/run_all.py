@@ -19,6 +19,7 @@ CHROMIUM = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 END_S = 120
 SCREEN, WHOLE = {"width": 1400, "height": 1000}, {"width": 1400, "height": 3200}
 OUTPUT = ".jp-Notebook .jp-OutputArea-output"
+STARTED = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(p => /[0-9*]/.test(p.innerText))"
 FAILED = f'{OUTPUT}[data-mime-type="application/vnd.jupyter.error"]'
 IDLE = ".jp-Notebook-ExecutionIndicator[data-status='idle']"
 # A cell has run when its prompt holds a number; an empty one is never run.
@@ -40,6 +41,11 @@ def run_all(url: str, notebook: str, picture: Path, chromium: str) -> dict:
         page.goto(f"{place.scheme}://{place.netloc}/lab/tree/{notebook}?{place.query}&reset")
         page.wait_for_selector(IDLE, state="attached", timeout=60_000)
         _choose(page, "Run", "runmenu:run-all")
+        for _ in range(3):  # what is chosen before the kernel listens is lost, and no cell waits for it
+            page.wait_for_timeout(3000)
+            if page.evaluate(STARTED):
+                break
+            _choose(page, "Run", "runmenu:run-all")
         deadline = time.monotonic() + END_S
         while not page.evaluate(ALL_RAN) and not page.locator(FAILED).count():
             if time.monotonic() > deadline:

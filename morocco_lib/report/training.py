@@ -1,0 +1,50 @@
+"""What training came to, as tables for a notebook."""
+
+from typing import Any
+
+import pandas as pd
+
+from morocco_lib.report import words
+
+
+def seeds_table(result: dict[str, Any]) -> pd.DataFrame:
+    """Return a line a seed: val's score, updates, cost, error; empty for a model that is fitted at once.
+
+    Args:
+        result: What `train.json` holds.
+    """
+    rows = [
+        {
+            "seed": f"{one['seed']}{' (kept)' if one['seed'] == result['chosen_seed'] else ''}",
+            "val": words.score_text(one["score"]) if one["score"] is not None else "—",
+            "updates": one.get("updates", "—"),
+            "wall time": words.seconds_text(one["wall_s"]),
+            "peak memory": words.bytes_text(one["process_peak_bytes"]),
+            "energy": words.with_interval(one["energy_j"], lambda joules: f"{words.sized(joules)} J"),
+            "error": one.get("error", ""),
+        }
+        for one in result.get("seeds", [])
+    ]
+    return pd.DataFrame(rows).set_index("seed") if rows else pd.DataFrame()
+
+
+def looks(result: dict[str, Any]) -> pd.DataFrame:
+    """Return val's score at every look, a column a seed; empty for a model that is fitted at once."""
+    columns = {f"seed {one['seed']}": dict(one["looks"]) for one in result.get("seeds", []) if one.get("looks")}
+    return pd.DataFrame(columns).rename_axis("update").sort_index()
+
+
+def cost(result: dict[str, Any]) -> pd.DataFrame:
+    """Return what training cost in all, failed seeds included."""
+    whole = result.get("cost", result)
+    rows = {
+        "wall time": words.seconds_text(whole["wall_s"]),
+        "CPU time": words.seconds_text(whole["cpu_s"]),
+        "peak memory of this kernel": words.bytes_text(whole["process_peak_bytes"]),
+        "weights on disk": words.bytes_text(result["weights_bytes"]),
+    }
+    if "energy_j" in whole:
+        rows["energy of the GPUs"] = words.with_interval(whole["energy_j"], lambda joules: f"{words.sized(joules)} J")
+    if "recipe" in result:
+        rows["sequences cut"] = f"{result['truncated']} of {result['sequences']}"
+    return pd.Series(rows, name="cost").to_frame()

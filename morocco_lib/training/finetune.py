@@ -1,0 +1,352 @@
+"""Fine-tunes a transformer on one task with transformers' Trainer, seed by seed; the best look at val is what is kept.
+
+Run by torchrun the processes share each step's examples: the same ones as a single process would take. The first one
+alone writes. Test records are never read.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from torch import distributed, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
+from morocco_lib.models.encodings import ENCODINGS, Reader
+from morocco_lib.models.heads import Head, head_of
+from morocco_lib.models.pooling import pool
+from morocco_lib.models.tokens import Tokens
+from morocco_lib.models.transformer import Transformer, device_of, out_of_memory
+from morocco_lib.options import Options
+from morocco_lib.tasks.base import Task, task_value
+from morocco_lib.tasks.records import Record
+from morocco_lib.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Example:
+    """What is learnt from at once: a sequence, or the sequences of a record that compete. `number` names it."""
+
+    number: int
+    sequences: list[Tokens]
+    targets: list[int]
+
+
+@dataclass
+class Trained:
+    """One seed's result.
+
+    Attributes:
+        score: Of val, the task's value, at the best look.
+        looks: (update, score of val) of every look.
+        values, tensors, tokenizer_text: Of the best look; what a weights folder holds.
+        truncated: Sequences of the train split that were cut, of how many.
+    """
+
+    kind: ClassVar[str] = "transformer"
+
+    seed: int
+    score: float
+    looks: list[tuple[int, float]]
+    values: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    tokenizer_text: str
+    updates: int
+    truncated: tuple[int, int]
+    batch_size: int
+    accumulation: int
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.values, {name: tensor.numpy() for name, tensor in self.tensors.items()}
+
+
+class Net(nn.Module):
+    """Body, dropout, linear head."""
+
+    def __init__(self, body: nn.Module, head: Head, pooling: str, dropout: float):
+        super().__init__()
+        self.body, self.pooling, self._inputs, self._loss = body, pooling, head.inputs, head.loss
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(head.width(body.config.hidden_size), head.outputs)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, inputs: dict, spans: torch.Tensor, targets: torch.Tensor, sizes: list[int]) -> dict:
+        hidden = self.body(**inputs).last_hidden_state
+        features = pool(hidden, inputs["attention_mask"], self.pooling, spans)
+        logits = self.head(self.dropout(self._inputs(features)))
+        return {"loss": self._loss(logits, targets, sizes), "logits": logits}
+
+
+class Collator:
+    """Examples -> the arguments of `Net.forward`, padded to the longest sequence."""
+
+    def __init__(self, types: bool, pad: int):
+        self.types, self.pad = types, pad
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        sequences = [one for example in examples for one in example.sequences]
+        inputs = {
+            "input_ids": _padded([one.ids for one in sequences], self.pad),
+            "attention_mask": _padded([[1] * len(one.ids) for one in sequences], 0),
+        }
+        if self.types:
+            types = [[0] * one.second + [1] * (len(one.ids) - one.second) for one in sequences]
+            inputs["token_type_ids"] = _padded(types, 0)
+        return {
+            "inputs": inputs,
+            "spans": torch.tensor([one.spans for one in sequences], dtype=torch.long).view(len(sequences), -1, 2),
+            "targets": torch.tensor([target for example in examples for target in example.targets]),
+            "sizes": [len(example.sequences) for example in examples],
+        }
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+
+def examples_of(task: Task, head: Head, reader: Reader, records: Sequence[Record]) -> list[Example]:
+    """Return what can be learnt from labelled records, in their order."""
+    encoding, found = ENCODINGS[task.name], []
+    for first in range(0, len(records), 1000):
+        some = records[first : first + 1000]
+        for record, sequences in zip(some, reader([encoding.parts(r, task) for r in some]), strict=True):
+            targets = head.targets(record)
+            if head.together:
+                found.append(Example(len(found), sequences, targets))
+            else:
+                for one, target in zip(sequences, targets, strict=True):
+                    found.append(Example(len(found), [one], [target]))
+    return found
+
+
+class _Trainer(Trainer):
+    """Looks at val as the finished model would answer it, and stops where a loss is no number."""
+
+    def __init__(self, *args, look, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._look = look
+        self.looks: list[tuple[int, float]] = []
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        self.model.eval()
+        metrics = {f"{metric_key_prefix}_score": self._look(self.accelerator.unwrap_model(self.model))}
+        self.looks.append((self.state.global_step, metrics[f"{metric_key_prefix}_score"]))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise InvalidResult(
+                f"the loss is {loss.item()} at update {self.state.global_step + 1}",
+                rule="training goes on as long as the loss is a number",
+                remedy="lower learning_rate in the recipe, or train in fp32 or bf16 instead of fp16",
+            )
+        return loss
+
+
+class _Stop(TrainerCallback):
+    """Ends training after so many looks at val, or so many without a better score."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.looks, self.since, self.best = recipe, 0, 0, -math.inf
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        self.looks += 1
+        self.since = 0 if metrics["eval_score"] > self.best else self.since + 1
+        self.best = max(self.best, metrics["eval_score"])
+        full = self.recipe.max_evals and self.looks >= self.recipe.max_evals
+        if full or (self.recipe.patience and self.since >= self.recipe.patience):
+            control.should_training_stop = True
+
+
+def rank() -> int:
+    """Return this process's number among those that torchrun started; 0 alone."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world() -> int:
+    """Return how many processes torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+class Fit:
+    """Training of one body on one task with one recipe.
+
+    Args:
+        make_body: Called for every seed with it.
+        recipe: Already the task's own: see `Recipe.of_task`.
+        work: Folder for checkpoints; what an earlier attempt left there is gone on with.
+        say: Called with what happens, in words.
+    """
+
+    def __init__(self, make_body, task: Task, recipe: Recipe, train: list[Record], val: list[Record], work: Path, say):
+        if recipe.batch_size % (world() * recipe.accumulation):
+            raise UsageError(
+                f"a batch of {recipe.batch_size} cannot be shared by {world()} processes x {recipe.accumulation} accumulated steps",
+                rule="batch_size is of all devices together",
+                remedy="choose a multiple",
+            )
+        self.make_body, self.task, self.recipe, self.work, self.say = make_body, task, recipe, work, say
+        self.train, self.val = train, val[: recipe.val_records or None]
+
+    def seed(self, seed: int) -> Trained:
+        """Train with one seed.
+
+        Raises:
+            InvalidResult: the loss became no number.
+            EnvironmentFailure: not even one example at a time fits into memory.
+        """
+        recipe = self.recipe
+        batch, accumulation = recipe.batch_size // (world() * recipe.accumulation), recipe.accumulation
+        while True:
+            try:
+                return self._attempt(seed, batch, accumulation)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                if batch == 1 or batch % 2 or world() > 1:
+                    raise EnvironmentFailure(
+                        f"out of memory with {batch} examples at once",
+                        remedy="lower batch_size or max_length in the recipe",
+                    ) from None
+            batch, accumulation = batch // 2, accumulation * 2
+            self.say(f"out of memory; going on with {batch} examples at once, {accumulation} times an update")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _attempt(self, seed: int, batch: int, accumulation: int) -> Trained:
+        transformers.set_seed(seed)
+        recipe, body = self.recipe, self.make_body(seed)
+        config = body.model.config
+        pooling = recipe.pooling or ("last" if body.causal else "first")
+        head = head_of(self.task)
+        limit = getattr(config, "max_position_embeddings", None) or recipe.max_length
+        if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+            limit -= config.pad_token_id + 1
+        values = {
+            "config": json.loads(config.to_json_string(use_diff=False)),
+            "pooling": pooling,
+            "max_length": min(recipe.max_length, limit),
+            "template": {name: list(ids) for name, ids in vars(body.template).items()},
+            "labels": [str(label) for label in self.task.labels],
+        }
+        reader = Reader(Tokenizer.from_str(body.tokenizer), body.template, values["max_length"], body.causal)
+        data = examples_of(self.task, head, reader, self.train)
+        sequences = sum(len(example.sequences) for example in data)
+        transformers.set_seed(seed)  # the body drew as many random numbers as it is big
+        net = Net(body.model, head, pooling, recipe.dropout)
+        trainer = _Trainer(
+            model=net,
+            args=self._arguments(seed, batch, accumulation, len(data), body.causal),
+            data_collator=Collator(getattr(config, "type_vocab_size", 0) > 1, config.pad_token_id or 0),
+            train_dataset=data,
+            eval_dataset=data[:1],  # asked for by the Trainer; `evaluate` reads val
+            callbacks=[_Stop(recipe)],
+            look=lambda net: self._score(self._model(net, values, body.tokenizer)),
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(self._place(seed)))
+        looks = [
+            (entry["step"], entry["eval_score"]) for entry in trainer.state.log_history if "eval_score" in entry
+        ]  # those before an interruption too
+        best = trainer.accelerator.unwrap_model(trainer.model).state_dict()
+        tensors = {name: tensor.detach().float().cpu() for name, tensor in best.items()}
+        cut = reader.truncated, sequences
+        score, updates = max(score for _, score in looks), trainer.state.global_step
+        return Trained(seed, score, looks, values, tensors, body.tokenizer, updates, cut, batch, accumulation)
+
+    def _place(self, seed: int) -> Path:
+        return self.work / f"seed-{seed}"
+
+    def _arguments(self, seed: int, batch: int, accumulation: int, examples: int, causal: bool) -> TrainingArguments:
+        recipe = self.recipe
+        each = batch * accumulation * world()
+        an_epoch = max(examples // each, 1)
+        updates = math.ceil(an_epoch * recipe.epochs)
+        every = min(recipe.eval_every or an_epoch, updates)
+        if recipe.max_evals:
+            updates = min(updates, every * recipe.max_evals)
+        return TrainingArguments(
+            output_dir=str(self._place(seed)),
+            max_steps=updates,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            dataloader_drop_last=examples >= each,  # all batches alike, however many processes share one
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type=recipe.schedule if recipe.schedule != "constant" else "constant_with_warmup",
+            warmup_steps=round(recipe.warmup * updates),
+            weight_decay=recipe.weight_decay,
+            max_grad_norm=recipe.max_grad_norm,
+            bf16=recipe.precision == "bf16",
+            fp16=recipe.precision == "fp16",
+            eval_strategy="steps",
+            eval_steps=every,
+            save_strategy="steps",
+            save_steps=every,
+            save_total_limit=1,
+            load_best_model_at_end=True,
+            metric_for_best_model="score",
+            greater_is_better=True,
+            logging_strategy="steps",
+            logging_steps=max(every // 10, 1),
+            logging_nan_inf_filter=False,
+            report_to=recipe.report_to,
+            seed=seed,
+            data_seed=seed,
+            train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
+            length_column_name="length",
+            use_cpu=device_of(Options()).type == "cpu",
+            ddp_backend="gloo" if world() > 1 and not torch.cuda.is_available() else None,
+            disable_tqdm=not (sys.stderr and sys.stderr.isatty()),
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+
+    def _model(self, net: nn.Module, values: dict[str, Any], tokenizer: str) -> Transformer:
+        """Return the net as it would be read from a weights folder."""
+        tensors = {name: tensor.detach() for name, tensor in net.state_dict().items()}
+        body = {name.removeprefix("body."): t for name, t in tensors.items() if name.startswith("body.")}
+        head = {name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")}
+        return Transformer(self.task, values, body, head, tokenizer)
+
+    def _score(self, model: Transformer) -> float:
+        """Return the task's value of val; the processes answer a share each."""
+        mine = self.val[rank() :: world()]
+        answered = model.answer(mine)
+        if world() > 1:
+            gathered: list[Any] = [None] * world()
+            distributed.all_gather_object(gathered, answered)
+            answered = [None] * len(self.val)
+            for number, share in enumerate(gathered):
+                answered[number :: world()] = share
+        gold = [self.task.gold(record) for record in self.val]
+        return task_value(self.task, self.task.score(gold, answered))
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """Return the newest checkpoint that an interrupted attempt left whole; a half-written one is removed."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+        if (path / "trainer_state.json").is_file():
+            return str(path)
+    return None
+
+
+def leave() -> None:
+    """Leave the group of processes; each ends for itself."""
+    if distributed.is_available() and distributed.is_initialized():
+        with suppress(RuntimeError):
+            distributed.barrier()
+        distributed.destroy_process_group()

@@ -1,0 +1,178 @@
+"""Trains one model with several seeds and keeps the best by val; what an interrupted attempt finished is not repeated.
+
+While it works, `<step folder>.checkpoints/` beside the step folder holds the finished seeds and the running one's
+checkpoints. It is removed at the end: then the best weights alone are on disk.
+"""
+
+import json
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from morocco_lib import steps
+from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError, UsageError
+from morocco_lib.models import weights
+from morocco_lib.models.majority import Majority
+from morocco_lib.monitor.energy import EnergyMeter
+from morocco_lib.tasks.base import Task, task_value
+from morocco_lib.tasks.records import Record
+from morocco_lib.training import bodies, finetune
+from morocco_lib.training.recipe import Recipe
+
+SEEDS, BEST, KEY = "seeds.json", "best", "key"
+DONE, FAILED = "done", "failed"
+
+
+def work_folder(folder: Path) -> Path:
+    """Return where a train step keeps what it needs to go on after an interruption."""
+    return folder.with_name(f"{folder.name}.checkpoints")
+
+
+def fit(
+    make_body: Callable[[int], bodies.Body],
+    recipe: Recipe,
+    task: Task,
+    train: list[Record],
+    val: list[Record],
+    seeds: list[int],
+    folder: Path,
+    *,
+    name: str,
+    key: str,
+    trained_on: dict[str, Any],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train with every seed and write the best one's `weights/` into a step folder.
+
+    Args:
+        recipe: The task's own.
+        key: Of the step; checkpoints of another one are not gone on with.
+    Returns:
+        For `train.json`: seed by seed, the chosen one, the spread, what all of them cost, warnings.
+    Raises:
+        InvalidResult: no seed got done; every one's error is named.
+    """
+    first = finetune.rank() == 0
+    work = work_folder(folder)
+    known = _resume(work, key, first)
+    job = finetune.Fit(make_body, task, recipe, train, val, work, say)
+    for seed in seeds:
+        if any(one["seed"] == seed and one["state"] == DONE for one in known):
+            say(f"seed {seed}: done before")
+            continue
+        known = [one for one in known if one["seed"] != seed]
+        meter = _Meter()
+        try:
+            trained = job.seed(seed)
+        except MoroccoError as error:
+            if isinstance(error, UsageError):
+                raise
+            known.append({"seed": seed, "state": FAILED, "score": None, "error": str(error), **meter.read()})
+            say(f"seed {seed} failed: {error}")
+        else:
+            found = {"looks": trained.looks, "updates": trained.updates, "sequences": trained.truncated[1]}
+            found |= {"truncated": trained.truncated[0], "batch_size": trained.batch_size}
+            best = max((one["score"] for one in known if one["state"] == DONE), default=-2.0)
+            known.append({"seed": seed, "state": DONE, "score": trained.score, **found, **meter.read()})
+            say(f"seed {seed}: {trained.score:.4f} on val after {trained.updates} updates")
+            if first:
+                if trained.score > best:
+                    shutil.rmtree(work / BEST, ignore_errors=True)
+                    weights.save(trained, task, work / f"{BEST}.new", name=name, trained_on=trained_on | {"seed": seed})
+                    (work / f"{BEST}.new").rename(work / BEST)
+                shutil.rmtree(work / f"seed-{seed}", ignore_errors=True)
+        if first:
+            steps.write_json(work / SEEDS, known)
+    done = [one for one in known if one["state"] == DONE]
+    if not done:
+        raise next(
+            (EnvironmentFailure if "out of memory" in one["error"] else InvalidResult)(
+                f"no seed was trained to its end: {one['error']}"
+            )
+            for one in known
+        )
+    chosen = max(done, key=lambda one: one["score"])
+    if first:
+        (work / BEST).rename(folder / "weights")
+        shutil.rmtree(work)
+    return {
+        "recipe": recipe.model_dump(exclude={"tasks"}),
+        "val_records": len(job.val),
+        "seeds": known,
+        "chosen_seed": chosen["seed"],
+        "val_score": chosen["score"],
+        "val_scores": [min(one["score"] for one in done), max(one["score"] for one in done)],
+        "truncated": chosen["truncated"],
+        "sequences": chosen["sequences"],
+        "processes": finetune.world(),
+        "cost": _cost(known),
+        "warnings": _warnings(task, job.val, known, chosen),
+    }
+
+
+def _resume(work: Path, key: str, first: bool) -> list[dict[str, Any]]:
+    """Return what is known of seeds that an interrupted attempt with the same key finished."""
+    with suppress(OSError, ValueError):
+        if (work / KEY).read_text() == key:
+            return json.loads((work / SEEDS).read_text()) if (work / SEEDS).exists() else []
+    if first:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        (work / KEY).write_text(key)
+    return []
+
+
+class _Meter:
+    """What a seed costs: wall and CPU seconds, peak memory, energy of the GPUs."""
+
+    def __init__(self) -> None:
+        self.began, self.cpu_began, self.energy = time.monotonic(), time.process_time(), EnergyMeter()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def read(self) -> dict[str, Any]:
+        gpu = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
+        return {
+            "wall_s": time.monotonic() - self.began,
+            "cpu_s": time.process_time() - self.cpu_began,
+            "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "gpu_reserved_peak_bytes": gpu,
+            "energy_j": self.energy.read(),
+        }
+
+
+def _cost(known: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what all seeds cost together, failed ones included."""
+    energies = [one["energy_j"]["value"] for one in known]
+    energy = known[0]["energy_j"] if None in energies else {"value": sum(energies)}
+    return {
+        "seeds": len(known),
+        "failed": sum(one["state"] == FAILED for one in known),
+        "wall_s": sum(one["wall_s"] for one in known),
+        "cpu_s": sum(one["cpu_s"] for one in known),
+        "process_peak_bytes": max(one["process_peak_bytes"] for one in known),
+        "gpu_reserved_peak_bytes": max(one["gpu_reserved_peak_bytes"] or 0 for one in known) or None,
+        "energy_j": energy,
+    }
+
+
+def _warnings(task: Task, val: list[Record], known: list[dict], chosen: dict) -> list[str]:
+    """Return what a reader must know of the score."""
+    found = []
+    constant = Majority.fit(task, val, 0)
+    floor = task_value(task, task.score([task.gold(record) for record in val], constant.answer(val)))
+    if chosen["score"] <= floor:
+        found.append(f"{chosen['score']:.3f} on val is no better than always val's most frequent answer ({floor:.3f})")
+    if failed := [one["seed"] for one in known if one["state"] == FAILED]:
+        found.append(f"failed seeds: {', '.join(map(str, failed))}")
+    if chosen["truncated"]:
+        found.append(f"{chosen['truncated']} of {chosen['sequences']} sequences of the train split were cut")
+    if len([one for one in known if one["state"] == DONE]) > 1:
+        found.append("the seed was chosen by val: its score there is the best of several, and too good for that")
+    return found

@@ -1,0 +1,185 @@
+"""OpenVINO's features equal torch's, in the precision that was asked for."""
+# ruff: noqa: E402 (what may be missing is asked for before it is imported)
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("transformers", reason="needs transformers, whose module is converted")
+pytest.importorskip("openvino", reason="needs the openvino extra")
+
+from test_packed import CONFIGS, WORDS, group, make, sequences
+from transformers.models.auto.configuration_auto import AutoConfig
+from transformers.models.auto.modeling_auto import AutoModel
+
+from morocco_lib import data
+from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.models import weights
+from morocco_lib.models.openvino import TYPES, OpenVINO, check_precision, runtime
+from morocco_lib.models.packed import Packed
+from morocco_lib.models.padded import Padded
+from morocco_lib.models.tokens import Tokens
+from morocco_lib.models.transformer import Transformer
+from morocco_lib.tasks import get_task
+from morocco_lib.training import bodies, finetune
+
+CAPABILITIES = set(runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
+def both(request):
+    """Return pooling -> (OpenVINO's engine, torch's)."""
+    config, module = make(request.param)
+    known = {}
+
+    def engines(pooling):
+        if not known:
+            known["compiled"] = OpenVINO(config, module.state_dict(), "first", "fp32")
+        known["compiled"].pooling = pooling
+        return known["compiled"], Packed(config, module.state_dict(), pooling)
+
+    return engines
+
+
+@pytest.mark.parametrize("spans", [0, 2])
+@pytest.mark.parametrize("pooling", ["first", "last", "mean", "max"])
+def test_features_equal_those_of_torch(both, pooling, spans):
+    engine, torches = both(pooling)
+    for lengths in ([7, 40, 1, 23, 7], [17], [9] * 5, [60, 3]):
+        batch = sequences(lengths, spans)
+        found = engine.features(batch)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, torches.features(batch), atol=1e-4, rtol=0)
+
+
+def test_features_outlast_the_next_batch(both):
+    engine, _ = both("first")
+    first = engine.features(sequences([12, 5]))
+    kept = first.clone()
+    engine.features(sequences([12, 5], seed=3))
+    assert torch.equal(first, kept)
+
+
+def test_shared_tokens_do_not_change_features():
+    config, module = make("gpt2")
+    batch = group(20, [3, 1, 9])
+    wanted = Packed(config, module.state_dict(), "last").features(batch)
+    found = OpenVINO(config, module.state_dict(), "last", "fp32").features(batch)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
+def test_what_only_transformers_knows_is_computed_too():
+    config = AutoConfig.for_model("distilbert", vocab_size=WORDS, dim=48, n_layers=2, n_heads=4, hidden_dim=80)
+    module = AutoModel.from_config(config).eval()
+    batch = sequences([7, 40, 1, 23], spans=2)
+    found = OpenVINO(config.to_dict(), module.state_dict(), "mean", "fp32").features(batch)
+    torch.testing.assert_close(found, Padded(module, "mean").features(batch), atol=1e-4, rtol=0)
+
+
+def test_a_sequence_that_is_too_long_is_refused(both):
+    engine, _ = both("first")
+    with pytest.raises(ValueError, match="65 tokens"):
+        engine.features([Tokens([random.Random(1).randrange(5, WORDS) for _ in range(65)], 65)])
+
+
+@pytest.mark.parametrize(("precision", "capability"), [("fp32", "FP32"), ("bf16", "BF16"), ("fp16", "FP16")])
+def test_the_precision_asked_for_is_compiled_or_refused(precision, capability):
+    config, module = make("bert")
+    if capability in CAPABILITIES:
+        assert OpenVINO(config, module.state_dict(), "first", precision).precision == TYPES[precision]
+    else:
+        with pytest.raises(EnvironmentFailure, match=rf"computes in \w+ on this CPU where {precision} was asked"):
+            OpenVINO(config, module.state_dict(), "first", precision)
+
+
+def test_another_precision_than_asked_is_refused():
+    check_precision("bf16", "bf16")
+    with pytest.raises(EnvironmentFailure, match="bf16 on this CPU where fp32"):
+        check_precision("bf16", "fp32")
+
+
+def test_unknown_precision_is_refused():
+    config, module = make("bert")
+    with pytest.raises(ValueError, match="no precision 'int8'; there are fp32, bf16, fp16"):
+        OpenVINO(config, module.state_dict(), "first", "int8")
+
+
+def test_threads_are_as_many_as_torchs_and_not_pinned():
+    config, module = make("bert")
+    compiled = OpenVINO(config, module.state_dict(), "first", "fp32").compiled
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Return (weights folder of a BERT that was never trained, lines of TERRa records)."""
+    folder, task = tmp_path_factory.mktemp("openvino"), get_task("terra")
+    (path,) = [p for p in data.make_synthetic(folder / "data", ["terra"], 1) if p.name == "val.jsonl"]
+    records = task.read(path)[:40]
+    config = {"model_type": "bert", "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 2, "intermediate_size": 64}
+    body = bodies.from_scratch(config, bodies.texts_of(records, task), 1)
+    values = {
+        "config": json.loads(body.model.config.to_json_string(use_diff=False)),
+        "pooling": "first",
+        "max_length": 128,
+        "template": {name: list(ids) for name, ids in vars(body.template).items()},
+        "labels": [str(label) for label in task.labels],
+    }
+    tensors = body.model.state_dict()
+    torch.manual_seed(1)
+    head = {"weight": torch.randn(2, 32), "bias": torch.zeros(2)}
+    model = Transformer(task, values, tensors, head, body.tokenizer)
+    parts = model.reader([model.encoding.parts(record, task) for record in records])
+    head["bias"] -= model.logits([one for (one,) in parts], 32).median(0).values  # both labels, about equally often
+    tensors = {f"body.{n}": t for n, t in tensors.items()} | {f"head.{n}": t for n, t in head.items()}
+    model = finetune.Trained(1, 0.0, [], values, tensors, body.tokenizer, 0, (0, 0), 32, 1)
+    weights.save(model, task, folder / "weights", name="bert", trained_on={})
+    return folder / "weights", "".join(json.dumps(task.strip_labels(record)) + "\n" for record in records)
+
+
+def infer(fitted, *options):
+    argv = [sys.executable, "-m", "morocco_lib", "infer", str(fitted[0]), *options]
+    return subprocess.run(argv, input=fitted[1], capture_output=True, text=True)
+
+
+def test_infer_answers_as_with_torch(fitted):
+    found, wanted = infer(fitted, "--backend", "openvino"), infer(fitted)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == wanted.stdout and found.stdout.count("\n") == 40
+    assert {json.loads(line)["label"] for line in found.stdout.splitlines()} == {"entailment", "not_entailment"}
+    event = json.loads(found.stderr.splitlines()[0].removeprefix("morocco: "))
+    assert event == {"event": "ready", "precision": "fp32", "backend": "openvino", "device": "cpu"}
+
+
+def test_infer_in_bf16_answers_or_says_that_this_cpu_cannot(fitted):
+    found = infer(fitted, "--backend", "openvino", "--precision", "bf16")
+    if "BF16" in CAPABILITIES:
+        assert found.returncode == 0 and '"precision": "bf16"' in found.stderr
+    else:
+        assert found.returncode == 3 and not found.stdout
+        assert "take --precision fp32" in found.stderr
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(EnvironmentFailure, match=r"openvino is not installed.*pip install openvino=="):
+        runtime()
+
+
+def test_nothing_of_transformers_is_imported_for_a_known_architecture(fitted):
+    code = "import sys; from morocco_lib.models import weights; from morocco_lib.options import Options; "
+    code += "weights.load(sys.argv[1], options=Options(backend='openvino')); print('transformers' in sys.modules)"
+    argv = [sys.executable, "-c", code, str(fitted[0])]
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_openvino_tells_nobody_of_its_use():
+    code = "from morocco_lib.models.openvino import runtime; runtime().convert_model; import sys; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not [name for name in said if name.startswith("openvino_telemetry.")]

@@ -1,0 +1,345 @@
+"""Features without padding equal transformers' own, and cost less."""
+# ruff: noqa: E402 (what may be missing is asked for before it is imported)
+
+import random
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("transformers", reason="needs transformers, whose forward is the reference")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.models.auto.configuration_auto import AutoConfig
+from transformers.models.auto.modeling_auto import AutoModel
+
+from morocco_lib.models import layout
+from morocco_lib.models.layout import cut
+from morocco_lib.models.packed import ACTIVATIONS, Packed
+from morocco_lib.models.padded import Padded, body_of
+from morocco_lib.models.tokens import POOLINGS, Tokens
+
+WORDS, HIDDEN, LAYERS = 90, 48, 3
+ENCODER = {
+    "vocab_size": WORDS,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 80,
+    "max_position_embeddings": 64,
+}
+DECODER = {"vocab_size": WORDS, "n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": 64}
+DECODER |= {"bos_token_id": 1, "eos_token_id": 1}
+CONFIGS = {
+    "bert": {"model_type": "bert", **ENCODER},
+    "roberta": {"model_type": "roberta", **ENCODER, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    "xlm-roberta": {"model_type": "xlm-roberta", **ENCODER, "pad_token_id": 3},
+    "camembert": {"model_type": "camembert", **ENCODER, "hidden_act": "relu"},
+    "electra": {"model_type": "electra", **ENCODER, "embedding_size": HIDDEN},
+    "electra-narrow": {"model_type": "electra", **ENCODER, "embedding_size": 16, "hidden_act": "gelu_fast"},
+    "gpt2": {"model_type": "gpt2", **DECODER},
+    "gpt2-inner": {"model_type": "gpt2", **DECODER, "n_inner": 64, "activation_function": "gelu_pytorch_tanh"},
+}
+
+
+def make(name, **changes):
+    """Return (configuration as transformers writes it, module with random weights that all matter)."""
+    values = {**CONFIGS[name], **changes}
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    module = AutoModel.from_config(config).eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.15 + (weight.dim() == 1))
+    return config.to_dict(), module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """So little work is slower with several threads, and very slow where other programs have the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
+def model(request):
+    return make(request.param)
+
+
+def sequence(rng, length, spans=0):
+    marked = []
+    for _ in range(spans):
+        start = rng.randrange(length)
+        marked.append((start, rng.randint(start + 1, min(start + 5, length))))
+    return Tokens([rng.randrange(WORDS) for _ in range(length)], rng.randint(1, length), tuple(marked))
+
+
+def sequences(lengths, spans=0, seed=0):
+    rng = random.Random(seed)
+    return [sequence(rng, length, spans) for length in lengths]
+
+
+def group(shared, rests, spans=(), seed=0):
+    """Sequences that begin with the same `shared` ids and go on with so many of their own."""
+    rng = random.Random(seed)
+    start = [rng.randrange(WORDS) for _ in range(shared)]
+    rows = [start + [rng.randrange(WORDS) for _ in range(rest)] for rest in rests]
+    return [Tokens(ids, len(ids), spans, shared) for ids in rows]
+
+
+def check(model, pooling, batch, gather=False):
+    config, module = model
+    wanted = Padded(module, pooling).features(batch)
+    found = Packed(config, module.state_dict(), pooling, gather=gather).features(batch)
+    assert found.dtype == torch.float32 and found.shape == wanted.shape
+    assert found.shape == (len(batch), (1 + len(batch[0].spans)) * HIDDEN)
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+
+
+LENGTHS = {
+    "mixed": [7, 40, 1, 23, 7, 2, 39, 7, 12, 23],
+    "one": [17],
+    "one token": [1],
+    "equal": [9] * 5,
+    "two lengths": [5, 6, 5, 6],
+}
+
+
+@pytest.mark.parametrize("gather", [False, True], ids=["runs", "gather"])
+@pytest.mark.parametrize("spans", [0, 2])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_features_equal_those_of_transformers(model, pooling, spans, gather):
+    for lengths in LENGTHS.values():
+        check(model, pooling, sequences(lengths, spans), gather)
+
+
+@pytest.mark.parametrize("together", [0, 22, 10_000])
+def test_what_follows_a_prefix_attends_at_once_or_run_by_run(together, monkeypatch):
+    monkeypatch.setattr(layout, "TOGETHER", together)
+    batch = [*group(20, [3, 1, 9, 3, 1]), *sequences([8, 30], seed=1), *group(11, [12, 1, 4, 8], seed=3)]
+    batch = [Tokens(one.ids, one.second, ((0, 2), (4, 6)), one.shared) for one in batch]
+    for pooling in POOLINGS:
+        check(make("gpt2"), pooling, batch)
+    made = layout.Layout(batch, True, torch.device("cpu"))
+    counts = [block.count for block in made.blocks(gather=False) if isinstance(block.keys, torch.Tensor)]
+    assert counts == {0: [2, 2, 1, 1, 1, 1, 1], 22: [1, 1, 1, 1, 1], 10_000: [1, 1]}[together]
+
+
+@pytest.mark.parametrize("gather", [False, True], ids=["runs", "gather"])
+@pytest.mark.parametrize("spans", [(), ((0, 2), (4, 6), (1, 5))], ids=["whole", "spans"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-inner"])
+def test_shared_prefixes_do_not_change_features(name, pooling, spans, gather):
+    single = [Tokens(one.ids, one.second, spans) for one in sequences([8, 30], seed=1)]
+    batch = [
+        *group(20, [3, 1, 9, 3, 1], spans),
+        single[0],
+        *group(11, [6, 6], spans, seed=2),
+        *group(11, [12, 1, 4], spans, seed=3),  # of the same size as the one before, and of other ids
+        *group(6, [0, 3, 0], spans, seed=4),  # nothing follows
+        single[1],
+        *group(9, [4], spans, seed=5),  # its neighbours are in another batch
+    ]
+    assert sum(piece.place < 0 for piece in cut(batch, True)) == 4
+    check(make(name), pooling, batch, gather)
+
+
+@pytest.mark.parametrize("gather", [False, True], ids=["runs", "gather"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_prefix_of_one_token_and_equal_sequences(pooling, gather):
+    model = make("gpt2")
+    check(model, pooling, group(1, [5, 2, 5]), gather)
+    check(model, pooling, group(1, [0, 0]), gather)
+    check(model, pooling, group(12, [1, 1, 1]), gather)
+
+
+def test_encoders_do_not_share():
+    batch = group(10, [3, 4, 5])
+    assert len(cut(batch, False)) == 3
+    check(make("bert"), "first", batch)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    rests=st.lists(st.integers(0, 12), max_size=6),
+    shared=st.integers(1, 25),
+    pooling=st.sampled_from(POOLINGS),
+    gather=st.booleans(),
+)
+def test_features_equal_for_any_lengths(lengths, rests, shared, pooling, gather):
+    check(make("gpt2", n_layer=2), pooling, sequences(lengths) + group(shared, rests, seed=1), gather)
+
+
+def test_second_segment_matters_where_the_model_knows_segments():
+    one, other = Tokens([5, 6, 7, 8], 2), Tokens([5, 6, 7, 8], 4)
+    for name, knows in (("bert", True), ("roberta", False), ("electra", True)):
+        config, module = make(name)
+        found = Packed(config, module.state_dict(), "first").features([one, other])
+        assert torch.equal(found[0], found[1]) != knows
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_half_precisions_are_close(model, pooling, dtype):
+    config, module = model
+    batch = sequences(LENGTHS["mixed"], 1)
+    exact = Padded(module, pooling).features(batch)
+    found = Packed(config, module.state_dict(), pooling, dtype=dtype).features(batch)
+    assert found.dtype == torch.float32 and not torch.equal(found, exact)
+    assert torch.cosine_similarity(found, exact).min() > 0.99
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_every_known_activation(name, activation):
+    option = "activation_function" if name == "gpt2" else "hidden_act"
+    check(make(name, **{option: activation}), "mean", sequences([3, 11]))
+
+
+def test_batch_and_weights_stay_as_they_were(model):
+    config, module = model
+    batch, weights = sequences(LENGTHS["mixed"], 1), {name: one.clone() for name, one in module.state_dict().items()}
+    engine = Packed(config, module.state_dict(), "first")
+    first = engine.features(batch)
+    assert torch.equal(first, engine.features(batch)) and batch == sequences(LENGTHS["mixed"], 1)
+    assert all(torch.equal(one, weights[name]) for name, one in module.state_dict().items())
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name, limit", [("bert", 64), ("roberta", 62), ("xlm-roberta", 60), ("gpt2", 64)])
+def test_sequence_beyond_the_positions_is_refused(name, limit):
+    config, module = make(name)
+    for engine in (Packed(config, module.state_dict(), "first"), Padded(module, "first")):
+        assert engine.max_length == limit
+        assert engine.features(sequences([limit])).shape == (1, HIDDEN)
+        with pytest.raises(ValueError, match=f"has {limit + 1} tokens; this model reads {limit} at most"):
+            engine.features(sequences([3, limit + 1]))
+
+
+def test_missing_and_misshapen_weights_are_named(model):
+    config, module = model
+    body = {name: one for name, one in module.state_dict().items() if not name.startswith("pooler.")}
+    for name, tensor in body.items():
+        with pytest.raises(ValueError, match=f"lack {name}"):
+            Packed(config, {key: one for key, one in body.items() if key != name}, "first")
+        with pytest.raises(ValueError, match=f"{name} has shape"):
+            Packed(config, {**body, name: tensor[1:]}, "first")
+    with pytest.raises(ValueError, match="pooling 'cls'; there are first, last"):
+        Packed(config, body, "cls")
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("bert", {"model_type": "modernbert"}),
+        ("bert", {"hidden_act": "silu"}),
+        ("bert", {"is_decoder": True}),
+        ("bert", {"add_cross_attention": True}),
+        ("bert", {"position_embedding_type": "relative_key"}),
+        ("bert", {"num_attention_heads": 5}),
+        ("bert", {"pruned_heads": {0: [1]}}),
+        ("gpt2", {"activation_function": "swish"}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gpt2", {"reorder_and_upcast_attn": True}),
+        ("gpt2", {"add_cross_attention": True}),
+        ("gpt2", {"scale_attn_weights": False}),
+    ],
+)
+def test_other_architectures_are_left_to_transformers(name, changes):
+    config, module = make(name)
+    assert Packed.supports(config) and not Packed.supports({**config, **changes})
+    with pytest.raises(ValueError, match="not computed without padding"):
+        Packed({**config, **changes}, module.state_dict(), "first")
+
+
+def test_configuration_without_a_size_is_refused():
+    config, module = make("bert")
+    del config["intermediate_size"]
+    with pytest.raises(ValueError, match="of a bert lacks intermediate_size"):
+        Packed(config, module.state_dict(), "first")
+
+
+# -- what it costs -------------------------------------------------------------------------------------------------
+def flops(engine, batch):
+    def product(_, rows, weight, **kwargs):  # torch counts addmm, but not addmm_
+        return 2 * rows[0] * rows[1] * weight[1]
+
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: product}) as counter:
+        engine.features(batch)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name, inner", [("bert", 80), ("gpt2", 4 * HIDDEN)])
+def test_last_layer_computes_what_is_pooled_alone(name, inner):
+    config, module = make(name)
+    lengths = [30, 20, 20, 10]
+    pooling = "last" if name == "gpt2" else "first"
+    whole, pooled, marked = (
+        flops(Packed(config, module.state_dict(), how), sequences(lengths, spans))
+        for how, spans in (("mean", 0), (pooling, 0), (pooling, 1))
+    )
+    row = 2 * HIDDEN * (2 * HIDDEN + 2 * inner)  # of a layer without keys, values and attention
+    spared = (sum(lengths) - len(lengths)) * row
+    attention = sum(4 * HIDDEN * length * (length - 1) for length in lengths)
+    assert spared <= whole - pooled <= spared + attention
+    assert pooled < marked < whole
+
+
+def test_shared_prefix_is_computed_once():
+    config, module = make("gpt2")
+    batch = group(40, [3, 4, 3, 6, 2, 3, 4, 5])
+    apart = [Tokens(one.ids, one.second) for one in batch]
+    engine = Packed(config, module.state_dict(), "last")
+    rows = sum(len(one.ids) for one in apart)
+    assert flops(engine, batch) < flops(engine, apart) * (40 + 30) / rows * 1.3
+
+
+def test_no_padding_is_computed():
+    config, module = make("bert")
+    engine = Packed(config, module.state_dict(), "mean")
+    alone = sum(flops(engine, sequences([length])) for length in (40, 3, 3, 1))
+    assert flops(engine, sequences([3, 40, 1, 3])) == alone
+
+
+def test_transformers_is_not_imported():
+    code = "import sys, morocco_lib.models.packed; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- through transformers ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
+def test_padding_does_not_change_features(name):
+    config, module = make(name)
+    batch = sequences([4, 13, 1], 1)
+    engine = Padded(body_of(config, module.state_dict()), "mean")
+    alone = torch.cat([engine.features([one]) for one in batch])
+    torch.testing.assert_close(engine.features(batch), alone, atol=2e-5, rtol=0)
+
+
+def test_module_of_an_architecture_that_only_transformers_knows():
+    config = AutoConfig.for_model("distilbert", vocab_size=WORDS, dim=HIDDEN, n_layers=2, n_heads=4, hidden_dim=80)
+    module = AutoModel.from_config(config).eval()
+    assert not Packed.supports(config.to_dict())
+    batch = sequences([6, 2])
+    found = Padded(body_of(config.to_dict(), module.state_dict()), "first").features(batch)
+    with torch.inference_mode():
+        wanted = torch.cat([module(torch.tensor([one.ids]))[0][:, 0] for one in batch])
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+
+
+def test_body_of_names_what_does_not_fit():
+    config, module = make("bert")
+    body = dict(module.state_dict())
+    name = "encoder.layer.0.output.dense.bias"
+    with pytest.raises(ValueError, match=f"lacks {name}"):
+        body_of(config, {key: one for key, one in body.items() if key != name})
+    with pytest.raises(ValueError, match=name):
+        body_of(config, {**body, name: body[name][1:]})
+    with pytest.raises(ValueError, match="does not know spare"):
+        body_of(config, {**body, "spare": body[name]})

@@ -1,0 +1,297 @@
+"""Answering: the same answers whatever the batch, the window or the engine, in the order of the records, in bounded memory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
+pytest.importorskip("transformers", reason="needs the torch extra: make setup-torch")
+
+import torch
+
+from morocco_lib import data
+from morocco_lib.errors import UsageError
+from morocco_lib.models import transformer, weights
+from morocco_lib.models.heads import head_of
+from morocco_lib.models.padded import Padded, body_of
+from morocco_lib.models.transformer import Transformer, batches
+from morocco_lib.options import Options
+from morocco_lib.tasks import get_task, task_names
+from morocco_lib.training import bodies
+
+SIZES = {
+    "vocab_size": 800,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+CONFIGS = {
+    "bert": {"model_type": "bert", **SIZES},
+    "gpt2": {"model_type": "gpt2", "vocab_size": 800, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
+    "modernbert": {"model_type": "modernbert", **SIZES},
+}
+SPREAD = 0.3  # of the random weights: with the usual 0.02 the answers of an untrained model hang on the last digit
+
+
+class Made:
+    """Random weights as `weights.save` takes them."""
+
+    kind = "transformer"
+
+    def __init__(self, body, task, max_length=128):
+        head = head_of(task)
+        torch.manual_seed(1)
+        self.tokenizer_text = body.tokenizer
+        config = json.loads(body.model.config.to_json_string(use_diff=False))
+        self.values = {
+            "config": config, "pooling": "last" if body.causal else "first", "max_length": max_length,
+            "template": {name: list(ids) for name, ids in vars(body.template).items()}, "labels": [str(x) for x in task.labels],
+        }  # fmt: skip
+        self.tensors = {f"body.{name}": tensor for name, tensor in body.model.state_dict().items()}
+        self.tensors["head.weight"] = torch.randn(head.outputs, head.width(body.model.config.hidden_size))
+        self.tensors["head.bias"] = torch.randn(head.outputs)
+
+    def state(self):
+        return self.values, {name: tensor.numpy() for name, tensor in self.tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def made(synthetic_data, tmp_path_factory):
+    """(kind, task name) -> a weights folder with random weights."""
+    folders = {}
+
+    def make(kind, name):
+        if (kind, name) not in folders:
+            task = get_task(get_task(name).weights_of)
+            texts = bodies.texts_of(data.read_split(synthetic_data, task, "val")[1][:60], task)
+            folder = tmp_path_factory.mktemp("weights") / f"{kind}-{name}"
+            body = bodies.from_scratch({**CONFIGS[kind], "initializer_range": SPREAD}, texts, 1)
+            weights.save(Made(body, task), task, folder, name=kind, trained_on={})
+            folders[kind, name] = folder
+        return folders[kind, name]
+
+    return make
+
+
+def records_of(synthetic_data, name, count=40):
+    return data.read_split(synthetic_data, get_task(name), "val")[1][:count]
+
+
+@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_answers_do_not_depend_on_batch_window_or_place(kind, name, made, synthetic_data, monkeypatch):
+    model, task = weights.load(made(kind, name), name)
+    records = records_of(synthetic_data, name)
+    answers = model.answer(records)
+    assert [task.key(r) for r in records] == [a["idx"] for a in answers]
+    checked = task.check([task.format(a).encode() for a in answers], {task.key(r): r for r in records}, "answers")
+    assert checked.ok and not sum(checked.noncanonical.values())
+    assert model.answer(records[::-1])[::-1] == answers
+    for batch_size in (1, 3, 64):
+        monkeypatch.setattr(transformer, "WINDOW_BATCHES", 2)
+        assert model.answer(records, batch_size) == answers
+    assert model.answer([task.strip_labels(r) for r in records]) == answers
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+@pytest.mark.parametrize("name", ["terra", "russe", "muserc", "rucos"])
+def test_logits_are_those_of_transformers_own_forward(kind, name, made, synthetic_data):
+    model, _ = weights.load(made(kind, name), name)
+    sequences = sequences_of(model, records_of(synthetic_data, name, 12))
+    fast = model.logits(sequences, 16)
+    body = {n.removeprefix("body."): t for n, t in load_tensors(made(kind, name)).items() if n.startswith("body.")}
+    model.engine = Padded(body_of(model.values["config"], body), model.values["pooling"])
+    plain = model.logits(sequences, 16)
+    assert (fast - plain).abs().max() / plain.std() < 1e-3
+
+
+def sequences_of(model, records):
+    return [one for found in model.reader([model.encoding.parts(r, model.task) for r in records]) for one in found]
+
+
+def load_tensors(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / weights.ARRAYS)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_less_precise_answers_are_nearly_the_same(precision, made, synthetic_data):
+    folder, records = made("bert", "terra"), records_of(synthetic_data, "terra", 200)
+    exact, less = (weights.load(folder, "terra", options)[0] for options in (None, Options(precision)))
+    assert less.said["precision"] == precision
+    same = sum(a == b for a, b in zip(exact.answer(records), less.answer(records), strict=True))
+    assert same >= 0.9 * len(records)
+
+
+def test_batches_hold_like_lengths_within_their_budgets():
+    from morocco_lib.models.tokens import Tokens
+
+    sequences = [Tokens([1] * n, n) for n in (5, 90, 7, 300, 6, 88, 2000, 5, 5)]
+    found = batches(sequences, 3, 200)
+    assert sorted(place for batch in found for place in batch) == list(range(len(sequences)))
+    assert found[0] == [6] and found[1] == [3]  # longer than the budget: alone
+    assert all(len(batch) <= 3 for batch in found)
+    assert all(sum(len(sequences[p].ids) for p in batch) <= 200 or len(batch) == 1 for batch in found)
+    assert {1, 5} <= set(found[2])
+
+
+def test_a_shared_beginning_is_counted_once_and_stays_together():
+    from morocco_lib.models.tokens import Tokens
+
+    group = [Tokens([7] * 50 + [k] * 5, 50, shared=50) for k in range(6)]
+    other = [Tokens([8] * 50 + [k] * 5, 50, shared=50) for k in range(6)]
+    assert sorted(map(sorted, batches([*group, *other], 32, 120))) == [list(range(6)), list(range(6, 12))]
+
+
+def test_a_shared_beginning_is_not_computed_with_twice_where_it_fits_into_one_batch():
+    from morocco_lib.models.tokens import Tokens
+
+    groups = [[Tokens([first] * 50 + [k] * 5, 50, shared=50) for k in range(6)] for first in (7, 8, 9)]
+    sequences = [one for group in groups for one in group]
+    assert batches(sequences, 10, 2048) == [list(range(6)), list(range(6, 12)), list(range(12, 18))]
+    assert batches(sequences, 12, 2048) == [list(range(12)), list(range(12, 18))]
+    assert batches(sequences, 4, 2048)[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]  # none fits: batches are full
+
+
+def test_out_of_memory_halves_the_step_and_says_so(made, synthetic_data, monkeypatch, capsys):
+    model, _ = weights.load(made("bert", "terra"), "terra")
+    records = records_of(synthetic_data, "terra")
+    answers, whole = model.answer(records), model.engine.features
+
+    def small_device(batch):
+        if len(batch) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(batch)
+
+    monkeypatch.setattr(model.engine, "features", small_device)
+    assert model.answer(records) == answers
+    assert "out of memory with " in capsys.readouterr().err
+    monkeypatch.setattr(model.engine, "features", lambda batch: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
+    with pytest.raises(torch.OutOfMemoryError):
+        model.answer(records[:1])
+
+
+def test_windows_are_bounded_in_records_and_in_text(made, synthetic_data, monkeypatch):
+    model, _ = weights.load(made("bert", "terra"), "terra")
+    record = records_of(synthetic_data, "terra", 1)[0]
+    read = []
+
+    def endless():
+        for number in range(10_000):
+            read.append(number)
+            yield record
+
+    stream = model.stream(endless(), 4)
+    assert len(next(stream)) == 4 * transformer.WINDOW_BATCHES
+    assert len(read) <= 2 * 4 * transformer.WINDOW_BATCHES + 1  # the next one is read ahead
+    stream.close()
+    monkeypatch.setattr(transformer, "WINDOW_CHARACTERS", 1)
+    assert [len(window) for window in model.stream([record] * 3, 4)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda d, t: d["values"].update(labels=["a", "b"]), "labels a, b do not fit TERRa"),
+        (lambda d, t: t.update({"head.weight": torch.zeros(3, 32)}), "does not give 2 logits"),
+        (lambda d, t: t.pop("head.bias"), "bias"),
+        (lambda d, t: t.pop("body.encoder.layer.1.output.dense.weight"), "encoder.layer.1.output.dense.weight"),
+        (lambda d, t: d["values"]["config"].pop("hidden_size"), "do not fit a bert"),
+        (lambda d, t: d["values"].update(pooling="middle"), "middle"),
+        (lambda d, t: d["values"].update(template={"start": [], "middle": [], "end": []}), "no special token"),
+        (lambda d, t: d["values"].update(max_length=4), "max_length 4"),
+    ],
+    ids=["labels", "head", "bias", "body", "config", "pooling", "template", "length"],
+)  # fmt: skip
+def test_weights_that_do_not_fit_are_refused_in_words(spoil, said, made, tmp_path):
+    from safetensors.torch import save_file
+
+    source = made("bert", "terra")
+    description, tensors = json.loads((source / weights.VALUES).read_text()), load_tensors(source)
+    spoil(description, tensors)
+    (tmp_path / weights.VALUES).write_text(json.dumps(description))
+    (tmp_path / weights.TOKENIZER).write_bytes((source / weights.TOKENIZER).read_bytes())
+    save_file(tensors, tmp_path / weights.ARRAYS)
+    with pytest.raises(UsageError) as caught:
+        weights.load(tmp_path, "terra")
+    assert said in str(caught.value)
+
+
+def test_weights_without_tokenizer_of_another_task_or_kind_are_refused(made, tmp_path, synthetic_data, main):
+    source = made("bert", "terra")
+    for name in (weights.VALUES, weights.ARRAYS):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    with pytest.raises(UsageError, match=weights.TOKENIZER):
+        weights.load(tmp_path)
+    with pytest.raises(UsageError, match="answers terra, not rcb"):
+        weights.load(source, "rcb")
+    fitted = tmp_path / "majority"
+    assert main("train", "majority", "terra", "--data", synthetic_data, "--out", fitted).returncode == 0
+    done = main("infer", fitted, "--precision", "bf16")
+    assert done.returncode == 2 and "computes in one way only" in done.stderr
+
+
+def infer(folder, lines, *options):
+    return subprocess.run(
+        [sys.executable, "-m", "morocco_lib", "infer", folder, *options],
+        input="\n".join(lines).encode(), capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_the_program_says_how_it_computes_and_what_it_cut(made, synthetic_data):
+    records = records_of(synthetic_data, "terra", 3)
+    records[1]["premise"] = "слово " * 17_000
+    done = infer(made("bert", "terra"), map(json.dumps, records), "--precision=bf16")
+    first, last = done.stderr.decode().splitlines()
+    ready = {
+        "event": "ready",
+        "precision": "bf16",
+        "backend": "torch",
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+    assert json.loads(first.removeprefix("morocco: ")) == ready
+    assert last == "1 sequences were longer than the model takes and were cut"
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
+
+
+def test_records_before_a_bad_one_are_answered(made, synthetic_data):
+    lines = [json.dumps(r) for r in records_of(synthetic_data, "terra", 5)]
+    done = infer(made("bert", "terra"), [*lines[:3], "{", lines[4]])
+    assert done.returncode == 2 and len(done.stdout.splitlines()) == 3 and "stdin, line 4" in done.stderr.decode()
+
+
+ODD = ["", "\x00", "\u200b", "👩‍👩‍👧", "שלום", "\u202eобратно", "\ufeff", "ы " * 50_000]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_odd_texts_are_answered(kind, made, synthetic_data):
+    record = records_of(synthetic_data, "terra", 1)[0]
+    records = [
+        {**record, "idx": n, "premise": text, "hypothesis": other}
+        for n, (text, other) in enumerate([(t, o) for t in ODD for o in ODD])
+    ]
+    model, _ = weights.load(made(kind, "terra"), "terra")
+    assert len(model.answer(records)) == len(ODD) ** 2
+    assert model.truncated
+    assert all(map(torch.isfinite, model.logits(sequences_of(model, records), 8).flatten()))
+
+
+def test_nothing_of_transformers_is_imported_to_answer_with_a_known_architecture(made, synthetic_data):
+    record = json.dumps(records_of(synthetic_data, "terra", 1)[0])
+    code = (
+        "import sys; from morocco_lib.cli import main; code = main(sys.argv[1:])\n"
+        "slow = {'transformers', 'pandas', 'sklearn', 'pydantic'}; print(sorted(slow & set(sys.modules))); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "infer", made("bert", "terra")], input=record, capture_output=True, text=True, timeout=120, check=False
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_a_model_shows_itself_in_a_line(made):
+    model, _ = weights.load(made("bert", "terra"), "terra")
+    assert repr(model) == "<Transformer of TERRa: bert, fp32>" and isinstance(model, Transformer)
