@@ -34,10 +34,11 @@ demo: setup  ## both models on synthetic TERRa records, every step anew; MOROCCO
 	$(RUN) morocco_lib run params/plans/demo.yaml --fresh
 
 test: setup lint
-	$(RUN) pytest -m "not slow and not gpu"
+	$(RUN) pytest $(COVER) -m "not slow and not gpu"
 
-test-all: setup lint  ## with the lines covered, which are to be 90 % at least
-	$(RUN) pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+test-all: COVER = --cov --cov-report=
+test-all: test  ## the slow ones too, with the lines covered, which are to be 90 % at least
+	$(RUN) pytest --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 -m "slow or gpu"
 
 lint: setup
 	$(RUN) ruff check .

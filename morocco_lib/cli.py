@@ -115,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("tasks", nargs="*", metavar="TASK", help="default: all tasks")
     sub.add_argument("--seed", type=int, default=1)
+    sub.add_argument("--records", type=positive, metavar="N", help="of each train split (default 150 to 2000, by task)")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
 
     sub = verb(

@@ -199,6 +199,8 @@ class PlanRun:
             if status and status["state"] == steps.DONE and not self.force:
                 this.state, this.exit = KEPT, status["exit"]
             else:
+                if status and status["state"] == steps.DONE:
+                    (self.plan_dir / results.RESULTS).unlink(missing_ok=True)  # it may tell of what is set aside
                 steps.retire(this.folder)
                 this.exit = execute(this.step, p, inputs, this.folder, key, self.root, check, seat)
                 this.state = DONE

@@ -42,7 +42,7 @@ def synthetic(args) -> int:
         raise UsageError(
             f"{args.out} is not an empty folder", rule="a result is never overwritten", remedy="give --out a new folder"
         )
-    for path in data.make_synthetic(args.out, args.tasks or task_names(), args.seed):
+    for path in data.make_synthetic(args.out, args.tasks or task_names(), args.seed, args.records or 0):
         print(path)
     return 0
 

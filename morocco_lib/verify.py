@@ -8,8 +8,10 @@ from typing import Any
 
 from morocco_lib import results, steps
 from morocco_lib.errors import MoroccoError, UsageError
+from morocco_lib.report import results as table_of_seeds
 from morocco_lib.report.words import counted
 
+LINES = "lines"  # what is checked of a file that lies beside the step folders
 REL_TOLERANCE = 1e-9  # numbers rebuilt on another machine may differ in their last bits
 
 
@@ -42,7 +44,19 @@ def verify(outputs: Path, rebuild: Container[Path] | None = None) -> list[Findin
     for folder in folders:
         name = folder.relative_to(outputs).as_posix() if folder != outputs else folder.name
         findings += [Finding(name, what, ok, seen) for what, ok, seen in _verify_step(folder, rebuild)]
+    if rebuild is None:
+        places = sorted(outputs.rglob(table_of_seeds.RESULTS))
+        findings += [_verify_lines(path, path.relative_to(outputs).as_posix()) for path in places]
     return findings
+
+
+def _verify_lines(path: Path, name: str) -> Finding:
+    try:
+        wrong = [f"line {number}" for number in table_of_seeds.wrong_lines(path)]
+    except (MoroccoError, OSError, ValueError, LookupError, TypeError) as error:
+        wrong = [repr(error)]
+    said = f"{path}: {', '.join(wrong[:5])} does not follow from the steps; `morocco run` writes it anew"
+    return Finding(name, LINES, not wrong, said if wrong else "follows from the steps")
 
 
 def _verify_step(folder: Path, rebuild: Container[Path] | None) -> Iterator[tuple[str, bool, str]]:
@@ -177,7 +191,7 @@ def table(findings: list[Finding]) -> str:
     lines += [f"note    {f.step}: {f.what}: {f.seen}" for f in findings if f.ok and f.what == "inputs"]
     ended_badly = [f for f in findings if f.ok and f.what == "status" and not f.seen.startswith(steps.DONE)]
     lines += [f"note    {f.step}: {f.seen}" for f in ended_badly if not steps.is_retired(Path(f.step))]
-    folders = len({f.step for f in findings})
+    folders = len({f.step for f in findings if f.what != LINES})
     files = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "files")
     numbers = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "numbers")
     what = f"{counted(folders, 'step folder')}, {counted(files, 'digest')}, {counted(numbers, 'number')} rebuilt"

@@ -400,7 +400,9 @@ def test_force_repeats_and_keeps_what_was_there(run_plan, verify, tmp_path):
 def test_dry_run_lists_the_steps_and_writes_nothing(run_plan, tmp_path):
     done = run_plan(DEMO, tmp_path / "out", "--dry-run")
     assert done.returncode == 0
-    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["to", "do"]] * 19
+    *listed, time = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:2] for line in listed] == [["to", "do"]] * 19
+    assert time == "time: 18 steps not known before they ran once".split()
     assert not (tmp_path / "out").exists()
 
 

@@ -264,7 +264,7 @@ def test_timed_runs_begin_when_all_are_ready_for_them(two):
 def test_a_dry_run_lists_the_steps_in_the_order_they_are_run_in(main, two, tmp_path):
     plan, _, done = two
     listed = main("run", plan, "--out", tmp_path / "new", "--dry-run", cwd=ROOT, env={"MOROCCO_DATA": ""}).stdout
-    steps_listed = [line.removeprefix("to do").split() for line in listed.splitlines()]
+    steps_listed = [line.removeprefix("to do").split() for line in listed.splitlines() if line.startswith("to do")]
     run = [
         line.partition("] ")[2].partition(":")[0].split() for line in done.stderr.splitlines() if line.startswith("[")
     ]

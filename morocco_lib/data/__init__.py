@@ -78,13 +78,13 @@ def describe(path: Path, task: Task, records: Sequence[Record]) -> dict[str, Any
     }
 
 
-def make_synthetic(folder: Path, task_names: list[str], seed: int) -> list[Path]:
-    """Write synthetic records of the tasks in the official layout and return the files."""
+def make_synthetic(folder: Path, task_names: list[str], seed: int, train_records: int = 0) -> list[Path]:
+    """Write synthetic records of the tasks in the official layout and return the files; see `synthetic.write`."""
     from morocco_lib.data import synthetic
 
     for name in task_names:
         get_task(name)
-    return synthetic.write(Path(folder), task_names, seed)
+    return synthetic.write(Path(folder), task_names, seed, train_records)
 
 
 def synthetic_step(plan_dir: Path, task_names: list[str], seed: int) -> Path:

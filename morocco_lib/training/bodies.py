@@ -108,6 +108,9 @@ def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropou
     values["pad_token_id"] = tokenizer.token_to_id(END_OF_TEXT if causal else WORDPIECE["pad"])
     if causal:
         values["bos_token_id"] = values["eos_token_id"] = values["pad_token_id"]
+    else:
+        values["bos_token_id"] = values["cls_token_id"] = tokenizer.token_to_id(WORDPIECE["cls"])
+        values["eos_token_id"] = values["sep_token_id"] = tokenizer.token_to_id(WORDPIECE["sep"])
     transformers.set_seed(seed)
     try:
         made = AutoConfig.for_model(**values)

@@ -57,13 +57,14 @@ def records(task_name: str, split: str, size: int, seed: int) -> list[Record]:
     return module.records(split, size, seed)
 
 
-def write(folder: Path, tasks: Sequence[str], seed: int) -> list[Path]:
+def write(folder: Path, tasks: Sequence[str], seed: int, train_records: int = 0) -> list[Path]:
     """Write the synthetic splits of the tasks in the layout of the official data, and a note that says what they are.
 
     Args:
         folder: Where `<Title>/{train,val,test}.jsonl` and SYNTHETIC.md go; made if missing, same names overwritten.
         tasks: Short ids of tasks that have a generator.
         seed: Seed of every split.
+        train_records: Size of the train splits; 0 is that of each task's `SIZES`.
     Returns:
         The paths written, the note last.
     Raises:
@@ -73,6 +74,7 @@ def write(folder: Path, tasks: Sequence[str], seed: int) -> list[Path]:
     contents = {}
     for name in tasks:
         for split, size in generator(name).SIZES.items():
+            size = train_records if train_records and split == "train" else size
             lines = (json.dumps(record, ensure_ascii=False) for record in records(name, split, size, seed))
             # CRLF as in the official TERRa files, so that readers meet it here first.
             contents[folder / get_task(name).title / f"{split}.jsonl"] = "".join(line + "\r\n" for line in lines)
