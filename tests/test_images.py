@@ -267,7 +267,9 @@ def test_a_transformer_is_built_checked_and_measured_with_the_answers_of_its_pro
     assert (result := json.loads(done.stdout))["verdict"] == "VALID"
     assert (result["precision"], result["backend"], result["device"]) == ("fp32", "torch", "cpu")
     with val.open("rb") as records:
-        inside = subprocess.run(["docker", "run", "-i", "--rm", image.name], stdin=records, capture_output=True, check=True)
+        inside = subprocess.run(
+            ["docker", "run", "-i", "--rm", image.name], stdin=records, capture_output=True, check=True
+        )
     with val.open("rb") as records:
         argv = [sys.executable, "-m", "morocco_lib", "infer", str(tmp_path / "model")]
         bare = subprocess.run(argv, stdin=records, capture_output=True, check=True)

@@ -21,7 +21,7 @@ def entries_of(lock):
     """Return (name, version, marker) of a lock: a package may have one version for each Python or platform."""
     return [
         (canonicalize_name(m[1]), m[2], m[3] or "python_version > '3'")
-        for m in re.finditer(r"^([A-Za-z0-9._-]+)==(\S+)(?: ; ([^\\]+))? \\$", lock, re.MULTILINE)
+        for m in re.finditer(r"^([A-Za-z0-9._-]+)(?:\[[a-z0-9,-]+\])?==(\S+)(?: ; ([^\\]+))? \\$", lock, re.MULTILINE)
     ]
 
 
