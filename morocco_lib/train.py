@@ -4,6 +4,7 @@ import os
 import resource
 import sys
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +130,9 @@ def fit(plan: Plan, folder: Path, key: str = "") -> dict[str, Any]:
 
 def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: str, origin: dict) -> dict[str, Any]:
     try:
-        from morocco_lib.training import bodies, finetune, seeds
+        with warnings.catch_warnings():  # in a notebook tqdm asks for a package that would draw its bars
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            from morocco_lib.training import bodies, finetune, seeds
     except ModuleNotFoundError as error:
         raise needs_torch(error) from None
     model, recipe = plan.model, plan.model.recipe.of_task(task.name)

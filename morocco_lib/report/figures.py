@@ -112,7 +112,8 @@ def disc(rows: list[dict[str, Any]]):
         ends = [v for row, _ in here for v in (row["score"]["low"], row["score"]["high"])] + [bar]
         pad = 0.15 * (max(ends) - min(ends) + 0.02)
         axis.set_ylim(min(ends) - pad, max(ends) + pad)
-        axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5), numticks=6))
+        ticks = (1, 2, 5) if max(speeds) < 30 * min(speeds) else (1,)  # their labels stand side by side
+        axis.xaxis.set_major_locator(plt.LogLocator(subs=ticks, numticks=6))
         axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: words.sized(v, 2)))
         axis.xaxis.set_minor_formatter(plt.NullFormatter())
         axis.set(title=task, xlabel="records per second", ylabel="score")
