@@ -8,7 +8,7 @@ one computes at a time, and rounds are interleaved in rotating order; a first on
 medians with the lowest and highest of single rounds.
 
     short     TERRa records as they are                        mix       half of the premises lengthened by others
-    muserc    a passage's answers share it, or recompute it    rucos     the same of candidates, with longer passages
+    muserc    a passage's answers share it, or recompute it    rucos     the same of candidates
     start     process start -> ready, against the imports      memory    peak of 1e3 to 1e5 records
 
 Exits with 1 if a bar is missed or the models' answers are too alike to be compared.
@@ -138,19 +138,28 @@ def lengthened(records: list[Record]) -> list[Record]:
     return found
 
 
-def fuller(records: list[Record]) -> list[Record]:
-    """Return RuCoS records whose passages are followed by two others, the entities of the first among the candidates.
+def fuller(title: str, records: list[Record]) -> list[Record]:
+    """Return records whose passages are followed by two others, and which ask for some of what the first one asks.
 
-    That makes 13 candidates a record, as in the official train sample; its passages are longer still.
+    That makes 13 candidates and 23 answers a record, as in the official train records of RuCoS and MuSeRC; their passages
+    are longer still.
     """
     rng = random.Random(1)
     found = []
     for record in records:
         passage, (more, last) = record["passage"], (r["passage"] for r in rng.sample(records, 2))
-        moved = len(passage["text"]) + 1
-        entities = [{**e, "start": e["start"] + moved, "end": e["end"] + moved} for e in more["entities"]]
         text = "\n".join((passage["text"], more["text"], last["text"]))
-        found.append({**record, "passage": {**passage, "text": text, "entities": passage["entities"] + entities}})
+        moved = len(passage["text"]) + 1
+        if title == "rucos":
+            entities = [{**e, "start": e["start"] + moved, "end": e["end"] + moved} for e in more["entities"]]
+            asked = {"entities": passage["entities"] + entities}
+        else:
+            others = [
+                {**q, "idx": q["idx"] + 10**6, "answers": [{**a, "idx": a["idx"] + 10**6} for a in q["answers"]]}
+                for q in more["questions"][:2]
+            ]
+            asked = {"questions": passage["questions"] + others}
+        found.append({**record, "passage": {**passage, "text": text, **asked}})
     return found
 
 
@@ -262,7 +271,7 @@ def pairs(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict
 
 def sharing(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict]:
     weights, records = prepared(args.work, title), drawn(title, max(args.records // 20, 20))
-    records = fuller(records) if title == "rucos" else records
+    records = fuller(title, records)
     answered, seconds = raced(SHARING, weights, written(args.work / f"{title}.jsonl", records), args.rounds)
     said, bar = described(title, answered["recomputed"])
     say(f"{said}\n{table(title, len(records), seconds, 'recomputed')}")
@@ -318,14 +327,18 @@ def memory(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dic
     return [Bar("memory: 1e5 records / 1e3 records", peaks[100_000] / peaks[1_000], "<=", 1.1)], peaks
 
 
+# A process starts with the peak of the one it was forked from, and this one may have trained models.
+PEAK = "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL); "
+PEAK += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+
+
 def peak_bytes(argv: list[str], stdin: Path) -> int:
     with stdin.open("rb") as records:
-        process = subprocess.Popen(argv, stdin=records, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"infer ended with {process.returncode}")
-    return usage.ru_maxrss * 1024
+        words = [sys.executable, "-I", "-S", "-c", PEAK, *argv]
+        done = subprocess.run(words, stdin=records, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"infer ended with {done.returncode}: {done.stderr[-300:]}")
+    return int(done.stdout) * 1024
 
 
 PARTS = {"short": pairs, "mix": pairs, "muserc": sharing, "rucos": sharing, "start": start, "memory": memory}
