@@ -13,7 +13,7 @@ from morocco_lib.monitor.cgroup import Faults, Io, Memory, RunCgroup
 from morocco_lib.monitor.files import OpenFiles
 from morocco_lib.monitor.processes import Processes
 
-WHOLE_NS = 190_000_000  # between two samples for which what costs more is read as well
+WHOLE_NS = 290_000_000  # between two samples for which what costs more is read as well
 FIND_NS = 90_000_000  # between two looks for new processes
 ENDS_NS = 30_000_000  # and for those that have ended
 IO_NS = 490_000_000  # between two readings of what went to and came from storage
@@ -178,7 +178,7 @@ class Sampler:
         reader: Where the numbers come from.
         out: Text file for the samples.
         origin_ns: What `t_ns` counts from.
-        period_s: Time between samples. With /proc, what of the memory is shared is read every 0.2 s and at the marks.
+        period_s: Time between samples. With /proc, what of the memory is shared is read every 0.3 s and at the marks.
         processes: Looked at with every second sample.
     """
 
