@@ -1,5 +1,6 @@
 """From the logits of a record's sequences to its prediction, and to the loss in training: one head a way of answering."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from morocco_lib.tasks.records import Record
 
 
 @dataclass(frozen=True)
-class Head:
+class Head(ABC):
     """A linear layer over what is known of each sequence, and what its outputs mean."""
 
     task: Task
@@ -34,9 +35,9 @@ class Head:
         _, one, other = features.chunk(3, dim=1)
         return torch.cat([features, one * other, (one - other).abs()], dim=1)
 
+    @abstractmethod
     def targets(self, record: Record) -> list[int]:
         """Return what is right of each sequence of a labelled record: its class, or 1 and 0."""
-        raise NotImplementedError
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         """Return the mean loss.
@@ -48,9 +49,9 @@ class Head:
         """
         return functional.binary_cross_entropy_with_logits(logits[:, 0].float(), targets.float())
 
+    @abstractmethod
     def predict(self, record: Record, logits: torch.Tensor) -> Prediction:
         """Return the prediction for a record from the logits of its sequences, shape (sequences, outputs)."""
-        raise NotImplementedError
 
 
 class Classes(Head):
@@ -82,9 +83,9 @@ class Options(Head):
                 losses.append(one.logsumexp(0) - one[right].logsumexp(0))
         return torch.stack(losses).mean() if losses else logits.sum() * 0
 
+    @abstractmethod
     def names(self, record: Record) -> list:
         """Return the answers there are, in the order of the sequences."""
-        raise NotImplementedError
 
     def predict(self, record: Record, logits: torch.Tensor) -> Prediction:
         return {"idx": self.task.key(record), "label": self.names(record)[int(logits[:, 0].argmax())]}
