@@ -58,6 +58,11 @@ class Transformer:
         self.weight, self.bias = head["weight"].float(), head["bias"].float()
         if self.weight.shape[0] != self.head.outputs or self.bias.shape != (self.head.outputs,):
             raise ValueError(f"a head of {tuple(self.weight.shape)} does not give {self.head.outputs} logits")
+        hidden = values["config"].get("hidden_size") or values["config"].get("n_embd") or 0
+        if hidden and self.weight.shape[1] != self.head.width(hidden):
+            raise ValueError(
+                f"a head over {self.weight.shape[1]} features does not fit {task.title}, which takes {self.head.width(hidden)}"
+            )
         self.tokenizer_text = tokenizer
         self.causal = is_causal(values["config"])
         template = Template.of(values["template"])
@@ -164,8 +169,8 @@ class Transformer:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether torch ran out of memory; on the CPU that is a RuntimeError with words."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    """Tell whether torch ran out of memory; on the CPU that is a RuntimeError that names the allocator."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def batches(sequences: Sequence[Tokens], batch_size: int, tokens: int) -> list[list[int]]:

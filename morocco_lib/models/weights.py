@@ -110,7 +110,7 @@ def load(folder: Path, task_name: str | None = None, options: Options | None = N
 
             arrays = load_file(folder / ARRAYS)
         return known.from_state(task, description["values"], arrays), task
-    except (MoroccoError, ModuleNotFoundError):
+    except (MoroccoError, ImportError):
         raise
     except Exception as error:  # safetensors has an error class of its own, from compiled code
         raise UsageError(f"{folder} is broken ({type(error).__name__}: {error})", remedy="train it again") from None
