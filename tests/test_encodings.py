@@ -115,6 +115,11 @@ def test_of_two_texts_the_longer_is_cut_first_and_both_to_the_same_length():
     assert cut([(100, ()), (10, ())], 60)[0] == list(range(50))
 
 
+def test_of_two_spans_that_do_not_fit_the_shorter_is_whole():
+    (kept,) = cut([(100, [(0, 80), (90, 100)])], 30)
+    assert kept == [*range(20), *range(90, 100)]
+
+
 sizes = st.integers(0, 60)
 
 
@@ -165,9 +170,13 @@ def test_the_marked_word_the_answer_and_the_candidate_are_never_cut_away(reader,
             count += 1
             assert len(sequence.ids) <= 64
             seen = text_of(read, sequence.ids).replace(" ", "")
-            for (number, start, end), (low, high) in zip(part.marks, sequence.spans, strict=True):
+            for place, ((number, start, end), (low, high)) in enumerate(zip(part.marks, sequence.spans, strict=True)):
                 meant = (part.first, part.second)[number][start:end].replace(" ", "")
-                assert text_of(read, sequence.ids[low:high]).replace(" ", "") == meant
+                pooled = text_of(read, sequence.ids[low:high]).replace(" ", "")
+                if task.name == "muserc" and place == 0:  # a question may be longer than all the room
+                    assert len(pooled) >= 40 and meant.startswith(pooled) if len(meant) > 200 else pooled == meant
+                else:
+                    assert pooled == meant
             for number, start, end in part.kept:
                 whole = read.tokenizer.encode((part.first, part.second)[number][start:end], add_special_tokens=False)
                 if len(whole.ids) <= 40:

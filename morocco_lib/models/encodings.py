@@ -3,7 +3,7 @@
     pair         TERRa, RCB, LiDiRus, DaNetQA     two texts, one sequence
     marked words RUSSE, RWSD                      one or two texts, and two words pooled beside the whole
     choice       PARus                            the premise with each choice: two sequences
-    answers      MuSeRC                           the passage with each question and answer: a sequence an answer
+    answers      MuSeRC                           the passage with each question and answer, and both pooled beside the whole
     candidates   RuCoS                            the passage with the query, each entity in its gap: a sequence an entity
 
 Orders and question texts are those of the original's jiant models. Not theirs: a RuCoS entity is text[start:end] and
@@ -33,7 +33,7 @@ class Part:
 
     Args:
         first, second: The texts; None for no second.
-        marks: (text 0 or 1, start, end) in characters: words that are pooled beside the whole. Cut last.
+        marks: (text 0 or 1, start, end) in characters: what is pooled beside the whole. Cut last.
         kept: The same for what is not pooled, but may not be cut either.
     """
 
@@ -70,8 +70,8 @@ def answers(record: Record, task: Task) -> list[Part]:
     for question in record["passage"]["questions"]:
         for answer in question["answers"]:
             asked = f"{question['question']} {answer['text']}"
-            kept = (1, len(asked) - len(answer["text"]), len(asked))
-            parts.append(Part(record["passage"]["text"], asked, kept=(kept,)))
+            marks = (1, 0, len(question["question"])), (1, len(asked) - len(answer["text"]), len(asked))
+            parts.append(Part(record["passage"]["text"], asked, marks))
     return parts
 
 
@@ -93,7 +93,7 @@ class Encoding:
 
     Args:
         parts: Record -> its sequences; none where nothing is asked.
-        spans: Marked words of a sequence.
+        spans: Marked texts of a sequence.
     """
 
     parts: Callable[[Record, Task], list[Part]]
@@ -108,7 +108,7 @@ ENCODINGS = {
     "russe": Encoding(two_sentences, spans=2),
     "rwsd": Encoding(two_words, spans=2),
     "parus": Encoding(choice),
-    "muserc": Encoding(answers),
+    "muserc": Encoding(answers, spans=2),
     "rucos": Encoding(candidates),
 }
 
@@ -118,7 +118,7 @@ def cut(texts: Sequence[tuple[int, Sequence[tuple[int, int]]]], room: int) -> li
     """Choose the tokens that are kept of texts that share some room.
 
     The nearer a token is to one of its text's spans (to the text's start, where it has none), the longer it is kept; so
-    of two texts without spans the longer one is cut first, and both to the same length.
+    of two texts without spans the longer one is cut first, and both to the same length. So are spans that do not fit.
 
     Args:
         texts: (number of tokens, spans of tokens in it) of each.
@@ -131,10 +131,11 @@ def cut(texts: Sequence[tuple[int, Sequence[tuple[int, int]]]], room: int) -> li
     for number, (size, spans) in enumerate(texts):
         for place in range(size):
             far = min((max(start - place, place - end + 1, 0) for start, end in spans), default=place)
-            ranked.append((far, place, number))
+            deep = min((place - start for start, end in spans if start <= place < end), default=place)
+            ranked.append((far, deep, place, number))
     ranked.sort()
     kept: list[list[int]] = [[] for _ in texts]
-    for _, place, number in ranked[: max(room, 0)]:
+    for _, _, place, number in ranked[: max(room, 0)]:
         kept[number].append(place)
     return [sorted(places) for places in kept]
 

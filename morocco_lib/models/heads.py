@@ -17,7 +17,7 @@ class Head(ABC):
 
     task: Task
     outputs: int = 1  # logits of a sequence
-    spans: int = 0  # marked words of a sequence
+    spans: int = 0  # marked texts of a sequence
     together = False  # the sequences of a record are learnt from together
 
     def width(self, hidden: int) -> int:
@@ -27,8 +27,8 @@ class Head(ABC):
     def inputs(self, features: torch.Tensor) -> torch.Tensor:
         """Return the inputs of the linear layer from an engine's features, shape (sequences, width).
 
-        Of two marked words their product and distance are added (Conneau et al. 2017): that both mean the same is no
-        sum of what each of them means.
+        Of two marked texts their product and distance are added (Conneau et al. 2017): that two words mean the same, or
+        that an answer fits its question, is no sum of what each of them means.
         """
         if self.spans != 2:
             return features
@@ -133,6 +133,5 @@ HEADS = {"parus": Choice, "muserc": Answers, "rucos": Candidates}
 
 def head_of(task: Task) -> Head:
     """Return the head of a task; tasks with one label a record have one logit a label."""
-    if task.name in HEADS:
-        return HEADS[task.name](task)
-    return Classes(task, len(task.labels), ENCODINGS[task.name].spans)
+    spans = ENCODINGS[task.name].spans
+    return HEADS[task.name](task, spans=spans) if task.name in HEADS else Classes(task, len(task.labels), spans)

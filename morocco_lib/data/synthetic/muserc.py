@@ -1,11 +1,13 @@
 """Synthetic MuSeRC records: passages with numbered sentences, questions on them, and answers right or wrong.
 
 Each person of a passage does one thing to two objects at one place on one day, told in one sentence. Right answers take
-the facts of the person asked about, wrong ones the same kind of facts of the others: the words of both occur in the
-passage, and only the sentence that matches the question tells them apart.
+the facts of the person asked about. Wrong ones take the same kind of facts of the others, which only the sentence that
+matches the question tells apart, or other facts of that sentence, which the question did not ask for: a day where it asked
+for a place. The words of all of them occur in the passage.
 """
 
 import random
+from collections.abc import Iterable
 
 SIZES = {"train": 150, "val": 50, "test": 50}
 NOISE_SHARE = 0.1
@@ -90,20 +92,28 @@ def _passage(rng: random.Random, facts: list[dict]) -> str:
     return f'"{text}"' if rng.random() < 0.3 else text  # so do many official passages
 
 
-def _question(rng: random.Random, facts: list[dict], asked: dict, kind: str) -> tuple[str, list[tuple[str, int]]]:
+def _question(rng: random.Random, facts: list[dict], asked: dict, topic: str) -> tuple[str, list[tuple[str, int]]]:
     """Return a question on one person's facts, and its answers with their true labels."""
     gender, verb = GENDERS[asked["p"]], rng.choice(asked["verb"])
     slots = {**asked, "q": rng.choice((asked["x"], asked["y"])), "v": _agree(verb, gender), "v_m": verb}
-    questions, forms = _KINDS[kind]
-    options = {0: [], 1: []}
-    for fact in facts:
-        for value in _values(fact, kind):
-            ending = "а" if GENDERS.get(value) == "f" else ""
-            options[int(fact is asked)] += [_capital(form.format(**slots, f=value, f_a=ending)) for form in forms]
-    answers = [(text, 1) for text in rng.sample(options[1], rng.choice((1, 1, 2)))]
-    answers += [(text, 0) for text in rng.sample(options[0], rng.choice((1, 2, 3, 4)))]
+
+    def said(facts: list[dict], kinds: Iterable[str]) -> list[str]:
+        return [
+            _capital(form.format(**slots, f=value, f_a="а" if GENDERS.get(value) == "f" else ""))
+            for fact in facts
+            for kind in kinds
+            for value in _values(fact, kind)
+            for form in _KINDS[kind][1]
+            if fact is not asked or kind == topic or "{p}" not in form  # that one names what was asked for as well
+        ]
+
+    elsewhere = said([fact for fact in facts if fact is not asked], [topic])
+    not_asked_for = said([asked], [other for other in _KINDS if other != topic])
+    answers = [(text, 1) for text in rng.sample(said([asked], [topic]), rng.choice((1, 1, 2)))]
+    answers += [(text, 0) for text in rng.sample(elsewhere, rng.choice((0, 1, 1)))]
+    answers += [(text, 0) for text in rng.sample(not_asked_for, rng.choice((2, 3, 4)))]
     rng.shuffle(answers)
-    return rng.choice(questions).format(**slots), answers
+    return rng.choice(_KINDS[topic][0]).format(**slots), answers
 
 
 def _published(rng: random.Random, truth: list[list[int]]) -> list[list[int]]:
@@ -149,7 +159,7 @@ def records(split: str, size: int, seed: int) -> list[dict]:
 
     Args:
         split: train, val or test; test has no labels.
-        size: Number of passages, each with three to five questions of two to six answers.
+        size: Number of passages, each with three to five questions of three to seven answers.
         seed: See `morocco_lib.data.synthetic.records`.
     Limits: a tenth of the answer labels of train and val is flipped. Finding one sentence is enough for every question,
         where the real task asks to combine several: a score says nothing about real text.
