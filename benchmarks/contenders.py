@@ -1,4 +1,4 @@
-"""The contenders of `benchmarks/inference.py`, each a process that loads one model and answers when told to.
+"""The contenders of `benchmarks/inference.py` and `gpu.py`, each a process that loads one model and answers when told to.
 
     python benchmarks/contenders.py NAME FOLDER
 
@@ -55,7 +55,7 @@ def ours(options: Options, shares: bool = True) -> Callable[[Path], Answer]:
 def fixed(folder: Path) -> Answer:
     """transformers' forward on batches in the order of the records, padded to the longest."""
     model, task = weights.load(folder)
-    engine = Padded(engine_body(model, folder), model.values["pooling"])
+    engine = Padded(engine_body(model, folder).to(model.device), model.values["pooling"])
 
     def batch(records: list[Record]) -> torch.Tensor:
         sequences: list[Tokens] = [one for (one,) in model.reader([model.encoding.parts(r, task) for r in records])]
@@ -63,7 +63,7 @@ def fixed(folder: Path) -> Answer:
 
     def answer(records: list[Record]) -> torch.Tensor:
         with torch.inference_mode():
-            return torch.cat([batch(records[first : first + BATCH]) for first in range(0, len(records), BATCH)])
+            return torch.cat([batch(records[first : first + BATCH]) for first in range(0, len(records), BATCH)]).cpu()
 
     return answer
 
@@ -153,6 +153,9 @@ def main(name: str, folder: Path) -> None:
         began = time.perf_counter()
         logits = answer(known[line])
         told = {"seconds": time.perf_counter() - began}
+        if torch.cuda.is_available():
+            told["allocated_bytes"] = torch.cuda.max_memory_allocated()
+            told["reserved_bytes"] = torch.cuda.max_memory_reserved()
         if first:
             model, _ = weights.load(folder)
             told |= {"labels": labels_of(model, known[line], logits), "logits": logits.tolist()}

@@ -1,14 +1,20 @@
 """Small models from random weights learn tasks that word counts cannot tell; training on official records comes again.
 
 What a head sees of a sequence decides whether RWSD can be learnt at all: a wrong span, a product left out or a mask that
-is off by one, and its score is chance. `benchmarks/learning.py` has every task.
+is off by one, and its score is chance. `benchmarks/learning.py` has every task. Full-size models
+are measured where there is a GPU.
 """
+
+import json
+import subprocess
+import sys
 
 import pytest
 
 pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
 pytest.importorskip("transformers", reason="needs the torch extra: make setup-torch")
 
+import torch
 from conftest import ROOT
 
 from morocco_lib import data, steps, train, who
@@ -46,3 +52,29 @@ def test_the_same_seed_on_official_records_gives_the_same_weights_and_prediction
     assert [steps.sha256_file(path) for path in one] == [steps.sha256_file(path) for path in other]
     assert answers[0] == answers[1]
     assert results[0]["val_score"] == results[1]["val_score"] > 0
+
+
+def table_of(data_folder, *options):
+    script = ROOT / "benchmarks" / "gpu.py"
+    words = [sys.executable, str(script), "--data", str(data_folder), "--json", *options]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1500, check=False)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_the_table_of_full_size_models_can_be_made(real_data):
+    table = table_of(real_data / "rsg", "--shapes", "tiny-bert", "tiny-gpt2", "--seconds", "1", "--rounds", "1")
+    assert [row["model"] for row in table["rows"]] == ["tiny-bert"] * 3 + ["tiny-gpt2"] * 3
+    for row in table["rows"]:
+        assert row["lowest"] <= row["records_per_s"] <= row["highest"] and 0 < row["share_of_peak"] < 1
+        assert row["equal"] >= (0.9 if row["contender"] == "morocco bf16" else 1)
+        if not torch.cuda.is_available():
+            assert row["process_bytes"] is row["j_per_record"] is None and row["reasons"] == ["NO_ENERGY_COUNTER"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_full_size_models_on_a_gpu(real_data):
+    table = table_of(real_data / "rsg", "--rounds", "1")
+    assert not table["missed"]
+    assert all(row["j_per_record"] and row["reserved_bytes"] <= row["process_bytes"] for row in table["rows"])

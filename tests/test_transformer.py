@@ -19,7 +19,7 @@ from morocco_lib.models.padded import Padded, body_of
 from morocco_lib.models.transformer import Transformer, batches
 from morocco_lib.options import Options
 from morocco_lib.tasks import get_task, task_names
-from morocco_lib.training import bodies
+from morocco_lib.training import bodies, finetune
 
 SIZES = {
     "vocab_size": 800,
@@ -45,11 +45,7 @@ class Made:
         head = head_of(task)
         torch.manual_seed(1)
         self.tokenizer_text = body.tokenizer
-        config = json.loads(body.model.config.to_json_string(use_diff=False))
-        self.values = {
-            "config": config, "pooling": "last" if body.causal else "first", "max_length": max_length,
-            "template": {name: list(ids) for name, ids in vars(body.template).items()}, "labels": [str(x) for x in task.labels],
-        }  # fmt: skip
+        self.values = finetune.values_of(body, task, "last" if body.causal else "first", max_length)
         self.tensors = {f"body.{name}": tensor for name, tensor in body.model.state_dict().items()}
         self.tensors["head.weight"] = torch.randn(head.outputs, head.width(body.model.config.hidden_size))
         self.tensors["head.bias"] = torch.randn(head.outputs)
@@ -198,6 +194,7 @@ def test_windows_are_bounded_in_records_and_in_text(made, synthetic_data, monkey
     [
         (lambda d, t: d["values"].update(labels=["a", "b"]), "labels a, b do not fit TERRa"),
         (lambda d, t: t.update({"head.weight": torch.zeros(3, 32)}), "does not give 2 logits"),
+        (lambda d, t: t.update({"head.weight": torch.zeros(2, 160)}), "over 160 features does not fit TERRa, which takes 32"),
         (lambda d, t: t.pop("head.bias"), "bias"),
         (lambda d, t: t.pop("body.encoder.layer.1.output.dense.weight"), "encoder.layer.1.output.dense.weight"),
         (lambda d, t: d["values"]["config"].pop("hidden_size"), "do not fit a bert"),
@@ -205,7 +202,7 @@ def test_windows_are_bounded_in_records_and_in_text(made, synthetic_data, monkey
         (lambda d, t: d["values"].update(template={"start": [], "middle": [], "end": []}), "no special token"),
         (lambda d, t: d["values"].update(max_length=4), "max_length 4"),
     ],
-    ids=["labels", "head", "bias", "body", "config", "pooling", "template", "length"],
+    ids=["labels", "head", "width", "bias", "body", "config", "pooling", "template", "length"],
 )  # fmt: skip
 def test_weights_that_do_not_fit_are_refused_in_words(spoil, said, made, tmp_path):
     from safetensors.torch import save_file

@@ -24,12 +24,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.encodings import ENCODINGS, Reader
 from morocco_lib.models.heads import Head, head_of
+from morocco_lib.models.padded import positions_of
 from morocco_lib.models.pooling import pool
 from morocco_lib.models.tokens import Tokens
 from morocco_lib.models.transformer import Transformer, device_of, out_of_memory
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.records import Record
+from morocco_lib.training.bodies import Body
 from morocco_lib.training.recipe import Recipe
 
 
@@ -128,6 +130,18 @@ def examples_of(task: Task, head: Head, reader: Reader, records: Sequence[Record
                 for one, target in zip(sequences, targets, strict=True):
                     found.append(Example(len(found), [one], [target]))
     return found
+
+
+def values_of(body: Body, task: Task, pooling: str, max_length: int) -> dict[str, Any]:
+    """Return what a weights folder says of a model; `max_length` is bounded by the body's positions."""
+    config = body.model.config
+    return {
+        "config": json.loads(config.to_json_string(use_diff=False)),
+        "pooling": pooling,
+        "max_length": min(max_length, positions_of(config)),
+        "template": {name: list(ids) for name, ids in vars(body.template).items()},
+        "labels": [str(label) for label in task.labels],
+    }
 
 
 class _Trainer(Trainer):
@@ -233,16 +247,7 @@ class Fit:
         config = body.model.config
         pooling = recipe.pooling or ("last" if body.causal else "first")
         head = head_of(self.task)
-        limit = getattr(config, "max_position_embeddings", None) or recipe.max_length
-        if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-            limit -= config.pad_token_id + 1
-        values = {
-            "config": json.loads(config.to_json_string(use_diff=False)),
-            "pooling": pooling,
-            "max_length": min(recipe.max_length, limit),
-            "template": {name: list(ids) for name, ids in vars(body.template).items()},
-            "labels": [str(label) for label in self.task.labels],
-        }
+        values = values_of(body, self.task, pooling, recipe.max_length)
         reader = Reader(Tokenizer.from_str(body.tokenizer), body.template, values["max_length"], body.causal)
         data = examples_of(self.task, head, reader, self.train)
         sequences = sum(len(example.sequences) for example in data)
