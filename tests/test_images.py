@@ -249,33 +249,6 @@ def test_a_base_from_the_distributions_packages_carries_a_model(docker, fitted, 
     assert talk == ["building on-debian-again", "checking on-debian-again"]  # the base and the packages are there
 
 
-def test_a_transformer_is_built_checked_and_measured_with_the_answers_of_its_process(
-    docker, main, synthetic_data, tmp_path, val
-):
-    pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
-    made = main("train", "tiny-bert", "terra", "--data", synthetic_data, "--out", tmp_path / "model")
-    assert made.returncode == 0, made.stderr
-    image = build.build(
-        build.Recipe(tmp_path / "model", "terra", bases.DEBIAN),
-        lambda image: launch.check_image(image, get_task("terra"), val, Limits(timeout_s=120)),
-    )
-    assert image.name == "tiny-bert-terra"
-    out = tmp_path / "bench"
-    words = ["--image", image.name, "terra", "--data", val, "--input-size", 300, "--repeats", 1, "--out", out, "--json"]
-    done = main("bench", *words)
-    assert done.returncode == 0, (done.stdout, done.stderr)
-    assert (result := json.loads(done.stdout))["verdict"] == "VALID"
-    assert (result["precision"], result["backend"], result["device"]) == ("fp32", "torch", "cpu")
-    with val.open("rb") as records:
-        inside = subprocess.run(
-            ["docker", "run", "-i", "--rm", image.name], stdin=records, capture_output=True, check=True
-        )
-    with val.open("rb") as records:
-        argv = [sys.executable, "-m", "morocco_lib", "infer", str(tmp_path / "model")]
-        bare = subprocess.run(argv, stdin=records, capture_output=True, check=True)
-    assert inside.stdout == bare.stdout
-
-
 def test_two_kinds_of_model_share_everything_but_their_weights(docker, recipe, built, synthetic_data, tmp_path, val):
     task = get_task("terra")
     model = model_class("majority").fit(task, task.read(val), 1)

@@ -75,6 +75,29 @@ def test_a_plan_on_real_records_builds_checks_measures_and_scores(project, real_
     assert run(project, plan)[1].count("kept") == 10  # every step, nothing is built or measured again
 
 
+def test_a_transformer_in_an_image_answers_as_its_process_does(project, synthetic_data):
+    pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
+    machine = "machine:\n  name: debian\n  runner: docker\n  base: debian\n  timeout_s: 300\n"
+    (project / "params/machines/debian.yaml").write_text(machine)
+    values = {"models": ["tiny-bert"], "tasks": ["terra"], "machine": "debian", "input_size": 300, "repeats": 1}
+    code, talk = run(project, write_plan(project, "torch", **values))
+    assert code == 0, talk
+    outputs = project / "outputs/torch"
+    (bench,) = outputs.glob("tiny-bert/terra/bench-*/bench.json")
+    result = json.loads(bench.read_text())
+    assert (result["verdict"], result["runner"], result["score"]["value"] > 0) == ("VALID", "docker", True)
+    assert (result["precision"], result["backend"], result["device"]) == ("fp32", "torch", "cpu")
+    (trained,) = outputs.glob("tiny-bert/terra/train-*")
+    bare = [sys.executable, "-m", "morocco_lib", "infer", str(trained)]
+    val, answers = synthetic_data / "TERRa" / "val.jsonl", []
+    for words in (["docker", "run", "-i", "--rm", "tiny-bert-terra"], bare):
+        with val.open("rb") as records:
+            answers.append(subprocess.run(words, stdin=records, capture_output=True, check=True).stdout)
+    assert answers[0] == answers[1] and answers[0].count(b"\n") == val.read_bytes().count(b"\n")
+    assert all(finding.ok for finding in verify.verify(outputs))
+    assert ours() == []
+
+
 def test_a_plan_that_is_interrupted_leaves_no_container_and_goes_on(project):
     plan = write_plan(project, "ended", tasks=["terra"], input_size=20_000)
     for by in (signal.SIGINT, signal.SIGKILL):
