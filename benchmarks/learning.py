@@ -5,7 +5,7 @@
     python benchmarks/learning.py --tasks terra rcb --data FOLDER      on official records instead, each cell twice
 
 A cell is one `morocco train` in a process of its own on one thread; as many run at once as there are cores. It is scored
-on 500 records of another seed that nothing was chosen on, beside the most frequent answer and the word counts' rule. A
+on 500 records of another seed, beside the most frequent answer and the word counts' rule. A
 tenth of the labels is wrong on purpose, of these records too, so no model reaches 1.
 
 Bars: 0.15 over the most frequent answer; MuSeRC (F1a) and RuCoS (F1) 0.15 over the word counts; LiDiRus, answered by what
@@ -46,7 +46,7 @@ def score_of(model, task: Task, records: list) -> float:
 
 
 def unseen(task: Task) -> list:
-    """Return synthetic records that nothing was chosen on."""
+    """Return synthetic records of another seed than those of training."""
     return synthetic.records(task.name, task.title if task.name == "lidirus" else "val", UNSEEN, UNSEEN_SEED)
 
 
