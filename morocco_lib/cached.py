@@ -19,7 +19,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from morocco_lib.answers import read_answers
@@ -48,6 +48,7 @@ BATCHES = 10  # of one run, at least
 RATIO = 1.10  # of the speeds, and
 RATIO_LOW = 1.05  # of the lower end of its 98 % interval: above both, answers are kept
 RATIO_APART = 1.25  # of the slowest repeated run to the fastest unique one: as well; a held-up run makes intervals wide
+LEAST_SAVED_S = 0.05  # of a run; machines hold programs up as long as that, and runs of few records are no longer
 BUSY_SHARE = 0.25  # of all cores, kept busy by others
 WORK_SHARE = 0.5  # of a run that is not start-up; with less, whole runs of both kinds are alike whatever is kept
 
@@ -143,10 +144,12 @@ def judge(
         (start to end of the program: start-up is in it, so a ratio above 1 is too small). Where it cannot be known
         {"value": None, "reason": code, "fires": None}: NO_VALID_RUN if any of the runs is invalid, BUSY_MACHINE if
         the ratio is high, but others kept the processor busy and the program's CPU time does not bear it out,
-        NO_READINESS if whole runs differ little and nobody knows how much of them is start-up, NO_STREAM if most is.
+        NO_READINESS if whole runs differ little and nobody knows how much of them is start-up, NO_STREAM if most is, or
+        if the ratio is high and runs are so short that this is less than 50 ms.
     Raises:
         UsageError: fewer than three pairs, or a file of a run is missing or broken.
-    Limits: finds what saves a tenth of the time; a program may know the probe and keep answers only elsewhere.
+    Limits: finds what saves a tenth of the time and 50 ms a run; a program may know the probe and keep answers only
+        elsewhere.
     """
     if len(unique_folders) != len(repeated_folders) or len(unique_folders) < PAIRS:
         seen = f"{len(unique_folders)} runs of unique and {len(repeated_folders)} of repeated texts"
@@ -166,8 +169,12 @@ def judge(
             method = name
             break
     found = compare(*([segment.records / segment.seconds for segment in kind] for kind in segments))
-    if found["fires"] and _machine_explains(unique, repeated):
-        return _unknown(Reason.BUSY_MACHINE)
+    if found["fires"]:
+        of_unique_s, of_repeated_s = (median(segment.seconds for segment in kind) for kind in segments)
+        if of_unique_s - of_repeated_s < LEAST_SAVED_S:
+            return _unknown(Reason.NO_STREAM)
+        if _machine_explains(unique, repeated):
+            return _unknown(Reason.BUSY_MACHINE)
     if method == "total" and not found["fires"]:
         if init_s is None:
             return _unknown(Reason.NO_READINESS)

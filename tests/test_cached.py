@@ -349,6 +349,11 @@ def test_on_a_busy_machine_cpu_time_must_bear_it_out(probe):
     assert cached.judge(unique, repeated)["fires"] is True
 
 
+def test_runs_of_few_records_accuse_nobody(probe):
+    unique, repeated = probe("--keep", "text", "--ready", size=24)  # a hold-up is as long as their work
+    assert cached.judge(unique, repeated) == {"value": None, "reason": Reason.NO_STREAM, "fires": None}
+
+
 def test_invalid_runs_tell_nothing(probe):
     found = cached.judge(*probe("--keep", "text", "--break-answers", size=40))
     assert found == {"value": None, "reason": Reason.NO_VALID_RUN, "fires": None}
