@@ -32,6 +32,14 @@ CONFIGS = {
     "bert": {"model_type": "bert", **SIZES},
     "gpt2": {"model_type": "gpt2", "vocab_size": 800, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
     "modernbert": {"model_type": "modernbert", **SIZES},
+    "distilbert": {
+        "model_type": "distilbert",
+        "vocab_size": 800,
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 64,
+    },
 }
 SPREAD = 0.3  # of the random weights: with the usual 0.02 the answers of an untrained model hang on the last digit
 
@@ -216,6 +224,33 @@ def test_weights_that_do_not_fit_are_refused_in_words(spoil, said, made, tmp_pat
     with pytest.raises(UsageError) as caught:
         weights.load(tmp_path, "terra")
     assert said in str(caught.value)
+
+
+def test_a_head_of_a_wrong_width_is_refused_whatever_the_architecture_calls_it(made, tmp_path):
+    from safetensors.torch import save_file
+
+    source = made("distilbert", "terra")
+    assert weights.load(source)[0].answer([{"premise": "Дом.", "hypothesis": "Сад.", "idx": 7}])[0]["idx"] == 7
+    for name in (weights.VALUES, weights.TOKENIZER):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    save_file(load_tensors(source) | {"head.weight": torch.zeros(2, 160)}, tmp_path / weights.ARRAYS)
+    with pytest.raises(UsageError, match="over 160 features does not fit TERRa, which takes 32"):
+        weights.load(tmp_path, "terra")
+
+
+@pytest.mark.parametrize(
+    ("config", "causal"),
+    [
+        *(({"model_type": kind}, True) for kind in ("gpt2", "openai-gpt", "llama", "xglm", "falcon", "gemma2", "phi3", "biogpt")),
+        *(({"model_type": kind}, False) for kind in ("bert", "xlm-roberta", "modernbert", "distilbert", "deberta-v2", "albert")),
+        ({"model_type": "bert", "is_decoder": True}, True),
+        ({"model_type": "roberta", "is_decoder": False}, False),
+        ({"model_type": "no such architecture"}, False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_decoders_are_told_from_encoders(config, causal):
+    assert transformer.is_causal(config) is causal
 
 
 def test_weights_without_tokenizer_of_another_task_or_kind_are_refused(made, tmp_path, synthetic_data, main):

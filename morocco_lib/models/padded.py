@@ -17,11 +17,10 @@ def body_of(config: Mapping[str, Any], body: Mapping[str, torch.Tensor]) -> torc
         ValueError: an architecture that the installed transformers does not know, or weights that do not fit it, by
             their names.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    values = dict(config)
-    kind = values.pop("model_type")
-    model = AutoModel.from_config(AutoConfig.for_model(kind, **values), attn_implementation="sdpa")
+    kind = config["model_type"]
+    model = AutoModel.from_config(_as_transformers_has_it(config), attn_implementation="sdpa")
     try:
         missing, unknown = model.load_state_dict(dict(body), strict=False)
     except RuntimeError as error:  # torch lists the shapes
@@ -31,6 +30,18 @@ def body_of(config: Mapping[str, Any], body: Mapping[str, torch.Tensor]) -> torc
         faults = [f"lacks {name}" for name in missing] + [f"does not know {name}" for name in unknown]
         raise ValueError(f"the weights do not fit a {kind}: it {', '.join(faults[:3])}")
     return model.eval()
+
+
+def hidden_size(config: Mapping[str, Any]) -> int:
+    """Return the width of a body's last hidden states, whatever its architecture calls it."""
+    return config.get("hidden_size") or config.get("n_embd") or _as_transformers_has_it(config).hidden_size
+
+
+def _as_transformers_has_it(config: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    values = dict(config)
+    return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
 class Padded:

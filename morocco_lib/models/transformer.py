@@ -14,6 +14,8 @@ from torch.nn import functional
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models.encodings import ENCODINGS, Part, Reader, Template
 from morocco_lib.models.heads import head_of
+from morocco_lib.models.packed import ENCODERS, Packed
+from morocco_lib.models.padded import Padded, body_of, hidden_size
 from morocco_lib.models.tokens import Engine, Tokens
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Prediction, Task
@@ -58,17 +60,17 @@ class Transformer:
         self.weight, self.bias = head["weight"].float(), head["bias"].float()
         if self.weight.shape[0] != self.head.outputs or self.bias.shape != (self.head.outputs,):
             raise ValueError(f"a head of {tuple(self.weight.shape)} does not give {self.head.outputs} logits")
-        hidden = values["config"].get("hidden_size") or values["config"].get("n_embd") or 0
-        if hidden and self.weight.shape[1] != self.head.width(hidden):
-            raise ValueError(
-                f"a head over {self.weight.shape[1]} features does not fit {task.title}, which takes {self.head.width(hidden)}"
-            )
         self.tokenizer_text = tokenizer
         self.causal = is_causal(values["config"])
         template = Template.of(values["template"])
         self.reader = Reader(Tokenizer.from_str(tokenizer), template, values["max_length"], self.causal)
         self.device = device_of(options)
         self.engine = make_engine(values, body, options, self.device)
+        width = self.head.width(hidden_size(values["config"]))
+        if self.weight.shape[1] != width:
+            raise ValueError(
+                f"a head over {self.weight.shape[1]} features does not fit {task.title}, which takes {width}"
+            )
         self.weight, self.bias = self.weight.to(self.device), self.bias.to(self.device)
         self.step_tokens = STEP_TOKENS[self.device.type]
 
@@ -209,12 +211,16 @@ def _common(one: Tokens, other: Tokens) -> bool:
 
 
 # -- engines -------------------------------------------------------------------------------------------------------
-CAUSAL = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral", "opt", "bloom", "qwen2", "qwen3", "gemma", "phi"}
-
-
 def is_causal(config: dict[str, Any]) -> bool:
-    """Tell whether a body is a decoder: each token sees those before it."""
-    return bool(config.get("is_decoder")) or config["model_type"] in CAUSAL
+    """Tell whether a body is a decoder: each token sees those before it, as transformers' table of architectures says."""
+    kind = config["model_type"]
+    if config.get("is_decoder") or kind == "gpt2":
+        return True
+    if kind in ENCODERS:
+        return False
+    from transformers.models.auto import modeling_auto as table
+
+    return kind in table.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in table.MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def device_of(options: Options) -> torch.device:
@@ -256,10 +262,6 @@ def make_engine(values: dict, body: dict, options: Options, device: torch.device
         from morocco_lib.models.openvino import OpenVINO
 
         return OpenVINO(config, body, values["pooling"], options.precision)
-    from morocco_lib.models.packed import Packed
-
     if Packed.supports(config):
         return Packed(config, body, values["pooling"], dtype=dtype, device=device)
-    from morocco_lib.models.padded import Padded, body_of
-
     return Padded(body_of(config, body).to(device, dtype), values["pooling"])
