@@ -32,6 +32,7 @@ CONFIGS = {
     "bert": {"model_type": "bert", **SIZES},
     "gpt2": {"model_type": "gpt2", "vocab_size": 800, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
     "modernbert": {"model_type": "modernbert", **SIZES},
+    "deberta-v2": {"model_type": "deberta-v2", **SIZES},  # not by SDPA
     "distilbert": {
         "model_type": "distilbert",
         "vocab_size": 800,
@@ -110,6 +111,54 @@ def test_logits_are_those_of_transformers_own_forward(kind, name, made, syntheti
     model.engine = Padded(body_of(model.values["config"], body), model.values["pooling"])
     plain = model.logits(sequences, 16)
     assert (fast - plain).abs().max() / plain.std() < 1e-3
+
+
+DECODERS = {
+    "llama": {**SIZES, "num_key_value_heads": 1},
+    "gemma": {**SIZES, "num_key_value_heads": 2, "head_dim": 16},
+    "gemma2": {**SIZES, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 24},
+    "mistral": {**SIZES, "num_key_value_heads": 2, "sliding_window": 24},
+    "gpt_neox": SIZES,
+    "opt": {**SIZES, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "bloom": {"vocab_size": 800, "hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "falcon": SIZES,
+}
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("kind", DECODERS)
+def test_any_decoder_computes_with_a_passage_once_and_answers_the_same(kind, pooling, synthetic_data, monkeypatch):
+    task = get_task("muserc")
+    records = records_of(synthetic_data, "muserc", 6)
+    config = {"model_type": kind, "initializer_range": SPREAD, **DECODERS[kind]}
+    made = Made(bodies.from_scratch(config, bodies.texts_of(records, task), 1), task, 512)
+    values, tensors = made.values | {"pooling": pooling}, made.tensors
+    body, head = (
+        {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
+        for part in ("body.", "head.")
+    )
+    model = Transformer(task, values, body, head, made.tokenizer_text)
+    sequences = sequences_of(model, records)
+    seen = []
+    model.engine.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    fast = model.logits(sequences, 64)
+    shared, seen[:] = sum(seen), []
+    monkeypatch.setattr(model.engine, "share", False)
+    plain = model.logits(sequences, 64)
+    assert (fast - plain).abs().max() / plain.std() < 1e-4
+    assert shared < sum(seen) / 3
+
+
+def test_a_body_that_keeps_a_state_computes_everything_anew(synthetic_data):
+    task, records = get_task("muserc"), records_of(synthetic_data, "muserc", 2)
+    config = {"model_type": "mamba", "vocab_size": 800, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+    made = Made(bodies.from_scratch(config, bodies.texts_of(records, task), 1), task, 512)
+    body = {name.removeprefix("body."): tensor for name, tensor in made.tensors.items() if name.startswith("body.")}
+    head = {name: made.tensors[f"head.{name}"] for name in ("weight", "bias")}
+    model = Transformer(task, made.values, body, head, made.tokenizer_text)
+    assert len(model.answer(records)) == 2 and not model.engine.share
 
 
 def sequences_of(model, records):

@@ -4,7 +4,7 @@ rows of the matrix      shared prefixes | whole sequences, by length | what foll
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
 
@@ -65,16 +65,7 @@ def cut(batch: Sequence[Tokens], causal: bool) -> list[Piece]:
     """
     prefixes: list[Piece] = []
     pieces: list[Piece] = []
-    groups: list[list[int]] = []
-    for place, one in enumerate(batch):
-        first = batch[groups[-1][0]] if groups else one
-        same = causal and groups and 0 < one.shared == first.shared
-        if same and one.ids[: one.shared] == first.ids[: one.shared]:
-            groups[-1].append(place)
-        else:
-            groups.append([place])
-    for group in groups:
-        size = min(min(batch[place].shared, len(batch[place].ids) - 1) for place in group) if len(group) > 1 else 0
+    for size, group in groups(batch) if causal else ((0, [place]) for place in range(len(batch))):
         if size:
             ids = batch[group[0]].ids[:size]
             pieces += [Piece(batch[place].ids[size:], 0, place, len(prefixes), size) for place in group]
@@ -82,6 +73,20 @@ def cut(batch: Sequence[Tokens], causal: bool) -> list[Piece]:
         else:
             pieces += [Piece(batch[place].ids, batch[place].second, place) for place in group]
     return prefixes + sorted(pieces, key=lambda piece: (piece.prefix, len(piece.ids)))
+
+
+def groups(batch: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
+    """Yield (leading ids that are computed with once, 0 for none; places) of neighbours that share the same ones."""
+    found: list[list[int]] = []
+    for place, one in enumerate(batch):
+        first = batch[found[-1][0]] if found else one
+        if found and 0 < one.shared == first.shared and one.ids[: one.shared] == first.ids[: one.shared]:
+            found[-1].append(place)
+        else:
+            found.append([place])
+    for group in found:
+        own = min(len(batch[place].ids) for place in group) - 1
+        yield min(batch[group[0]].shared, own) if len(group) > 1 else 0, group
 
 
 class Layout:

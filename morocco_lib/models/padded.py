@@ -6,8 +6,12 @@ from typing import Any
 
 import torch
 
+from morocco_lib.models.layout import groups
 from morocco_lib.models.pooling import pool
 from morocco_lib.models.tokens import POOLINGS, Tokens
+
+KEYS_AND_VALUES = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers' caches of attention alone
+WORTH_IT = 1024  # tokens that need not be computed anew: fewer save less than passes of their own cost
 
 
 def body_of(config: Mapping[str, Any], body: Mapping[str, torch.Tensor]) -> torch.nn.Module:
@@ -20,7 +24,7 @@ def body_of(config: Mapping[str, Any], body: Mapping[str, torch.Tensor]) -> torc
     from transformers import AutoModel
 
     kind = config["model_type"]
-    model = AutoModel.from_config(_as_transformers_has_it(config), attn_implementation="sdpa")
+    model = AutoModel.from_config(_as_transformers_has_it(config))  # SDPA where the architecture has it
     try:
         missing, unknown = model.load_state_dict(dict(body), strict=False)
     except RuntimeError as error:  # torch lists the shapes
@@ -50,9 +54,12 @@ class Padded:
     Args:
         model: A transformers body whose first output are the last hidden states, shape (sequences, tokens, hidden).
         pooling: One of `POOLINGS`; mean and max are over all tokens of a sequence.
+        share: Compute once with what sequences of a batch begin with alike: of decoders that keep keys and values.
     """
 
-    def __init__(self, model: torch.nn.Module, pooling: str):
+    share = False
+
+    def __init__(self, model: torch.nn.Module, pooling: str, share: bool = False):
         if pooling not in POOLINGS:
             raise ValueError(f"no pooling {pooling!r}; there are {', '.join(POOLINGS)}")
         self.model, self.pooling = model.eval(), pooling
@@ -62,26 +69,56 @@ class Padded:
         # GPT-2 takes token types as well, but as words: only a table of their own makes them segments.
         self.segments = "token_type_ids" in taken and (getattr(config, "type_vocab_size", None) or 0) > 1
         self.options = {"use_cache": False} if "use_cache" in taken else {}
+        self.share = share and {"use_cache", "past_key_values"} <= taken.keys()
         self.max_length = positions_of(config)
 
     @torch.inference_mode()
     def features(self, batch: Sequence[Tokens]) -> torch.Tensor:
         """Return features; see `tokens.Engine`."""
-        lengths = [len(one.ids) for one in batch]
-        longest = max(lengths)
+        longest = max(len(one.ids) for one in batch)
         if longest > self.max_length:
             raise ValueError(f"a sequence has {longest} tokens; this model reads {self.max_length} at most")
-        device = self.device
-        ids = torch.tensor([one.ids + [self.padding] * (longest - len(one.ids)) for one in batch], device=device)
-        places = torch.arange(longest, device=device)
-        real = (places < torch.tensor(lengths, device=device)[:, None]).long()
+        found: dict[int, torch.Tensor] = {}
+        for size, group in groups(batch) if self.share else ():
+            if (
+                size * (len(group) - 1) >= WORTH_IT
+                and (features := self._after(size, [batch[place] for place in group])) is not None
+            ):
+                found.update(zip(group, features, strict=True))
+        if rest := [place for place in range(len(batch)) if place not in found]:
+            found.update(zip(rest, self._whole([batch[place] for place in rest]), strict=True))
+        return torch.stack([found[place] for place in range(len(batch))])
+
+    def _whole(self, batch: Sequence[Tokens]) -> torch.Tensor:
+        ids, real = self._filled([one.ids for one in batch])
         inputs = {"input_ids": ids, "attention_mask": real}
         if self.segments:
-            second = torch.tensor([one.second for one in batch], device=device)[:, None]
-            inputs["token_type_ids"] = (places >= second).long() * real
-        states = self.states(inputs)
-        spans = torch.tensor([one.spans for one in batch], dtype=torch.long, device=device).view(len(batch), -1, 2)
-        return pool(states, real, self.pooling, spans)
+            second = torch.tensor([one.second for one in batch], device=self.device)[:, None]
+            inputs["token_type_ids"] = (torch.arange(ids.shape[1], device=self.device) >= second).long() * real
+        return pool(self.states(inputs), real, self.pooling, self._spans(batch))
+
+    def _after(self, size: int, batch: Sequence[Tokens]) -> torch.Tensor | None:
+        """Return features of sequences whose first `size` tokens are the same; None if the body keeps other things."""
+        ids, real = self._filled([one.ids for one in batch])
+        before = self.model(input_ids=ids[:1, :size], attention_mask=real[:1, :size], use_cache=True)
+        kept = before.past_key_values
+        if any(type(layer).__name__ not in KEYS_AND_VALUES for layer in getattr(kept, "layers", [None])):
+            self.share = False
+            return None
+        kept.batch_repeat_interleave(len(batch))
+        after = self.model(input_ids=ids[:, size:], attention_mask=real, past_key_values=kept, use_cache=True)
+        states = torch.cat([before[0].expand(len(batch), -1, -1), after[0]], dim=1).float()
+        return pool(states, real, self.pooling, self._spans(batch))
+
+    def _filled(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids filled up to the longest row, and 1 where a token is real."""
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [self.padding] * (longest - len(row)) for row in rows], device=self.device)
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        return ids, (torch.arange(longest, device=self.device) < lengths[:, None]).long()
+
+    def _spans(self, batch: Sequence[Tokens]) -> torch.Tensor:
+        return torch.tensor([one.spans for one in batch], dtype=torch.long, device=self.device).view(len(batch), -1, 2)
 
     def states(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the last hidden states as float32, shape (sequences, tokens, hidden), of a padded batch's arguments."""

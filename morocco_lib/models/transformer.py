@@ -264,4 +264,4 @@ def make_engine(values: dict, body: dict, options: Options, device: torch.device
         return OpenVINO(config, body, values["pooling"], options.precision)
     if Packed.supports(config):
         return Packed(config, body, values["pooling"], dtype=dtype, device=device)
-    return Padded(body_of(config, body).to(device, dtype), values["pooling"])
+    return Padded(body_of(config, body).to(device, dtype), values["pooling"], share=is_causal(config))
