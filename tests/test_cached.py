@@ -284,6 +284,9 @@ KEEPING = {
 }
 
 
+LONG = ("--rounds", 40)  # what is saved must be worth 50 ms a run on a fast machine too
+
+
 def some_slow(cases: dict, quick: set[str]) -> list:
     return [
         pytest.param(*case, id=name, marks=() if name in quick else pytest.mark.slow) for name, case in cases.items()
@@ -313,7 +316,7 @@ def test_an_honest_program_is_not_accused(probe, options, method):
 
 @pytest.mark.parametrize(("options", "method"), some_slow(KEEPING, {"text", "held-back"}))
 def test_a_program_that_keeps_answers_is_found(probe, options, method):
-    found = cached.judge(*probe(*options))
+    found = cached.judge(*probe(*LONG, *options))
     assert found["fires"] is True and found["value"] > 1.5
     assert method in (None, found["method"])
     assert cached_reasons(found) == [Reason.CACHED_ANSWERS] and verdict(cached_reasons(found)) == "INVALID"
@@ -321,19 +324,19 @@ def test_a_program_that_keeps_answers_is_found(probe, options, method):
 
 @pytest.mark.slow
 def test_answers_kept_for_later_runs_are_found_when_repeated_texts_were_fed_before(probe):
-    assert cached.judge(*probe("--keep", "later", pilot=True))["fires"] is True
+    assert cached.judge(*probe(*LONG, "--keep", "later", pilot=True))["fires"] is True
 
 
 @pytest.mark.slow
 def test_work_that_was_done_before_readiness_shows_in_whole_runs(probe):
-    folders = probe("--keep", "text", "--late-ready")
+    folders = probe(*LONG, "--keep", "text", "--late-ready")
     found = cached.judge(*folders, whole=True)
     assert found["fires"] is True and found["method"] == "total"
     assert cached.judge(*folders)["method"] != "total"
 
 
 def test_on_a_busy_machine_cpu_time_must_bear_it_out(probe):
-    unique, repeated = probe("--keep", "text", size=200)
+    unique, repeated = probe(*LONG, "--keep", "text", size=200)
 
     def tell(folders, **facts):
         for folder in folders:
@@ -350,8 +353,8 @@ def test_on_a_busy_machine_cpu_time_must_bear_it_out(probe):
 
 
 def test_runs_of_few_records_accuse_nobody(probe):
-    unique, repeated = probe("--keep", "text", "--ready", size=24)  # a hold-up is as long as their work
-    assert cached.judge(unique, repeated) == {"value": None, "reason": Reason.NO_STREAM, "fires": None}
+    found = cached.judge(*probe("--keep", "text", "--ready", size=24))  # a hold-up is as long as their work
+    assert not found["fires"] and found.get("reason") in (Reason.NO_STREAM, None)
 
 
 def test_invalid_runs_tell_nothing(probe):

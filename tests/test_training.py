@@ -16,6 +16,7 @@ pytest.importorskip("transformers", reason="needs the torch extra: make setup-to
 
 import tokenizers
 import torch
+import transformers
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -246,6 +247,7 @@ SHARED = """
 import json, os, sys
 from pathlib import Path
 import torch
+import transformers
 from morocco_lib import train, who
 from morocco_lib.training import finetune
 torch.set_num_threads(1)
@@ -389,6 +391,30 @@ def test_what_the_hub_does_not_give_is_an_environment_failure(monkeypatch):
 def test_a_model_that_cannot_be_made_is_refused_in_words(scratch, small):
     with pytest.raises(UsageError, match="no model can be made of"):
         bodies.from_scratch(scratch, texts(small), 1)
+
+
+@pytest.mark.parametrize(
+    ("scratch", "said"),
+    [
+        ({"model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}, "an encoder with a decoder"),
+        ({"model_type": "gemma3", "text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16,
+          "num_key_value_heads": 1, "intermediate_size": 32}, "vision_config": {"hidden_size": 32, "num_hidden_layers": 1,
+          "num_attention_heads": 2, "intermediate_size": 32}}, "of more than text"),
+    ],
+    ids=["t5", "gemma3"],
+)  # fmt: skip
+def test_what_is_neither_an_encoder_nor_a_decoder_of_text_is_refused_in_words(scratch, said, small):
+    with pytest.raises(UsageError, match=said):
+        bodies.from_scratch({**scratch, "vocab_size": 600}, texts(small), 1)
+
+
+def test_a_tokenizer_written_in_python_is_refused_in_words(tmp_path):
+    config = transformers.CTRLConfig(vocab_size=20, n_embd=16, n_layer=1, n_head=2, dff=16, n_positions=64)
+    transformers.CTRLModel(config).save_pretrained(tmp_path)
+    (tmp_path / "vocab.json").write_text('{"a</w>": 0, "b</w>": 1, "<unk>": 2}')
+    (tmp_path / "merges.txt").write_text("#version\n")
+    with pytest.raises(UsageError, match="its CTRLTokenizer is written in Python"):
+        bodies.load(str(tmp_path))
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(small, tmp_path, monkeypatch):

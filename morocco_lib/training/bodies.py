@@ -90,7 +90,14 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
             rule="a body without its weights would be trained from random ones",
             remedy="give a complete folder, or a `scratch` model",
         )
-    return _prepared(model, tokenizer.backend_tokenizer, source)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UsageError(
+            f"{source}: its {type(tokenizer).__name__} is written in Python",
+            rule="the tokenizer is one that the library tokenizers reads",
+            remedy="convert it to a tokenizer.json",
+        )
+    return _prepared(model, backend, source)
 
 
 def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropout: float | None = None) -> Body:
@@ -193,8 +200,12 @@ def byte_pairs(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
 
 # -- details -------------------------------------------------------------------------------------------------------
 def _prepared(model: PreTrainedModel, tokenizer: tokenizers.Tokenizer, source: str) -> Body:
-    config = model.config.to_dict()
-    if is_causal(config):
+    if model.config.is_encoder_decoder or not getattr(model.config, "hidden_size", None):
+        other = "an encoder with a decoder" if model.config.is_encoder_decoder else "of more than text"
+        raise UsageError(
+            f"{source} is a {model.config.model_type}, {other}", rule="a model is an encoder or a decoder of text"
+        )
+    if is_causal(model.config.to_dict()):
         tokenizer.add_special_tokens(list(DECODER_TOKENS))
         start, middle, end = ((tokenizer.token_to_id(token),) for token in DECODER_TOKENS)
         template = Template(start, middle, end)
