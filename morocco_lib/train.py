@@ -132,7 +132,7 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: 
     try:
         with warnings.catch_warnings():  # in a notebook tqdm asks for a package that would draw its bars
             warnings.filterwarnings("ignore", message="IProgress not found")
-            from morocco_lib.training import bodies, finetune, seeds
+            from morocco_lib.training import bodies, processes, seeds
     except ModuleNotFoundError as error:
         raise needs_torch(error) from None
     model, recipe = plan.model, plan.model.recipe.of_task(task.name)
@@ -152,7 +152,7 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: 
         )  # fmt: skip
         return {"val": {"path": str(plan.files["val"]), "sha256": steps.sha256_file(plan.files["val"])}, **found}
     finally:
-        finetune.leave()
+        processes.leave()
 
 
 def needs_torch(error: ModuleNotFoundError) -> EnvironmentFailure:

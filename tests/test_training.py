@@ -249,7 +249,7 @@ from pathlib import Path
 import torch
 import transformers
 from morocco_lib import train, who
-from morocco_lib.training import finetune
+from morocco_lib.training import finetune, processes
 torch.set_num_threads(1)
 plan, out = json.loads(sys.argv[1]), Path(sys.argv[2])
 seen, whole = [], finetune.Collator.__call__
@@ -265,7 +265,7 @@ finetune.Net.__init__ = noted
 model = who.ModelParams(**plan["model"])
 files = {name: Path(path) for name, path in plan["files"].items()}
 train.fit(train.Plan(model, "rwsd", files, [1]), out)
-rank = finetune.rank()
+rank = processes.rank()
 (out / f"seen-{rank}.json").write_text(json.dumps(seen))
 if rank == 0:
     torch.save(begun, out / "begun.pt")
@@ -312,6 +312,78 @@ def test_torchrun_ends_cleanly_and_writes_once(small, tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stderr.count("seed 1: ") == 1 and "Traceback" not in done.stderr
         assert json.loads((tmp_path / str(number) / "status.json").read_text())["state"] == "done"
+
+
+SPOILT = """
+import sys
+import torch
+from morocco_lib import cli
+from morocco_lib.training import finetune, processes
+whole, taken = finetune.Net.forward, []
+def spoilt(self, **inputs):
+    taken.append(1)
+    found = whole(self, **inputs)
+    if processes.rank() == 1 and len(taken) == 3:
+        FAULT
+    return found
+finetune.Net.forward = spoilt
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def trained_by_two(program, root, small, out):
+    """Start `morocco train` with two seeds in two processes."""
+    words = ["train", "small", "rwsd", "--data", small, "--out", out, "--seeds", "1-2"]
+    return subprocess.Popen(
+        list(map(str, [*two_processes(), *program, *words])),
+        cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_in_one_process_ends_the_seed_in_all(small, tmp_path):
+    spoilt = tmp_path / "spoilt.py"
+    spoilt.write_text(SPOILT.replace("FAULT", 'return {**found, "loss": found["loss"] * float("nan")}'))
+    running = trained_by_two([spoilt], model_file(tmp_path / "project"), small, tmp_path / "out")
+    _, said = running.communicate(timeout=120)
+    assert running.returncode == 0, said
+    result = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert [one["state"] for one in result["seeds"]] == ["failed", "done"]
+    assert "another process's loss is no number at update 3" in result["seeds"][0]["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault", ['raise torch.OutOfMemoryError("full")', "import os; os._exit(9)"], ids=["memory", "gone"]
+)
+def test_a_process_that_fails_ends_the_others(fault, small, tmp_path):
+    spoilt = tmp_path / "spoilt.py"
+    spoilt.write_text(SPOILT.replace("FAULT", fault))
+    running = trained_by_two([spoilt], model_file(tmp_path / "project"), small, tmp_path / "out")
+    _, said = running.communicate(timeout=120)
+    assert running.returncode != 0 and "seed 2" not in said
+    assert ("out of memory with 8 examples at once" in said) == ("memory" in fault.lower())
+    assert json.loads((tmp_path / "out" / "status.json").read_text())["state"] in ("failed", "killed")
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_of_two_processes_goes_on_where_it_was(small, tmp_path):
+    root = model_file(tmp_path / "project", recipe={**QUICK, "epochs": 40, "eval_every": 50})
+    work = seeds.work_folder(tmp_path / "out")
+    running = trained_by_two(["-m", "morocco_lib"], root, small, tmp_path / "out")
+    until = time.monotonic() + 120
+    while not list(work.glob("seed-2/checkpoint-*/trainer_state.json")):
+        assert running.poll() is None and time.monotonic() < until, running.communicate()
+        time.sleep(0.02)
+    running.terminate()
+    running.communicate(timeout=60)
+    assert running.returncode != 0
+    again = trained_by_two(["-m", "morocco_lib"], root, small, tmp_path / "out")
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    result = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert said.count("seed 1: done before") == 1 and result["processes"] == 2 and not work.exists()
+    assert [one["updates"] for one in result["seeds"]] == [400, 400] and len(result["seeds"][1]["looks"]) == 8
 
 
 # -- where bodies come from ----------------------------------------------------------------------------------------

@@ -6,10 +6,8 @@ alone writes. Test records are never read.
 
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 import transformers
 from tokenizers import Tokenizer
-from torch import distributed, nn
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -31,7 +29,9 @@ from morocco_lib.models.transformer import Transformer, device_of, out_of_memory
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.records import Record
+from morocco_lib.training import processes
 from morocco_lib.training.bodies import Body
+from morocco_lib.training.processes import world
 from morocco_lib.training.recipe import Recipe
 
 
@@ -162,9 +162,10 @@ class _Trainer(Trainer):
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
+        if processes.any_of(~torch.isfinite(loss)):
+            seen = f"the loss is {loss.item()}" if not torch.isfinite(loss) else "another process's loss is no number"
             raise InvalidResult(
-                f"the loss is {loss.item()} at update {self.state.global_step + 1}",
+                f"{seen} at update {self.state.global_step + 1}",
                 rule="training goes on as long as the loss is a number",
                 remedy="lower learning_rate in the recipe, or train in fp32 or bf16 instead of fp16",
             )
@@ -184,16 +185,6 @@ class _Stop(TrainerCallback):
         full = self.recipe.max_evals and self.looks >= self.recipe.max_evals
         if full or (self.recipe.patience and self.since >= self.recipe.patience):
             control.should_training_stop = True
-
-
-def rank() -> int:
-    """Return this process's number among those that torchrun started; 0 alone."""
-    return int(os.environ.get("RANK", 0))
-
-
-def world() -> int:
-    """Return how many processes torchrun started."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 class Fit:
@@ -221,7 +212,8 @@ class Fit:
 
         Raises:
             InvalidResult: the loss became no number.
-            EnvironmentFailure: not even one example at a time fits into memory.
+            EnvironmentFailure: not even one example at a time fits into memory; of several processes, one's share does
+                not, or one has ended.
         """
         recipe = self.recipe
         batch, accumulation = recipe.batch_size // (world() * recipe.accumulation), recipe.accumulation
@@ -229,12 +221,16 @@ class Fit:
             try:
                 return self._attempt(seed, batch, accumulation)
             except (torch.OutOfMemoryError, RuntimeError) as error:
+                if processes.lost(error):
+                    raise EnvironmentFailure(
+                        "another of the processes has ended", rule="all train to the end", remedy="read what it said"
+                    ) from None
                 if not out_of_memory(error):
                     raise
                 if batch == 1 or batch % 2 or world() > 1:
                     raise EnvironmentFailure(
                         f"out of memory with {batch} examples at once",
-                        remedy="lower batch_size or max_length in the recipe",
+                        remedy="raise accumulation, or lower batch_size or max_length in the recipe",
                     ) from None
             batch, accumulation = batch // 2, accumulation * 2
             self.say(f"out of memory; going on with {batch} examples at once, {accumulation} times an update")
@@ -329,14 +325,9 @@ class Fit:
 
     def _score(self, model: Transformer) -> float:
         """Return the task's value of val; the processes answer a share each."""
-        mine = self.val[rank() :: world()]
-        answered = model.answer(mine)
-        if world() > 1:
-            gathered: list[Any] = [None] * world()
-            distributed.all_gather_object(gathered, answered)
-            answered = [None] * len(self.val)
-            for number, share in enumerate(gathered):
-                answered[number :: world()] = share
+        answered: list[Any] = [None] * len(self.val)
+        for number, share in enumerate(processes.gathered(model.answer(self.val[processes.rank() :: world()]))):
+            answered[number :: world()] = share
         gold = [self.task.gold(record) for record in self.val]
         return task_value(self.task, self.task.score(gold, answered))
 
@@ -347,11 +338,3 @@ def _last_checkpoint(folder: Path) -> str | None:
         if (path / "trainer_state.json").is_file():
             return str(path)
     return None
-
-
-def leave() -> None:
-    """Leave the group of processes; each ends for itself."""
-    if distributed.is_available() and distributed.is_initialized():
-        with suppress(RuntimeError):
-            distributed.barrier()
-        distributed.destroy_process_group()

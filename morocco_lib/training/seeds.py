@@ -22,7 +22,7 @@ from morocco_lib.models.majority import Majority
 from morocco_lib.monitor.energy import EnergyMeter
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.records import Record
-from morocco_lib.training import bodies, finetune
+from morocco_lib.training import bodies, finetune, processes
 from morocco_lib.training.recipe import Recipe
 
 SEEDS, BEST, KEY = "seeds.json", "best", "key"
@@ -58,10 +58,11 @@ def fit(
     Raises:
         InvalidResult: no seed got done; every one's error is named.
     """
-    first = finetune.rank() == 0
+    first = processes.rank() == 0
     work = work_folder(folder)
-    known = _resume(work, key, first)
     job = finetune.Fit(make_body, task, recipe, train, val, work, say)
+    processes.join()
+    known = processes.told(_resume(work, key) if first else None)
     for seed in seeds:
         if any(one["seed"] == seed and one["state"] == DONE for one in known):
             say(f"seed {seed}: done before")
@@ -71,8 +72,8 @@ def fit(
         try:
             trained = job.seed(seed)
         except MoroccoError as error:
-            if isinstance(error, UsageError):
-                raise
+            if isinstance(error, UsageError) or (processes.world() > 1 and isinstance(error, EnvironmentFailure)):
+                raise  # the other processes do not know of it
             known.append({"seed": seed, "state": FAILED, "score": None, "error": str(error), **meter.read()})
             say(f"seed {seed} failed: {error}")
         else:
@@ -81,6 +82,7 @@ def fit(
             best = max((one["score"] for one in known if one["state"] == DONE), default=-2.0)
             known.append({"seed": seed, "state": DONE, "score": trained.score, **found, **meter.read()})
             say(f"seed {seed}: {trained.score:.4f} on val after {trained.updates} updates")
+            processes.wait()  # all have read the best look
             if first:
                 if trained.score > best:
                     shutil.rmtree(work / BEST, ignore_errors=True)
@@ -110,21 +112,20 @@ def fit(
         "val_scores": [min(one["score"] for one in done), max(one["score"] for one in done)],
         "truncated": chosen["truncated"],
         "sequences": chosen["sequences"],
-        "processes": finetune.world(),
+        "processes": processes.world(),
         "cost": _cost(known),
         "warnings": _warnings(task, job.val, known, chosen),
     }
 
 
-def _resume(work: Path, key: str, first: bool) -> list[dict[str, Any]]:
+def _resume(work: Path, key: str) -> list[dict[str, Any]]:
     """Return what is known of seeds that an interrupted attempt with the same key finished."""
     with suppress(OSError, ValueError):
         if (work / KEY).read_text() == key:
             return json.loads((work / SEEDS).read_text()) if (work / SEEDS).exists() else []
-    if first:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        (work / KEY).write_text(key)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    (work / KEY).write_text(key)
     return []
 
 
