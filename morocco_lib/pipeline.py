@@ -211,11 +211,15 @@ class PlanRun:
 
     def preview(self) -> list[StepResult]:
         """Return what `run` would do, in its order, as far as it can be known before weights exist; writes nothing."""
-        listed, weights_dirs = [], {}
+        listed, weights_dirs, trained = [], {}, set()
         known = dict.fromkeys(self.cells(), self.data_dir != data.SYNTHETIC)
         for (task, step), model in product(self.order(), self.plan.models):
             cell, this = (model, task), StepResult(model, task, step, TO_DO)
             listed.append(this)
+            if step == "train":
+                shared = (model, get_task(task).weights_of)
+                this.state = KEPT if shared in trained else TO_DO  # LiDiRus is answered by what TERRa trained
+                trained.add(shared)
             if not known[cell]:
                 continue
             try:

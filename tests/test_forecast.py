@@ -59,4 +59,5 @@ def test_the_full_board_is_a_plan(main, monkeypatch):
     monkeypatch.chdir(ROOT)
     done = main("run", "params/plans/russian-superglue.yaml", "--dry-run")
     assert done.returncode == 0 and done.stdout.count("\n") == 6 * 9 * 3 + 1 + 3
+    assert done.stdout.count("kept    train") == 6  # LiDiRus is answered by what TERRa trained
     assert "rugpt3-large" in done.stdout and "downloads: about 6." in done.stdout
