@@ -22,7 +22,7 @@ from morocco_lib.tasks.base import Prediction, Task
 from morocco_lib.tasks.records import Record
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WINDOW_BATCHES = 16  # sequences sorted together: so many batches
+WINDOW_BATCHES = 16  # sequences sorted together: so many batches, at first fewer, for answers to come soon
 WINDOW_CHARACTERS = 1 << 20  # ... or so much text, whichever is reached first: bounds memory
 STEP_TOKENS = {"cpu": 2048, "cuda": 32768}  # computed with at once
 
@@ -112,22 +112,24 @@ class Transformer:
     def stream(self, records: Iterable[Record], batch_size: int) -> Iterator[list[Prediction]]:
         """Yield the predictions for records window by window, in order.
 
-        The next window is read and tokenised while one is computed with.
+        The first window is one batch, each next one twice as large until it is `WINDOW_BATCHES`; it is read and tokenised
+        while one is computed with.
 
         Args:
             batch_size: Sequences computed with at once at most.
         """
-        windows = self._windows(records, batch_size * WINDOW_BATCHES)
+        windows = self._windows(records, batch_size)
         with ThreadPoolExecutor(1) as pool:
             upcoming = pool.submit(next, windows, None)
             while (window := upcoming.result()) is not None:
                 upcoming = pool.submit(next, windows, None)
                 yield self._answers(window, batch_size)
 
-    def _windows(self, records: Iterable[Record], sequences: int) -> Iterator[Window]:
+    def _windows(self, records: Iterable[Record], batch_size: int) -> Iterator[Window]:
         held: list[Record] = []
         asked: list[list[Part]] = []
         count = characters = 0
+        sequences = batch_size
         for record in records:
             parts = self.encoding.parts(record, self.task)
             held.append(record)
@@ -137,6 +139,7 @@ class Transformer:
             if count >= sequences or characters >= WINDOW_CHARACTERS:
                 yield Window(held, self.reader(asked))
                 held, asked, count, characters = [], [], 0, 0
+                sequences = min(2 * sequences, batch_size * WINDOW_BATCHES)
         if held:
             yield Window(held, self.reader(asked))
 
