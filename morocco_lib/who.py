@@ -91,7 +91,10 @@ def load_model(name: str, root: Path | None = None) -> ModelParams:
 
 def settled(model: ModelParams, root: Path | None) -> ModelParams:
     """Return a model with its recipe in place of the recipe's name; raises UsageError."""
-    if model.kind != TRANSFORMER or isinstance(model.recipe, Recipe):
+    if model.kind != TRANSFORMER:
+        return model
+    if isinstance(model.recipe, Recipe):
+        check_tasks(model.recipe, f"{model.name}: recipe")
         return model
     recipe = load_recipe(model.recipe, root) if model.recipe else Recipe()
     return model.model_copy(update={"recipe": recipe})
@@ -105,10 +108,15 @@ def load_recipe(name: str, root: Path | None) -> Recipe:
         known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) or "none"
         raise UsageError(f"no recipe {name!r}", rule=f"recipes in {folder}: {known}")
     recipe = load("recipe", Recipe, path)
+    check_tasks(recipe, str(path))
+    return recipe
+
+
+def check_tasks(recipe: Recipe, where: str) -> None:
+    """Refuse a recipe that changes for a task what there is not; raises UsageError."""
     for task in recipe.tasks:
         get_task(task)
         try:
             recipe.of_task(task)
         except ValidationError as error:
-            raise refuse(error, f"{path}: tasks.{task}", Recipe) from None
-    return recipe
+            raise refuse(error, f"{where}: tasks.{task}", Recipe) from None

@@ -17,7 +17,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel
 
 from morocco_lib import data
-from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models import weights
 from morocco_lib.models.openvino import TYPES, OpenVINO, check_precision, runtime
 from morocco_lib.models.packed import Packed
@@ -78,6 +78,22 @@ def test_what_only_transformers_knows_is_computed_too():
     batch = sequences([7, 40, 1, 23], spans=2)
     found = OpenVINO(config.to_dict(), module.state_dict(), "mean", "fp32").features(batch)
     torch.testing.assert_close(found, Padded(module, "mean").features(batch), atol=1e-4, rtol=0)
+
+
+def test_padding_beyond_a_sliding_window_changes_nothing():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    config = AutoConfig.for_model("modernbert", vocab_size=WORDS, local_attention=8, pad_token_id=0, **sizes)
+    module = AutoModel.from_config(config).eval()
+    batch = sequences([5, 40, 1, 23, 40])
+    found = OpenVINO(config.to_dict(), module.state_dict(), "mean", "fp32").features(batch)
+    torch.testing.assert_close(found, Padded(module, "mean").features(batch), atol=1e-4, rtol=0)
+
+
+def test_an_architecture_that_it_does_not_compute_is_refused():
+    config = AutoConfig.for_model("mamba", vocab_size=WORDS, hidden_size=16, num_hidden_layers=1, state_size=4)
+    module = AutoModel.from_config(config).eval()
+    with pytest.raises(UsageError, match=r"OpenVINO does not compute a mamba .*take --backend torch"):
+        OpenVINO(config.to_dict(), module.state_dict(), "last", "fp32").features(sequences([5, 9]))
 
 
 def test_a_sequence_that_is_too_long_is_refused(both):

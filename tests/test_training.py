@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from morocco_lib import train, who
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models import weights
+from morocco_lib.models.tokens import Tokens
 from morocco_lib.models.transformer import check_capability
 from morocco_lib.tasks import get_task
 from morocco_lib.training import bodies, finetune, seeds
@@ -151,6 +152,52 @@ def test_a_loss_that_is_no_number_ends_a_seed_and_the_others_count(small, tmp_pa
     assert "failed seeds: 1" in result["warnings"]
 
 
+def test_weights_that_became_no_numbers_end_a_seed(small, tmp_path):
+    with pytest.raises(InvalidResult, match=r"no seed was trained to its end: the (loss|logits)"):
+        train.fit(plan(small, learning_rate=1e38, warmup=0.0, eval_every=1), tmp_path)
+    assert not (tmp_path / "weights").exists()
+
+
+def test_updates_of_like_lengths(small, tmp_path):
+    result = train.fit(plan(small, group_by_length=True), tmp_path / "one")
+    assert result["seeds"][0]["state"] == "done"
+    assert (
+        result["seeds"][0]["looks"]
+        == train.fit(plan(small, group_by_length=True), tmp_path / "two")["seeds"][0]["looks"]
+    )
+    data = [finetune.Example(k, [Tokens(list(range(1 + k % 50)), 1)], [0]) for k in range(2000)]
+    order = list(finetune._ByLength(20, data, 1))
+    spreads = [
+        max(k % 50 for k in order[at : at + 20]) - min(k % 50 for k in order[at : at + 20]) for at in range(0, 2000, 20)
+    ]
+    assert sorted(order) == list(range(2000)) and sum(spreads) / 100 < 5  # of 50
+    assert list(finetune._ByLength(20, data, 1)) == order != list(finetune._ByLength(20, data, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [("nonsense", UsageError, "nonsense is not supported"), ("comet_ml", EnvironmentFailure, "pip install comet_ml")],
+)
+def test_a_report_that_cannot_be_sent_is_refused_before_anything_is_learnt(name, error, said, small, tmp_path):
+    with pytest.raises(error, match=said):
+        train.fit(plan(small, report_to=name), tmp_path)
+
+
+def test_a_hub_that_does_not_answer_is_no_fault_of_a_seed(small, tmp_path, main, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    described = {"name": "small", "kind": "transformer", "source": "no/such", "recipe": QUICK}
+    root = model_file(tmp_path / "project", scratch={}, **described)
+    done = main("train", "small", "rwsd", "--data", small, "--out", tmp_path / "out", "--seeds", "1-3", cwd=root)
+    assert done.returncode == 3 and "the hub did not give no/such" in done.stderr and "seed 2" not in done.stderr
+
+
+@pytest.mark.parametrize("changes", [{"nonsense": 1}, {"epochs": -3}, {"epochs": math.inf}], ids=str)
+def test_what_a_model_files_own_recipe_changes_for_a_task_is_checked(changes, small, tmp_path, main):
+    root = model_file(tmp_path / "project", recipe={**QUICK, "tasks": {"rwsd": changes}})
+    done = main("train", "small", "rwsd", "--data", small, "--out", tmp_path / "out", cwd=root)
+    assert done.returncode == 2 and "tasks.rwsd" in done.stderr and "should not happen" not in done.stderr
+
+
 def test_no_seed_done_is_an_invalid_result_and_leaves_no_weights(small, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune.Net, "forward", lambda self, **inputs: {"loss": self.head.weight.sum() * math.inf})
     with pytest.raises(InvalidResult, match="no seed was trained to its end: the loss is"):
@@ -223,6 +270,25 @@ def test_an_interrupted_training_goes_on_where_it_was(end, small, tmp_path):
     assert whole.wait(300) == 0
     looks = json.loads((tmp_path / "whole" / "train.json").read_text())["seeds"][0]["looks"]
     assert result["seeds"][1]["looks"][0] == looks[0]
+
+
+@pytest.mark.parametrize("left", ["half-written", "given"])
+def test_a_kill_while_the_best_weights_are_put_away_loses_nothing(left, small, tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    monkeypatch.setattr(seeds.shutil, "rmtree", lambda *args, **kwargs: None)  # ended before anything is removed
+    whole = train.fit(plan(small), tmp_path / "one", "key")
+    monkeypatch.undo()
+    work = seeds.work_folder(tmp_path / "one")
+    (work / "best.new").mkdir()
+    if left == "half-written":
+        (work / "seeds.json").unlink()
+    (tmp_path / "one").rename(tmp_path / "one.1")
+    (tmp_path / "one").mkdir()
+    again = train.fit(plan(small), tmp_path / "one", "key")
+    assert again["val_score"] == whole["val_score"] and not work.exists()
+    assert (again["seeds"] == json.loads(json.dumps(whole["seeds"]))) == (left == "given")  # not trained again
+    one, other = (tmp_path / name / "weights" / "model.safetensors" for name in ("one", "one.1"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_checkpoints_of_another_step_are_not_gone_on_with(small, tmp_path):
@@ -429,6 +495,12 @@ def spoil(path, what):
         values = json.loads((path / "tokenizer.json").read_text())
         values["model"]["vocab"] |= {f"слово{k}": 600 + k for k in range(50)}
         (path / "tokenizer.json").write_text(json.dumps(values))
+    elif what == "nothing around":
+        values = json.loads((path / "tokenizer.json").read_text())
+        (path / "tokenizer.json").write_text(json.dumps(values | {"post_processor": None}))
+    elif what in ("hidden_size", "num_hidden_layers"):
+        values = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(values | {what: "x" if what == "hidden_size" else 0}))
     elif what == "broken config":
         (path / "config.json").write_text("{")
 
@@ -439,6 +511,8 @@ def spoil(path, what):
         ("no config", "no config.json"), ("no tokenizer", "no tokenizer in"), ("no weights", "cannot be loaded"),
         ("broken weights", "cannot be loaded"), ("some weights", "lacks 1 of the weights"),
         ("another tokenizer", "the tokenizer has ids to"), ("broken config", "cannot be loaded"),
+        ("nothing around", "puts its special tokens around a text"), ("hidden_size", "cannot be loaded"),
+        ("num_hidden_layers", "0 layers"),
     ],
 )  # fmt: skip
 def test_a_model_folder_that_will_not_do_is_refused_in_words(what, said, folder):
@@ -447,6 +521,50 @@ def test_a_model_folder_that_will_not_do_is_refused_in_words(what, said, folder)
     with pytest.raises(UsageError) as caught:
         bodies.load(str(path))
     assert said in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_decoder_and_the_tokenizer_of_another_are_refused(folder):
+    path = folder("gpt2")
+    values = json.loads((path / "tokenizer.json").read_text())
+    values["model"]["vocab"] |= {f"слово{k}": 700 + k for k in range(50)}
+    (path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(UsageError, match="tokenizer and weights belong together"):
+        bodies.load(str(path))
+
+
+def test_no_more_is_read_than_there_are_positions_whatever_they_count_from(small, tmp_path):
+    sizes = {**TINY["bert"], "model_type": "mpnet", "max_position_embeddings": 40}
+    model = who.ModelParams(name="small", kind="transformer", scratch=sizes, recipe={**QUICK, "body_dropout": 0.0})
+    files = {split: small / "RWSD" / f"{split}.jsonl" for split in ("train", "val")}
+    train.fit(train.Plan(model, "rwsd", files, [1]), tmp_path)
+    fitted, _ = weights.load(tmp_path)
+    record = {**RWSD.read(files["val"])[0]}
+    record["text"] += " и" * 100
+    assert fitted.values["max_length"] < 40 and len(fitted.answer([record])) == 1 and fitted.truncated == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 0},
+        {"hidden_size": 0},
+        {"num_attention_heads": 0},
+        {"vocab_size": "many"},
+        {"vocab_size": -5},
+    ],
+    ids=str,
+)
+def test_impossible_sizes_are_refused_in_words(changes, small):
+    with pytest.raises(UsageError):
+        bodies.from_scratch({**TINY["bert"], **changes}, texts(small), 1)
+
+
+def test_a_model_that_reads_next_to_nothing_is_refused_in_words(small, tmp_path):
+    sizes = {**TINY["bert"], "max_position_embeddings": 8}
+    model = who.ModelParams(name="small", kind="transformer", scratch=sizes, recipe=QUICK)
+    files = {split: small / "RWSD" / f"{split}.jsonl" for split in ("train", "val")}
+    with pytest.raises(UsageError, match="leaves no room for text"):
+        train.fit(train.Plan(model, "rwsd", files, [1]), tmp_path)
 
 
 def test_what_the_hub_does_not_give_is_an_environment_failure(monkeypatch):

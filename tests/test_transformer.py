@@ -131,13 +131,7 @@ def test_any_decoder_computes_with_a_passage_once_and_answers_the_same(kind, poo
     task = get_task("muserc")
     records = records_of(synthetic_data, "muserc", 6)
     config = {"model_type": kind, "initializer_range": SPREAD, **DECODERS[kind]}
-    made = Made(bodies.from_scratch(config, bodies.texts_of(records, task), 1), task, 512)
-    values, tensors = made.values | {"pooling": pooling}, made.tensors
-    body, head = (
-        {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
-        for part in ("body.", "head.")
-    )
-    model = Transformer(task, values, body, head, made.tokenizer_text)
+    model = fitted_by_hand(config, task, records, pooling=pooling)
     sequences = sequences_of(model, records)
     seen = []
     model.engine.model.register_forward_pre_hook(
@@ -151,13 +145,54 @@ def test_any_decoder_computes_with_a_passage_once_and_answers_the_same(kind, poo
     assert shared < sum(seen) / 3
 
 
+def fitted_by_hand(config, task, records, **changes):
+    """A model of a configuration with random weights, and what its weights folder would say."""
+    made = Made(bodies.from_scratch(config, bodies.texts_of(records, task), 1), task, 512)
+    body, head = (
+        {name.removeprefix(part): tensor for name, tensor in made.tensors.items() if name.startswith(part)}
+        for part in ("body.", "head.")
+    )
+    return Transformer(task, made.values | changes, body, head, made.tokenizer_text)
+
+
+MIXING = {  # their tokens see the padding, whatever the mask says
+    "fnet": {**SIZES, "max_position_embeddings": 512},
+    "convbert": {**SIZES, "embedding_size": 32, "head_ratio": 1},
+    "big_bird": {**SIZES, "max_position_embeddings": 512, "block_size": 8, "num_random_blocks": 1},
+}
+
+
+@pytest.mark.parametrize("kind", MIXING)
+def test_what_padding_would_change_is_computed_without(kind, synthetic_data):
+    task, records = get_task("terra"), records_of(synthetic_data, "terra", 12)
+    model = fitted_by_hand(
+        {"model_type": kind, "initializer_range": SPREAD, **MIXING[kind]}, task, records, pooling="mean"
+    )
+    sequences = sequences_of(model, records)
+    together, alone = model.logits(sequences, 32), model.logits(sequences, 1)
+    assert (together - alone).abs().max() / alone.std() < 1e-3
+
+
+@pytest.mark.parametrize(("precision", "remedy"), [("fp16", "fp32 instead of fp16"), ("fp32", "lower learning_rate")])
+def test_logits_that_are_no_numbers_are_no_answers(precision, remedy, made, synthetic_data, tmp_path, main):
+    from safetensors.torch import save_file
+
+    for name in (weights.VALUES, weights.TOKENIZER):
+        (tmp_path / name).write_bytes((made("bert", "terra") / name).read_bytes())
+    tensors = load_tensors(made("bert", "terra"))
+    tensors["head.weight"] = tensors["head.weight"] * (float("nan") if precision == "fp32" else 1)
+    tensors["body.encoder.layer.1.output.dense.weight"] *= 1e6  # finite in fp32, not in fp16
+    save_file(tensors, tmp_path / weights.ARRAYS)
+    fed = "".join(f"{json.dumps(r)}\n" for r in records_of(synthetic_data, "terra", 3))
+    done = main("infer", tmp_path, "--precision", precision, input=fed)
+    assert done.returncode == 1 and not done.stdout
+    assert "are no numbers" in done.stderr and remedy in done.stderr
+
+
 def test_a_body_that_keeps_a_state_computes_everything_anew(synthetic_data):
     task, records = get_task("muserc"), records_of(synthetic_data, "muserc", 2)
     config = {"model_type": "mamba", "vocab_size": 800, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
-    made = Made(bodies.from_scratch(config, bodies.texts_of(records, task), 1), task, 512)
-    body = {name.removeprefix("body."): tensor for name, tensor in made.tensors.items() if name.startswith("body.")}
-    head = {name: made.tensors[f"head.{name}"] for name in ("weight", "bias")}
-    model = Transformer(task, made.values, body, head, made.tokenizer_text)
+    model = fitted_by_hand(config, task, records)
     assert len(model.answer(records)) == 2 and not model.engine.share
 
 
@@ -258,8 +293,12 @@ def test_windows_are_bounded_in_records_and_in_text(made, synthetic_data, monkey
         (lambda d, t: d["values"].update(pooling="middle"), "middle"),
         (lambda d, t: d["values"].update(template={"start": [], "middle": [], "end": []}), "no special token"),
         (lambda d, t: d["values"].update(max_length=4), "max_length 4"),
+        (lambda d, t: d["values"]["template"].update(end=[10**6]), "ids from 0 to 1000000 do not fit a vocabulary"),
+        (lambda d, t: d["values"]["template"].update(start=[-1]), "ids from -1 to"),
+        (lambda d, t: d["values"]["config"].update(num_hidden_layers=1), "have 2 layers; the configuration asks for 1"),
+        (lambda d, t: d["values"]["config"].update(num_hidden_layers=0), "asks for 0"),
     ],
-    ids=["labels", "head", "width", "bias", "body", "config", "pooling", "template", "length"],
+    ids=["labels", "head", "width", "bias", "body", "config", "pooling", "template", "length", "id", "negative", "layers", "none"],
 )  # fmt: skip
 def test_weights_that_do_not_fit_are_refused_in_words(spoil, said, made, tmp_path):
     from safetensors.torch import save_file
@@ -346,6 +385,18 @@ def test_records_before_a_bad_one_are_answered(made, synthetic_data):
 
 
 ODD = ["", "\x00", "\u200b", "👩‍👩‍👧", "שלום", "\u202eобратно", "\ufeff", "ы " * 50_000]
+
+
+def test_a_passage_without_questions_or_answers_is_answered_with_none(made, synthetic_data, main):
+    asked = records_of(synthetic_data, "muserc", 1)[0]
+    nothing = {"idx": 1, "passage": {"text": "Дом.", "questions": []}}
+    little = {"idx": 2, "passage": {"text": "Дом.", "questions": [{"idx": 10**6, "question": "Что?", "answers": []}]}}
+    fed = "".join(f"{json.dumps(record)}\n" for record in (nothing, asked, little))
+    done = main("infer", made("bert", "muserc"), input=fed)
+    none, some, empty = map(json.loads, done.stdout.splitlines())
+    assert done.returncode == 0 and some["idx"] == asked["idx"]
+    assert none == {"idx": 1, "passage": {"questions": []}}
+    assert empty["passage"]["questions"] == [{"idx": 10**6, "answers": []}]
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

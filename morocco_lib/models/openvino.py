@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models.packed import ROBERTAS, TANH_GELUS, Packed
 from morocco_lib.models.padded import Padded, body_of
 
@@ -58,19 +58,24 @@ class OpenVINO(Padded):
         if precision not in TYPES:
             raise ValueError(f"no precision {precision!r}; there are {', '.join(TYPES)}")
         openvino = runtime()
+        self.kind = config["model_type"]
         if Packed.supports(config):
             states = self._known(Packed(config, body, pooling), config)
         else:
-            super().__init__(body_of(config, body).requires_grad_(False), pooling)
+            # Rows that see nothing, as padding beyond a sliding window, may come out as no numbers: no padding.
+            super().__init__(body_of(config, body).requires_grad_(False), pooling, padded=False)
             states = by_transformers(self.model, self.options)
             self.model = None  # what is computed with are the compiled weights
-        graph = traced(openvino, states, self.segments)
-        self.compiled = openvino.Core().compile_model(graph, "CPU", settings(precision))
+        try:
+            graph = traced(openvino, states, self.segments)
+            self.compiled = openvino.Core().compile_model(graph, "CPU", settings(precision))
+        except Exception as error:  # whatever stands in the way of tracing and converting
+            raise refused(config["model_type"], error) from None
         check_precision(self.precision, precision)
         self.request = self.compiled.create_infer_request()
 
     def _known(self, known: Packed, config: Mapping[str, Any]) -> States:
-        self.pooling, self.device, self.max_length = known.pooling, known.device, known.max_length
+        self.pooling, self.device, self.max_length, self.padded = known.pooling, known.device, known.max_length, True
         self.padding = config.get("pad_token_id") or 0
         self.segments = known.types is not None and len(known.types) > 1
         return by_rows(known)
@@ -83,7 +88,18 @@ class OpenVINO(Padded):
     def states(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the last hidden states, shape (sequences, tokens, hidden); they last until the next call."""
         arrays = [tensor.numpy() for tensor in inputs.values()]
-        return torch.from_numpy(self.request.infer(arrays, share_inputs=True, share_outputs=True)[0])
+        try:
+            return torch.from_numpy(self.request.infer(arrays, share_inputs=True, share_outputs=True)[0])
+        except RuntimeError as error:
+            raise refused(self.kind, error) from None
+
+
+def refused(kind: str, error: Exception) -> UsageError:
+    """Return what a user reads of an architecture that OpenVINO does not compute."""
+    said = " ".join(str(error).split())[:200]
+    return UsageError(
+        f"OpenVINO does not compute a {kind} ({type(error).__name__}: {said})", remedy="take --backend torch"
+    )
 
 
 def settings(precision: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Source of the architectures: transformers' `modeling_bert`, `modeling_roberta`, 
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ ROBERTAS = {"roberta", "xlm-roberta", "camembert"}
 ENCODERS = ROBERTAS | {"bert", "electra"}
 TANH_GELUS = {"gelu_new", "gelu_pytorch_tanh", "gelu_fast"}  # one function, written in three ways
 ACTIVATIONS = TANH_GELUS | {"gelu", "relu"}
+LAYER = re.compile(r"(?:h|encoder\.layer)\.(\d+)\.")
 Affine = tuple[torch.Tensor, torch.Tensor]  # weight (outputs, inputs), or (hidden,) of a norm, and bias
 
 
@@ -121,6 +123,7 @@ class Packed:
         self.max_length = self.shape.positions - self.shape.first_position
         self.activation = activation_of(self.shape.activation, self.device, dtype)
         weights = Weights(body, dtype, self.device)
+        weights.check_layers(self.shape.layers)
         read = weights.gpt2 if self.shape.causal else weights.bert
         tables, self.first_norm, self.project, self.layers, self.last_norm = read(self.shape)
         self.words, self.positions, self.types = tables
@@ -261,6 +264,12 @@ class Weights:
         if tuple(self.body[name].shape) != shape:
             raise ValueError(f"{name} has shape {tuple(self.body[name].shape)}; the configuration asks for {shape}")
         return self.body[name].detach().to(self.device, self.dtype)
+
+    def check_layers(self, count: int) -> None:
+        """Raise ValueError if the weights have other layers than so many."""
+        found = {int(match[1]) for name in self.body if (match := LAYER.match(name))}
+        if not count or found != set(range(count)):
+            raise ValueError(f"the weights have {len(found)} layers; the configuration asks for {count}")
 
     def norm(self, name: str, size: int) -> Affine:
         return self(f"{name}.weight", size), self(f"{name}.bias", size)

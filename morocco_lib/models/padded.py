@@ -1,4 +1,8 @@
-"""Any model that transformers loads, fed with padded batches: for architectures that `packed` does not know."""
+"""Any model that transformers loads, fed with padded batches: for architectures that `packed` does not know.
+
+Some of them mix tokens along the sequence whatever the attention mask says (FNet, convolutions, approximations of attention): what
+padding would change is computed in batches of equal length.
+"""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -11,6 +15,9 @@ from morocco_lib.models.pooling import pool
 from morocco_lib.models.tokens import POOLINGS, Tokens
 
 KEYS_AND_VALUES = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers' caches of attention alone
+FLOAT = "__float__"
+PROBES = 6, 40  # tokens of a short and a long sequence
+APART = {torch.float32: 1e-4}  # of the spread of states: what rounding may change
 WORTH_IT = 1024  # tokens that need not be computed anew: fewer save less than passes of their own cost
 
 
@@ -44,8 +51,15 @@ def hidden_size(config: Mapping[str, Any]) -> int:
 def _as_transformers_has_it(config: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    values = dict(config)
+    values = _floats(dict(config))
     return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+def _floats(value: Any) -> Any:
+    """Return a value of a configuration with infinity and the like as transformers writes them in JSON read back."""
+    if isinstance(value, dict):
+        return float(value[FLOAT]) if set(value) == {FLOAT} else {name: _floats(one) for name, one in value.items()}
+    return [_floats(one) for one in value] if isinstance(value, list) else value
 
 
 class Padded:
@@ -55,11 +69,12 @@ class Padded:
         model: A transformers body whose first output are the last hidden states, shape (sequences, tokens, hidden).
         pooling: One of `POOLINGS`; mean and max are over all tokens of a sequence.
         share: Compute once with what sequences of a batch begin with alike: of decoders that keep keys and values.
+        padded: Batches may hold sequences of different lengths; None tries whether the answers stay the same.
     """
 
     share = False
 
-    def __init__(self, model: torch.nn.Module, pooling: str, share: bool = False):
+    def __init__(self, model: torch.nn.Module, pooling: str, share: bool = False, padded: bool | None = None):
         if pooling not in POOLINGS:
             raise ValueError(f"no pooling {pooling!r}; there are {', '.join(POOLINGS)}")
         self.model, self.pooling = model.eval(), pooling
@@ -70,7 +85,22 @@ class Padded:
         self.segments = "token_type_ids" in taken and (getattr(config, "type_vocab_size", None) or 0) > 1
         self.options = {"use_cache": False} if "use_cache" in taken else {}
         self.share = share and {"use_cache", "past_key_values"} <= taken.keys()
-        self.max_length = positions_of(config)
+        self.max_length = positions_of(self.model)
+        self.padded = self._keeps_padding_apart() if padded is None else padded
+
+    @torch.inference_mode()
+    def _keeps_padding_apart(self) -> bool:
+        """Tell whether a short sequence has the same states beside a long one as alone."""
+        size = getattr(self.model.config, "vocab_size", 0) or 2
+        short, long = (
+            [(self.padding + 1 + k) % size for k in range(n)] for n in (PROBES[0], min(PROBES[1], self.max_length))
+        )
+        alone, beside = (
+            self._states_of([Tokens(ids, len(ids)) for ids in batch])[0, : len(short)]
+            for batch in ([short], [short, long])
+        )
+        near = APART.get(next(self.model.parameters()).dtype, 0.05) * float(alone.std())
+        return bool((alone - beside).abs().max() <= near)
 
     @torch.inference_mode()
     def features(self, batch: Sequence[Tokens]) -> torch.Tensor:
@@ -85,17 +115,25 @@ class Padded:
                 and (features := self._after(size, [batch[place] for place in group])) is not None
             ):
                 found.update(zip(group, features, strict=True))
-        if rest := [place for place in range(len(batch)) if place not in found]:
-            found.update(zip(rest, self._whole([batch[place] for place in rest]), strict=True))
+        rest: dict[int, list[int]] = {}
+        for place in range(len(batch)):
+            if place not in found:
+                rest.setdefault(0 if self.padded else len(batch[place].ids), []).append(place)
+        for places in rest.values():
+            found.update(zip(places, self._whole([batch[place] for place in places]), strict=True))
         return torch.stack([found[place] for place in range(len(batch))])
 
     def _whole(self, batch: Sequence[Tokens]) -> torch.Tensor:
+        _, real = self._filled([one.ids for one in batch])
+        return pool(self._states_of(batch), real, self.pooling, self._spans(batch))
+
+    def _states_of(self, batch: Sequence[Tokens]) -> torch.Tensor:
         ids, real = self._filled([one.ids for one in batch])
         inputs = {"input_ids": ids, "attention_mask": real}
         if self.segments:
             second = torch.tensor([one.second for one in batch], device=self.device)[:, None]
             inputs["token_type_ids"] = (torch.arange(ids.shape[1], device=self.device) >= second).long() * real
-        return pool(self.states(inputs), real, self.pooling, self._spans(batch))
+        return self.states(inputs)
 
     def _after(self, size: int, batch: Sequence[Tokens]) -> torch.Tensor | None:
         """Return features of sequences whose first `size` tokens are the same; None if the body keeps other things."""
@@ -125,18 +163,12 @@ class Padded:
         return self.model(**inputs, **self.options)[0].float()
 
 
-def positions_of(config: Any) -> int:
+def positions_of(model: torch.nn.Module) -> int:
     """Return how many tokens a transformers model reads, 2**31 where its configuration names no limit."""
-    size = getattr(config, "max_position_embeddings", None)
+    size = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(size, int) or size < 1:
         return 2**31
-    # RoBERTa and its kin count positions from behind that of the padding.
-    shifted = config.model_type in {
-        "roberta",
-        "xlm-roberta",
-        "camembert",
-        "xlm-roberta-xl",
-        "roberta-prelayernorm",
-        "xmod",
-    }
-    return size - (config.pad_token_id or 0) - 1 if shifted else size
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+            return table.num_embeddings - table.padding_idx - 1  # RoBERTa and its kin count from behind the padding's
+    return size

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 
-from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.encodings import ENCODINGS, Part, Reader, Template
 from morocco_lib.models.heads import head_of
 from morocco_lib.models.packed import ENCODERS, Packed
@@ -63,7 +63,12 @@ class Transformer:
         self.tokenizer_text = tokenizer
         self.causal = is_causal(values["config"])
         template = Template.of(values["template"])
-        self.reader = Reader(Tokenizer.from_str(tokenizer), template, values["max_length"], self.causal)
+        pieces = Tokenizer.from_str(tokenizer)
+        ids = (0, pieces.get_vocab_size() - 1, *template.start, *template.middle, *template.end)
+        if min(ids) < 0 or max(ids) >= values["config"]["vocab_size"]:
+            size = values["config"]["vocab_size"]
+            raise ValueError(f"ids from {min(ids)} to {max(ids)} do not fit a vocabulary of {size}")
+        self.reader = Reader(pieces, template, values["max_length"], self.causal)
         self.device = device_of(options)
         self.engine = make_engine(values, body, options, self.device)
         width = self.head.width(hidden_size(values["config"]))
@@ -156,6 +161,15 @@ class Transformer:
         with torch.inference_mode():
             for places in batches(sequences, batch_size, self.step_tokens):
                 result[places] = self._step([sequences[place] for place in places]).cpu()
+        if not result.isfinite().all():
+            bad = int((~result.isfinite()).any(1).sum())
+            raise InvalidResult(
+                f"the logits of {bad} of {len(sequences)} sequences are no numbers",
+                rule="an answer is read from numbers",
+                remedy=f"compute in fp32 instead of {self.options.precision}"
+                if self.options.precision != "fp32"
+                else "train it again with a lower learning_rate",
+            )
         return result
 
     def _step(self, batch: list[Tokens]) -> torch.Tensor:

@@ -43,7 +43,7 @@ class MuSeRC(BaseTask):
                     raise ValueError(f"an answer's 'text' is {shown(answer, 'text')}; it is str")
                 if "label" in answer and (type(answer["label"]) is not int or answer["label"] not in self.labels):
                     raise ValueError(f"an answer's 'label' is {shown(answer, 'label')}; it is 0 or 1")
-        if any("label" not in a for a in _answers(record)) != all("label" not in a for a in _answers(record)):
+        if len({"label" in a for a in _answers(record)}) > 1:
             raise ValueError("some answers of the passage have a label and some have none")
 
     def strip_labels(self, record: Record) -> Record:

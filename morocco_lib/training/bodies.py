@@ -11,7 +11,6 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
-from safetensors import SafetensorError
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
@@ -24,6 +23,7 @@ from morocco_lib.tasks.records import Record
 DECODER_TOKENS = ("<start>", "<delim>", "<extract>")  # around and between the texts of a decoder, as in the original
 WORDPIECE = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 END_OF_TEXT = "<|endoftext|>"
+FULL = "original_full"  # attention of a BigBird, which otherwise depends on the length of its batch
 
 
 @dataclass
@@ -63,6 +63,8 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
         raise UsageError(f"no folder {source}", remedy="give a folder that holds config.json, or a hub id")
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
+        if config.model_type == "big_bird":
+            config.attention_type = FULL
         _set_dropout(config, dropout)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         with _silent():
@@ -75,7 +77,7 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
                 output_loading_info=True,
                 **_plain(config),
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # whatever a folder or a repository may hold
         said = " ".join(str(error).split())[:300]
         if local:
             raise UsageError(
@@ -109,8 +111,13 @@ def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropou
         UsageError: transformers knows no such model or setting.
     """
     values = dict(config)
+    if values.get("model_type") == "big_bird":
+        values["attention_type"] = FULL
     causal = is_causal({"model_type": "", **values})
-    tokenizer = (byte_pairs if causal else word_pieces)(texts, values.get("vocab_size", 8000))
+    size = values.get("vocab_size", 8000)
+    if type(size) is not int or size < 1:
+        raise UsageError(f"vocab_size is {size!r}", rule="it bounds the tokenizer: a number above 0")
+    tokenizer = (byte_pairs if causal else word_pieces)(texts, size)
     values["vocab_size"] = tokenizer.get_vocab_size()
     values["pad_token_id"] = tokenizer.token_to_id(END_OF_TEXT if causal else WORDPIECE["pad"])
     if causal:
@@ -123,7 +130,7 @@ def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropou
         made = AutoConfig.for_model(**values)
         _set_dropout(made, dropout)
         model = AutoModel.from_config(made, **_plain(made))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever a configuration may ask for
         raise UsageError(
             f"no model can be made of {json.dumps(config)}: {' '.join(str(error).split())[:300]}"
         ) from None
@@ -205,22 +212,50 @@ def _prepared(model: PreTrainedModel, tokenizer: tokenizers.Tokenizer, source: s
         raise UsageError(
             f"{source} is a {model.config.model_type}, {other}", rule="a model is an encoder or a decoder of text"
         )
+    size = _words_of(model, source)
     if is_causal(model.config.to_dict()):
+        if tokenizer.get_vocab_size() > size + len(DECODER_TOKENS):
+            raise _unfit(source, tokenizer.get_vocab_size() - 1, size)
         tokenizer.add_special_tokens(list(DECODER_TOKENS))
         start, middle, end = ((tokenizer.token_to_id(token),) for token in DECODER_TOKENS)
         template = Template(start, middle, end)
-        size = model.get_input_embeddings().num_embeddings
         if tokenizer.get_vocab_size() > size:
             model.resize_token_embeddings(tokenizer.get_vocab_size(), mean_resizing=False)
     else:
         template = template_of(tokenizer, source)
     highest = max(tokenizer.get_vocab().values())
-    if highest >= model.get_input_embeddings().num_embeddings:
-        raise UsageError(
-            f"{source}: the tokenizer has ids to {highest}, the model has {model.get_input_embeddings().num_embeddings} embeddings",
-            rule="tokenizer and weights belong together",
-        )
+    if highest >= (size := model.get_input_embeddings().num_embeddings):
+        raise _unfit(source, highest, size)
     return Body(model, tokenizer.to_str(), template, source)
+
+
+def _words_of(model: PreTrainedModel, source: str) -> int:
+    """Return how many words a body knows, after it has computed with some.
+
+    Raises:
+        UsageError: it does not compute with token ids alone.
+    """
+    if getattr(model.config, "num_hidden_layers", 1) < 1:
+        raise UsageError(f"{source} has {model.config.num_hidden_layers} layers", rule="a body has one at least")
+    try:
+        with torch.inference_mode():
+            model.eval()(
+                input_ids=torch.ones(1, 4, dtype=torch.long), attention_mask=torch.ones(1, 4, dtype=torch.long)
+            )
+        return int(model.get_input_embeddings().num_embeddings)
+    except Exception as error:  # whatever stands in its way
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(
+            f"{source}: a {model.config.model_type} of this configuration does not compute with a text ({said})",
+            rule="a model is an encoder or a decoder of text",
+        ) from None
+
+
+def _unfit(source: str, highest: int, size: int) -> UsageError:
+    return UsageError(
+        f"{source}: the tokenizer has ids to {highest}, the model has {size} embeddings",
+        rule="tokenizer and weights belong together",
+    )
 
 
 def template_of(tokenizer: tokenizers.Tokenizer, source: str) -> Template:
@@ -231,7 +266,13 @@ def template_of(tokenizer: tokenizers.Tokenizer, source: str) -> Template:
         raise UsageError(f"{source}: the tokenizer does not take two texts", rule="an encoder reads pairs of texts")
     ends = texts.index(0), len(texts) - texts[::-1].index(0), texts.index(1), len(texts) - texts[::-1].index(1)
     ids = encoded.ids
-    return Template(tuple(ids[: ends[0]]), tuple(ids[ends[1] : ends[2]]), tuple(ids[ends[3] :]))
+    try:
+        return Template(tuple(ids[: ends[0]]), tuple(ids[ends[1] : ends[2]]), tuple(ids[ends[3] :]))
+    except ValueError as error:
+        raise UsageError(
+            f"{source}: {error}", rule="an encoder's tokenizer puts its special tokens around a text",
+            remedy="give its tokenizer.json the post_processor it was trained with",
+        ) from None  # fmt: skip
 
 
 def _check_folder(folder: Path) -> None:
@@ -249,9 +290,9 @@ def _set_dropout(config: Any, rate: float | None) -> None:
     if rate is None:
         return
     for name in list(vars(config)):
-        if (
-            name.endswith(("dropout", "dropout_prob")) or name in ("attn_pdrop", "embd_pdrop", "resid_pdrop")
-        ) and isinstance(getattr(config, name), int | float):
+        if (name.endswith(("dropout", "dropout_prob")) or name in ("attn_pdrop", "embd_pdrop", "resid_pdrop")) and type(
+            getattr(config, name)
+        ) in (int, float):
             setattr(config, name, rate)
 
 

@@ -18,6 +18,8 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.encodings import ENCODINGS, Reader
@@ -138,7 +140,7 @@ def values_of(body: Body, task: Task, pooling: str, max_length: int) -> dict[str
     return {
         "config": json.loads(config.to_json_string(use_diff=False)),
         "pooling": pooling,
-        "max_length": min(max_length, positions_of(config)),
+        "max_length": min(max_length, positions_of(body.model)),
         "template": {name: list(ids) for name, ids in vars(body.template).items()},
         "labels": [str(label) for label in task.labels],
     }
@@ -160,6 +162,12 @@ class _Trainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * world()
+        return _ByLength(batch, self.train_dataset, self.args.data_seed)
+
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         if processes.any_of(~torch.isfinite(loss)):
@@ -170,6 +178,18 @@ class _Trainer(Trainer):
                 remedy="lower learning_rate in the recipe, or train in fp32 or bf16 instead of fp16",
             )
         return loss
+
+
+class _ByLength(LengthGroupedSampler):
+    """Draws the examples of an update alike in length; which ones depends on seed and epoch alone."""
+
+    def __init__(self, batch_size: int, data: Sequence[Example], seed: int):
+        super().__init__(batch_size, lengths=[sum(len(one.ids) for one in example.sequences) for example in data])
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator = torch.Generator().manual_seed(self.seed + epoch)
 
 
 class _Stop(TrainerCallback):
@@ -185,6 +205,19 @@ class _Stop(TrainerCallback):
         full = self.recipe.max_evals and self.looks >= self.recipe.max_evals
         if full or (self.recipe.patience and self.since >= self.recipe.patience):
             control.should_training_stop = True
+
+
+def check_reporting(name: str) -> None:
+    """Refuse a `report_to` that transformers does not know or that is not installed."""
+    try:
+        for one in get_reporting_integration_callbacks(name):
+            one()
+    except ValueError as error:
+        raise UsageError(f"report_to: {error}", remedy="name one of these, or none") from None
+    except (RuntimeError, ImportError) as error:
+        raise EnvironmentFailure(
+            f"report_to {name}: {error}", remedy=f"run `pip install {name}`, or take report_to: none"
+        ) from None
 
 
 class Fit:
@@ -204,6 +237,7 @@ class Fit:
                 rule="batch_size is of all devices together",
                 remedy="choose a multiple",
             )
+        check_reporting(recipe.report_to)
         self.make_body, self.task, self.recipe, self.work, self.say = make_body, task, recipe, work, say
         self.train, self.val = train, val[: recipe.val_records or None]
 
@@ -244,7 +278,10 @@ class Fit:
         pooling = recipe.pooling or ("last" if body.causal else "first")
         head = head_of(self.task)
         values = values_of(body, self.task, pooling, recipe.max_length)
-        reader = Reader(Tokenizer.from_str(body.tokenizer), body.template, values["max_length"], body.causal)
+        try:
+            reader = Reader(Tokenizer.from_str(body.tokenizer), body.template, values["max_length"], body.causal)
+        except ValueError as error:
+            raise UsageError(f"{body.source}: {error}", remedy="a model that reads longer texts") from None
         data = examples_of(self.task, head, reader, self.train)
         sequences = sum(len(example.sequences) for example in data)
         transformers.set_seed(seed)  # the body drew as many random numbers as it is big
@@ -308,7 +345,6 @@ class Fit:
             seed=seed,
             data_seed=seed,
             train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
-            length_column_name="length",
             use_cpu=device_of(Options()).type == "cpu",
             ddp_backend="gloo" if world() > 1 and not torch.cuda.is_available() else None,
             disable_tqdm=not (sys.stderr and sys.stderr.isatty()),
@@ -326,7 +362,13 @@ class Fit:
     def _score(self, model: Transformer) -> float:
         """Return the task's value of val; the processes answer a share each."""
         answered: list[Any] = [None] * len(self.val)
-        for number, share in enumerate(processes.gathered(model.answer(self.val[processes.rank() :: world()]))):
+        try:
+            mine: Any = model.answer(self.val[processes.rank() :: world()])
+        except InvalidResult as error:
+            mine = error  # all processes are to know
+        for number, share in enumerate(processes.gathered(mine)):
+            if isinstance(share, InvalidResult):
+                raise share
             answered[number :: world()] = share
         gold = [self.task.gold(record) for record in self.val]
         return task_value(self.task, self.task.score(gold, answered))

@@ -32,7 +32,7 @@ class Recipe(BaseModel):
         report_to: Where transformers sends its curves (tensorboard, wandb ...); "none" sends nothing.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: float = Field(default=3, gt=0)
     learning_rate: float = Field(default=1e-5, gt=0)

@@ -5,6 +5,7 @@ checkpoints. It is removed at the end: then the best weights alone are on disk.
 """
 
 import json
+import os
 import resource
 import shutil
 import time
@@ -72,8 +73,8 @@ def fit(
         try:
             trained = job.seed(seed)
         except MoroccoError as error:
-            if isinstance(error, UsageError) or (processes.world() > 1 and isinstance(error, EnvironmentFailure)):
-                raise  # the other processes do not know of it
+            if isinstance(error, UsageError | EnvironmentFailure):
+                raise  # of no seed: it would be the same with the next one; what is finished is kept for another attempt
             known.append({"seed": seed, "state": FAILED, "score": None, "error": str(error), **meter.read()})
             say(f"seed {seed} failed: {error}")
         else:
@@ -85,7 +86,8 @@ def fit(
             processes.wait()  # all have read the best look
             if first:
                 if trained.score > best:
-                    shutil.rmtree(work / BEST, ignore_errors=True)
+                    for left in (work / BEST, work / f"{BEST}.new"):  # a kill may have left it half-written
+                        shutil.rmtree(left, ignore_errors=True)
                     weights.save(trained, task, work / f"{BEST}.new", name=name, trained_on=trained_on | {"seed": seed})
                     (work / f"{BEST}.new").rename(work / BEST)
                 shutil.rmtree(work / f"seed-{seed}", ignore_errors=True)
@@ -93,15 +95,10 @@ def fit(
             steps.write_json(work / SEEDS, known)
     done = [one for one in known if one["state"] == DONE]
     if not done:
-        raise next(
-            (EnvironmentFailure if "out of memory" in one["error"] else InvalidResult)(
-                f"no seed was trained to its end: {one['error']}"
-            )
-            for one in known
-        )
+        raise InvalidResult(f"no seed was trained to its end: {known[0]['error']}")
     chosen = max(done, key=lambda one: one["score"])
     if first:
-        (work / BEST).rename(folder / "weights")
+        _give(work / BEST, folder / "weights")
         shutil.rmtree(work)
     return {
         "recipe": recipe.model_dump(exclude={"tasks"}),
@@ -122,11 +119,22 @@ def _resume(work: Path, key: str) -> list[dict[str, Any]]:
     """Return what is known of seeds that an interrupted attempt with the same key finished."""
     with suppress(OSError, ValueError):
         if (work / KEY).read_text() == key:
-            return json.loads((work / SEEDS).read_text()) if (work / SEEDS).exists() else []
+            known = json.loads((work / SEEDS).read_text()) if (work / SEEDS).exists() else []
+            if (work / BEST).is_dir() or not any(one["state"] == DONE for one in known):
+                return known
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     (work / KEY).write_text(key)
     return []
+
+
+def _give(best: Path, folder: Path) -> None:
+    """Put the best weights where the step keeps them; until the work folder goes they lie there too."""
+    try:
+        shutil.copytree(best, folder, copy_function=os.link)  # no second copy on disk
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(best, folder)
 
 
 class _Meter:
