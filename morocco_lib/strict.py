@@ -47,9 +47,13 @@ def resolve(path: str, root: Path) -> Path:
 # -- reading and refusing ------------------------------------------------------------------------------------------
 def refuse(error: ValidationError, where: str, known: type[BaseModel]) -> UsageError:
     """Return pydantic's findings as one error that names the nearest known parameter."""
-    lines = []
-    for finding in error.errors():
-        place = ".".join(str(part) for part in finding["loc"])
+    lines, findings = [], error.errors()
+    for finding in findings:
+        *before, last = finding["loc"] or ("",)
+        if last == "str" and any(other["loc"][: len(before)] == tuple(before) for other in findings if other != finding):
+            continue  # not a text either; what was meant is told by the others
+        # Of what may be given in two ways, pydantic puts the name of the class between.
+        place = ".".join(str(part) for part in finding["loc"] if not str(part)[:1].isupper())
         if finding["type"] == "extra_forbidden":
             names = _names_at(known, finding["loc"][:-1])
             near = difflib.get_close_matches(str(finding["loc"][-1]), names, n=1, cutoff=0.4)

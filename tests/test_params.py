@@ -258,3 +258,15 @@ def test_outside_a_project_none_is_found(tmp_path):
     assert params.find_root(tmp_path) is None
     with pytest.raises(UsageError, match="no project found"):
         params.project_root(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({"epochs": -1}, "bench.ipynb: parameter 'recipe.epochs' is -1: Input should be greater than 0"),
+        ({"epochz": 1}, "bench.ipynb: unknown parameter 'recipe.epochz'; did you mean 'epochs'?"),
+    ],
+)
+def test_a_recipe_in_a_model_file_is_refused_by_what_the_user_wrote(recipe, said):
+    values = {"name": "m", "kind": "transformer", "source": "a/b", "recipe": recipe}
+    assert refused(params.ModelParams, values) == said
