@@ -49,8 +49,9 @@ def refuse(error: ValidationError, where: str, known: type[BaseModel]) -> UsageE
     """Return pydantic's findings as one error that names the nearest known parameter."""
     lines, findings = [], error.errors()
     for finding in findings:
-        *before, last = finding["loc"] or ("",)
-        if last == "str" and any(other["loc"][: len(before)] == tuple(before) for other in findings if other != finding):
+        before = finding["loc"][:-1]
+        others = [other for other in findings if other is not finding and other["loc"][: len(before)] == before]
+        if finding["loc"][-1:] == ("str",) and others:
             continue  # not a text either; what was meant is told by the others
         # Of what may be given in two ways, pydantic puts the name of the class between.
         place = ".".join(str(part) for part in finding["loc"] if not str(part)[:1].isupper())
