@@ -50,7 +50,7 @@ IMPORTS = (
 BERT = {"model_type": "bert", "vocab_size": 4000, "hidden_size": 256, "num_hidden_layers": 4}
 BERT |= {"num_attention_heads": 4, "intermediate_size": 1024}
 GPT2 = {"model_type": "gpt2", "vocab_size": 4000, "n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 512}
-SMALL_GPT2 = {**GPT2, "n_embd": 128, "n_layer": 3}  # the larger one begins to learn MuSeRC later
+SMALL_GPT2 = {**GPT2, "n_embd": 128, "n_layer": 3}  # the larger one had learnt nothing of MuSeRC after 450 updates
 TINY = {**BERT, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
 RECIPE = {"batch_size": 32, "learning_rate": 5e-4, "dropout": 0.0, "body_dropout": 0.0, "max_length": 512}
 

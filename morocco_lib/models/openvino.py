@@ -70,7 +70,7 @@ class OpenVINO(Padded):
             graph = traced(openvino, states, self.segments)
             self.compiled = openvino.Core().compile_model(graph, "CPU", settings(precision))
         except Exception as error:  # whatever stands in the way of tracing and converting
-            raise refused(config["model_type"], error) from None
+            raise refused(self.kind, error) from None
         check_precision(self.precision, precision)
         self.request = self.compiled.create_infer_request()
 

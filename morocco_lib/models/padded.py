@@ -17,7 +17,7 @@ from morocco_lib.models.tokens import POOLINGS, Tokens
 KEYS_AND_VALUES = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers' caches of attention alone
 FLOAT = "__float__"
 PROBES = 6, 40  # tokens of a short and a long sequence
-APART = {torch.float32: 1e-4}  # of the spread of states: what rounding may change
+ROUNDING, HALF_ROUNDING = 1e-4, 0.05  # of the spread of states: what it may change, in fp32 and in bf16 or fp16
 WORTH_IT = 1024  # tokens that need not be computed anew: fewer save less than passes of their own cost
 
 
@@ -99,8 +99,8 @@ class Padded:
             self._states_of([Tokens(ids, len(ids)) for ids in batch])[0, : len(short)]
             for batch in ([short], [short, long])
         )
-        near = APART.get(next(self.model.parameters()).dtype, 0.05) * float(alone.std())
-        return bool((alone - beside).abs().max() <= near)
+        whole = next(self.model.parameters()).dtype == torch.float32
+        return bool((alone - beside).abs().max() <= (ROUNDING if whole else HALF_ROUNDING) * alone.std())
 
     @torch.inference_mode()
     def features(self, batch: Sequence[Tokens]) -> torch.Tensor:

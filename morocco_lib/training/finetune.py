@@ -170,7 +170,7 @@ class _Trainer(Trainer):
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        if processes.any_of(~torch.isfinite(loss)):
+        if processes.any_true(~torch.isfinite(loss)):
             seen = f"the loss is {loss.item()}" if not torch.isfinite(loss) else "another process's loss is no number"
             raise InvalidResult(
                 f"{seen} at update {self.state.global_step + 1}",
@@ -255,7 +255,7 @@ class Fit:
             try:
                 return self._attempt(seed, batch, accumulation)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if processes.lost(error):
+                if processes.peer_ended(error):
                     raise EnvironmentFailure(
                         "another of the processes has ended", rule="all train to the end", remedy="read what it said"
                     ) from None
@@ -366,7 +366,7 @@ class Fit:
             mine: Any = model.answer(self.val[processes.rank() :: world()])
         except InvalidResult as error:
             mine = error  # all processes are to know
-        for number, share in enumerate(processes.gathered(mine)):
+        for number, share in enumerate(processes.gather(mine)):
             if isinstance(share, InvalidResult):
                 raise share
             answered[number :: world()] = share

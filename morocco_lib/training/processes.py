@@ -30,7 +30,7 @@ def join() -> None:
         distributed.init_process_group(None if torch.cuda.is_available() else "gloo")  # None: gloo and NCCL
 
 
-def told(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Return what the first process gives, to all."""
     if world() == 1:
         return value
@@ -39,7 +39,7 @@ def told(value: Any) -> Any:
     return held[0]
 
 
-def gathered(value: Any) -> list[Any]:
+def gather(value: Any) -> list[Any]:
     """Return what each process gives, by its number."""
     held: list[Any] = [value]
     if world() > 1:
@@ -48,7 +48,7 @@ def gathered(value: Any) -> list[Any]:
     return held
 
 
-def any_of(flag: torch.Tensor) -> bool:
+def any_true(flag: torch.Tensor) -> bool:
     """Tell whether a flag of one element is set in any process."""
     if world() > 1:
         flag = flag.to(torch.int32)
@@ -56,13 +56,13 @@ def any_of(flag: torch.Tensor) -> bool:
     return bool(flag)
 
 
-def wait() -> None:
+def barrier() -> None:
     """Return when all have come here."""
     if world() > 1:
         distributed.barrier()
 
 
-def lost(error: BaseException) -> bool:
+def peer_ended(error: BaseException) -> bool:
     """Tell whether an error is torch's of another process that is gone."""
     return world() > 1 and (isinstance(error, distributed.DistError) or "gloo" in str(error))
 

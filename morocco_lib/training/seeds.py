@@ -63,7 +63,7 @@ def fit(
     work = work_folder(folder)
     job = finetune.Fit(make_body, task, recipe, train, val, work, say)
     processes.join()
-    known = processes.told(_resume(work, key) if first else None)
+    known = processes.broadcast(_resume(work, key) if first else None)
     for seed in seeds:
         if any(one["seed"] == seed and one["state"] == DONE for one in known):
             say(f"seed {seed}: done before")
@@ -83,7 +83,7 @@ def fit(
             best = max((one["score"] for one in known if one["state"] == DONE), default=-2.0)
             known.append({"seed": seed, "state": DONE, "score": trained.score, **found, **meter.read()})
             say(f"seed {seed}: {trained.score:.4f} on val after {trained.updates} updates")
-            processes.wait()  # all have read the best look
+            processes.barrier()  # all have read the best look
             if first:
                 if trained.score > best:
                     for left in (work / BEST, work / f"{BEST}.new"):  # a kill may have left it half-written
