@@ -35,11 +35,11 @@ from morocco_lib.estimate_gpu import gpu_energy, gpu_ram_bytes
 from morocco_lib.models import weights
 from morocco_lib.models.heads import head_of
 from morocco_lib.monitor.nvml import GpuSampler
+from morocco_lib.reasons import Reason
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.records import Record
 from morocco_lib.training import bodies, finetune
-from morocco_lib.validity import Reason
 
 
 def gpt2(width: int, layers: int, heads: int) -> dict:

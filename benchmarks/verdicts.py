@@ -26,11 +26,11 @@ from pathlib import Path
 
 import numpy as np
 
-from morocco_lib import bench, cached, results, steps, stream, workload
+from morocco_lib import bench, cached, fileio, results, stream, workload
 from morocco_lib.estimate import read_run
 from morocco_lib.monitor import clocks, machine, nvml, sampler
+from morocco_lib.reasons import NOTES, Reason, verdict
 from morocco_lib.tasks import get_task
-from morocco_lib.validity import NOTES, Reason, verdict
 
 TASK = get_task("terra")
 BOUND = 0.01
@@ -188,7 +188,7 @@ def write_run(folder: Path, rng: np.random.Generator, made: Bench, size: int, lo
         "gpu": write_gpu(path / "gpu.jsonl", rng, made, init_s, exit_s) if made.gpu else Reason.NO_GPU,
         "clock": clock(rng, exit_s),
     }  # fmt: skip
-    steps.write_json(path / "run.json", facts)
+    fileio.write_json(path / "run.json", facts)
     return path
 
 
@@ -279,7 +279,7 @@ def experiment(rng: np.random.Generator, made: Bench, folder: Path) -> dict:
     few = made.batch * -(-cached.size_for(made.per_s, made.batch, size, start_s if paired else 0.0) // made.batch)
     for pair, kind in cached.sequence():
         write_run(folder / "cached" / kind, rng, made, min(few, size), description(min(few, size), kind, pair))
-    steps.write_json(folder / results.PROTOCOL, {"schema": 1, "cached": {"size": few}, "conformance": {"ok": True}})
+    fileio.write_json(folder / results.PROTOCOL, {"schema": 1, "cached": {"size": few}, "conformance": {"ok": True}})
     return results.derive(folder)
 
 

@@ -36,15 +36,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import cached, conformance, estimate, steps, stream, workload
+from morocco_lib import cached, conformance, estimate, fileio, stream, workload
 from morocco_lib.answers import run_folders
 from morocco_lib.errors import UsageError
 from morocco_lib.measure import Measurement, Program, command, contained, measure
 from morocco_lib.monitor import machine
+from morocco_lib.reasons import Reason, verdict
 from morocco_lib.results import BENCH, PROTOCOL, derive
 from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.tasks.base import Task
-from morocco_lib.validity import Reason, exit_reasons, verdict
+from morocco_lib.validity import exit_reasons
 
 __all__ = ["Asked", "Program", "bench", "command", "contained", "derive", "measure"]
 
@@ -134,7 +135,7 @@ def bench(
     )
     protocol.run()
     result = derive(folder)
-    steps.write_json(folder / BENCH, result)
+    fileio.write_json(folder / BENCH, result)
     return result
 
 
@@ -172,7 +173,7 @@ class _Protocol:
         if self.asked.ones:
             self._ones()
         self.facts["took_s"] = time.monotonic() - began
-        steps.write_json(self.folder / PROTOCOL, self.facts)
+        fileio.write_json(self.folder / PROTOCOL, self.facts)
 
     def _measurement(self, load: workload.Workload, watch=None, batch_size: int | None = None) -> Measurement:
         return Measurement(

@@ -17,8 +17,8 @@ from typing import Any
 
 from morocco_lib import stream
 from morocco_lib.errors import UsageError
+from morocco_lib.reasons import Reason
 from morocco_lib.stream import MIN_ARRIVALS, Segment
-from morocco_lib.validity import Reason
 
 PLAUSIBLE = 1.25  # times the work that a stretch explains; a run may take so much longer than a short one, and no more
 START_JITTER = 0.25  # of a short run, and what is more than either is no jitter

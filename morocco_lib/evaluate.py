@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import bench, steps, workload
+from morocco_lib import bench, fileio, workload
 from morocco_lib.results import PREDICTIONS, SCORE, derive_eval
 from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.tasks.base import Task, check_file
@@ -33,6 +33,6 @@ def evaluate(
     load = workload.in_order(task, task.read(source))
     bench.measure(program, load, source, runner, limits, folder, batch_size=batch_size, repeats=1, purpose="eval")
     text, result = derive_eval(folder)
-    steps.write_text(folder / PREDICTIONS, text)
-    steps.write_json(folder / SCORE, result)
+    fileio.write_text(folder / PREDICTIONS, text)
+    fileio.write_json(folder / SCORE, result)
     return result

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import errors, launch, steps, turns
+from morocco_lib import errors, fileio, launch, steps, turns
 from morocco_lib.errors import MoroccoError
 from morocco_lib.notebook import identity
 from morocco_lib.runners.process import tie
@@ -70,7 +70,7 @@ def execute(
 
 
 def _exit_of(step: str, folder: Path) -> int:
-    return 1 if step == "bench" and steps.read_json(folder / "bench.json")["verdict"] != "VALID" else 0
+    return 1 if step == "bench" and fileio.read_json(folder / "bench.json")["verdict"] != "VALID" else 0
 
 
 def _papermill(

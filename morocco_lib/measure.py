@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from morocco_lib import data, steps
+from morocco_lib import data, fileio, steps
 from morocco_lib.doctor import host_facts
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitor import clocks, machine
@@ -147,14 +147,14 @@ class Measurement:
         unfinished = run_folder.with_name(f".{run_folder.name}.partial")
         with self._writing():
             unfinished.mkdir(parents=True)
-            steps.write_json(unfinished / "workload.json", self._description)
+            fileio.write_json(unfinished / "workload.json", self._description)
             with self.turn():
                 facts = _run_once(
                     self.program, self._stream, len(self.load), self.runner, self.limits, unfinished,
                     self.batch_size, self.watch,
                 )  # fmt: skip
             names = {"task": self.load.task.name, "model": self.program.model}
-            steps.write_json(
+            fileio.write_json(
                 unfinished / "run.json", {"schema": 1, "purpose": purpose, "run": number, **names, **facts}
             )
             unfinished.rename(run_folder)

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import bench, data, launch, params, steps, train, turns
+from morocco_lib import bench, data, fileio, launch, params, steps, train, turns
 from morocco_lib.errors import UsageError
 from morocco_lib.models import KINDS, weights
 from morocco_lib.params import resolve
@@ -52,7 +52,7 @@ def inputs_of(step: str, p: Any, root: Path) -> dict[str, Path]:
 
 def key_of(step: str, p: Any, inputs: dict[str, Path]) -> str:
     """Return the key of a step: see `steps.make_key`."""
-    return steps.make_key(step, identity(p), {name: steps.sha256_file(path) for name, path in inputs.items()})
+    return steps.make_key(step, identity(p), {name: fileio.sha256_file(path) for name, path in inputs.items()})
 
 
 @dataclass
@@ -141,7 +141,7 @@ class Session:
         )
         rows = {"step": self.step_name, "folder": _short(self.folder, self.root)}
         rows |= {
-            f"input {name}": f"{_short(path, self.root)}  sha256 {steps.sha256_file(path)[:12]}"
+            f"input {name}": f"{_short(path, self.root)}  sha256 {fileio.sha256_file(path)[:12]}"
             for name, path in self.inputs.items()
         }
         if any(data.is_synthetic(path) for path in self.inputs.values()):

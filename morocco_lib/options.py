@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 PRECISIONS, BACKENDS = ("fp32", "bf16", "fp16"), ("torch", "openvino")
+POOLINGS = ("first", "last", "mean", "max")
 
 
 class Options(NamedTuple):

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import cached, estimate, estimate_gpu, steps
+from morocco_lib import cached, estimate, estimate_gpu, fileio
 from morocco_lib.answers import Answers, read_answers, run_folders
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.estimate import Run
+from morocco_lib.reasons import NOTES, Reason, verdict
 from morocco_lib.tasks.base import Prediction, Task, task_value
 from morocco_lib.validity import (
-    NOTES,
-    Reason,
     answer_reasons,
     cached_reasons,
     clock_reasons,
@@ -25,7 +24,6 @@ from morocco_lib.validity import (
     machine_reasons,
     sampler_reasons,
     stream_reasons,
-    verdict,
     worker_reasons,
 )
 from morocco_lib.workload import Workload
@@ -67,7 +65,7 @@ def derive(folder: Path) -> dict[str, Any]:
     short, cold = (
         [estimate.read_run(f) for f in sorted((folder / n / "runs").glob("[0-9]*"))] for n in ("short", "cold")
     )
-    protocol = steps.read_json(folder / PROTOCOL) if (folder / PROTOCOL).exists() else {}
+    protocol = fileio.read_json(folder / PROTOCOL) if (folder / PROTOCOL).exists() else {}
     facts = runs[0].facts
     answered = [read_answers(run.folder) for run in runs]
     task, load, reference = answered[0]
@@ -97,7 +95,7 @@ def derive(folder: Path) -> dict[str, Any]:
         notes.append(Reason.SINGLE_RUN)
     codes = list(dict.fromkeys([*(reason for reasons in found for reason in reasons), *notes]))
     result = verdict(codes)
-    description = steps.read_json(runs[0].folder / "workload.json")
+    description = fileio.read_json(runs[0].folder / "workload.json")
     return {
         "schema": 1,
         "task": facts["task"],
@@ -197,7 +195,7 @@ def _between_batches(folder: Path, protocol: dict[str, Any], task: Task, referen
     if against.name != task.name:
         raise UsageError(f"{other} is of task {against.name}", rule=f"a sweep is of one task, here {task.name}")
     count, compared = differing(answers.first, reference.first)
-    batch_size = steps.read_json(other / "run.json")["batch_size"]
+    batch_size = fileio.read_json(other / "run.json")["batch_size"]
     return {"against_batch_size": batch_size, "value": count, "compared": compared}
 
 
@@ -239,7 +237,7 @@ def derive_eval(folder: Path) -> tuple[str, dict[str, Any]]:
     if not answers.checked.ok:
         raise answers.checked.error()
     lines = [task.format(answers.first[place]) for place in sorted(answers.first)]
-    description = steps.read_json(run_folder / "workload.json")
+    description = fileio.read_json(run_folder / "workload.json")
     result = {
         "schema": 1,
         "task": task.name,

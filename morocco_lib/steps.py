@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import morocco_lib
+from morocco_lib import fileio
 from morocco_lib.doctor import host_facts
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitor.proc import is_running, start_ticks
@@ -28,62 +28,6 @@ from morocco_lib.monitor.proc import is_running, start_ticks
 STATUS = "status.json"
 SCHEMA = 1
 RUNNING, DONE, FAILED, KILLED = "running", "done", "failed", "killed"
-
-
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def canonical(value: Any) -> str:
-    """Return the one JSON text of a value: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name, then rename: a reader sees all of it or nothing."""
-    write_text(path, dump(value))
-
-
-def read_json(path: Path) -> Any:
-    """Return the value of a JSON file.
-
-    Raises:
-        UsageError: missing, unreadable or broken.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path} ({error})", remedy="restore it or run the step again") from None
-
-
-def dump(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename."""
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException as error:
-        os.unlink(temporary)
-        if isinstance(error, OSError):
-            error.filename = error.filename or str(path)  # a write that fails does not say where
-        raise
-
-
-@functools.cache
-def _umask() -> int:
-    mask = os.umask(0o077)  # it can only be asked by setting it
-    os.umask(mask)
-    return mask
 
 
 def make_key(step: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -94,7 +38,7 @@ def make_key(step: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]
         parameters: What the step is asked to do; no paths, or a moved folder would be another step.
         inputs: Name -> sha256 of what it reads.
     """
-    text = canonical([step, parameters, sorted(inputs.items()), morocco_lib.__version__])
+    text = fileio.canonical([step, parameters, sorted(inputs.items()), morocco_lib.__version__])
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -129,7 +73,7 @@ def now() -> str:
 def seal(status: dict[str, Any]) -> dict[str, Any]:
     """Return the status with the digest of itself, so that a changed byte in it shows as well."""
     body = {k: v for k, v in status.items() if k != "seal"}
-    return {**body, "seal": hashlib.sha256(canonical(body).encode()).hexdigest()}
+    return {**body, "seal": hashlib.sha256(fileio.canonical(body).encode()).hexdigest()}
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -161,7 +105,7 @@ def files_of(folder: Path) -> list[Path]:
 
 def digest_outputs(folder: Path) -> dict[str, str]:
     """Return {path within the folder: sha256} of everything in it but the status."""
-    return {f.relative_to(folder).as_posix(): sha256_file(f) for f in files_of(folder)}
+    return {f.relative_to(folder).as_posix(): fileio.sha256_file(f) for f in files_of(folder)}
 
 
 def find_steps(outputs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -216,9 +160,9 @@ class Step:
             EnvironmentFailure: it cannot be written.
         """
         folder = Path(folder)
-        _check_names(str(folder.resolve()), *map(str, inputs.values()), canonical(parameters))
+        _check_names(str(folder.resolve()), *map(str, inputs.values()), fileio.canonical(parameters))
         try:
-            digests = {name: sha256_file(path) for name, path in inputs.items()}
+            digests = {name: fileio.sha256_file(path) for name, path in inputs.items()}
         except OSError as error:
             raise UsageError(f"cannot read {error.filename}: {error.strerror}", remedy="name a file") from None
         try:
@@ -251,7 +195,7 @@ class Step:
                 "ended": None,
                 "error": None,
             }
-            write_json(folder / STATUS, seal(status))
+            fileio.write_json(folder / STATUS, seal(status))
         except OSError as error:
             raise EnvironmentFailure(
                 f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk"
@@ -270,7 +214,7 @@ class Step:
             "outputs": digest_outputs(self.folder),
         }
         try:
-            write_json(self.folder / STATUS, seal(self.status))
+            fileio.write_json(self.folder / STATUS, seal(self.status))
         except OSError as problem:
             raise EnvironmentFailure(
                 f"cannot write {self.folder}: {problem.strerror}", remedy="free or choose another disk"

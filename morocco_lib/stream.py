@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 from math import sqrt
 from statistics import fmean, median, stdev
 
-from morocco_lib.validity import Reason
+from morocco_lib.reasons import Reason
 
 Arrivals = Sequence[tuple[float, int]]  # (seconds since the start of the program, lines that ended in it)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import data, steps
+from morocco_lib import data, fileio
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models import model_class, weights
 from morocco_lib.tasks import get_task
@@ -102,7 +102,7 @@ def fit(plan: Plan, folder: Path, key: str = "") -> dict[str, Any]:
     path, seed = plan.files["train"], plan.seeds[0]
     records = read_labelled(task, path)
     labels = Counter(label for record in records for label in task.labels_in(task.gold(record)))
-    origin = {"origin": data.origin(path), "sha256": steps.sha256_file(path), "records": len(records)}
+    origin = {"origin": data.origin(path), "sha256": fileio.sha256_file(path), "records": len(records)}
     found: dict[str, Any] = {}
     if plan.model.kind == TRANSFORMER:
         found = _finetune(plan, task, records, folder, key, origin)
@@ -124,7 +124,7 @@ def fit(plan: Plan, folder: Path, key: str = "") -> dict[str, Any]:
     }
     if is_first():
         result["weights_bytes"] = sum(path.stat().st_size for path in weights.files(folder))
-        steps.write_json(folder / RESULT, result)
+        fileio.write_json(folder / RESULT, result)
     return result
 
 
@@ -150,7 +150,7 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: 
             body, recipe, task, records, val, plan.seeds, folder,
             name=model.name, key=key, trained_on=origin, say=say,
         )  # fmt: skip
-        return {"val": {"path": str(plan.files["val"]), "sha256": steps.sha256_file(plan.files["val"])}, **found}
+        return {"val": {"path": str(plan.files["val"]), "sha256": fileio.sha256_file(plan.files["val"])}, **found}
     finally:
         processes.leave()
 

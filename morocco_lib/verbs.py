@@ -265,10 +265,10 @@ def bench(args) -> int:
 
 def _worth_a_log(folders: list[Path]) -> list[Path]:
     """Return the runs of one record and the timed runs that ended well: a log has no room for a verdict."""
-    from morocco_lib import results, steps
+    from morocco_lib import fileio, results
     from morocco_lib.bench import ONES
 
-    points = [(folder, steps.read_json(folder / results.BENCH)) for folder in folders]
+    points = [(folder, fileio.read_json(folder / results.BENCH)) for folder in folders]
     timed = [folder / row["run"] for folder, result in points for row in result["per_run"] if row["verdict"] == "VALID"]
     return [*results.sound_runs(folders[0] / ONES), *timed]
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import results, steps
+from morocco_lib import fileio, results, steps
 from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.report import results as table_of_seeds
 from morocco_lib.report.words import counted
@@ -63,7 +63,7 @@ def _verify_step(folder: Path, rebuild: Container[Path] | None) -> Iterator[tupl
     path = folder / steps.STATUS
     try:
         status = steps.read_status(folder)
-        sealed = steps.seal(status)["seal"] == status.get("seal") and path.read_bytes() == steps.dump(status).encode()
+        sealed = steps.seal(status)["seal"] == status.get("seal") and path.read_bytes() == fileio.dump(status).encode()
     except (MoroccoError, ValueError) as error:
         yield "status", False, f"{path}: {error}"
         return
@@ -104,7 +104,7 @@ def _inputs(folder: Path, status: dict[str, Any]) -> Iterator[tuple[str, bool, s
         path = folder / name  # an absolute name stays itself
         if not path.is_file():
             gone.append(str(path))
-        elif steps.sha256_file(path) != digest:
+        elif fileio.sha256_file(path) != digest:
             yield "inputs", False, f"{path} was changed after it was read"
     if gone:
         yield "inputs", True, f"{len(gone)} of {len(status['inputs'])} not here to be checked: {', '.join(gone)}"
@@ -121,7 +121,7 @@ def _rebuilt(folder: Path, status: dict[str, Any]) -> tuple[str, bool, str]:
 
 
 def _compare(folder: Path, name: str, derived: Any) -> tuple[int, list[str]]:
-    kept = steps.read_json(folder / name)
+    kept = fileio.read_json(folder / name)
     derived = json.loads(json.dumps(derived))
     wrong = [f"{folder / name}: {place} is {a!r}, rebuilt {b!r}" for place, a, b in differences(kept, derived)]
     return _count(kept), wrong
@@ -143,7 +143,7 @@ def _report(folder: Path) -> tuple[int, list[str]]:
     from morocco_lib.report import build, tables
 
     # From the steps it rested on: what was added to the plan since is another report's.
-    plan_dir = (folder / steps.read_json(folder / build.RESULT)["plan_dir"]).resolve()
+    plan_dir = (folder / fileio.read_json(folder / build.RESULT)["plan_dir"]).resolve()
     used = {(folder / name).resolve().parent for name in steps.read_status(folder)["inputs"]}
     if not all((place / steps.STATUS).is_file() for place in used):
         return 0, []  # moved alone, or a step was set aside: its own bytes hold, its numbers cannot be followed here

@@ -15,10 +15,10 @@ from servers import PYTHON, ROOT, is_alive, runner, server
 
 from morocco_lib import bench, measure, workload
 from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
-from morocco_lib.validity import Reason
 
 LABELS = ("entailment", "not_entailment")
 READINGS = [

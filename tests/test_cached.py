@@ -14,10 +14,11 @@ from morocco_lib.answers import read_answers
 from morocco_lib.data import synthetic
 from morocco_lib.errors import UsageError
 from morocco_lib.measure import Measurement, Program
+from morocco_lib.reasons import Reason, verdict
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task, task_names
-from morocco_lib.validity import Reason, cached_reasons, verdict
+from morocco_lib.validity import cached_reasons
 
 TERRA = get_task("terra")
 TAG = "а б в"

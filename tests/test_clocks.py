@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from servers import server
 
-from morocco_lib import bench, params, pipeline, results, steps, verify
+from morocco_lib import bench, fileio, params, pipeline, results, steps, verify
 from morocco_lib.monitor import clocks
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
@@ -48,7 +48,7 @@ def measured(synthetic_data, folder) -> dict:
 
 def test_a_quiet_clock_has_neither_moved_nor_slept(synthetic_data, tmp_path):
     assert measured(synthetic_data, tmp_path / "out")["reasons"] == ["SINGLE_RUN"]
-    clock = steps.read_json(tmp_path / "out/runs/01/run.json")["clock"]
+    clock = fileio.read_json(tmp_path / "out/runs/01/run.json")["clock"]
     assert clock == {"source": "CLOCK_MONOTONIC", "wall_moved_s": 0.0, "slept_s": 0.0}
 
 
@@ -58,7 +58,7 @@ def test_a_wall_clock_that_is_set_is_noted_and_speed_stays(synthetic_data, tmp_p
     result = measured(synthetic_data, tmp_path / "out")
     assert result["verdict"] == "VALID" and set(result["reasons"]) == {"CLOCK_TROUBLE", "SINGLE_RUN"}
     assert result["speed_per_s"]["value"] == pytest.approx(200, rel=0.2)
-    clock = steps.read_json(tmp_path / "out/runs/01/run.json")["clock"]
+    clock = fileio.read_json(tmp_path / "out/runs/01/run.json")["clock"]
     assert clock["wall_moved_s"] == pytest.approx(hours * 3600, abs=0.1) and clock["slept_s"] == 0.0
 
 
@@ -85,7 +85,7 @@ def test_a_step_that_ends_before_it_began_by_the_clock_is_done_and_verifies(tmp_
     dates = iter(["2030-01-01T00:00:00.000Z", "2020-01-01T00:00:00.000Z"])
     monkeypatch.setattr(steps, "now", lambda: next(dates))
     with steps.Step.begin(tmp_path / "step", "check", parameters={}, inputs={}) as step:
-        steps.write_text(step.folder / "note.txt", "kept\n")
+        fileio.write_text(step.folder / "note.txt", "kept\n")
     status = steps.read_status(tmp_path / "step")
     assert status["state"] == "done" and status["ended"] < status["started"]
     assert all(finding.ok for finding in verify.verify(tmp_path / "step"))

@@ -20,10 +20,10 @@ from morocco_lib.monitor import machine
 from morocco_lib.monitor.cgroup import Memory, RunCgroup
 from morocco_lib.monitor.processes import Processes, wait_status
 from morocco_lib.monitor.sampler import CgroupReader, ProcReader, Sampler
+from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.docker import DockerRunner
 from morocco_lib.tasks import get_task
-from morocco_lib.validity import Reason
 
 TASK = get_task("terra")
 SERVERS = Path(__file__).with_name("servers")

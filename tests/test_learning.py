@@ -17,7 +17,7 @@ pytest.importorskip("transformers", reason="needs the torch extra: make setup-to
 import torch
 from conftest import ROOT
 
-from morocco_lib import data, steps, train, who
+from morocco_lib import data, fileio, train, who
 from morocco_lib.models import weights
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import task_value
@@ -49,7 +49,7 @@ def test_the_same_seed_on_official_records_gives_the_same_weights_and_prediction
         results.append(train.fit(train.Plan(short, name, files, [1], ROOT), tmp_path / attempt))
         answers.append(weights.load(tmp_path / attempt)[0].answer(task.read(files["val"])))
     one, other = (weights.files(tmp_path / attempt) for attempt in ("one", "other"))
-    assert [steps.sha256_file(path) for path in one] == [steps.sha256_file(path) for path in other]
+    assert [fileio.sha256_file(path) for path in one] == [fileio.sha256_file(path) for path in other]
     assert answers[0] == answers[1]
     assert results[0]["val_score"] == results[1]["val_score"] > 0
 

@@ -21,9 +21,10 @@ from morocco_lib.estimate import Run
 from morocco_lib.estimate_gpu import gpu_energy, gpu_ram_bytes
 from morocco_lib.monitor import nvml
 from morocco_lib.monitor.nvml import GpuSampler, Nvml
+from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
-from morocco_lib.validity import Reason, gpu_reasons
+from morocco_lib.validity import gpu_reasons
 
 pynvml = pytest.importorskip("pynvml")
 

@@ -20,7 +20,8 @@ from morocco_lib.models import layout
 from morocco_lib.models.layout import cut
 from morocco_lib.models.packed import ACTIVATIONS, Packed
 from morocco_lib.models.padded import Padded, body_of
-from morocco_lib.models.tokens import POOLINGS, Tokens
+from morocco_lib.models.tokens import Tokens
+from morocco_lib.options import POOLINGS
 
 WORDS, HIDDEN, LAYERS = 90, 48, 3
 ENCODER = {

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from morocco_lib import steps
+from morocco_lib import fileio, steps
 
 pytestmark = pytest.mark.slow
 DEMO = ROOT / "params/plans/demo.yaml"
@@ -254,7 +254,7 @@ def test_a_number_that_does_not_follow_from_the_runs_is_found_even_if_its_digest
     (result,) = (folder / "tfidf/terra").glob("bench-*/bench.json")
     value = json.loads(result.read_text())
     value["speed_per_s"]["value"] *= 1.01
-    steps.write_json(result, value)
+    fileio.write_json(result, value)
     step = steps.Step(result.parent, steps.read_status(result.parent))
     step.finish("done", 0)
     code, text = verify(folder)

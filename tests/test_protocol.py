@@ -13,10 +13,11 @@ from test_bench import write_records
 from morocco_lib import bench, estimate, results, stream
 from morocco_lib.errors import UsageError
 from morocco_lib.estimate import Run
+from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
-from morocco_lib.validity import Reason, drift_reasons
+from morocco_lib.validity import drift_reasons
 
 TERRA = get_task("terra")
 

@@ -10,8 +10,8 @@ from conftest import ROOT
 
 from morocco_lib import estimate
 from morocco_lib.estimate import Run
+from morocco_lib.reasons import NOTES, Reason
 from morocco_lib.results import derive
-from morocco_lib.validity import NOTES, Reason
 
 EVIDENCE = ROOT / "docs" / "evidence.md"
 

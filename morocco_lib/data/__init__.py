@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import steps
+from morocco_lib import fileio, steps
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
@@ -69,7 +69,7 @@ def describe(path: Path, task: Task, records: Sequence[Record]) -> dict[str, Any
     official = task.sizes.get(Path(path).name.removesuffix(".gz").removesuffix(".jsonl"))
     return {
         "path": str(path),
-        "sha256": steps.sha256_file(path),
+        "sha256": fileio.sha256_file(path),
         "origin": origin(path),
         "records": len(records),
         "official_records": official,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import steps
+from morocco_lib import fileio
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.images.verbs import BASE
 from morocco_lib.runners import engine
@@ -123,7 +123,7 @@ def debian_base(client: Any, say: Talk = silent) -> str:
         EnvironmentFailure: it cannot be made here.
     """
     script = HERE / "debian.sh"
-    tag = f"morocco-base:debian-{steps.sha256_file(script)[:12]}"
+    tag = f"morocco-base:debian-{fileio.sha256_file(script)[:12]}"
     if engine.held(client, tag):
         return tag
     say("making a base from Debian's packages (a minute)")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import morocco_lib
-from morocco_lib import steps
+from morocco_lib import fileio, steps
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.images import bases
 from morocco_lib.images.bases import Talk, silent
@@ -152,7 +152,7 @@ def _code() -> list[Path]:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(steps.canonical(value).encode()).hexdigest()
+    return hashlib.sha256(fileio.canonical(value).encode()).hexdigest()
 
 
 # -- one image -----------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class _Builder:
 
     def digest(self, path: Path) -> str:
         if path not in self._digests:
-            self._digests[path] = steps.sha256_file(path)
+            self._digests[path] = fileio.sha256_file(path)
         return self._digests[path]
 
     def stage(

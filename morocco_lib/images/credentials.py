@@ -194,7 +194,7 @@ def keep(registry: str, credential: Credential) -> str:
     config["auths"] = {**(config.get("auths") or {}), key: entry}
     path = Path(os.path.realpath(config_file()))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Not steps.write_text: nobody else may read this one, at no moment.
+    # Not fileio.write_text: nobody else may read this one, at no moment.
     number, temporary = tempfile.mkstemp(dir=path.parent, prefix=".config-")
     try:
         with os.fdopen(number, "w", encoding="utf-8") as file:

@@ -18,7 +18,8 @@ import torch
 from torch.nn import functional
 
 from morocco_lib.models.layout import Block, Layout
-from morocco_lib.models.tokens import POOLINGS, Tokens
+from morocco_lib.models.tokens import Tokens
+from morocco_lib.options import POOLINGS
 
 ROBERTAS = {"roberta", "xlm-roberta", "camembert"}
 ENCODERS = ROBERTAS | {"bert", "electra"}

@@ -12,7 +12,8 @@ import torch
 
 from morocco_lib.models.layout import groups
 from morocco_lib.models.pooling import pool
-from morocco_lib.models.tokens import POOLINGS, Tokens
+from morocco_lib.models.tokens import Tokens
+from morocco_lib.options import POOLINGS
 
 KEYS_AND_VALUES = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers' caches of attention alone
 FLOAT = "__float__"

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
-POOLINGS = ("first", "last", "mean", "max")
-
 
 @dataclass(frozen=True, slots=True)
 class Tokens:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from morocco_lib.monitor import nvml
-from morocco_lib.validity import Reason
+from morocco_lib.reasons import Reason
 
 
 class EnergyMeter:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib.monitor.proc import PROC, TICK_S
-from morocco_lib.validity import Reason
+from morocco_lib.reasons import Reason
 
 # As /proc names them, in 15 characters at most.
 ENGINE = ("dockerd", "containerd", "containerd-shim", "runc", "docker-proxy")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib.monitor.sampler import Sampler, open_samples
-from morocco_lib.validity import Reason
+from morocco_lib.reasons import Reason
 
 PERIOD_S = 0.02
 STATE_EVERY = 5  # samples; power and utilisation are means over longer than that, and their calls are the dear ones

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from morocco_lib import params, steps
+from morocco_lib import fileio, params, steps
 from morocco_lib.errors import UsageError
 from morocco_lib.notebook import Facts
 from morocco_lib.original import compare
@@ -79,10 +79,10 @@ def _recorded(cells: Sequence[Cell]) -> str:
 
 def _digest(path: Path) -> str:
     if path.is_file():
-        return steps.sha256_file(path)
+        return fileio.sha256_file(path)
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*.jsonl*")):
-        digest.update(f"{file.relative_to(path)} {steps.sha256_file(file)}\n".encode())
+        digest.update(f"{file.relative_to(path)} {fileio.sha256_file(file)}\n".encode())
     return digest.hexdigest()
 
 

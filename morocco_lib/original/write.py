@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from morocco_lib import steps
+from morocco_lib import fileio
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.estimate import Run, read_run
 from morocco_lib.original.logs import KEYS
@@ -51,7 +51,7 @@ def write(runs: Sequence[Path], folder: Path) -> list[Path]:
     try:
         for path, run in logs.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            steps.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines(run)))
+            fileio.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines(run)))
     except OSError as error:
         raise EnvironmentFailure(
             f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import steps
+from morocco_lib import fileio, steps
 
 RESULTS = "results.tsv"
 COLUMNS = (
@@ -41,10 +41,10 @@ def _fitted(plan_dir: Path) -> list[tuple[Path, dict[str, Any], list[tuple[Path,
         if status["state"] != steps.DONE or steps.is_retired(folder):
             continue
         if status["step"] == "train":
-            fitted.append((folder, steps.read_json(folder / "train.json")))
+            fitted.append((folder, fileio.read_json(folder / "train.json")))
         elif status["step"] == "eval":
             for place in {(folder / name).resolve().parent.parent for name in status["inputs"]}:
-                evals[place].append((folder, {**steps.read_json(folder / "score.json"), "task": status["task"]}))
+                evals[place].append((folder, {**fileio.read_json(folder / "score.json"), "task": status["task"]}))
     return [(folder, result, evals[folder.resolve()]) for folder, result in fitted]
 
 
@@ -77,7 +77,7 @@ def _text(lines: list[dict[str, Any]]) -> str:
 def write(plan_dir: Path) -> Path:
     """Write results.tsv into a plan's folder and return it."""
     path = Path(plan_dir) / RESULTS
-    steps.write_text(path, _text(rows(path.parent)))
+    fileio.write_text(path, _text(rows(path.parent)))
     return path
 
 

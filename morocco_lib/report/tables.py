@@ -6,7 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import steps
+from morocco_lib import fileio, steps
 from morocco_lib.errors import UsageError
 from morocco_lib.report import words
 from morocco_lib.tasks import get_task, task_names
@@ -55,7 +55,7 @@ def collect(plan_dir: Path, folders: Container[Path] | None = None) -> list[dict
         ]
         if failed and not here:
             here = [{**_empty(), "verdict": "FAILED"}]
-        fitted = [steps.read_json(folder / "train.json") for folder, s in done if s["step"] == "train"]
+        fitted = [fileio.read_json(folder / "train.json") for folder, s in done if s["step"] == "train"]
         learnt, looked = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
         for row in here:
             digest = (row["data"] or {}).get("sha256", "")
@@ -83,7 +83,7 @@ def _empty() -> dict[str, Any]:
 
 
 def _bench(folder: Path, plan_dir: Path) -> dict[str, Any]:
-    result = steps.read_json(folder / "bench.json")
+    result = fileio.read_json(folder / "bench.json")
     names = (
         "verdict",
         "reasons",
@@ -103,7 +103,7 @@ def _bench(folder: Path, plan_dir: Path) -> dict[str, Any]:
 
 
 def _eval(folder: Path, plan_dir: Path) -> dict[str, Any]:
-    result = steps.read_json(folder / "score.json")
+    result = fileio.read_json(folder / "score.json")
     try:
         names = ("score", "batch_size", "data")
         return {**{n: result[n] for n in names}, "eval_folder": _name(folder, plan_dir)}

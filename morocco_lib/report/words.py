@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from morocco_lib.validity import MEANING, NOTES, Reason
+from morocco_lib.reasons import MEANING, NOTES, Reason
 
 
 def sized(value: float, digits: int = 3) -> str:

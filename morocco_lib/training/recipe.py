@@ -4,8 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
-from morocco_lib.models.tokens import POOLINGS
-from morocco_lib.options import PRECISIONS
+from morocco_lib.options import POOLINGS, PRECISIONS
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from morocco_lib import steps
+from morocco_lib import fileio
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError, UsageError
 from morocco_lib.models import weights
 from morocco_lib.models.majority import Majority
@@ -92,7 +92,7 @@ def fit(
                     (work / f"{BEST}.new").rename(work / BEST)
                 shutil.rmtree(work / f"seed-{seed}", ignore_errors=True)
         if first:
-            steps.write_json(work / SEEDS, known)
+            fileio.write_json(work / SEEDS, known)
     done = [one for one in known if one["state"] == DONE]
     if not done:
         raise InvalidResult(f"no seed was trained to its end: {known[0]['error']}")
