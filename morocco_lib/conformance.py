@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib.errors import UsageError
+from morocco_lib.formatting import counted
 from morocco_lib.hearing import Run, differing, hear, plain
 from morocco_lib.measure import Program
-from morocco_lib.report.words import counted
 from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.records import Record

@@ -6,8 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import steps
-from morocco_lib.report import words
+from morocco_lib import formatting, steps
 from morocco_lib.tasks import get_task
 from morocco_lib.who import TRANSFORMER, ModelParams
 
@@ -35,13 +34,13 @@ def lines(
     hub = {models[this.model].name: models[this.model] for this in training if models[this.model].source}
     wanted = {n: m for n, m in hub.items() if not (root / m.source).is_dir() and not in_cache(m)}
     if wanted:
-        size = words.bytes_text(sum((m.parameters or 0) * WEIGHT_BYTES for m in wanted.values()))
+        size = formatting.bytes_text(sum((m.parameters or 0) * WEIGHT_BYTES for m in wanted.values()))
         found.append(f"downloads: about {size} of weights for {', '.join(wanted)}")
     if any(sizes[this.model] for this in training):
         kept = sum((sizes[this.model] or 0) * WEIGHT_BYTES for this in training)
         peak = max((sizes[this.model] or 0) * CHECKPOINT_BYTES for this in training)
         found.append(
-            f"disk: about {words.bytes_text(kept)} of weights, and {words.bytes_text(peak)} more while one trains"
+            f"disk: about {formatting.bytes_text(kept)} of weights, and {formatting.bytes_text(peak)} more while one trains"
         )
     if unknown:
         found.append(f"not counted, as their files name no `parameters`: {', '.join(unknown)}")
@@ -52,13 +51,13 @@ def lines(
     rest = [this for this in new if this not in benches]
     parts = []
     if timed:
-        parts.append(f"{words.counted(len(timed), 'step')} as before, {clock(sum(timed))}")
+        parts.append(f"{formatting.counted(len(timed), 'step')} as before, {clock(sum(timed))}")
     if benches:
         parts.append(
-            f"{words.counted(len(benches), 'bench step')} of {minutes:g} min at most, {clock(60 * minutes * len(benches))}"
+            f"{formatting.counted(len(benches), 'bench step')} of {minutes:g} min at most, {clock(60 * minutes * len(benches))}"
         )
     if rest:
-        parts.append(f"{words.counted(len(rest), 'step')} not known before they ran once")
+        parts.append(f"{formatting.counted(len(rest), 'step')} not known before they ran once")
     if parts:
         found.append(f"time: {'; '.join(parts)}")
     return found

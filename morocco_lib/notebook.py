@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import bench, data, fileio, launch, params, steps, train, turns
+from morocco_lib import bench, data, fileio, formatting, launch, params, steps, train, turns
 from morocco_lib.errors import UsageError
 from morocco_lib.models import KINDS, weights
 from morocco_lib.params import resolve
-from morocco_lib.report import build, words
+from morocco_lib.report import build
 from morocco_lib.runners.contract import Runner
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
@@ -149,7 +149,7 @@ class Session:
         rows |= {"code": f"morocco {code['version']}, {commit}", "Python": f"{host['python']} ({sys.executable})"}
         rows |= {
             "host": f"{host['hostname']}: {host['cpu'] or 'unknown CPU'}, {host['cores']} cores, "
-            + (words.bytes_text(host["memory_bytes"]) if host["memory_bytes"] else "unknown memory")
+            + (formatting.bytes_text(host["memory_bytes"]) if host["memory_bytes"] else "unknown memory")
         }
         if machine := getattr(self.p, "machine", None):
             rows["runner"] = machine.chosen or machine.runner
@@ -186,11 +186,11 @@ class Verdict:
     reasons: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return "\n".join([self.verdict, *(f"  {line}" for line in words.reason_lines(list(self.reasons)))])
+        return "\n".join([self.verdict, *(f"  {line}" for line in formatting.reason_lines(list(self.reasons)))])
 
     def _repr_html_(self) -> str:
         colour = "#00634a" if self.verdict == "VALID" else "#a40000"
-        lines = "".join(f"<li>{html.escape(line)}</li>" for line in words.reason_lines(list(self.reasons)))
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in formatting.reason_lines(list(self.reasons)))
         return f'<p style="font-size:1.3em"><b style="color:{colour}">{self.verdict}</b></p><ul>{lines}</ul>'
 
 

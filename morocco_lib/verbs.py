@@ -254,7 +254,7 @@ def bench(args) -> int:
         if args.json:
             show(result)
         else:
-            from morocco_lib.report.words import bench_lines
+            from morocco_lib.formatting import bench_lines
 
             print("\n".join(bench_lines(result)))
     if args.original_logs:

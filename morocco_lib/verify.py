@@ -8,8 +8,8 @@ from typing import Any
 
 from morocco_lib import fileio, results, steps
 from morocco_lib.errors import MoroccoError, UsageError
+from morocco_lib.formatting import counted
 from morocco_lib.report import results as table_of_seeds
-from morocco_lib.report.words import counted
 
 LINES = "lines"  # what is checked of a file that lies beside the step folders
 REL_TOLERANCE = 1e-9  # numbers rebuilt on another machine may differ in their last bits

@@ -13,11 +13,11 @@ from typing import Any
 
 from morocco_lib import fileio, params, steps
 from morocco_lib.errors import UsageError
+from morocco_lib.formatting import counted, sized
 from morocco_lib.notebook import Facts
 from morocco_lib.original import compare
 from morocco_lib.original.compare import KEPT, OPEN, TURNED, Cell
 from morocco_lib.original.corrected import MEANING, Flag
-from morocco_lib.report.words import counted, sized
 
 STEP = "original"
 WIDE_HALF = 0.1  # of a speed: an interval that reaches further does not tell models apart that differ by less

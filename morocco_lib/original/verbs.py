@@ -63,8 +63,8 @@ def stats(args) -> int:
 
 
 def _lines(points: Sequence) -> list[str]:
+    from morocco_lib.formatting import counted, sized
     from morocco_lib.original.corrected import MEANING, Flag
-    from morocco_lib.report.words import counted, sized
 
     def per_s(value: float | None, none: str = "—") -> str:
         return none if value is None else sized(value)

@@ -5,17 +5,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import fileio, steps
+from morocco_lib import fileio, formatting, steps
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
-from morocco_lib.report import figures, tables, words
+from morocco_lib.report import figures, tables
 
 PAGE, RESULT = "report.html", "report.json"
 _FORMS = {
-    "score": words.score_text,
-    "speed": words.speed_text,
-    "seconds": words.seconds_text,
-    "bytes": words.bytes_text,
+    "score": formatting.score_text,
+    "speed": formatting.speed_text,
+    "seconds": formatting.seconds_text,
+    "bytes": formatting.bytes_text,
 }
 
 
@@ -71,7 +71,7 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
         meaning=MEANING,
         when=lambda text: f"{text[:10]} {text[11:19]} UTC",
         cell=_cell,
-        bytes=words.bytes_text,
+        bytes=formatting.bytes_text,
         overview=_drawing(figures.overview(rows)),
         disc=_drawing(figures.disc(rows)),
         traces=[
