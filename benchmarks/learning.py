@@ -24,7 +24,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from morocco_lib import data, train, who
+from morocco_lib import data, train
+from morocco_lib.config import model as model_config
 from morocco_lib.data import synthetic
 from morocco_lib.models import weights
 from morocco_lib.tasks import get_task
@@ -87,7 +88,7 @@ def cell(model: str, task_name: str, seed: int, folder: Path, official: Path | N
     learnt_from, asked = task.read(files["train"]), task.read(files["val"]) if official else unseen(task)
     result = json.loads((out / train.RESULT).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as room:
-        train.fit(train.Plan(who.load_model("tfidf", ROOT), task_name, files, [seed]), Path(room))
+        train.fit(train.Plan(model_config.load_model("tfidf", ROOT), task_name, files, [seed]), Path(room))
         counts = score_of(weights.load(Path(room))[0], task, asked)
     constant, fitted = score_of(Constant(task, learnt_from), task, asked), weights.load(out)[0]
     row = {

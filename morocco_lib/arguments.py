@@ -41,15 +41,12 @@ def _between(text: str, below: float, expected: str) -> float:
 
 def seeds(text: str) -> list[int]:
     """Return the seeds of "1-5" or "1,3,8"."""
-    found: list[int] = []
-    for part in text.split(","):
-        low, dash, high = part.strip().partition("-")
-        if not (low.isdecimal() and (not dash or high.isdecimal())):
-            raise argparse.ArgumentTypeError(f"seeds are {text!r}; they are written as 1-5 or 1,3,8")
-        found += range(int(low), int(high or low) + 1)
-    if len(set(found)) < len(found) or not found:
-        raise argparse.ArgumentTypeError(f"seeds {text!r}: none, or one stands twice")
-    return found
+    from morocco_lib.config.schema import parse_seeds
+
+    try:
+        return parse_seeds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def size(text: str) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import formatting, steps
+from morocco_lib.config.model import TRANSFORMER, ModelParams
 from morocco_lib.tasks import get_task
-from morocco_lib.who import TRANSFORMER, ModelParams
 
 WEIGHT_BYTES = 4  # of a parameter: weights are kept in fp32
 CHECKPOINT_BYTES = 2 * 12  # of a parameter while it trains: the best and the last look, each with AdamW's two moments

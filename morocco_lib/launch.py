@@ -14,7 +14,7 @@ from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.runners.process import ProcessRunner
 
 if TYPE_CHECKING:
-    from morocco_lib.params import MachineParams, ModelParams
+    from morocco_lib.config import MachineParams, ModelParams
     from morocco_lib.runners.engine import Image
     from morocco_lib.tasks.base import Task
 
@@ -64,7 +64,7 @@ def own(
         from morocco_lib.images import build
 
         recipe = build.Recipe(folder, task.name, machine.base)
-        image = build.build(recipe, lambda image: check_image(image, task, source, machine.limits), say)
+        image = build.build(recipe, lambda image: check_image(image, task, source, limits_of(machine)), say)
         program, runner = contained(image.id, model.name, machine)
         return replace(program, argv=chosen, checked=True), runner
     argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights.locate(folder)), task.name, *chosen]
@@ -77,6 +77,12 @@ def contained(image: str, model: str | None, machine: "MachineParams") -> tuple[
 
     runner = DockerRunner(image, tuple(machine.gpus))
     return bench.contained(runner.image, model), runner
+
+
+def limits_of(machine: "MachineParams") -> Limits:
+    """Return what a run may use on a machine."""
+    contained = (machine.pids, machine.cpus) if machine.runner == DOCKER else ()
+    return Limits(machine.timeout_s, machine.memory_bytes, *contained)
 
 
 def sweep(machine: "MachineParams") -> None:

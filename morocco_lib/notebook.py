@@ -7,10 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import bench, data, fileio, formatting, launch, params, steps, train, turns
+from morocco_lib import bench, config, data, fileio, formatting, launch, steps, train, turns
+from morocco_lib.config import resolve
 from morocco_lib.errors import UsageError
-from morocco_lib.models import KINDS, weights
-from morocco_lib.params import resolve
+from morocco_lib.models import weights
+from morocco_lib.options import KINDS
 from morocco_lib.report import build
 from morocco_lib.runners.contract import Runner
 from morocco_lib.runners.process import ProcessRunner
@@ -20,7 +21,7 @@ INTERACTIVE = "outputs/interactive"  # plan folder of notebooks run by hand
 PLACES = ("data_dir", "out_dir", "weights_dir", "plan_dir")  # say where, not what: not part of a step's key
 
 
-def identity(p: params.Strict) -> dict[str, Any]:
+def identity(p: config.Strict) -> dict[str, Any]:
     """Return the parameters that make a step what it is."""
     chosen = {"machine": {"chosen"}} if "machine" in type(p).model_fields else {}
     return {name: value for name, value in p.model_dump(exclude=chosen).items() if name not in PLACES}
@@ -82,12 +83,12 @@ class Session:
 
     @property
     def limits(self):
-        return self.p.machine.limits
+        return launch.limits_of(self.p.machine)
 
     @property
     def asked(self) -> dict[str, Any]:
         """What the parameters ask of the protocol; see `bench.Asked`."""
-        names = (name for name in (*params.PlanScalars.model_fields, "seed") if name in type(self.p).model_fields)
+        names = (name for name in (*config.PlanScalars.model_fields, "seed") if name in type(self.p).model_fields)
         asked = {name: getattr(self.p, name) for name in names}
         return asked | {name: asked[name] or None for name in ("input_size", "repeats")}
 
@@ -203,9 +204,9 @@ def start(step_name: str, names: dict[str, Any]) -> Session:
     Raises:
         UsageError: unknown or impossible parameters, missing input.
     """
-    root = params.project_root()
+    root = config.project_root()
     earlier = next((value.given for value in names.values() if isinstance(value, Session)), None)
-    p, given = params.of_notebook(step_name, names, earlier), earlier or frozenset(names)
+    p, given = config.of_notebook(step_name, names, earlier), earlier or frozenset(names)
     plan_dir = root / INTERACTIVE
     if step_name == "report":
         chosen = resolve(p.plan_dir, root) if p.plan_dir else newest_plan(root)
@@ -214,7 +215,7 @@ def start(step_name: str, names: dict[str, Any]) -> Session:
         if not inputs:
             raise UsageError(f"no result in {chosen}", remedy="run `morocco run PLAN.yaml` or the bench notebook first")
     else:
-        p = p.model_copy(update={"machine": launch.settle(p.machine), "model": params.settled(p.model, root)})
+        p = p.model_copy(update={"machine": launch.settle(p.machine), "model": config.settled(p.model, root)})
         if (getattr(p, "command", "") or getattr(p, "image", "")) and p.model.name in KINDS:  # not one of our models
             program = bench.command(p.command) if p.command else launch.contained(p.image, None, p.machine)[0]
             p = p.model_copy(update={"model": p.model.model_copy(update={"name": program.model})})

@@ -14,7 +14,7 @@ from itertools import chain, count, product
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import data, forecast, home, launch, params, steps, turns
+from morocco_lib import config, data, forecast, home, launch, steps, turns
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.execute import check_loopback, execute
 from morocco_lib.notebook import inputs_of, key_of
@@ -39,14 +39,14 @@ class PlanRun:
     """
 
     def __init__(
-        self, plan: params.PlanParams, root: Path, plan_dir: Path, data_dir: str | None = None, force: bool = False
+        self, plan: config.PlanParams, root: Path, plan_dir: Path, data_dir: str | None = None, force: bool = False
     ):
         self.plan, self.root, self.plan_dir, self.force = plan, root, Path(plan_dir), force
         self.data_dir = data_dir or plan.data_dir
-        self.machine = launch.settle(params.load_machine(plan.machine, root))
-        self.models = {name: params.load_model(name, root) for name in plan.models}
+        self.machine = launch.settle(config.load_machine(plan.machine, root))
+        self.models = {name: config.load_model(name, root) for name in plan.models}
         trained = {get_task(name).weights_of for name in plan.tasks}  # LiDiRus is answered by what TERRa trained
-        self.tasks = {name: params.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}
+        self.tasks = {name: config.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}
 
     def cells(self) -> Iterator[tuple[str, str]]:
         """Yield (model, task) in the order of the plan, task by task."""
@@ -55,7 +55,7 @@ class PlanRun:
                 yield model, task
 
     def cell_steps(self) -> list[str]:
-        return [name for name in params.CELL_STEPS if name in self.plan.steps]
+        return [name for name in config.CELL_STEPS if name in self.plan.steps]
 
     def order(self) -> Iterator[tuple[str, str]]:
         """Yield (task, step) in the order of execution: a step is taken with all models before the next one."""
@@ -63,7 +63,7 @@ class PlanRun:
 
     def parameters(self, step: str, model: str, task: str, weights_dir: str) -> Any:
         """Return the validated parameters of one step, overrides applied in the order of the plan."""
-        scalars = {name: getattr(self.plan, name) for name in params.PlanScalars.model_fields}
+        scalars = {name: getattr(self.plan, name) for name in config.PlanScalars.model_fields}
         task_params = self.tasks[task]
         for override in self.plan.overrides:
             if override.model in (None, model) and override.task in (None, task):
@@ -72,11 +72,11 @@ class PlanRun:
                 task_params = task_params.model_copy(
                     update={n: v for n, v in chosen.items() if n in ("files", "split")}
                 )
-        known = params.PARAMS[step].model_fields
+        known = config.PARAMS[step].model_fields
         values = {name: value for name, value in scalars.items() if name in known}
         if "weights_dir" in known:
             values["weights_dir"] = weights_dir
-        return params.PARAMS[step](
+        return config.PARAMS[step](
             model=self.models[model],
             task=task_params,
             machine=self.machine,
@@ -91,7 +91,7 @@ class PlanRun:
 
     def check_data(self) -> None:
         """Raise UsageError if the data folder is not there."""
-        if self.data_dir != data.SYNTHETIC and not (folder := params.resolve(self.data_dir, self.root)).is_dir():
+        if self.data_dir != data.SYNTHETIC and not (folder := config.resolve(self.data_dir, self.root)).is_dir():
             raise UsageError(
                 f"no data folder {folder}",
                 remedy=f"set {DATA_VARIABLE} to a folder in the official layout, or unset it",
@@ -181,7 +181,7 @@ class PlanRun:
 
     def _report(self):
         inputs = build.inputs_of(self.plan_dir)
-        p = params.ReportParams(plan_dir=self._path(self.plan_dir))
+        p = config.ReportParams(plan_dir=self._path(self.plan_dir))
         key = key_of("report", p, inputs)
         folder = self.plan_dir / f"report-{key}"
         for older in self.plan_dir.glob("report-*"):
@@ -239,7 +239,7 @@ class PlanRun:
 
 
 # -- the verb ------------------------------------------------------------------------------------------------------
-def plan_folder(plan: params.PlanParams, root: Path, out: Path | None, fresh: bool) -> Path:
+def plan_folder(plan: config.PlanParams, root: Path, out: Path | None, fresh: bool) -> Path:
     """Return where a plan's step folders go."""
     if out:
         return out.resolve()
@@ -288,8 +288,8 @@ def main(args, say, show) -> int:
     """Run the verb `run`; talk goes to `say`, a result for machines to `show`."""
     from morocco_lib import verify
 
-    plan = params.load_plan(args.plan)
-    root = params.find_root(args.plan.resolve().parent) or params.project_root()
+    plan = config.load_plan(args.plan)
+    root = config.find_root(args.plan.resolve().parent) or config.project_root()
     data_dir = os.environ.get(DATA_VARIABLE)
     plan_dir = plan_folder(plan, root, args.out, args.fresh)
     job = PlanRun(plan, root, plan_dir, str(Path(data_dir).resolve()) if data_dir else None, args.force)

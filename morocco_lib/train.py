@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import data, fileio
+from morocco_lib.config.model import TRANSFORMER, ModelParams
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models import model_class, weights
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.records import Record
-from morocco_lib.who import TRANSFORMER, ModelParams
 
 RESULT = "train.json"
 

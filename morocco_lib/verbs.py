@@ -24,7 +24,7 @@ def show(value) -> None:
 
 def doctor(args) -> int:
     from morocco_lib import doctor as room
-    from morocco_lib.params import find_root
+    from morocco_lib.config import find_root
 
     findings = room.examine(find_root(Path.cwd()))
     if args.json:
@@ -64,15 +64,15 @@ def fetch(args) -> int:
 
 
 def train(args) -> int:
-    from morocco_lib import data, params, steps, train
+    from morocco_lib import config, data, steps, train
     from morocco_lib.tasks import get_task
 
-    task, root = get_task(get_task(args.task).weights_of), params.find_root(Path.cwd())
-    model = params.load_model(args.model)
+    task, root = get_task(get_task(args.task).weights_of), config.find_root(Path.cwd())
+    model = config.load_model(args.model)
     if args.recipe:
-        if model.kind != params.TRANSFORMER:
+        if model.kind != config.TRANSFORMER:
             raise UsageError(f"{model.name} has no recipe", rule="recipes are for transformers")
-        model = model.model_copy(update={"recipe": params.load_recipe(args.recipe, root)})
+        model = model.model_copy(update={"recipe": config.load_recipe(args.recipe, root)})
     files = {split: data.find_split(args.data, task, split) for split in train.splits(model)}
     plan = train.Plan(model, task.name, files, args.seeds or [args.seed], root or Path.cwd())
     if not train.is_first():  # torchrun: another process keeps the step

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from servers import server
 
-from morocco_lib import bench, fileio, params, pipeline, results, steps, verify
+from morocco_lib import bench, config, fileio, pipeline, results, steps, verify
 from morocco_lib.monitor import clocks
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
@@ -98,7 +98,7 @@ def test_a_fresh_plan_gets_a_folder_of_its_own_though_the_clock_was_set_back(tmp
             return cls(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
     monkeypatch.setattr(pipeline, "datetime", Stopped)
-    plan = params.PlanParams(name="small", tasks=["terra"], models=["majority"])
+    plan = config.PlanParams(name="small", tasks=["terra"], models=["majority"])
     made = []
     for _ in range(3):
         made.append(pipeline.plan_folder(plan, tmp_path, None, fresh=True))

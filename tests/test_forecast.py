@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from conftest import ROOT
 
-from morocco_lib import forecast, params, steps
+from morocco_lib import config, forecast, steps
 
 
 @dataclass
@@ -20,7 +20,7 @@ PLAN = [Listed(step, "big", task) for task in ("terra", "lidirus") for step in (
 
 def model(**values):
     return {
-        "big": params.ModelParams(
+        "big": config.ModelParams(
             name="big", kind="transformer", **{"source": "nobody/none", "parameters": 2**28, **values}
         )
     }

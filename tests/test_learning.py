@@ -17,7 +17,8 @@ pytest.importorskip("transformers", reason="needs the torch extra: make setup-to
 import torch
 from conftest import ROOT
 
-from morocco_lib import data, fileio, train, who
+from morocco_lib import data, fileio, train
+from morocco_lib.config import model as model_config
 from morocco_lib.models import weights
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import task_value
@@ -30,7 +31,7 @@ MARGIN = 0.15  # over always giving the most frequent answer; a tenth of the lab
 def test_what_word_counts_cannot_tell_is_learnt(model, name, synthetic_data, tmp_path):
     task = get_task(name)
     files = {split: data.find_split(synthetic_data, task, split) for split in ("train", "val")}
-    result = train.fit(train.Plan(who.load_model(model, ROOT), name, files, [1], ROOT), tmp_path)
+    result = train.fit(train.Plan(model_config.load_model(model, ROOT), name, files, [1], ROOT), tmp_path)
     val = task.read(files["val"])
     gold = [task.gold(record) for record in val]
     constant = [task.constant(task.majority(gold), record) for record in val]
@@ -41,7 +42,7 @@ def test_what_word_counts_cannot_tell_is_learnt(model, name, synthetic_data, tmp
 def test_the_same_seed_on_official_records_gives_the_same_weights_and_predictions(name, real_data, tmp_path):
     task = get_task(name)
     files = {split: data.find_split(real_data / "rsg", task, split) for split in ("train", "val")}
-    bert = who.load_model("tiny-bert", ROOT)
+    bert = model_config.load_model("tiny-bert", ROOT)
     short = bert.model_copy(update={"recipe": bert.recipe.model_copy(update={"tasks": {name: {"epochs": 1}}})})
     results, answers = [], []
     for attempt in ("one", "other"):

@@ -20,7 +20,7 @@ from conftest import ROOT
 from matplotlib import pyplot
 from pandas.io.formats.style import Styler
 
-from morocco_lib import bench, data, estimate, notebook, params, steps, verify, workload
+from morocco_lib import bench, config, data, estimate, notebook, steps, verify, workload
 from morocco_lib.errors import UsageError
 from morocco_lib.models import model_class, weights
 from morocco_lib.notebook import Facts, Verdict
@@ -76,7 +76,7 @@ def test_every_parameter_has_a_type_a_comment_and_the_default_of_the_library(nam
         (statement,) = ast.parse(line).body
         assert isinstance(statement, ast.AnnAssign) and "  # " in line, line
         given[statement.target.id] = ast.literal_eval(statement.value)
-    known = params.PARAMS[name]
+    known = config.PARAMS[name]
     assert set(given) == set(known.model_fields)
     validated = known.model_validate(given)
     for field, info in known.model_fields.items():
@@ -106,7 +106,7 @@ def test_papermill_tells_type_default_and_meaning_of_every_parameter_and_nothing
         parameter, kind, default, meaning = re.fullmatch(r"(\w+): (\w+) = (.*?)  # (.+)", line).groups()
         assert told.pop(parameter) == (kind, default, meaning)
         assert 4 <= len(meaning) <= 110 and meaning[0].islower() and not meaning.endswith("."), meaning
-    assert not told and len(_entries(lines)) == len(params.PARAMS[name].model_fields)
+    assert not told and len(_entries(lines)) == len(config.PARAMS[name].model_fields)
 
 
 def _entries(lines):

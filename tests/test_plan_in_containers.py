@@ -14,7 +14,7 @@ import engine
 import pytest
 from test_repository import copy_project
 
-from morocco_lib import launch, params, steps, verify
+from morocco_lib import config, launch, steps, verify
 from morocco_lib.runners import engine as engines
 
 pytestmark = pytest.mark.slow
@@ -163,7 +163,7 @@ def test_an_engine_that_stops_in_the_middle_of_a_plan_costs_one_step(project, mo
 
 # -- auto ----------------------------------------------------------------------------------------------------------
 def test_auto_takes_the_engine_that_holds_the_base_and_says_so(tiny_image, monkeypatch):
-    machine = params.MachineParams(runner="auto", base=tiny_image)
+    machine = config.MachineParams(runner="auto", base=tiny_image)
     settled = launch.settle(machine)
     assert settled.runner == "docker" and settled.chosen.startswith("auto: docker, for an engine answers at unix://")
     absent = launch.settle(machine.model_copy(update={"base": "not-here:1"}))
@@ -171,7 +171,7 @@ def test_auto_takes_the_engine_that_holds_the_base_and_says_so(tiny_image, monke
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     gone = launch.settle(machine)
     assert gone.runner == "process" and "cannot reach the Docker Engine" in gone.chosen
-    assert launch.settle(params.MachineParams()).chosen == ""
+    assert launch.settle(config.MachineParams()).chosen == ""
 
 
 def test_what_auto_has_chosen_is_said_and_written_down(project):

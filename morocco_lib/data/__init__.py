@@ -6,11 +6,11 @@ from typing import Any
 
 from morocco_lib import fileio, steps
 from morocco_lib.errors import UsageError
+from morocco_lib.options import SYNTHETIC as SYNTHETIC
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.records import Record
 
-SYNTHETIC = "synthetic"  # as a data folder's name: made by the kit, see data/synthetic/
 MARK = "SYNTHETIC.md"  # stands in every folder of synthetic records
 
 

@@ -19,9 +19,9 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from morocco_lib import fileio, params, steps
+from morocco_lib import config, fileio, steps
+from morocco_lib.config import Count, Strict
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.params import Count, Strict
 from morocco_lib.tasks.base import Task
 
 SOURCES = Path(__file__).with_name("sources.yaml")
@@ -58,7 +58,7 @@ class Sources(Strict):
 
 def load_sources(path: Path = SOURCES) -> Sources:
     """Return the archives a YAML file names; raises UsageError if it cannot be read or understood."""
-    return params.validate(Sources, params.read_yaml(path), str(path))
+    return config.validate(Sources, config.read_yaml(path), str(path))
 
 
 def fetch(

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from morocco_lib import fileio, params, steps
+from morocco_lib import config, fileio, steps
 from morocco_lib.errors import UsageError
 from morocco_lib.formatting import counted, sized
 from morocco_lib.notebook import Facts
@@ -56,9 +56,9 @@ def start(names: dict[str, Any]) -> Session:
     Raises:
         UsageError: an unknown parameter, no logs there, or a log that cannot be read.
     """
-    root = params.project_root()
+    root = config.project_root()
     earlier = next((value.given for value in names.values() if isinstance(value, Session)), None)
-    path = params.resolve(params.of_notebook(STEP, names, earlier).logs, root)
+    path = config.resolve(config.of_notebook(STEP, names, earlier).logs, root)
     if not path.exists():
         raise UsageError(
             f"no logs in {path}",

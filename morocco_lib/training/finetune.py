@@ -21,6 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.encodings import ENCODINGS, Reader
 from morocco_lib.models.heads import Head, head_of
@@ -34,7 +35,6 @@ from morocco_lib.tasks.records import Record
 from morocco_lib.training import processes
 from morocco_lib.training.bodies import Body
 from morocco_lib.training.processes import world
-from morocco_lib.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from morocco_lib import fileio
+from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError, UsageError
 from morocco_lib.models import weights
 from morocco_lib.models.majority import Majority
@@ -24,7 +25,6 @@ from morocco_lib.monitor.energy import EnergyMeter
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.records import Record
 from morocco_lib.training import bodies, finetune, processes
-from morocco_lib.training.recipe import Recipe
 
 SEEDS, BEST, KEY = "seeds.json", "best", "key"
 DONE, FAILED = "done", "failed"

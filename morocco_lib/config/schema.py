@@ -2,14 +2,16 @@
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from morocco_lib.errors import UsageError
 
 ROOT_MARKS = ("notebooks", "params", "pyproject.toml")
+Count = Annotated[StrictInt, Field(ge=1)]  # strict: YAML's `yes` and "32" are no counts
+CountOrFound = Annotated[StrictInt, Field(ge=0)]  # 0: the protocol finds it
 
 
 class Strict(BaseModel):
@@ -125,3 +127,16 @@ def load(kind: str, known: type[BaseModel], path: Path):
     if set(value) != {kind}:
         raise UsageError(f"{path} has the keys {', '.join(map(str, value))}", rule=f"one top-level key, {kind}:")
     return validate(known, value[kind] or {}, str(path))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds of "1-5" or "1,3,8"; raises ValueError."""
+    found: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not (low.isdecimal() and (not dash or high.isdecimal())):
+            raise ValueError(f"seeds are {text!r}; they are written as 1-5 or 1,3,8")
+        found += range(int(low), int(high or low) + 1)
+    if len(set(found)) < len(found) or not found:
+        raise ValueError(f"seeds {text!r}: none, or one stands twice")
+    return found

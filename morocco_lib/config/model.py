@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field, StrictInt, ValidationError, field_validator, model_serializer, model_validator
 
+from morocco_lib.config.recipe import Recipe
+from morocco_lib.config.schema import Strict, find_root, load, refuse
 from morocco_lib.errors import UsageError
-from morocco_lib.models import KINDS, model_class
-from morocco_lib.options import BACKENDS, PRECISIONS
-from morocco_lib.strict import Strict, find_root, load, refuse
+from morocco_lib.options import BACKENDS, KINDS, PRECISIONS, check_kind
 from morocco_lib.tasks import get_task
-from morocco_lib.training.recipe import Recipe
 
 TRANSFORMER = "transformer"
 
@@ -85,7 +84,7 @@ def load_model(name: str, root: Path | None = None) -> ModelParams:
         raise UsageError(
             f"{TRANSFORMER} is a kind of models", remedy="name one of params/models, a hub id, or a model folder"
         )
-    model_class(name)
+    check_kind(name)
     return ModelParams(name=name, kind=name)
 
 
