@@ -38,7 +38,7 @@ from morocco_lib.monitor.nvml import GpuSampler
 from morocco_lib.reasons import Reason
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import bodies, finetune
 
 

@@ -35,7 +35,7 @@ from morocco_lib.config.model import ModelParams
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 HERE = Path(__file__).parent
 PAIRS = ["fixed order", "CrossEncoder", "OpenVINO f32", "morocco fp32", "morocco bf16"]

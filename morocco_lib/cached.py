@@ -27,7 +27,7 @@ from morocco_lib.errors import UsageError
 from morocco_lib.estimate import Run, Segment, read_run, ready_segment, stream_segment
 from morocco_lib.reasons import Reason, verdict
 from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 from morocco_lib.validity import answer_reasons, clock_reasons, exit_reasons, gpu_reasons, log_reasons, stream_reasons
 from morocco_lib.workload import Workload
 

@@ -26,7 +26,7 @@ from morocco_lib.hearing import Run, differing, hear, plain
 from morocco_lib.measure import Program
 from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 RECORDS = 25  # one more than a multiple of 3 and 8: the last batch holds a single record
 SAME_MOMENT_NS = 50_000_000  # an engine may bring stderr later than stdout

@@ -12,7 +12,7 @@ from typing import Any
 
 from morocco_lib.runners.contract import Conversation, Limits, Runner, converse, parse_event
 from morocco_lib.tasks.base import Checked, Idx, Prediction, Task
-from morocco_lib.tasks.records import Record, split_lines
+from morocco_lib.tasks.jsonl import Record, split_lines
 
 LATE_S = 0.5  # late records come so long after the start
 END_S = 30.0  # a program that has answered everything has so long to end

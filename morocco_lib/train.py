@@ -16,7 +16,7 @@ from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models import model_class, weights
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 RESULT = "train.json"
 

@@ -111,7 +111,7 @@ def infer(args) -> int:
 def evaluate(args) -> int:
     from morocco_lib.tasks import get_task
     from morocco_lib.tasks.base import check_file
-    from morocco_lib.tasks.records import read_objects
+    from morocco_lib.tasks.jsonl import read_objects
 
     task = get_task(args.task)
     records = task.read(args.gold)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Idx, Prediction, Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from morocco_lib.config.task import TaskParams, load_task
 __all__ = [
     "CELL_STEPS",
     "PARAMS",
+    "ROOT_MARKS",
     "TRANSFORMER",
     "BenchParams",
     "Count",

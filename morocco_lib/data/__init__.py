@@ -9,7 +9,7 @@ from morocco_lib.errors import UsageError
 from morocco_lib.options import SYNTHETIC as SYNTHETIC
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 MARK = "SYNTHETIC.md"  # stands in every folder of synthetic records
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from morocco_lib.options import KINDS, check_kind
 from morocco_lib.tasks.base import Prediction, Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 
 class Model(Protocol):

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 
 from morocco_lib.models.tokens import Tokens
 from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.records import Record
-from morocco_lib.tasks.rucos import GAP
+from morocco_lib.tasks.jsonl import Record
+from morocco_lib.tasks.russian_superglue.rucos import GAP
 
 PARUS_QUESTIONS = {"cause": "Что было причиной этого?", "effect": "Что произошло в результате?"}
 LOOKAHEAD = 4  # tokens after a marked word that are pooled with it in a decoder, which knows what follows only there

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from morocco_lib.models.encodings import ENCODINGS
 from morocco_lib.tasks.base import Prediction, Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 
 @dataclass(frozen=True)

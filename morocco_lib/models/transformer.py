@@ -19,7 +19,7 @@ from morocco_lib.models.padded import Padded, body_of, hidden_size
 from morocco_lib.models.tokens import Engine, Tokens
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Prediction, Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WINDOW_BATCHES = 16  # sequences sorted together: so many batches, at first fewer, for answers to come soon

@@ -155,7 +155,7 @@ def _is_column(values: Sequence[object], key: str) -> bool:
 
 def _line_by_line(data: bytes, number: int, shown: str) -> Columns:
     """Return the columns of lines, empty ones passed over; the first that is no sample is refused with its number."""
-    from morocco_lib.tasks.records import parse_object  # loads the tasks, which good logs need not
+    from morocco_lib.tasks.jsonl import parse_object  # loads the tasks, which good logs need not
 
     rows = []
     for line_number, line in enumerate(data.split(b"\n"), start=number):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from morocco_lib.errors import InvalidResult
 from morocco_lib.tasks.base import AnswerError, Checked, Prediction, Task
-from morocco_lib.tasks.records import Record, open_lines, split_lines
+from morocco_lib.tasks.jsonl import Record, open_lines, split_lines
 
 TRAILING = re.compile(r"\W+$")
 

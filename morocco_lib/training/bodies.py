@@ -18,7 +18,7 @@ from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models.encodings import ENCODINGS, Template
 from morocco_lib.models.transformer import is_causal
 from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 DECODER_TOKENS = ("<start>", "<delim>", "<extract>")  # around and between the texts of a decoder, as in the original
 WORDPIECE = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}

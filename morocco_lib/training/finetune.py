@@ -31,7 +31,7 @@ from morocco_lib.models.tokens import Tokens
 from morocco_lib.models.transformer import Transformer, device_of, out_of_memory
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Task, task_value
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import processes
 from morocco_lib.training.bodies import Body
 from morocco_lib.training.processes import world

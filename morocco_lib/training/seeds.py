@@ -23,7 +23,7 @@ from morocco_lib.models import weights
 from morocco_lib.models.majority import Majority
 from morocco_lib.monitor.energy import EnergyMeter
 from morocco_lib.tasks.base import Task, task_value
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import bodies, finetune, processes
 
 SEEDS, BEST, KEY = "seeds.json", "best", "key"

@@ -16,7 +16,7 @@ from morocco_lib import fileio
 from morocco_lib.data import MARK
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 
 def generator_names() -> list[str]:

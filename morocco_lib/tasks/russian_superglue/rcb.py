@@ -7,9 +7,9 @@ Source: Russian SuperGLUE v1.1, train 438, val 220, test 438 records; test has n
 from collections.abc import Sequence
 from typing import ClassVar
 
-from morocco_lib import metrics
+from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import LabelTask, Prediction
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 
 class RCB(LabelTask):

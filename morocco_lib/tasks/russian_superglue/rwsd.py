@@ -8,9 +8,9 @@ Source: Russian SuperGLUE v1.1, train 606, val 204, test 154 records; test has n
 from collections.abc import Sequence
 from typing import ClassVar
 
-from morocco_lib import metrics
+from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import LabelTask, Prediction, shown
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 from morocco_lib.tasks.spans import Span, bare, words_at
 
 TARGET = {"span1_text": str, "span1_index": int, "span2_text": str, "span2_index": int}

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from morocco_lib import metrics
+from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import AnswerError, BaseTask, Checked, Prediction, shown
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 CHOSEN = 2  # answers of a question the original's baseline calls right
 STRIDE = 10_000  # fed passages get idx of questions and answers of their own from here on

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from morocco_lib.tasks.base import LabelTask
-from morocco_lib.tasks.danetqa import TRUE_FALSE
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
+from morocco_lib.tasks.russian_superglue.danetqa import TRUE_FALSE
 from morocco_lib.tasks.spans import Span, word_at
 
 

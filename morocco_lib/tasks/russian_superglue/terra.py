@@ -7,7 +7,7 @@ of the text. Source: Russian SuperGLUE v1.1, train 2616, val 307, test 3198 reco
 from typing import ClassVar
 
 from morocco_lib.tasks.base import LabelTask
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 
 class TERRa(LabelTask):

@@ -6,7 +6,7 @@ Source: Russian SuperGLUE v1.1, train 400, val 100, test 500 records; label 0 is
 from typing import ClassVar
 
 from morocco_lib.tasks.base import LabelTask, shown
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 # The words of the original's TF-IDF baseline, capitals included.
 QUESTIONS = {"cause": "Что было ПРИЧИНОЙ этого?", "effect": "Что случилось в РЕЗУЛЬТАТЕ?"}

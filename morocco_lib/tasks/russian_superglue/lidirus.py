@@ -9,9 +9,9 @@ Source: Russian SuperGLUE v1.1, 1104 records.
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from morocco_lib import metrics
+from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import Checked, Idx, LabelTask, Prediction
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 GROUPS = {  # column -> key in the metrics
     "lexical-semantics": "lex_sem",

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from morocco_lib import metrics
+from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import AnswerError, BaseTask, Checked, Idx, Prediction, shown
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 from morocco_lib.tasks.spans import bare
 
 GAP = "@placeholder"

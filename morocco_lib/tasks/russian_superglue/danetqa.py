@@ -7,7 +7,7 @@ skips 1065. Source: Russian SuperGLUE v1.1, train 1749, val 821, test 805 record
 from typing import ClassVar
 
 from morocco_lib.tasks.base import LabelTask
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 TRUE_FALSE = {"true": "true", "false": "false", '"True"': "true", '"False"': "false"}  # JSON text -> label
 
