@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from morocco_lib import bench, cached, fileio, results, stream, workload
+from morocco_lib import bench, cached, fileio, results, stream
+from morocco_lib.data import workload
 from morocco_lib.estimate import read_run
 from morocco_lib.monitor import clocks, machine, nvml, sampler
 from morocco_lib.reasons import NOTES, Reason, verdict

@@ -4,11 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from morocco_lib import workload
+from morocco_lib.data import workload
+from morocco_lib.data.workload import Workload
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Checked, Prediction, Task
-from morocco_lib.workload import Workload
 
 
 @dataclass

@@ -36,8 +36,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import cached, conformance, estimate, fileio, stream, workload
+from morocco_lib import cached, conformance, estimate, fileio, stream
 from morocco_lib.answers import run_folders
+from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.measure import Measurement, Program, command, contained, measure
 from morocco_lib.monitor import machine

@@ -23,13 +23,13 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from morocco_lib.answers import read_answers
+from morocco_lib.data.workload import Workload
 from morocco_lib.errors import UsageError
 from morocco_lib.estimate import Run, Segment, read_run, ready_segment, stream_segment
 from morocco_lib.reasons import Reason, verdict
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.validity import answer_reasons, clock_reasons, exit_reasons, gpu_reasons, log_reasons, stream_reasons
-from morocco_lib.workload import Workload
 
 PAIRS = 3  # of runs, one of each kind; fewer have no interval worth the name
 DISTINCT = 4  # repeated texts: few enough that even a batch of four holds one twice

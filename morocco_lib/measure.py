@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from morocco_lib import data, fileio, steps
+from morocco_lib.data.workload import Workload
 from morocco_lib.doctor import host_facts
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitor import clocks, machine
@@ -25,7 +26,6 @@ from morocco_lib.monitor.sampler import Sampler, open_samples, reader_for
 from morocco_lib.runners.contract import Limits, Runner, converse
 from morocco_lib.runners.engine import Image
 from morocco_lib.runners.process import find_program
-from morocco_lib.workload import Workload
 
 BLOCK_BYTES = 64 * 1024  # what is fed at a time
 STDERR_KEPT_BYTES = 10 * 2**20

@@ -11,10 +11,11 @@ from morocco_lib import bench, config, data, fileio, formatting, launch, steps, 
 from morocco_lib.config import resolve
 from morocco_lib.errors import UsageError
 from morocco_lib.models import weights
-from morocco_lib.options import KINDS
+from morocco_lib.options import KINDS, SYNTHETIC
 from morocco_lib.report import build
 from morocco_lib.runners.contract import Runner
 from morocco_lib.runners.process import ProcessRunner
+from morocco_lib.synthetic_step import synthetic_step
 from morocco_lib.tasks import get_task
 
 INTERACTIVE = "outputs/interactive"  # plan folder of notebooks run by hand
@@ -219,8 +220,8 @@ def start(step_name: str, names: dict[str, Any]) -> Session:
         if (getattr(p, "command", "") or getattr(p, "image", "")) and p.model.name in KINDS:  # not one of our models
             program = bench.command(p.command) if p.command else launch.contained(p.image, None, p.machine)[0]
             p = p.model_copy(update={"model": p.model.model_copy(update={"name": program.model})})
-        if p.data_dir == data.SYNTHETIC:
-            p = p.model_copy(update={"data_dir": str(data.synthetic_step(plan_dir, [p.task.name], p.seed))})
+        if p.data_dir == SYNTHETIC:
+            p = p.model_copy(update={"data_dir": str(synthetic_step(plan_dir, [p.task.name], p.seed))})
         inputs, folder = inputs_of(step_name, p, root), plan_dir / p.model.name / p.task.name
     key = key_of(step_name, p, inputs)
     folder = resolve(p.out_dir, root) if p.out_dir else folder / f"{step_name}-{key}"

@@ -14,13 +14,15 @@ from itertools import chain, count, product
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import config, data, forecast, home, launch, steps, turns
+from morocco_lib import config, forecast, home, launch, steps, turns
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.execute import check_loopback, execute
 from morocco_lib.notebook import inputs_of, key_of
+from morocco_lib.options import SYNTHETIC
 from morocco_lib.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, Progress, StepResult
 from morocco_lib.report import build, results, tables
 from morocco_lib.signals import Signals
+from morocco_lib.synthetic_step import synthetic_step
 from morocco_lib.tasks import get_task
 
 LOCK = ".lock"
@@ -91,7 +93,7 @@ class PlanRun:
 
     def check_data(self) -> None:
         """Raise UsageError if the data folder is not there."""
-        if self.data_dir != data.SYNTHETIC and not (folder := config.resolve(self.data_dir, self.root)).is_dir():
+        if self.data_dir != SYNTHETIC and not (folder := config.resolve(self.data_dir, self.root)).is_dir():
             raise UsageError(
                 f"no data folder {folder}",
                 remedy=f"set {DATA_VARIABLE} to a folder in the official layout, or unset it",
@@ -100,8 +102,8 @@ class PlanRun:
     def prepare(self) -> None:
         """Make synthetic records if the plan wants them."""
         self.check_data()
-        if self.data_dir == data.SYNTHETIC:
-            self.data_dir = self._path(data.synthetic_step(self.plan_dir, list(self.tasks), self.plan.seed))
+        if self.data_dir == SYNTHETIC:
+            self.data_dir = self._path(synthetic_step(self.plan_dir, list(self.tasks), self.plan.seed))
 
     def _path(self, path: Path) -> str:
         # As a parameter: from the root where possible, so that a notebook reads the same on every machine.
@@ -212,7 +214,7 @@ class PlanRun:
     def preview(self) -> list[StepResult]:
         """Return what `run` would do, in its order, as far as it can be known before weights exist; writes nothing."""
         listed, weights_dirs, trained = [], {}, set()
-        known = dict.fromkeys(self.cells(), self.data_dir != data.SYNTHETIC)
+        known = dict.fromkeys(self.cells(), self.data_dir != SYNTHETIC)
         for (task, step), model in product(self.order(), self.plan.models):
             cell, this = (model, task), StepResult(model, task, step, TO_DO)
             listed.append(this)
@@ -293,7 +295,7 @@ def main(args, say, show) -> int:
     data_dir = os.environ.get(DATA_VARIABLE)
     plan_dir = plan_folder(plan, root, args.out, args.fresh)
     job = PlanRun(plan, root, plan_dir, str(Path(data_dir).resolve()) if data_dir else None, args.force)
-    source = "synthetic" if job.data_dir == data.SYNTHETIC else job.data_dir
+    source = "synthetic" if job.data_dir == SYNTHETIC else job.data_dir
     say(f"plan {plan.name}: {source} records; results go to {plan_dir}")
     if job.machine.chosen:
         say(job.machine.chosen)

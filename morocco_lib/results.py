@@ -9,6 +9,7 @@ from typing import Any
 
 from morocco_lib import cached, estimate, estimate_gpu, fileio
 from morocco_lib.answers import Answers, read_answers, run_folders
+from morocco_lib.data.workload import Workload
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.estimate import Run
 from morocco_lib.reasons import NOTES, Reason, verdict
@@ -26,7 +27,6 @@ from morocco_lib.validity import (
     stream_reasons,
     worker_reasons,
 )
-from morocco_lib.workload import Workload
 
 BENCH, SCORE, PREDICTIONS, PROTOCOL = "bench.json", "score.json", "preds.jsonl", "protocol.json"
 SAID = ("precision", "backend", "device")

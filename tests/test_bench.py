@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from servers import PYTHON, ROOT, is_alive, runner, server
 
-from morocco_lib import bench, measure, workload
+from morocco_lib import bench, measure
+from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure
 from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits

@@ -15,9 +15,9 @@ from conftest import ROOT
 from morocco_lib import data, reasons, tasks, validity
 from morocco_lib.cli import build_parser
 from morocco_lib.data import synthetic
+from morocco_lib.data.workload import build
 from morocco_lib.models import model_class
 from morocco_lib.tasks import get_task, task_names
-from morocco_lib.workload import build
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]

@@ -15,7 +15,8 @@ import engine
 import pytest
 from servers import PYTHON, cgroups_of, is_alive, runner, server
 
-from morocco_lib import estimate, workload
+from morocco_lib import estimate
+from morocco_lib.data import workload
 from morocco_lib.measure import Measurement, Program
 from morocco_lib.monitor import proc
 from morocco_lib.monitor.cgroup import PREFIX, Faults, Io, Memory, RunCgroup, own_groups

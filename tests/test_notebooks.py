@@ -20,7 +20,8 @@ from conftest import ROOT
 from matplotlib import pyplot
 from pandas.io.formats.style import Styler
 
-from morocco_lib import bench, config, data, estimate, notebook, steps, verify, workload
+from morocco_lib import bench, config, data, estimate, notebook, steps, verify
+from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.models import model_class, weights
 from morocco_lib.notebook import Facts, Verdict

@@ -13,7 +13,8 @@ from conftest import ROOT
 from servers import PYTHON, runner, server
 from test_bench import write_records
 
-from morocco_lib import bench, estimate, workload
+from morocco_lib import bench, estimate
+from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.estimate_gpu import gpu_ram_bytes
 from morocco_lib.monitor import nvml
