@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer
 
 from morocco_lib import data
-from morocco_lib.models.encodings import ENCODINGS, Part, Reader, Template, cut
-from morocco_lib.models.heads import head_of
+from morocco_lib.models.transformer.heads import head_of
+from morocco_lib.models.transformer.inputs import ENCODINGS, Part, Reader, Template, cut
 from morocco_lib.tasks import get_task, task_names
 from morocco_lib.training import bodies
 

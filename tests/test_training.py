@@ -25,8 +25,8 @@ from morocco_lib.config import model as model_config
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models import weights
-from morocco_lib.models.tokens import Tokens
-from morocco_lib.models.transformer import check_capability
+from morocco_lib.models.transformer.model import check_capability
+from morocco_lib.models.transformer.sequences import Tokens
 from morocco_lib.tasks import get_task
 from morocco_lib.training import bodies, finetune, seeds
 

@@ -13,10 +13,11 @@ import torch
 
 from morocco_lib import data
 from morocco_lib.errors import UsageError
-from morocco_lib.models import transformer, weights
-from morocco_lib.models.heads import head_of
-from morocco_lib.models.padded import Padded, body_of
-from morocco_lib.models.transformer import Transformer, batches
+from morocco_lib.models import weights
+from morocco_lib.models.transformer import model as transformer
+from morocco_lib.models.transformer.heads import head_of
+from morocco_lib.models.transformer.model import Transformer, batches
+from morocco_lib.models.transformer.padded import Padded, body_of
 from morocco_lib.options import Options
 from morocco_lib.tasks import get_task, task_names
 from morocco_lib.training import bodies, finetune
@@ -216,7 +217,7 @@ def test_less_precise_answers_are_nearly_the_same(precision, made, synthetic_dat
 
 
 def test_batches_hold_like_lengths_within_their_budgets():
-    from morocco_lib.models.tokens import Tokens
+    from morocco_lib.models.transformer.sequences import Tokens
 
     sequences = [Tokens([1] * n, n) for n in (5, 90, 7, 300, 6, 88, 2000, 5, 5)]
     found = batches(sequences, 3, 200)
@@ -228,7 +229,7 @@ def test_batches_hold_like_lengths_within_their_budgets():
 
 
 def test_a_shared_beginning_is_counted_once_and_stays_together():
-    from morocco_lib.models.tokens import Tokens
+    from morocco_lib.models.transformer.sequences import Tokens
 
     group = [Tokens([7] * 50 + [k] * 5, 50, shared=50) for k in range(6)]
     other = [Tokens([8] * 50 + [k] * 5, 50, shared=50) for k in range(6)]
@@ -236,7 +237,7 @@ def test_a_shared_beginning_is_counted_once_and_stays_together():
 
 
 def test_a_shared_beginning_is_not_computed_with_twice_where_it_fits_into_one_batch():
-    from morocco_lib.models.tokens import Tokens
+    from morocco_lib.models.transformer.sequences import Tokens
 
     groups = [[Tokens([first] * 50 + [k] * 5, 50, shared=50) for k in range(6)] for first in (7, 8, 9)]
     sequences = [one for group in groups for one in group]

@@ -15,8 +15,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.models.encodings import ENCODINGS, Template
-from morocco_lib.models.transformer import is_causal
+from morocco_lib.models.transformer.inputs import ENCODINGS, Template
+from morocco_lib.models.transformer.model import is_causal
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
 

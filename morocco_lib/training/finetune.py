@@ -23,12 +23,12 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
-from morocco_lib.models.encodings import ENCODINGS, Reader
-from morocco_lib.models.heads import Head, head_of
-from morocco_lib.models.padded import positions_of
-from morocco_lib.models.pooling import pool
-from morocco_lib.models.tokens import Tokens
-from morocco_lib.models.transformer import Transformer, device_of, out_of_memory
+from morocco_lib.models.transformer.heads import Head, head_of
+from morocco_lib.models.transformer.inputs import ENCODINGS, Reader
+from morocco_lib.models.transformer.model import Transformer, device_of, out_of_memory
+from morocco_lib.models.transformer.padded import positions_of
+from morocco_lib.models.transformer.pooling import pool
+from morocco_lib.models.transformer.sequences import Tokens
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.jsonl import Record

@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.models.packed import ROBERTAS, TANH_GELUS, Packed
-from morocco_lib.models.padded import Padded, body_of
+from morocco_lib.models.transformer.packed import ROBERTAS, TANH_GELUS, Packed
+from morocco_lib.models.transformer.padded import Padded, body_of
 
 TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 PRECISION = "INFERENCE_PRECISION_HINT"

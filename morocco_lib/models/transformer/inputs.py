@@ -17,7 +17,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from morocco_lib.models.tokens import Tokens
+from morocco_lib.models.transformer.sequences import Tokens
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.tasks.russian_superglue.rucos import GAP

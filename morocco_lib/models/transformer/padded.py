@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from morocco_lib.models.layout import groups
-from morocco_lib.models.pooling import pool
-from morocco_lib.models.tokens import Tokens
+from morocco_lib.models.transformer.packing import groups
+from morocco_lib.models.transformer.pooling import pool
+from morocco_lib.models.transformer.sequences import Tokens
 from morocco_lib.options import POOLINGS
 
 KEYS_AND_VALUES = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers' caches of attention alone

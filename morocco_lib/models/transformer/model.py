@@ -12,11 +12,11 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
-from morocco_lib.models.encodings import ENCODINGS, Part, Reader, Template
-from morocco_lib.models.heads import head_of
-from morocco_lib.models.packed import ENCODERS, Packed
-from morocco_lib.models.padded import Padded, body_of, hidden_size
-from morocco_lib.models.tokens import Engine, Tokens
+from morocco_lib.models.transformer.heads import head_of
+from morocco_lib.models.transformer.inputs import ENCODINGS, Part, Reader, Template
+from morocco_lib.models.transformer.packed import ENCODERS, Packed
+from morocco_lib.models.transformer.padded import Padded, body_of, hidden_size
+from morocco_lib.models.transformer.sequences import Engine, Tokens
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Prediction, Task
 from morocco_lib.tasks.jsonl import Record
@@ -276,7 +276,7 @@ def make_engine(values: dict, body: dict, options: Options, device: torch.device
     """Return what computes with a body: without padding where the architecture is known to us, else through transformers."""
     config, dtype = values["config"], DTYPES[options.precision]
     if options.backend == "openvino":
-        from morocco_lib.models.openvino import OpenVINO
+        from morocco_lib.models.transformer.openvino import OpenVINO
 
         return OpenVINO(config, body, values["pooling"], options.precision)
     if Packed.supports(config):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from morocco_lib.models.encodings import ENCODINGS
+from morocco_lib.models.transformer.inputs import ENCODINGS
 from morocco_lib.tasks.base import Prediction, Task
 from morocco_lib.tasks.jsonl import Record
 

@@ -11,7 +11,7 @@ from itertools import accumulate, chain, groupby
 import torch
 from torch.nn import functional
 
-from morocco_lib.models.tokens import Tokens
+from morocco_lib.models.transformer.sequences import Tokens
 
 NONE = -1
 TOGETHER = 512  # tokens after a prefix, at most, that attend in one block: its cost grows with their square

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from morocco_lib.models.layout import Block, Layout
-from morocco_lib.models.tokens import Tokens
+from morocco_lib.models.transformer.packing import Block, Layout
+from morocco_lib.models.transformer.sequences import Tokens
 from morocco_lib.options import POOLINGS
 
 ROBERTAS = {"roberta", "xlm-roberta", "camembert"}
