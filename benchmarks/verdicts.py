@@ -29,7 +29,7 @@ import numpy as np
 from morocco_lib import bench, cached, fileio, results, stream
 from morocco_lib.data import workload
 from morocco_lib.estimate import read_run
-from morocco_lib.monitor import clocks, machine, nvml, sampler
+from morocco_lib.monitors import clocks, nvml, sampler, system_load
 from morocco_lib.reasons import NOTES, Reason, verdict
 from morocco_lib.tasks import get_task
 
@@ -225,9 +225,9 @@ def others(rng: np.random.Generator, made: Bench, seconds: float, run_cpu_s: flo
     spent = [run_cpu_s, made.others_cores * seconds * rng.gamma(2.0, 0.5), 0.01]  # the run, others, we
     ticks = math.floor(sum(spent) / TICK_S + rng.random() * 4) * TICK_S  # four counters of /proc/stat, each cut
     idle_s = max(0.0, made.cores * seconds - sum(spent))
-    before = machine.Times(0, made.cores, 0.0, 0.0, 0.0, 0.0, {})
-    after = machine.Times(int(seconds * 1e9), made.cores, ticks, idle_s, 0.0, spent[2], {})
-    return machine.others(before, after, run_cpu_s)
+    before = system_load.Times(0, made.cores, 0.0, 0.0, 0.0, 0.0, {})
+    after = system_load.Times(int(seconds * 1e9), made.cores, ticks, idle_s, 0.0, spent[2], {})
+    return system_load.others(before, after, run_cpu_s)
 
 
 def clock(rng: np.random.Generator, seconds: float) -> dict:

@@ -41,7 +41,7 @@ from morocco_lib.answers import run_folders
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.measure import Measurement, Program, command, contained, measure
-from morocco_lib.monitor import machine
+from morocco_lib.monitors import system_load
 from morocco_lib.reasons import Reason, verdict
 from morocco_lib.results import BENCH, PROTOCOL, derive
 from morocco_lib.runners.contract import Limits, Runner
@@ -198,9 +198,9 @@ class _Protocol:
 
     def _idle(self) -> dict[str, Any] | Reason:
         with self.turn():
-            before = machine.read()
+            before = system_load.read()
             time.sleep(IDLE_S)
-            return machine.others(before, machine.read(), 0.0)
+            return system_load.others(before, system_load.read(), 0.0)
 
     def _cold(self) -> None:
         self.facts["cold"] = None

@@ -19,10 +19,10 @@ from morocco_lib import data, fileio, steps
 from morocco_lib.data.workload import Workload
 from morocco_lib.doctor import host_facts
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.monitor import clocks, machine
-from morocco_lib.monitor.nvml import GpuSampler
-from morocco_lib.monitor.processes import Processes
-from morocco_lib.monitor.sampler import Sampler, open_samples, reader_for
+from morocco_lib.monitors import clocks, system_load
+from morocco_lib.monitors.nvml import GpuSampler
+from morocco_lib.monitors.processes import Processes
+from morocco_lib.monitors.sampler import Sampler, open_samples, reader_for
 from morocco_lib.runners.contract import Limits, Runner, converse
 from morocco_lib.runners.engine import Image
 from morocco_lib.runners.process import find_program
@@ -194,7 +194,7 @@ def _run_once(
         open_samples(folder / "samples.jsonl") as samples,
         GpuSampler(folder / "gpu.jsonl") as gpus,
     ):
-        started, offsets, before = steps.now(), clocks.read(), machine.read()
+        started, offsets, before = steps.now(), clocks.read(), system_load.read()
         handle = runner.start(argv, limits)  # after the files: one that cannot be opened must not leave it running
         origin_ns = handle.started_ns
         reader = reader_for(handle)
@@ -235,7 +235,7 @@ def _run_once(
         try:
             seen = converse(handle, blocks, limits, on_stdout, on_stderr, on_event)
         finally:
-            sampling, gpu, after = sampler.stop(), gpus.stop(), machine.read()
+            sampling, gpu, after = sampler.stop(), gpus.stop(), system_load.read()
         if watch:
             watch(lines - told)
         end = seen.exit
@@ -291,7 +291,7 @@ def _run_once(
         **sampler.used(),
         "ended_processes": processes.ended(),
         "sampler": sampling,
-        "others": machine.others(before, after, end.cpu_s, processes.seen, engine=runner.name == "docker"),
+        "others": system_load.others(before, after, end.cpu_s, processes.seen, engine=runner.name == "docker"),
         "gpu": gpu,
         "clock": clocks.compare(offsets, clocks.read(), (end.ended_ns - origin_ns) / 1e9),
         "started": started,

@@ -23,7 +23,7 @@ import morocco_lib
 from morocco_lib import fileio
 from morocco_lib.doctor import host_facts
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.monitor.proc import is_running, start_ticks
+from morocco_lib.monitors.procfs import is_running, start_ticks
 
 STATUS = "status.json"
 SCHEMA = 1

@@ -8,7 +8,7 @@ import pytest
 from servers import server
 
 from morocco_lib import bench, config, fileio, pipeline, results, steps, verify
-from morocco_lib.monitor import clocks
+from morocco_lib.monitors import clocks
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task

@@ -19,8 +19,8 @@ from morocco_lib import bench, estimate_gpu
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.estimate import Run
 from morocco_lib.estimate_gpu import gpu_energy, gpu_ram_bytes
-from morocco_lib.monitor import nvml
-from morocco_lib.monitor.nvml import GpuSampler, Nvml
+from morocco_lib.monitors import nvml
+from morocco_lib.monitors.nvml import GpuSampler, Nvml
 from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
@@ -720,7 +720,7 @@ int nvmlDeviceGetGraphicsRunningProcesses_v3(void *h, u *n, struct process *p) {
 """
 TELL = """
 import json, pynvml
-from morocco_lib.monitor.nvml import Nvml
+from morocco_lib.monitors.nvml import Nvml
 (gpu,) = Nvml(pynvml).devices
 print(json.dumps([gpu.identity, gpu.idle, gpu.calls, gpu.missing]))
 """

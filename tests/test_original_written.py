@@ -17,7 +17,7 @@ from morocco_lib import bench, estimate
 from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.estimate_gpu import gpu_ram_bytes
-from morocco_lib.monitor import nvml
+from morocco_lib.monitors import nvml
 from morocco_lib.original import corrected, logs, stats
 from morocco_lib.original.corrected import Flag
 from morocco_lib.original.write import PERIOD_NS, write

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from morocco_lib.monitor.proc import PROC, TICK_S
+from morocco_lib.monitors.procfs import PROC, TICK_S
 from morocco_lib.reasons import Reason
 
 # As /proc names them, in 15 characters at most.

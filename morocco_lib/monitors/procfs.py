@@ -11,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from morocco_lib.monitor.cgroup import Io
-from morocco_lib.monitor.files import OpenFiles
+from morocco_lib.monitors.cgroup import Io
+from morocco_lib.monitors.open_files import OpenFiles
 
 PROC = Path("/proc")
 MOST_BORN = 300

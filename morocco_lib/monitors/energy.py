@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from morocco_lib.monitor import nvml
+from morocco_lib.monitors import nvml
 from morocco_lib.reasons import Reason
 
 

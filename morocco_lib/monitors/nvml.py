@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from morocco_lib.monitor.sampler import Sampler, open_samples
+from morocco_lib.monitors.sampler import Sampler, open_samples
 from morocco_lib.reasons import Reason
 
 PERIOD_S = 0.02

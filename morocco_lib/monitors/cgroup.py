@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from morocco_lib.monitor.files import OpenFiles
+from morocco_lib.monitors.open_files import OpenFiles
 
 ROOT = Path("/sys/fs/cgroup")
 PREFIX = "morocco-"

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from morocco_lib.monitor import proc
-from morocco_lib.monitor.cgroup import Io
-from morocco_lib.monitor.files import OpenFiles
+from morocco_lib.monitors import procfs
+from morocco_lib.monitors.cgroup import Io
+from morocco_lib.monitors.open_files import OpenFiles
 
 MOST_WATCHED = 200  # at a time: each takes a file descriptor or two, of 1024 that are usual
 MOST_KEPT = 100  # of those that ended by a signal, and of the others
@@ -53,7 +53,7 @@ class Processes:
             self._waiting.setdefault(pidfd, t_ns)
         for pidfd in list(self._waiting):
             status = wait_status(pidfd, self._pid_of[pidfd])
-            if status is not None or (proc.stat_fields(self._pid_of[pidfd]) or "gone")[0] != "Z":
+            if status is not None or (procfs.stat_fields(self._pid_of[pidfd]) or "gone")[0] != "Z":
                 self._end(pidfd, status)
 
     def _find(self) -> None:
@@ -73,7 +73,7 @@ class Processes:
         pid, t_ns = self._pid_of.pop(pidfd), self._waiting.pop(pidfd)
         del self._watched[pid]
         self._gone.add(pid)
-        self._files.forget(proc.io_path(pid))
+        self._files.forget(procfs.io_path(pid))
         os.close(pidfd)  # which ends polling it
         code = None if status is None else os.waitstatus_to_exitcode(status)
         ended = {
@@ -91,7 +91,7 @@ class Processes:
 
         Limits: what one used that ended without its parent waiting for it is lost, so it is a floor.
         """
-        readings = [reading for pid in self._watched if (reading := proc.read_io(pid, self._files))]
+        readings = [reading for pid in self._watched if (reading := procfs.read_io(pid, self._files))]
         if readings:
             last = self._io or Io(0, 0)
             self._io = Io(
@@ -145,5 +145,5 @@ def _status_of_dead(pid: int) -> int | None:
         hidden = os.geteuid() not in (0, os.stat(f"/proc/{pid}").st_uid)
     except OSError:
         return None
-    fields = proc.stat_fields(pid)
+    fields = procfs.stat_fields(pid)
     return int(fields[49]) if fields and fields[0] == "Z" and not hidden else None

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from morocco_lib.monitor import proc
-from morocco_lib.monitor.cgroup import Faults, Io, Memory, RunCgroup
-from morocco_lib.monitor.files import OpenFiles
-from morocco_lib.monitor.processes import Processes
+from morocco_lib.monitors import procfs
+from morocco_lib.monitors.cgroup import Faults, Io, Memory, RunCgroup
+from morocco_lib.monitors.open_files import OpenFiles
+from morocco_lib.monitors.processes import Processes
 
 WHOLE_NS = 290_000_000  # between two samples for which what costs more is read as well
 FIND_NS = 90_000_000  # between two looks for new processes
@@ -50,7 +50,7 @@ class CgroupReader:
 
     def __init__(self, group: RunCgroup):
         self.group, self.source, self.io = group, f"cgroup v{group.version}", group.io
-        self._births, self._quiet, self._list_after_ns, self._listed = proc.Births(), False, 0, []
+        self._births, self._quiet, self._list_after_ns, self._listed = procfs.Births(), False, 0, []
 
     @property
     def faults(self) -> Faults | None:
@@ -91,11 +91,11 @@ class ProcReader:
 
     def __init__(self, pids: Callable[[], list[int]], root: int | None = None):
         self._look_through, self._root = pids, root
-        self._known: dict[int, proc.Places] = {}  # pid -> where it is told of
-        self._last: dict[int, proc.Reading] = {}
+        self._known: dict[int, procfs.Places] = {}  # pid -> where it is told of
+        self._last: dict[int, procfs.Reading] = {}
         self._ended_cpu_s, self._ended_faults = 0.0, Faults(0, 0)
         self._file_max, self._marks = {}, {}
-        self._births, self._files = proc.Births(), OpenFiles()
+        self._births, self._files = procfs.Births(), OpenFiles()
         self._unsure, self._look_after_ns, self._absent = True, 0, []
 
     @property
@@ -118,15 +118,15 @@ class ProcReader:
         self._unsure |= born is None
         absent = []
         for pid in [*self._absent, *(born or ())]:
-            ours = proc.belongs(pid, self._known, self._root)
+            ours = procfs.belongs(pid, self._known, self._root)
             if ours:
-                self._known[pid] = proc.places(pid)
+                self._known[pid] = procfs.places(pid)
                 self._unsure = True  # whoever looks through remembers it too, for when it leaves session and parent
             elif ours is None and pid not in self._absent:
                 absent.append(pid)  # a process appears a moment after its pid was given out
         self._absent = absent
         if not self._known or (self._unsure and time.monotonic_ns() > self._look_after_ns):
-            self._known |= {pid: proc.places(pid) for pid in self._look_through()}
+            self._known |= {pid: procfs.places(pid) for pid in self._look_through()}
             self._unsure, self._look_after_ns = False, time.monotonic_ns() + FIND_NS
 
     def _forget(self, pid: int) -> None:
@@ -143,7 +143,9 @@ class ProcReader:
         cpu_s = self._ended_cpu_s
         for pid, places in list(self._known.items()):
             last = self._last.get(pid)
-            reading = proc.again(last, places, self._files) if last and not whole else proc.read(places, self._files)
+            reading = (
+                procfs.again(last, places, self._files) if last and not whole else procfs.read(places, self._files)
+            )
             if reading is None:
                 cpu_s += last.cpu_s if last else 0.0
                 self._forget(pid)
