@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 from morocco_lib import data, fileio, steps
 from morocco_lib.data.workload import Workload
-from morocco_lib.doctor import host_facts
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import clocks, system_load
+from morocco_lib.monitors.host import host_facts
 from morocco_lib.monitors.nvml import GpuSampler
 from morocco_lib.monitors.processes import Processes
 from morocco_lib.monitors.sampler import Sampler, open_samples, reader_for

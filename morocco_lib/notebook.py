@@ -11,6 +11,7 @@ from morocco_lib import bench, config, data, fileio, formatting, launch, steps, 
 from morocco_lib.config import resolve
 from morocco_lib.errors import UsageError
 from morocco_lib.models import weights
+from morocco_lib.monitors.host import host_facts
 from morocco_lib.options import KINDS, SYNTHETIC
 from morocco_lib.report import build
 from morocco_lib.runners.contract import Runner
@@ -135,7 +136,7 @@ class Session:
 
     def provenance(self) -> "Facts":
         """Return what this notebook is, reads and runs on."""
-        code, host = steps.code_facts(), steps.host_facts()
+        code, host = steps.code_facts(), host_facts()
         commit = (
             f"{code['commit'][:10]}{' with uncommitted changes' if code['dirty'] else ''}"
             if code["commit"]

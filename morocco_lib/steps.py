@@ -21,8 +21,8 @@ from typing import Any
 
 import morocco_lib
 from morocco_lib import fileio
-from morocco_lib.doctor import host_facts
 from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.monitors.host import host_facts
 from morocco_lib.monitors.procfs import is_running, start_ticks
 
 STATUS = "status.json"
