@@ -26,9 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from morocco_lib import bench, cached, fileio, results, stream
+from morocco_lib import bench, cached, fileio
+from morocco_lib.analysis import summary, throughput
+from morocco_lib.analysis.estimate import read_run
 from morocco_lib.data import workload
-from morocco_lib.estimate import read_run
 from morocco_lib.monitors import clocks, nvml, sampler, system_load
 from morocco_lib.reasons import NOTES, Reason, verdict
 from morocco_lib.tasks import get_task
@@ -274,14 +275,14 @@ def experiment(rng: np.random.Generator, made: Bench, folder: Path) -> dict:
         runs.append(read_run(write_run(folder, rng, made, size, description(size))))
         while paired and len(shorts) < len(runs) + bench.MORE_SHORT:
             shorts.append(read_run(write_run(folder / "short", rng, made, made.batch, description(made.batch))))
-        warm = stream.warm_pairs([s.total_s for s in shorts], [run.total_s for run in runs]) if paired else runs
+        warm = throughput.warm_pairs([s.total_s for s in shorts], [run.total_s for run in runs]) if paired else runs
         if len(warm) >= made.repeats:
             break
     few = made.batch * -(-cached.size_for(made.per_s, made.batch, size, start_s if paired else 0.0) // made.batch)
     for pair, kind in cached.sequence():
         write_run(folder / "cached" / kind, rng, made, min(few, size), description(min(few, size), kind, pair))
-    fileio.write_json(folder / results.PROTOCOL, {"schema": 1, "cached": {"size": few}, "conformance": {"ok": True}})
-    return results.derive(folder)
+    fileio.write_json(folder / summary.PROTOCOL, {"schema": 1, "cached": {"size": few}, "conformance": {"ok": True}})
+    return summary.derive(folder)
 
 
 def expected(made: Bench) -> set[Reason]:

@@ -36,17 +36,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import cached, conformance, estimate, fileio, stream
-from morocco_lib.answers import run_folders
+from morocco_lib import cached, conformance, fileio
+from morocco_lib.analysis import estimate, throughput
+from morocco_lib.analysis.predictions import run_folders
+from morocco_lib.analysis.summary import BENCH, PROTOCOL, derive
+from morocco_lib.analysis.validity import exit_reasons
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.measure import Measurement, Program, command, contained, measure
 from morocco_lib.monitors import system_load
 from morocco_lib.reasons import Reason, verdict
-from morocco_lib.results import BENCH, PROTOCOL, derive
 from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.tasks.base import Task
-from morocco_lib.validity import exit_reasons
 
 __all__ = ["Asked", "Program", "bench", "command", "contained", "derive", "measure"]
 
@@ -297,7 +298,7 @@ class _Protocol:
         asked = self.asked
         warm = len(runs)
         if pairs:  # one that started cold tells nothing: it is made again, within reason
-            warm = len(stream.warm_pairs([s.total_s for s in self.short], [run.total_s for run in runs]))
+            warm = len(throughput.warm_pairs([s.total_s for s in self.short], [run.total_s for run in runs]))
         if asked.repeats:
             return "repeats" if warm >= asked.repeats or len(runs) >= 2 * asked.repeats else None
         if len(runs) < LEAST_REPEATS:

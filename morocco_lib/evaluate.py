@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import bench, fileio
+from morocco_lib.analysis.summary import PREDICTIONS, SCORE, derive_eval
 from morocco_lib.data import workload
-from morocco_lib.results import PREDICTIONS, SCORE, derive_eval
 from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.tasks.base import Task, check_file
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import errors, fileio, launch, steps, turns
+from morocco_lib import errors, fileio, launch, turns
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import MoroccoError
 from morocco_lib.notebook import identity
 from morocco_lib.runners.process import tie

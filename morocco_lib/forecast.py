@@ -6,7 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import formatting, steps
+from morocco_lib import formatting
+from morocco_lib.artifacts import steps
 from morocco_lib.config.model import TRANSFORMER, ModelParams
 from morocco_lib.tasks import get_task
 

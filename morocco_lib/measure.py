@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from morocco_lib import data, fileio, steps
+from morocco_lib import data, fileio
+from morocco_lib.artifacts import steps
 from morocco_lib.data.workload import Workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import clocks, system_load

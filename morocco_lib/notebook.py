@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import bench, config, data, fileio, formatting, launch, steps, train, turns
+from morocco_lib import bench, config, data, fileio, formatting, launch, train, turns
+from morocco_lib.artifacts import steps
 from morocco_lib.config import resolve
 from morocco_lib.errors import UsageError
 from morocco_lib.models import weights

@@ -14,13 +14,14 @@ from itertools import chain, count, product
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import config, forecast, home, launch, steps, turns
+from morocco_lib import config, forecast, home, launch, turns
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.execute import check_loopback, execute
 from morocco_lib.notebook import inputs_of, key_of
 from morocco_lib.options import SYNTHETIC
 from morocco_lib.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, Progress, StepResult
-from morocco_lib.report import build, results, tables
+from morocco_lib.report import build, seeds_table, tables
 from morocco_lib.signals import Signals
 from morocco_lib.synthetic_step import synthetic_step
 from morocco_lib.tasks import get_task
@@ -135,7 +136,7 @@ class PlanRun:
                 continue
             for this, prepare in due:
                 self._step(this, prepare, progress, check)
-                results.write(self.plan_dir)
+                seeds_table.write(self.plan_dir)
         if "report" in self.plan.steps and any(
             s.step in ("bench", "eval") and s.state in (DONE, KEPT) for s in result.steps
         ):
@@ -202,7 +203,7 @@ class PlanRun:
                 this.state, this.exit = KEPT, status["exit"]
             else:
                 if status and status["state"] == steps.DONE:
-                    (self.plan_dir / results.RESULTS).unlink(missing_ok=True)  # it may tell of what is set aside
+                    (self.plan_dir / seeds_table.RESULTS).unlink(missing_ok=True)  # it may tell of what is set aside
                 steps.retire(this.folder)
                 this.exit = execute(this.step, p, inputs, this.folder, key, self.root, check, seat)
                 this.state = DONE
@@ -288,7 +289,7 @@ def lock(plan_dir: Path) -> Iterator[None]:
 
 def main(args, say, show) -> int:
     """Run the verb `run`; talk goes to `say`, a result for machines to `show`."""
-    from morocco_lib import verify
+    from morocco_lib.artifacts import verify
 
     plan = config.load_plan(args.plan)
     root = config.find_root(args.plan.resolve().parent) or config.project_root()

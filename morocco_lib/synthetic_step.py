@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from morocco_lib import data, steps
+from morocco_lib import data
+from morocco_lib.artifacts import steps
 from morocco_lib.options import SYNTHETIC
 
 

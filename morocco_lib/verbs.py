@@ -64,7 +64,8 @@ def fetch(args) -> int:
 
 
 def train(args) -> int:
-    from morocco_lib import config, data, steps, train
+    from morocco_lib import config, data, train
+    from morocco_lib.artifacts import steps
     from morocco_lib.tasks import get_task
 
     task, root = get_task(get_task(args.task).weights_of), config.find_root(Path.cwd())
@@ -200,7 +201,8 @@ def check(args) -> int:
 
 
 def bench(args) -> int:
-    from morocco_lib import bench, steps
+    from morocco_lib import bench
+    from morocco_lib.artifacts import steps
     from morocco_lib.runners.contract import Limits
     from morocco_lib.tasks import get_task
 
@@ -265,12 +267,13 @@ def bench(args) -> int:
 
 def _worth_a_log(folders: list[Path]) -> list[Path]:
     """Return the runs of one record and the timed runs that ended well: a log has no room for a verdict."""
-    from morocco_lib import fileio, results
+    from morocco_lib import fileio
+    from morocco_lib.analysis import summary
     from morocco_lib.bench import ONES
 
-    points = [(folder, fileio.read_json(folder / results.BENCH)) for folder in folders]
+    points = [(folder, fileio.read_json(folder / summary.BENCH)) for folder in folders]
     timed = [folder / row["run"] for folder, result in points for row in result["per_run"] if row["verdict"] == "VALID"]
-    return [*results.sound_runs(folders[0] / ONES), *timed]
+    return [*summary.sound_runs(folders[0] / ONES), *timed]
 
 
 def run(args) -> int:
@@ -289,7 +292,7 @@ def report(args) -> int:
 
 
 def verify(args) -> int:
-    from morocco_lib import verify as room
+    from morocco_lib.artifacts import verify as room
 
     findings = room.verify(args.outputs)
     if args.json:

@@ -10,7 +10,9 @@ from scipy import stats
 from servers import server
 
 from morocco_lib import cached, data
-from morocco_lib.answers import read_answers
+from morocco_lib.analysis import caching
+from morocco_lib.analysis.predictions import read_answers
+from morocco_lib.analysis.validity import cached_reasons
 from morocco_lib.data import synthetic
 from morocco_lib.errors import UsageError
 from morocco_lib.measure import Measurement, Program
@@ -18,7 +20,6 @@ from morocco_lib.reasons import Reason, verdict
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task, task_names
-from morocco_lib.validity import cached_reasons
 
 TERRA = get_task("terra")
 TAG = "а б в"
@@ -188,7 +189,7 @@ def test_runs_come_in_turns():
 # -- the verdict ---------------------------------------------------------------------------------------------------
 def test_the_ratio_has_students_interval_of_the_logs():
     unique, repeated = [100, 90, 110, 95], [120, 126, 115, 133]
-    found = cached.compare(unique, repeated)
+    found = caching.compare(unique, repeated)
     logs = [math.log(r / u) for u, r in zip(unique, repeated, strict=True)]
     low, high = stats.t.interval(0.95, 3, loc=sum(logs) / 4, scale=stats.sem(logs))
     assert [math.log(found[k]) for k in ("value", "low", "high")] == pytest.approx([sum(logs) / 4, low, high])
@@ -205,7 +206,7 @@ def experiment(rng: random.Random, noise: float, drift: float, gain: float, held
         true = gain if kind == "repeated" else 1.0
         true *= 0.5 if rng.random() < held_up else 1.0
         speeds[kind].append(true * math.exp(slope * place / 5 + rng.gauss(0, noise)))
-    return cached.compare(**{f"{kind}_per_s": of_kind for kind, of_kind in speeds.items()})["fires"]
+    return caching.compare(**{f"{kind}_per_s": of_kind for kind, of_kind in speeds.items()})["fires"]
 
 
 @pytest.mark.parametrize("drift", [0.0, 0.1])
@@ -223,16 +224,16 @@ def test_a_cache_before_nine_tenths_of_the_work_is_found_in_99_of_100(noise, hel
 
 
 def test_one_run_that_was_held_up_does_not_hide_a_cache():
-    found = cached.compare([1, 1, 1], [3, 16, 17])
+    found = caching.compare([1, 1, 1], [3, 16, 17])
     assert found["low"] < 1 and found["fires"] is True
-    assert cached.compare([1, 1, 1], [1.2, 16, 17])["fires"] is False
+    assert caching.compare([1, 1, 1], [1.2, 16, 17])["fires"] is False
 
 
 def test_runs_must_come_in_three_pairs(tmp_path):
     with pytest.raises(UsageError, match="in pairs, at least 3"):
-        cached.judge([tmp_path] * 3, [tmp_path] * 2)
+        caching.judge([tmp_path] * 3, [tmp_path] * 2)
     with pytest.raises(UsageError, match="in pairs, at least 3"):
-        cached.judge([tmp_path] * 2, [tmp_path] * 2)
+        caching.judge([tmp_path] * 2, [tmp_path] * 2)
 
 
 # -- real programs -------------------------------------------------------------------------------------------------
@@ -297,15 +298,15 @@ def some_slow(cases: dict, quick: set[str]) -> list:
 @pytest.mark.parametrize(("options", "method"), some_slow(HONEST, {"plain", "held-back"}))
 def test_an_honest_program_is_not_accused(probe, options, method):
     unique, repeated = probe(*options)
-    found = cached.judge(unique, repeated)
+    found = caching.judge(unique, repeated)
     assert not found["fires"] and cached_reasons(found) == []
     if found.get("reason") == Reason.BUSY_MACHINE:
         pytest.skip("the machine was too busy to tell")
     if method == "total":
         assert found == {"value": None, "reason": Reason.NO_READINESS, "fires": None}
-        known = cached.judge(unique, repeated, init_s=0.02)
+        known = caching.judge(unique, repeated, init_s=0.02)
         assert known["fires"] is False and known["method"] == "total"
-        assert cached.judge(unique, repeated, init_s=60.0)["reason"] == Reason.NO_STREAM
+        assert caching.judge(unique, repeated, init_s=60.0)["reason"] == Reason.NO_STREAM
     else:
         assert found["fires"] is False and found["method"] == method
         assert found["low"] <= found["value"] <= found["high"] and 0.5 < found["value"] < 2
@@ -317,7 +318,7 @@ def test_an_honest_program_is_not_accused(probe, options, method):
 
 @pytest.mark.parametrize(("options", "method"), some_slow(KEEPING, {"text", "held-back"}))
 def test_a_program_that_keeps_answers_is_found(probe, options, method):
-    found = cached.judge(*probe(*LONG, *options))
+    found = caching.judge(*probe(*LONG, *options))
     assert found["fires"] is True and found["value"] > 1.5
     assert method in (None, found["method"])
     assert cached_reasons(found) == [Reason.CACHED_ANSWERS] and verdict(cached_reasons(found)) == "INVALID"
@@ -325,15 +326,15 @@ def test_a_program_that_keeps_answers_is_found(probe, options, method):
 
 @pytest.mark.slow
 def test_answers_kept_for_later_runs_are_found_when_repeated_texts_were_fed_before(probe):
-    assert cached.judge(*probe(*LONG, "--keep", "later", pilot=True))["fires"] is True
+    assert caching.judge(*probe(*LONG, "--keep", "later", pilot=True))["fires"] is True
 
 
 @pytest.mark.slow
 def test_work_that_was_done_before_readiness_shows_in_whole_runs(probe):
     folders = probe(*LONG, "--keep", "text", "--late-ready")
-    found = cached.judge(*folders, whole=True)
+    found = caching.judge(*folders, whole=True)
     assert found["fires"] is True and found["method"] == "total"
-    assert cached.judge(*folders)["method"] != "total"
+    assert caching.judge(*folders)["method"] != "total"
 
 
 def test_on_a_busy_machine_cpu_time_must_bear_it_out(probe):
@@ -346,18 +347,18 @@ def test_on_a_busy_machine_cpu_time_must_bear_it_out(probe):
 
     others = json.loads((unique[0] / "run.json").read_text())["others"]
     tell([*unique, *repeated], others={**others, "cores": 0.5 * others["of_cores"]})
-    assert cached.judge(unique, repeated)["fires"] is True
+    assert caching.judge(unique, repeated)["fires"] is True
     tell([*unique, *repeated], cpu_s=1.0)
-    assert cached.judge(unique, repeated) == {"value": None, "reason": Reason.BUSY_MACHINE, "fires": None}
+    assert caching.judge(unique, repeated) == {"value": None, "reason": Reason.BUSY_MACHINE, "fires": None}
     tell([*unique, *repeated], others={**others, "cores": 0.1 * others["of_cores"]})
-    assert cached.judge(unique, repeated)["fires"] is True
+    assert caching.judge(unique, repeated)["fires"] is True
 
 
 def test_runs_of_few_records_accuse_nobody(probe):
-    found = cached.judge(*probe("--keep", "text", "--ready", size=24))  # a hold-up is as long as their work
+    found = caching.judge(*probe("--keep", "text", "--ready", size=24))  # a hold-up is as long as their work
     assert not found["fires"] and found.get("reason") in (Reason.NO_STREAM, None)
 
 
 def test_invalid_runs_tell_nothing(probe):
-    found = cached.judge(*probe("--keep", "text", "--break-answers", size=40))
+    found = caching.judge(*probe("--keep", "text", "--break-answers", size=40))
     assert found == {"value": None, "reason": Reason.NO_VALID_RUN, "fires": None}

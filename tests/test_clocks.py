@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 from servers import server
 
-from morocco_lib import bench, config, fileio, pipeline, results, steps, verify
+from morocco_lib import bench, config, fileio, pipeline
+from morocco_lib.analysis import summary
+from morocco_lib.artifacts import steps, verify
 from morocco_lib.monitors import clocks
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
@@ -66,7 +68,7 @@ def test_a_machine_that_slept_makes_the_run_invalid(synthetic_data, tmp_path, di
     disturb(HOUR_NS, HOUR_NS)
     result = measured(synthetic_data, tmp_path / "out")
     assert result["verdict"] == "INVALID" and set(result["reasons"]) == {"MACHINE_SLEPT", "SINGLE_RUN"}
-    assert results.derive(tmp_path / "out") == result
+    assert summary.derive(tmp_path / "out") == result
 
 
 def test_a_clock_that_is_slewed_as_usual_has_not_jumped():

@@ -14,7 +14,8 @@ import engine
 import pytest
 from servers import PYTHON, ROOT, runner, server
 
-from morocco_lib import bench, validity
+from morocco_lib import bench
+from morocco_lib.analysis import validity
 from morocco_lib.measure import Program
 from morocco_lib.monitors import system_load
 from morocco_lib.monitors.cgroup import Memory, RunCgroup

@@ -12,7 +12,8 @@ import pytest
 import test_repository
 from conftest import ROOT
 
-from morocco_lib import data, reasons, tasks, validity
+from morocco_lib import data, reasons, tasks
+from morocco_lib.analysis import validity
 from morocco_lib.cli import build_parser
 from morocco_lib.data import synthetic
 from morocco_lib.data.workload import build

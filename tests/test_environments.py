@@ -13,7 +13,8 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from morocco_lib import execute, steps
+from morocco_lib import execute
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure
 
 UID = 12345  # of nobody in /etc/passwd

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from conftest import ROOT
 
-from morocco_lib import config, forecast, steps
+from morocco_lib import config, forecast
+from morocco_lib.artifacts import steps
 
 
 @dataclass

@@ -13,7 +13,8 @@ from pathlib import Path
 import engine
 import pytest
 
-from morocco_lib import launch, steps
+from morocco_lib import launch
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.images import bases, build
 from morocco_lib.models import model_class, weights

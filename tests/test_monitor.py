@@ -15,7 +15,7 @@ import engine
 import pytest
 from servers import PYTHON, cgroups_of, is_alive, runner, server
 
-from morocco_lib import estimate
+from morocco_lib.analysis import estimate
 from morocco_lib.data import workload
 from morocco_lib.measure import Measurement, Program
 from morocco_lib.monitors import procfs

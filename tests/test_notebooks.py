@@ -20,7 +20,9 @@ from conftest import ROOT
 from matplotlib import pyplot
 from pandas.io.formats.style import Styler
 
-from morocco_lib import bench, config, data, estimate, notebook, steps, verify
+from morocco_lib import bench, config, data, notebook
+from morocco_lib.analysis import estimate
+from morocco_lib.artifacts import steps, verify
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.models import model_class, weights

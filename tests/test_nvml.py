@@ -15,16 +15,17 @@ import pytest
 from servers import PYTHON, ROOT, runner, server
 from test_bench import KEYS, RUN_FILES, write_records
 
-from morocco_lib import bench, estimate_gpu
+from morocco_lib import bench
+from morocco_lib.analysis import gpu as estimate_gpu
+from morocco_lib.analysis.estimate import Run
+from morocco_lib.analysis.gpu import gpu_energy, gpu_ram_bytes
+from morocco_lib.analysis.validity import gpu_reasons
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.estimate import Run
-from morocco_lib.estimate_gpu import gpu_energy, gpu_ram_bytes
 from morocco_lib.monitors import nvml
 from morocco_lib.monitors.nvml import GpuSampler, Nvml
 from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
-from morocco_lib.validity import gpu_reasons
 
 pynvml = pytest.importorskip("pynvml")
 

@@ -13,10 +13,11 @@ from conftest import ROOT
 from servers import PYTHON, runner, server
 from test_bench import write_records
 
-from morocco_lib import bench, estimate
+from morocco_lib import bench
+from morocco_lib.analysis import estimate
+from morocco_lib.analysis.gpu import gpu_ram_bytes
 from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.estimate_gpu import gpu_ram_bytes
 from morocco_lib.monitors import nvml
 from morocco_lib.original import corrected, logs, stats
 from morocco_lib.original.corrected import Flag

@@ -14,7 +14,8 @@ import engine
 import pytest
 from test_repository import copy_project
 
-from morocco_lib import config, launch, steps, verify
+from morocco_lib import config, launch
+from morocco_lib.artifacts import steps, verify
 from morocco_lib.runners import engine as engines
 
 pytestmark = pytest.mark.slow

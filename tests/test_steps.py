@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import morocco_lib
-from morocco_lib import fileio, steps
+from morocco_lib import fileio
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -283,7 +284,7 @@ BEGIN_AND_WAIT = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
-    from morocco_lib import steps
+    from morocco_lib.artifacts import steps
     step = steps.Step.begin(Path(sys.argv[1]), "bench", parameters={}, inputs={})
     (step.folder / "answers.jsonl").write_text("half")
     print("begun", flush=True)

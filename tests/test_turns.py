@@ -19,7 +19,8 @@ import yaml
 from conftest import ROOT
 from test_repository import copy_project
 
-from morocco_lib import steps, turns
+from morocco_lib import turns
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure
 
 # Does what it is told, and prints when it did: a word and two readings of the machine's monotonic clock.

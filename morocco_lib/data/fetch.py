@@ -19,7 +19,8 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from morocco_lib import config, fileio, steps
+from morocco_lib import config, fileio
+from morocco_lib.artifacts import steps
 from morocco_lib.config import Count, Strict
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.tasks.base import Task

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import morocco_lib
-from morocco_lib import fileio, steps
+from morocco_lib import fileio
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.images import bases
 from morocco_lib.images.bases import Talk, silent

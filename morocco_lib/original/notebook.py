@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from morocco_lib import config, fileio, steps
+from morocco_lib import config, fileio
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
 from morocco_lib.formatting import counted, sized
 from morocco_lib.notebook import Facts

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import fileio, formatting, steps
+from morocco_lib import fileio, formatting
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
 from morocco_lib.report import figures, tables

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import estimate, formatting
+from morocco_lib import formatting
+from morocco_lib.analysis import estimate
 
 INK, GREY = "#333333", "#b8b8b8"
 COLOURS = (

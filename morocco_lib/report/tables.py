@@ -6,7 +6,8 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import fileio, formatting, steps
+from morocco_lib import fileio, formatting
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task, task_names
 

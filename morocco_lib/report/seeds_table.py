@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import fileio, steps
+from morocco_lib import fileio
+from morocco_lib.artifacts import steps
 
 RESULTS = "results.tsv"
 COLUMNS = (

@@ -15,10 +15,10 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any
 
-from morocco_lib import stream
+from morocco_lib.analysis import throughput
+from morocco_lib.analysis.throughput import MIN_ARRIVALS, Segment
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import Reason
-from morocco_lib.stream import MIN_ARRIVALS, Segment
 
 PLAUSIBLE = 1.25  # times the work that a stretch explains; a run may take so much longer than a short one, and no more
 START_JITTER = 0.25  # of a short run, and what is more than either is no jitter
@@ -122,16 +122,16 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
 
 def stream_segment(run: Run) -> Segment | Reason:
     """Return the run's stream of answers from the first arrival on, or why there is none to speak of."""
-    found = stream.of_stream(run.arrivals, run.facts["phases"]["exit_s"], run.ready_s, run.answered_bytes)
+    found = throughput.of_stream(run.arrivals, run.facts["phases"]["exit_s"], run.ready_s, run.answered_bytes)
     if found is Reason.NO_STREAM and len(run.arrivals) < MIN_ARRIVALS:
-        late = stream.held_back(run.arrivals, run.ready_s, run.facts["batch_size"])
+        late = throughput.held_back(run.arrivals, run.ready_s, run.facts["batch_size"])
         return Reason.ANSWERS_HELD_BACK if late else found
     return found
 
 
 def ready_segment(run: Run) -> Segment | Reason:
     """Return the stretch from readiness to the last answer."""
-    return stream.of_ready(run.arrivals, run.ready_s)
+    return throughput.of_ready(run.arrivals, run.ready_s)
 
 
 def speed(runs: Sequence[Run], short: Sequence[Run] = ()) -> tuple[dict[str, Any], list[Reason]]:
@@ -231,7 +231,7 @@ def paired(runs: Sequence[Run], short: Sequence[Run]) -> Estimate | Reason:
 
     Limits: start-ups are taken as equal within a pair but for chance; what differs counts as work.
     """
-    warm = stream.warm_pairs([s.total_s for s in short], [run.total_s for run in runs])
+    warm = throughput.warm_pairs([s.total_s for s in short], [run.total_s for run in runs])
     if not warm:
         return Reason.NO_PAIRS
     seconds = [runs[k].total_s - short[k].total_s for k in warm]
@@ -335,7 +335,7 @@ def start_s(runs: Sequence[Run], speed_per_s: Mapping[str, Any] = MappingProxyTy
         speed_per_s: As in `init_s`.
     """
     found = [init_s(run, speed_per_s) for run in runs]
-    if not any(isinstance(f, Reason) for f in found) and stream.two_kinds(found):
+    if not any(isinstance(f, Reason) for f in found) and throughput.two_kinds(found):
         return {"value": median(found), "low": min(found), "high": max(found), "method": "median", "scope": "runs"}
     return mean_of(
         found, "ready" if all(run.ready_s is not None for run in runs) else speed_per_s.get("method") or "stream"

@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import cached, estimate, estimate_gpu, fileio
-from morocco_lib.answers import Answers, read_answers, run_folders
-from morocco_lib.data.workload import Workload
-from morocco_lib.errors import InvalidResult, UsageError
-from morocco_lib.estimate import Run
-from morocco_lib.reasons import NOTES, Reason, verdict
-from morocco_lib.tasks.base import Prediction, Task, task_value
-from morocco_lib.validity import (
+from morocco_lib import fileio
+from morocco_lib.analysis import caching, estimate, gpu
+from morocco_lib.analysis.estimate import Run
+from morocco_lib.analysis.predictions import Answers, read_answers, run_folders
+from morocco_lib.analysis.validity import (
     answer_reasons,
     cached_reasons,
     clock_reasons,
@@ -27,6 +24,10 @@ from morocco_lib.validity import (
     stream_reasons,
     worker_reasons,
 )
+from morocco_lib.data.workload import Workload
+from morocco_lib.errors import InvalidResult, UsageError
+from morocco_lib.reasons import NOTES, Reason, verdict
+from morocco_lib.tasks.base import Prediction, Task, task_value
 
 BENCH, SCORE, PREDICTIONS, PROTOCOL = "bench.json", "score.json", "preds.jsonl", "protocol.json"
 SAID = ("precision", "backend", "device")
@@ -112,7 +113,7 @@ def derive(folder: Path) -> dict[str, Any]:
         "input": {name: description[name] for name in ("size", "distinct", "bytes", "line_bytes_histogram")},
         **estimates,
         "cold_init_s": _cold(cold, protocol, estimates["speed_per_s"]),
-        **estimate_gpu.summarise_gpu(facts["gpu"], valid),
+        **gpu.summarise_gpu(facts["gpu"], valid),
         "score": score(task, load, reference.first)
         if result == "VALID"
         else {"value": None, "reason": Reason.NO_VALID_RUN},
@@ -214,7 +215,7 @@ def _kept(folder: Path, protocol: dict[str, Any], estimates: dict[str, Any]) -> 
     whole = (
         estimates["speed_per_s"].get("method") == "paired"
     )  # then neither a stream nor a readiness is to be believed
-    return cached.judge(unique, repeated, estimates["init_s"]["value"], whole)
+    return caching.judge(unique, repeated, estimates["init_s"]["value"], whole)
 
 
 def derive_eval(folder: Path) -> tuple[str, dict[str, Any]]:

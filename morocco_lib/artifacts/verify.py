@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import fileio, results, steps
+from morocco_lib import fileio
+from morocco_lib.analysis import summary
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.formatting import counted
-from morocco_lib.report import results as table_of_seeds
+from morocco_lib.report import seeds_table
 
 LINES = "lines"  # what is checked of a file that lies beside the step folders
 REL_TOLERANCE = 1e-9  # numbers rebuilt on another machine may differ in their last bits
@@ -45,14 +47,14 @@ def verify(outputs: Path, rebuild: Container[Path] | None = None) -> list[Findin
         name = folder.relative_to(outputs).as_posix() if folder != outputs else folder.name
         findings += [Finding(name, what, ok, seen) for what, ok, seen in _verify_step(folder, rebuild)]
     if rebuild is None:
-        places = sorted(outputs.rglob(table_of_seeds.RESULTS))
+        places = sorted(outputs.rglob(seeds_table.RESULTS))
         findings += [_verify_lines(path, path.relative_to(outputs).as_posix()) for path in places]
     return findings
 
 
 def _verify_lines(path: Path, name: str) -> Finding:
     try:
-        wrong = [f"line {number}" for number in table_of_seeds.wrong_lines(path)]
+        wrong = [f"line {number}" for number in seeds_table.wrong_lines(path)]
     except (MoroccoError, OSError, ValueError, LookupError, TypeError) as error:
         wrong = [repr(error)]
     said = f"{path}: {', '.join(wrong[:5])} does not follow from the steps; `morocco run` writes it anew"
@@ -128,14 +130,14 @@ def _compare(folder: Path, name: str, derived: Any) -> tuple[int, list[str]]:
 
 
 def _bench(folder: Path) -> tuple[int, list[str]]:
-    return _compare(folder, results.BENCH, results.derive(folder))
+    return _compare(folder, summary.BENCH, summary.derive(folder))
 
 
 def _eval(folder: Path) -> tuple[int, list[str]]:
-    text, result = results.derive_eval(folder)
-    count, wrong = _compare(folder, results.SCORE, result)
-    if (folder / results.PREDICTIONS).read_text(encoding="utf-8") != text:
-        wrong.append(f"{folder / results.PREDICTIONS} does not follow from runs/01/answers.jsonl")
+    text, result = summary.derive_eval(folder)
+    count, wrong = _compare(folder, summary.SCORE, result)
+    if (folder / summary.PREDICTIONS).read_text(encoding="utf-8") != text:
+        wrong.append(f"{folder / summary.PREDICTIONS} does not follow from runs/01/answers.jsonl")
     return count, wrong
 
 

@@ -145,5 +145,5 @@ def answer_reasons(counts: dict[str, int]) -> list[Reason]:
 
 
 def cached_reasons(cached: dict) -> list[Reason]:
-    """Return what the probe for kept answers says against a result; `cached` is what `cached.judge` returns."""
+    """Return what the probe for kept answers says against a result; `cached` is what `caching.judge` returns."""
     return [Reason.CACHED_ANSWERS] if cached["fires"] else []

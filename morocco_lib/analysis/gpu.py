@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from morocco_lib.estimate import Run, mean_of, ratio_estimate
+from morocco_lib.analysis.estimate import Run, mean_of, ratio_estimate
+from morocco_lib.analysis.throughput import MIN_ARRIVALS
 from morocco_lib.reasons import Reason
-from morocco_lib.stream import MIN_ARRIVALS
 
 MIN_ENERGY_S = 10.0  # counters go in steps, and power is a mean over up to a second
 MIN_ENERGY_STEPS = 10
