@@ -39,7 +39,7 @@ from morocco_lib.reasons import Reason
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
-from morocco_lib.training import bodies, finetune
+from morocco_lib.training import backbones, finetune
 
 
 def gpt2(width: int, layers: int, heads: int) -> dict:
@@ -69,7 +69,7 @@ HEADER = "| model | contender | records/s | x | J/record | process MiB | allocat
 
 def prepared(folder: Path, name: str, task: Task, records: list[Record]) -> Path:
     """Write a weights folder of random weights."""
-    body = bodies.from_scratch(SHAPES[name], bodies.texts_of(records, task), 1, 0.0)
+    body = backbones.from_scratch(SHAPES[name], backbones.texts_of(records, task), 1, 0.0)
     body.model.resize_token_embeddings(SHAPES[name]["vocab_size"], mean_resizing=False)
     head, width = head_of(task), body.model.config.hidden_size
     tensors = {f"body.{key}": tensor for key, tensor in body.model.state_dict().items()}

@@ -21,10 +21,10 @@ from statistics import median
 
 import numpy as np
 
-from morocco_lib import bench
 from morocco_lib.analysis import estimate, throughput
 from morocco_lib.analysis.estimate import Run
 from morocco_lib.analysis.validity import drift_reasons
+from morocco_lib.benchmark import protocol
 
 RATE = 200.0  # records a second, of an average run
 BATCH, BATCHES = 32, 60
@@ -74,7 +74,7 @@ def experiment(
             if len(runs) == repeats:
                 break
             continue
-        while len(short) < len(runs) + bench.MORE_SHORT:
+        while len(short) < len(runs) + protocol.MORE_SHORT:
             short.append(run(rng, method, cold, slower, batches=1))
         if len(throughput.warm_pairs([s.total_s for s in short], [r.total_s for r in runs])) >= repeats:
             break

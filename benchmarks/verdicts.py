@@ -26,9 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from morocco_lib import bench, cached, fileio
+from morocco_lib import fileio
 from morocco_lib.analysis import summary, throughput
 from morocco_lib.analysis.estimate import read_run
+from morocco_lib.benchmark import cache_probe, protocol
 from morocco_lib.data import workload
 from morocco_lib.monitors import clocks, nvml, sampler, system_load
 from morocco_lib.reasons import NOTES, Reason, verdict
@@ -127,7 +128,9 @@ def records() -> list[dict]:
 def description(size: int, kind: str = "", pair: int = 1) -> str:
     """Return workload.json of a timed run (no kind), or of one of a pair that looks for kept answers."""
     if kind:
-        load = dict(zip(("unique", "repeated"), cached.workloads(TASK, records(), size, 1, pair), strict=True))[kind]
+        load = dict(zip(("unique", "repeated"), cache_probe.workloads(TASK, records(), size, 1, pair), strict=True))[
+            kind
+        ]
     else:
         load = workload.build(TASK, records(), size, 1)
     return json.dumps({**load.describe(), "source": {"path": "records.jsonl"}}, ensure_ascii=False)
@@ -273,13 +276,13 @@ def experiment(rng: np.random.Generator, made: Bench, folder: Path) -> dict:
     paired = not made.streams and not made.tells
     for _ in range(2 * made.repeats):
         runs.append(read_run(write_run(folder, rng, made, size, description(size))))
-        while paired and len(shorts) < len(runs) + bench.MORE_SHORT:
+        while paired and len(shorts) < len(runs) + protocol.MORE_SHORT:
             shorts.append(read_run(write_run(folder / "short", rng, made, made.batch, description(made.batch))))
         warm = throughput.warm_pairs([s.total_s for s in shorts], [run.total_s for run in runs]) if paired else runs
         if len(warm) >= made.repeats:
             break
-    few = made.batch * -(-cached.size_for(made.per_s, made.batch, size, start_s if paired else 0.0) // made.batch)
-    for pair, kind in cached.sequence():
+    few = made.batch * -(-cache_probe.size_for(made.per_s, made.batch, size, start_s if paired else 0.0) // made.batch)
+    for pair, kind in cache_probe.sequence():
         write_run(folder / "cached" / kind, rng, made, min(few, size), description(min(few, size), kind, pair))
     fileio.write_json(folder / summary.PROTOCOL, {"schema": 1, "cached": {"size": few}, "conformance": {"ok": True}})
     return summary.derive(folder)

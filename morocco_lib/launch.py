@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from morocco_lib import bench
+from morocco_lib.benchmark import protocol
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError
 from morocco_lib.models import weights
 from morocco_lib.runners.contract import Limits, Runner
@@ -51,7 +51,7 @@ def own(
     source: Path,
     model: "ModelParams",
     say: Callable[[str], None] = print,
-) -> tuple[bench.Program, Runner]:
+) -> tuple[protocol.Program, Runner]:
     """Return the program of a weights folder and its runner; as a container it is built and held against the contract.
 
     Args:
@@ -68,15 +68,15 @@ def own(
         program, runner = contained(image.id, model.name, machine)
         return replace(program, argv=chosen, checked=True), runner
     argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights.locate(folder)), task.name, *chosen]
-    return bench.Program(argv, model.name), ProcessRunner()
+    return protocol.Program(argv, model.name), ProcessRunner()
 
 
-def contained(image: str, model: str | None, machine: "MachineParams") -> tuple[bench.Program, Runner]:
+def contained(image: str, model: str | None, machine: "MachineParams") -> tuple[protocol.Program, Runner]:
     """Return the program that an image is, and its runner."""
     from morocco_lib.runners.docker import DockerRunner
 
     runner = DockerRunner(image, tuple(machine.gpus))
-    return bench.contained(runner.image, model), runner
+    return protocol.contained(runner.image, model), runner
 
 
 def limits_of(machine: "MachineParams") -> Limits:
@@ -100,10 +100,10 @@ def check_image(image: "Image", task: "Task", source: Path, limits: Limits) -> N
     Raises:
         InvalidResult: it breaks it.
     """
-    from morocco_lib import conformance
+    from morocco_lib.benchmark import conformance
     from morocco_lib.runners.docker import DockerRunner
 
-    report = conformance.check(bench.contained(image), task, source, DockerRunner(image.id), limits)
+    report = conformance.check(protocol.contained(image), task, source, DockerRunner(image.id), limits)
     if not report.ok:
         raise InvalidResult(
             f"{image.name} breaks the contract:\n{report.text()}", rule="an image gets its name after it has passed",

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import bench, config, data, fileio, formatting, launch, train, turns
+from morocco_lib import config, data, fileio, formatting, launch, turns
 from morocco_lib.artifacts import steps
+from morocco_lib.benchmark import protocol
 from morocco_lib.config import resolve
 from morocco_lib.errors import UsageError
 from morocco_lib.models import weights
@@ -19,6 +20,7 @@ from morocco_lib.runners.contract import Runner
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.synthetic_step import synthetic_step
 from morocco_lib.tasks import get_task
+from morocco_lib.training import fit
 
 INTERACTIVE = "outputs/interactive"  # plan folder of notebooks run by hand
 PLACES = ("data_dir", "out_dir", "weights_dir", "plan_dir")  # say where, not what: not part of a step's key
@@ -41,8 +43,8 @@ def inputs_of(step: str, p: Any, root: Path) -> dict[str, Path]:
     files = p.task.files if trained is task else None
 
     def to_train() -> dict[str, Path]:
-        found = {split: data.find_split(data_dir, trained, split, files) for split in train.splits(p.model)}
-        return found | train.sources(p.model, root)
+        found = {split: data.find_split(data_dir, trained, split, files) for split in fit.splits(p.model)}
+        return found | fit.sources(p.model, root)
 
     if step == "train":
         return to_train()
@@ -96,11 +98,11 @@ class Session:
         return asked | {name: asked[name] or None for name in ("input_size", "repeats")}
 
     @property
-    def training(self) -> train.Plan:
+    def training(self) -> fit.Plan:
         """What is to be trained: see `train.fit`."""
-        files = {split: self.inputs[split] for split in train.splits(self.p.model)}
+        files = {split: self.inputs[split] for split in fit.splits(self.p.model)}
         seeds = getattr(self.p, "all_seeds", [self.p.seed])
-        return train.Plan(self.p.model, self.task.weights_of, files, seeds, self.root)
+        return fit.Plan(self.p.model, self.task.weights_of, files, seeds, self.root)
 
     @property
     def key(self) -> str:
@@ -113,20 +115,20 @@ class Session:
         return turns.Place.of_this_process()
 
     @cached_property
-    def _launched(self) -> tuple[bench.Program, Runner]:
+    def _launched(self) -> tuple[protocol.Program, Runner]:
         p = self.p
         if p.command:
-            return bench.command(p.command, p.model.name), ProcessRunner()
+            return protocol.command(p.command, p.model.name), ProcessRunner()
         if p.image:
             return launch.contained(p.image, p.model.name, p.machine)
         folder = resolve(p.weights_dir, self.root) if p.weights_dir else self.folder
         with self.turns.turn():  # two that build on one engine at once would make the same layers twice
             if not p.weights_dir:
-                train.fit(self.training, self.folder, self.key)
+                fit.fit(self.training, self.folder, self.key)
             return launch.own(p.machine, folder, self.task, self.source, p.model)
 
     @property
-    def program(self) -> bench.Program:
+    def program(self) -> protocol.Program:
         """The program to run: the command, the image, else our own on the weights, fitted now if none are given."""
         return self._launched[0]
 
@@ -220,7 +222,7 @@ def start(step_name: str, names: dict[str, Any]) -> Session:
     else:
         p = p.model_copy(update={"machine": launch.settle(p.machine), "model": config.settled(p.model, root)})
         if (getattr(p, "command", "") or getattr(p, "image", "")) and p.model.name in KINDS:  # not one of our models
-            program = bench.command(p.command) if p.command else launch.contained(p.image, None, p.machine)[0]
+            program = protocol.command(p.command) if p.command else launch.contained(p.image, None, p.machine)[0]
             p = p.model_copy(update={"model": p.model.model_copy(update={"name": program.model})})
         if p.data_dir == SYNTHETIC:
             p = p.model_copy(update={"data_dir": str(synthetic_step(plan_dir, [p.task.name], p.seed))})

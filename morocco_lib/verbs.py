@@ -64,9 +64,10 @@ def fetch(args) -> int:
 
 
 def train(args) -> int:
-    from morocco_lib import config, data, train
+    from morocco_lib import config, data
     from morocco_lib.artifacts import steps
     from morocco_lib.tasks import get_task
+    from morocco_lib.training import fit as train
 
     task, root = get_task(get_task(args.task).weights_of), config.find_root(Path.cwd())
     model = config.load_model(args.model)
@@ -165,7 +166,7 @@ def _counter(quiet: bool):
 
 def program_and_runner(args):
     """Return what --image or --command names, and what runs it."""
-    from morocco_lib import bench
+    from morocco_lib.benchmark import protocol as bench
 
     if args.image:
         from morocco_lib.runners.docker import DockerRunner
@@ -183,7 +184,7 @@ def program_and_runner(args):
 
 
 def check(args) -> int:
-    from morocco_lib import conformance
+    from morocco_lib.benchmark import conformance
     from morocco_lib.runners.contract import Limits
     from morocco_lib.tasks import get_task
 
@@ -201,8 +202,8 @@ def check(args) -> int:
 
 
 def bench(args) -> int:
-    from morocco_lib import bench
     from morocco_lib.artifacts import steps
+    from morocco_lib.benchmark import protocol as bench
     from morocco_lib.runners.contract import Limits
     from morocco_lib.tasks import get_task
 
@@ -269,7 +270,7 @@ def _worth_a_log(folders: list[Path]) -> list[Path]:
     """Return the runs of one record and the timed runs that ended well: a log has no room for a verdict."""
     from morocco_lib import fileio
     from morocco_lib.analysis import summary
-    from morocco_lib.bench import ONES
+    from morocco_lib.benchmark.protocol import ONES
 
     points = [(folder, fileio.read_json(folder / summary.BENCH)) for folder in folders]
     timed = [folder / row["run"] for folder, result in points for row in result["per_run"] if row["verdict"] == "VALID"]

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 from servers import server
 
-from morocco_lib import bench, config, fileio, pipeline
+from morocco_lib import config, fileio, pipeline
 from morocco_lib.analysis import summary
 from morocco_lib.artifacts import steps, verify
+from morocco_lib.benchmark import protocol
 from morocco_lib.monitors import clocks
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
@@ -42,10 +43,10 @@ def disturb(monkeypatch):
 
 def measured(synthetic_data, folder) -> dict:
     folder.mkdir()
-    program = bench.Program(server("paced", "--rate", 200), "paced")
+    program = protocol.Program(server("paced", "--rate", 200), "paced")
     source = synthetic_data / "TERRa" / "val.jsonl"
     options = {"input_size": 40, "batch_size": 4, "repeats": 1, "seed": 1}
-    return bench.bench(program, get_task("terra"), source, ProcessRunner(), Limits(timeout_s=60), folder, **options)
+    return protocol.bench(program, get_task("terra"), source, ProcessRunner(), Limits(timeout_s=60), folder, **options)
 
 
 def test_a_quiet_clock_has_neither_moved_nor_slept(synthetic_data, tmp_path):

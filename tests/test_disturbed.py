@@ -14,9 +14,9 @@ import engine
 import pytest
 from servers import PYTHON, ROOT, runner, server
 
-from morocco_lib import bench
 from morocco_lib.analysis import validity
-from morocco_lib.measure import Program
+from morocco_lib.benchmark import protocol
+from morocco_lib.benchmark.run import Program
 from morocco_lib.monitors import system_load
 from morocco_lib.monitors.cgroup import Memory, RunCgroup
 from morocco_lib.monitors.processes import Processes, wait_status
@@ -42,7 +42,7 @@ def records(tmp_path_factory) -> Path:
 def benched(program: Program, way, records: Path, folder: Path) -> tuple[dict, dict]:
     """Bench one run of a hundred records and return (bench.json, run.json)."""
     options = {"input_size": 100, "batch_size": 1, "repeats": 1, "seed": 1}
-    result = bench.bench(program, TASK, records, way, Limits(timeout_s=30), folder, **options)
+    result = protocol.bench(program, TASK, records, way, Limits(timeout_s=30), folder, **options)
     return result, json.loads((folder / "runs" / "01" / "run.json").read_text())
 
 

@@ -16,8 +16,8 @@ import pytest
 from servers import PYTHON, cgroups_of, is_alive, runner, server
 
 from morocco_lib.analysis import estimate
+from morocco_lib.benchmark.run import Measurement, Program
 from morocco_lib.data import workload
-from morocco_lib.measure import Measurement, Program
 from morocco_lib.monitors import procfs
 from morocco_lib.monitors.cgroup import PREFIX, Faults, Io, Memory, RunCgroup, own_groups
 from morocco_lib.monitors.open_files import OpenFiles

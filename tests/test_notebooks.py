@@ -20,9 +20,10 @@ from conftest import ROOT
 from matplotlib import pyplot
 from pandas.io.formats.style import Styler
 
-from morocco_lib import bench, config, data, notebook
+from morocco_lib import config, data, notebook
 from morocco_lib.analysis import estimate
 from morocco_lib.artifacts import steps, verify
+from morocco_lib.benchmark import protocol
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.models import model_class, weights
@@ -274,7 +275,7 @@ def test_running_a_notebook_again_sets_the_earlier_result_aside(project):
 
 # -- a cell of one's own -------------------------------------------------------------------------------------------
 def test_the_cell_in_the_help_of_bench_runs(synthetic_data, tmp_path):
-    cell = textwrap.dedent(bench.__doc__[bench.__doc__.index("    from pathlib") :])
+    cell = textwrap.dedent(protocol.__doc__[protocol.__doc__.index("    from pathlib") :])
     shutil.copytree(synthetic_data, tmp_path / "records")
     shutil.copy(ROOT / "docs/example_model.py", tmp_path / "my_model.py")
     names = {}
@@ -283,7 +284,7 @@ def test_the_cell_in_the_help_of_bench_runs(synthetic_data, tmp_path):
     result = names["result"]
     assert result["verdict"] == "VALID" and {"value", "low", "high"} <= set(result["speed_per_s"])
     assert result == json.loads((tmp_path / "measured/bench.json").read_text())
-    told = inspect.getdoc(bench.bench)
+    told = inspect.getdoc(protocol.bench)
     assert all(
         name in told for name in ("source:", "limits:", "folder:", "input_size:", "seed:", "Returns:", "Raises:")
     )

@@ -25,7 +25,7 @@ from morocco_lib.models.transformer.packed import Packed
 from morocco_lib.models.transformer.padded import Padded
 from morocco_lib.models.transformer.sequences import Tokens
 from morocco_lib.tasks import get_task
-from morocco_lib.training import bodies, finetune
+from morocco_lib.training import backbones, finetune
 
 CAPABILITIES = set(runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
@@ -139,7 +139,7 @@ def fitted(tmp_path_factory):
     records = task.read(path)[:40]
     config = {"model_type": "bert", "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2}
     config |= {"num_attention_heads": 2, "intermediate_size": 64}
-    body = bodies.from_scratch(config, bodies.texts_of(records, task), 1)
+    body = backbones.from_scratch(config, backbones.texts_of(records, task), 1)
     values = {
         "config": json.loads(body.model.config.to_json_string(use_diff=False)),
         "pooling": "first",

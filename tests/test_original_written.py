@@ -13,9 +13,9 @@ from conftest import ROOT
 from servers import PYTHON, runner, server
 from test_bench import write_records
 
-from morocco_lib import bench
 from morocco_lib.analysis import estimate
 from morocco_lib.analysis.gpu import gpu_ram_bytes
+from morocco_lib.benchmark import protocol
 from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import nvml
@@ -35,8 +35,8 @@ def run(folder, argv, records, batch_size, repeats, model="paced"):
     folder.mkdir()
     task, source = get_task("terra"), write_records(folder / "val.jsonl", 40)
     load = workload.build(task, task.read(source), records, 1)
-    return bench.measure(
-        bench.Program(argv, model), load, source, runner(False), Limits(timeout_s=60), folder,
+    return protocol.measure(
+        protocol.Program(argv, model), load, source, runner(False), Limits(timeout_s=60), folder,
         batch_size=batch_size, repeats=repeats,
     )  # fmt: skip
 

@@ -10,10 +10,10 @@ import pytest
 from servers import server
 from test_bench import write_records
 
-from morocco_lib import bench
 from morocco_lib.analysis import estimate, summary, throughput
 from morocco_lib.analysis.estimate import Run
 from morocco_lib.analysis.validity import drift_reasons
+from morocco_lib.benchmark import protocol as bench
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits

@@ -20,7 +20,7 @@ from morocco_lib.models.transformer.model import Transformer, batches
 from morocco_lib.models.transformer.padded import Padded, body_of
 from morocco_lib.options import Options
 from morocco_lib.tasks import get_task, task_names
-from morocco_lib.training import bodies, finetune
+from morocco_lib.training import backbones, finetune
 
 SIZES = {
     "vocab_size": 800,
@@ -72,9 +72,9 @@ def made(synthetic_data, tmp_path_factory):
     def make(kind, name):
         if (kind, name) not in folders:
             task = get_task(get_task(name).weights_of)
-            texts = bodies.texts_of(data.read_split(synthetic_data, task, "val")[1][:60], task)
+            texts = backbones.texts_of(data.read_split(synthetic_data, task, "val")[1][:60], task)
             folder = tmp_path_factory.mktemp("weights") / f"{kind}-{name}"
-            body = bodies.from_scratch({**CONFIGS[kind], "initializer_range": SPREAD}, texts, 1)
+            body = backbones.from_scratch({**CONFIGS[kind], "initializer_range": SPREAD}, texts, 1)
             weights.save(Made(body, task), task, folder, name=kind, trained_on={})
             folders[kind, name] = folder
         return folders[kind, name]
@@ -148,7 +148,7 @@ def test_any_decoder_computes_with_a_passage_once_and_answers_the_same(kind, poo
 
 def fitted_by_hand(config, task, records, **changes):
     """A model of a configuration with random weights, and what its weights folder would say."""
-    made = Made(bodies.from_scratch(config, bodies.texts_of(records, task), 1), task, 512)
+    made = Made(backbones.from_scratch(config, backbones.texts_of(records, task), 1), task, 512)
     body, head = (
         {name.removeprefix(part): tensor for name, tensor in made.tensors.items() if name.startswith(part)}
         for part in ("body.", "head.")

@@ -14,7 +14,7 @@
 (`morocco data synthetic terra --out records`):
 
     from pathlib import Path
-    from morocco_lib import bench
+    from morocco_lib.benchmark import protocol as bench
     from morocco_lib.runners.contract import Limits
     from morocco_lib.runners.process import ProcessRunner
     from morocco_lib.tasks import get_task
@@ -36,14 +36,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import cached, conformance, fileio
+from morocco_lib import fileio
 from morocco_lib.analysis import estimate, throughput
 from morocco_lib.analysis.predictions import run_folders
 from morocco_lib.analysis.summary import BENCH, PROTOCOL, derive
 from morocco_lib.analysis.validity import exit_reasons
+from morocco_lib.benchmark import cache_probe, conformance
+from morocco_lib.benchmark.run import Measurement, Program, command, contained, measure
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
-from morocco_lib.measure import Measurement, Program, command, contained, measure
 from morocco_lib.monitors import system_load
 from morocco_lib.reasons import Reason, verdict
 from morocco_lib.runners.contract import Limits, Runner
@@ -262,8 +263,8 @@ class _Protocol:
         start_s = max(0.0, run.total_s - run.lines / per_s)
         count = self.asked.repeats or LEAST_REPEATS
         timed_s = count * (start_s + size / per_s)
-        extra = 0 if self.quick else 2 * cached.PAIRS
-        extra_s = extra * (start_s + cached.size_for(per_s, self.asked.batch_size, size) / per_s)
+        extra = 0 if self.quick else 2 * cache_probe.PAIRS
+        extra_s = extra * (start_s + cache_probe.size_for(per_s, self.asked.batch_size, size) / per_s)
         self.facts["predicted_s"] = timed_s + extra_s
         more = "" if self.asked.repeats else " or more"
         also = f" and {extra} short ones that look for kept answers" if extra else ""
@@ -320,14 +321,14 @@ class _Protocol:
             return
         speed_per_s = estimate.speed(runs, self.short)[0]
         start_s = estimate.start_s(runs, speed_per_s)["value"] or 0.0
-        size = cached.size_for(speed_per_s["value"], self.asked.batch_size, size, start_s)
+        size = cache_probe.size_for(speed_per_s["value"], self.asked.batch_size, size, start_s)
         seed = int.from_bytes(os.urandom(6))  # none that a cache from an earlier measurement could know
         self.facts["cached"] = {"size": size, "seed": seed}
-        for pair in range(1, cached.PAIRS + 1):
-            unique, repeated = cached.workloads(self.task, self.records, size, seed, pair)
+        for pair in range(1, cache_probe.PAIRS + 1):
+            unique, repeated = cache_probe.workloads(self.task, self.records, size, seed, pair)
             loads = {"unique": unique, "repeated": repeated}
             with self.turn():  # both of a pair in one
-                for _, kind in (step for step in cached.sequence() if step[0] == pair):
+                for _, kind in (step for step in cache_probe.sequence() if step[0] == pair):
                     with self._measurement(loads[kind]) as measurement:
                         measurement.run(self.folder / "cached" / kind, kind)
 

@@ -132,17 +132,17 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: 
     try:
         with warnings.catch_warnings():  # in a notebook tqdm asks for a package that would draw its bars
             warnings.filterwarnings("ignore", message="IProgress not found")
-            from morocco_lib.training import bodies, processes, seeds
+            from morocco_lib.training import backbones, distributed, seeds
     except ModuleNotFoundError as error:
         raise needs_torch(error) from None
     model, recipe = plan.model, plan.model.recipe.of_task(task.name)
-    texts = bodies.texts_of(records, task) if model.scratch else []
+    texts = backbones.texts_of(records, task) if model.scratch else []
     local = local_source(model, plan.root)
 
-    def body(seed: int) -> bodies.Body:
+    def body(seed: int) -> backbones.Body:
         if model.scratch:
-            return bodies.from_scratch(model.scratch, texts, seed, recipe.body_dropout)
-        return bodies.load(str(local or model.source), recipe.body_dropout, model.revision or None)
+            return backbones.from_scratch(model.scratch, texts, seed, recipe.body_dropout)
+        return backbones.load(str(local or model.source), recipe.body_dropout, model.revision or None)
 
     val = read_labelled(task, plan.files["val"])
     try:
@@ -152,7 +152,7 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: 
         )  # fmt: skip
         return {"val": {"path": str(plan.files["val"]), "sha256": fileio.sha256_file(plan.files["val"])}, **found}
     finally:
-        processes.leave()
+        distributed.leave()
 
 
 def needs_torch(error: ModuleNotFoundError) -> EnvironmentFailure:

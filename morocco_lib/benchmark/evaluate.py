@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import bench, fileio
+from morocco_lib import fileio
 from morocco_lib.analysis.summary import PREDICTIONS, SCORE, derive_eval
+from morocco_lib.benchmark import protocol
 from morocco_lib.data import workload
 from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.tasks.base import Task, check_file
@@ -28,11 +29,18 @@ def answers(task: Task, source: Path, folder: Path):
 
 
 def evaluate(
-    program: bench.Program, task: Task, source: Path, runner: Runner, limits: Limits, folder: Path, *, batch_size: int
+    program: protocol.Program,
+    task: Task,
+    source: Path,
+    runner: Runner,
+    limits: Limits,
+    folder: Path,
+    *,
+    batch_size: int,
 ) -> dict[str, Any]:
     """Answer a file of records once, write preds.jsonl (submission format) and score.json, and return the latter."""
     load = workload.in_order(task, task.read(source))
-    bench.measure(program, load, source, runner, limits, folder, batch_size=batch_size, repeats=1, purpose="eval")
+    protocol.measure(program, load, source, runner, limits, folder, batch_size=batch_size, repeats=1, purpose="eval")
     text, result = derive_eval(folder)
     fileio.write_text(folder / PREDICTIONS, text)
     fileio.write_json(folder / SCORE, result)

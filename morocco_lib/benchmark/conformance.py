@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from morocco_lib.benchmark.contract_run import Run, differing, hear, plain
+from morocco_lib.benchmark.run import Program
 from morocco_lib.errors import UsageError
 from morocco_lib.formatting import counted
-from morocco_lib.hearing import Run, differing, hear, plain
-from morocco_lib.measure import Program
 from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
