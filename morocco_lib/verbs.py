@@ -278,16 +278,16 @@ def _worth_a_log(folders: list[Path]) -> list[Path]:
 
 
 def run(args) -> int:
-    from morocco_lib import pipeline
+    from morocco_lib.pipeline import plan_run
 
-    return pipeline.main(args, (lambda text: None) if args.quiet else say, show)
+    return plan_run.main(args, (lambda text: None) if args.quiet else say, show)
 
 
 def report(args) -> int:
-    from morocco_lib import home
+    from morocco_lib.pipeline import writable_home
     from morocco_lib.report import build
 
-    with home.lent(args.outputs):
+    with writable_home.lent(args.outputs):
         print(build.report_step(args.outputs, args.out))
     return 0
 

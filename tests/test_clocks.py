@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 from servers import server
 
-from morocco_lib import config, fileio, pipeline
+from morocco_lib import config, fileio
 from morocco_lib.analysis import summary
 from morocco_lib.artifacts import steps, verify
 from morocco_lib.benchmark import protocol
 from morocco_lib.monitors import clocks
+from morocco_lib.pipeline import plan_run
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
@@ -100,10 +101,10 @@ def test_a_fresh_plan_gets_a_folder_of_its_own_though_the_clock_was_set_back(tmp
         def now(cls, tz=None):
             return cls(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
-    monkeypatch.setattr(pipeline, "datetime", Stopped)
+    monkeypatch.setattr(plan_run, "datetime", Stopped)
     plan = config.PlanParams(name="small", tasks=["terra"], models=["majority"])
     made = []
     for _ in range(3):
-        made.append(pipeline.plan_folder(plan, tmp_path, None, fresh=True))
+        made.append(plan_run.plan_folder(plan, tmp_path, None, fresh=True))
         made[-1].mkdir(parents=True)
     assert [folder.name for folder in made] == [f"small-20260102-030405{end}" for end in ("", "-2", "-3")]

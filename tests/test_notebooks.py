@@ -20,14 +20,15 @@ from conftest import ROOT
 from matplotlib import pyplot
 from pandas.io.formats.style import Styler
 
-from morocco_lib import config, data, notebook
+from morocco_lib import config, data
 from morocco_lib.analysis import estimate
 from morocco_lib.artifacts import steps, verify
 from morocco_lib.benchmark import protocol
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.models import model_class, weights
-from morocco_lib.notebook import Facts, Verdict
+from morocco_lib.pipeline import session as notebook
+from morocco_lib.pipeline.session import Facts, Verdict
 from morocco_lib.tasks import get_task
 
 NAMES = ("train", "bench", "eval", "report")

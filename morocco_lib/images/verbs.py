@@ -91,8 +91,9 @@ def _refused(text: str) -> None:
 def build(args) -> int:
     import tempfile
 
-    from morocco_lib import data, launch
+    from morocco_lib import data
     from morocco_lib.images import build as room
+    from morocco_lib.pipeline import resolve
     from morocco_lib.runners.contract import Limits
     from morocco_lib.tasks import get_task
 
@@ -124,7 +125,7 @@ def build(args) -> int:
                 if not args.data:
                     data.make_synthetic(folder, [task.name], 1)
                 source = args.data or data.find_split(folder, task, "val")
-                launch.check_image(image, task, source, Limits(args.timeout))
+                resolve.check_image(image, task, source, Limits(args.timeout))
 
             image = room.build(recipe, check, talk)
         if args.json:

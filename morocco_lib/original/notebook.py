@@ -15,10 +15,10 @@ from morocco_lib import config, fileio
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
 from morocco_lib.formatting import counted, sized
-from morocco_lib.notebook import Facts
 from morocco_lib.original import compare
 from morocco_lib.original.compare import KEPT, OPEN, TURNED, Cell
 from morocco_lib.original.corrected import MEANING, Flag
+from morocco_lib.pipeline.session import Facts
 
 STEP = "original"
 WIDE_HALF = 0.1  # of a speed: an interval that reaches further does not tell models apart that differ by less

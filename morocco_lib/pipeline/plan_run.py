@@ -14,16 +14,17 @@ from itertools import chain, count, product
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import config, forecast, home, launch, turns
+from morocco_lib import config
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
-from morocco_lib.execute import check_loopback, execute
-from morocco_lib.notebook import inputs_of, key_of
 from morocco_lib.options import SYNTHETIC
-from morocco_lib.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, Progress, StepResult
+from morocco_lib.pipeline import cost_preview, resolve, scheduler, writable_home
+from morocco_lib.pipeline.notebook_runner import check_loopback, execute
+from morocco_lib.pipeline.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, Progress, StepResult
+from morocco_lib.pipeline.session import inputs_of, key_of
+from morocco_lib.pipeline.signals import Signals
+from morocco_lib.pipeline.synthetic_step import synthetic_step
 from morocco_lib.report import build, seeds_table, tables
-from morocco_lib.signals import Signals
-from morocco_lib.synthetic_step import synthetic_step
 from morocco_lib.tasks import get_task
 
 LOCK = ".lock"
@@ -46,7 +47,7 @@ class PlanRun:
     ):
         self.plan, self.root, self.plan_dir, self.force = plan, root, Path(plan_dir), force
         self.data_dir = data_dir or plan.data_dir
-        self.machine = launch.settle(config.load_machine(plan.machine, root))
+        self.machine = resolve.settle(config.load_machine(plan.machine, root))
         self.models = {name: config.load_model(name, root) for name in plan.models}
         trained = {get_task(name).weights_of for name in plan.tasks}  # LiDiRus is answered by what TERRa trained
         self.tasks = {name: config.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}
@@ -155,15 +156,15 @@ class PlanRun:
             if ended:
                 raise ended[0]
 
-        def one(seat: turns.Seat, this: StepResult, prepare: Callable) -> None:
+        def one(seat: scheduler.Seat, this: StepResult, prepare: Callable) -> None:
             try:
                 self._step(this, prepare, progress, check_ended, seat)
             finally:
                 seat.leave()
 
-        groups = -(-len(due) // turns.SEATS)
+        groups = -(-len(due) // scheduler.SEATS)
         for group in (due[first::groups] for first in range(groups)):
-            with turns.Turns(len(group)) as given, ThreadPoolExecutor(len(group)) as pool:
+            with scheduler.Turns(len(group)) as given, ThreadPoolExecutor(len(group)) as pool:
                 underway = [pool.submit(one, seat, *step) for seat, step in zip(given.seats, group, strict=True)]
                 try:
                     while wait(underway, 0.1).not_done:
@@ -192,7 +193,7 @@ class PlanRun:
                 steps.retire(older)  # it shows what was, and rests on files that may have been set aside
         return p, inputs, folder, key
 
-    def _step(self, this: StepResult, prepare, progress, check, seat: turns.Seat | None = None) -> None:
+    def _step(self, this: StepResult, prepare, progress, check, seat: scheduler.Seat | None = None) -> None:
         check()
         began = time.monotonic()
         progress(this, "start")
@@ -308,7 +309,7 @@ def main(args, say, show) -> int:
                     [s.state.ljust(6), s.step.ljust(6), f"{s.model or ''} {s.task or ''}".strip(), s.error or ""]
                 ).rstrip()
             )
-        for line in forecast.lines(job.models, plan_dir, listed, None if plan.repeats else plan.max_minutes, root):
+        for line in cost_preview.lines(job.models, plan_dir, listed, None if plan.repeats else plan.max_minutes, root):
             print(line)
         return max((s.exit for s in listed), default=0)
     if plan_dir.exists() and not plan_dir.is_dir():
@@ -316,7 +317,7 @@ def main(args, say, show) -> int:
     job.check_data()
     total = len(list(job.cells())) * len(job.cell_steps()) + ("report" in plan.steps)
     check_loopback()
-    with lock(plan_dir), home.lent(plan_dir), Signals() as signals:
+    with lock(plan_dir), writable_home.lent(plan_dir), Signals() as signals:
         result = job.run(Progress(total, say, bar=not args.quiet and sys.stderr.isatty()), signals.check)
     rows = tables.collect(plan_dir)
     new = {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE}

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import config, data, fileio, formatting, launch, turns
+from morocco_lib import config, data, fileio, formatting
 from morocco_lib.artifacts import steps
 from morocco_lib.benchmark import protocol
 from morocco_lib.config import resolve
@@ -15,10 +15,12 @@ from morocco_lib.errors import UsageError
 from morocco_lib.models import weights
 from morocco_lib.monitors.host import host_facts
 from morocco_lib.options import KINDS, SYNTHETIC
+from morocco_lib.pipeline import resolve as launch
+from morocco_lib.pipeline import scheduler as turns
+from morocco_lib.pipeline.synthetic_step import synthetic_step
 from morocco_lib.report import build
 from morocco_lib.runners.contract import Runner
 from morocco_lib.runners.process import ProcessRunner
-from morocco_lib.synthetic_step import synthetic_step
 from morocco_lib.tasks import get_task
 from morocco_lib.training import fit
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import errors, fileio, launch, turns
+from morocco_lib import errors, fileio
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import MoroccoError
-from morocco_lib.notebook import identity
+from morocco_lib.pipeline import resolve, scheduler
+from morocco_lib.pipeline.session import identity
 from morocco_lib.runners.process import tie
 
 _starting, _rendering = threading.Lock(), threading.Lock()  # what several threads are not to do at once
@@ -32,7 +33,7 @@ def check_loopback() -> None:
 
 def execute(
     step: str, p: Any, inputs: dict[str, Path], folder: Path, key: str, root: Path, check: Callable[[], None],
-    seat: turns.Seat | None = None,
+    seat: scheduler.Seat | None = None,
 ) -> int:  # fmt: skip
     """Run one notebook in a fresh kernel, keep it executed and rendered in its step folder, and return its exit code.
 
@@ -57,7 +58,7 @@ def execute(
             _papermill(root / "notebooks" / f"{step}.ipynb", notebook, parameters, root, check, seat)
         except BaseException:
             if names:
-                launch.sweep(p.machine)
+                resolve.sweep(p.machine)
             raise
         finally:
             if notebook.exists():
@@ -76,7 +77,7 @@ def _exit_of(step: str, folder: Path) -> int:
 
 def _papermill(
     source: Path, target: Path, parameters: dict[str, Any], root: Path, check: Callable[[], None],
-    seat: turns.Seat | None = None,
+    seat: scheduler.Seat | None = None,
 ) -> None:  # fmt: skip
     with _starting:
         import papermill
@@ -140,7 +141,7 @@ def _papermill(
     raise error
 
 
-def _kernel_class(log: Path, folder: Path, started: list, seat: turns.Seat | None):
+def _kernel_class(log: Path, folder: Path, started: list, seat: scheduler.Seat | None):
     """Return a kernel manager class whose kernels work in a folder, end with us, talk to a log, and are noted in `started`."""
     from jupyter_client import AsyncKernelManager
 
