@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from morocco_lib import data, reasons, tasks
 from morocco_lib.analysis import validity
-from morocco_lib.cli import build_parser
+from morocco_lib.cli.entry import build_parser
 from morocco_lib.data import synthetic
 from morocco_lib.data.workload import build
 from morocco_lib.models import model_class

@@ -19,8 +19,8 @@ from test_original_logs import PUBLISHED, RUBERT_PUBLISHED, TASKS
 
 from morocco_lib import config
 from morocco_lib.errors import UsageError
-from morocco_lib.original import compare, corrected, figures, logs, notebook, stats
-from morocco_lib.original.corrected import Flag
+from morocco_lib.legacy import compare, corrected, figures, logs, notebook, stats
+from morocco_lib.legacy.corrected import Flag
 
 SOURCE = ROOT / "notebooks" / "original.ipynb"
 MIB, GAP_S, START_S, LOST_S, ONSET_S = 2**20, 0.3, 12.0, 3.0, 7.5

@@ -18,10 +18,10 @@ from morocco_lib.analysis.gpu import gpu_ram_bytes
 from morocco_lib.benchmark import protocol
 from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.legacy import corrected, logs, stats
+from morocco_lib.legacy.corrected import Flag
+from morocco_lib.legacy.write import PERIOD_NS, write
 from morocco_lib.monitors import nvml
-from morocco_lib.original import corrected, logs, stats
-from morocco_lib.original.corrected import Flag
-from morocco_lib.original.write import PERIOD_NS, write
 from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
 

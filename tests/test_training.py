@@ -383,7 +383,7 @@ def test_torchrun_ends_cleanly_and_writes_once(small, tmp_path):
 SPOILT = """
 import sys
 import torch
-from morocco_lib import cli
+from morocco_lib.cli import entry as cli
 from morocco_lib.training import finetune, distributed
 whole, taken = finetune.Net.forward, []
 def spoilt(self, **inputs):

@@ -416,7 +416,7 @@ def test_odd_texts_are_answered(kind, made, synthetic_data):
 def test_nothing_of_transformers_is_imported_to_answer_with_a_known_architecture(made, synthetic_data):
     record = json.dumps(records_of(synthetic_data, "terra", 1)[0])
     code = (
-        "import sys; from morocco_lib.cli import main; code = main(sys.argv[1:])\n"
+        "import sys; from morocco_lib.cli.entry import main; code = main(sys.argv[1:])\n"
         "slow = {'transformers', 'pandas', 'sklearn', 'pydantic'}; print(sorted(slow & set(sys.modules))); sys.exit(code)"
     )
     done = subprocess.run(

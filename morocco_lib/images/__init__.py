@@ -1,1 +1,4 @@
-"""Images of models: three small Dockerfiles, built so that what images share is stored once; and registries."""
+"""A trained model as an image that keeps the contract; registries.
+
+May import `benchmark`, `runners` and what stands below them.
+"""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import fileio
+from morocco_lib.cli.images import BASE
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.images.verbs import BASE
 from morocco_lib.runners import engine
 
 DEBIAN = "debian"  # as a base: made here from the distribution's packages

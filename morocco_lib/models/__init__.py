@@ -1,4 +1,7 @@
-"""Who answers. A model is fitted on one task, kept as a folder of JSON and safetensors, and answers records."""
+"""Who answers. A model is fitted on one task, kept as a folder of JSON and safetensors, and answers records.
+
+May import `tasks` and what stands below it: a container holds this package.
+"""
 
 import importlib
 from collections.abc import Sequence

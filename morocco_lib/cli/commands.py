@@ -125,7 +125,7 @@ def evaluate(args) -> int:
             remedy="give the labelled file",
         )
     if args.original:
-        from morocco_lib.original.scoring import score_file
+        from morocco_lib.legacy.scoring import score_file
 
         show(score_file(task, args.predictions, records))
         return 0
@@ -222,7 +222,7 @@ def bench(args) -> int:
             f"{args.out} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
         )
     if args.original_logs:
-        from morocco_lib.original import write
+        from morocco_lib.legacy import write
 
         if write.cell(args.original_logs, program.model, task.name).exists():
             raise UsageError(

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from morocco_lib.cli.commands import say, show
 from morocco_lib.errors import UsageError
-from morocco_lib.verbs import say, show
 
 BASE = "python:3.11-slim-bookworm"
 EVERY_S = 10.0  # between two lines of progress where there is no terminal

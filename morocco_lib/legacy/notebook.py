@@ -15,9 +15,9 @@ from morocco_lib import config, fileio
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
 from morocco_lib.formatting import counted, sized
-from morocco_lib.original import compare
-from morocco_lib.original.compare import KEPT, OPEN, TURNED, Cell
-from morocco_lib.original.corrected import MEANING, Flag
+from morocco_lib.legacy import compare
+from morocco_lib.legacy.compare import KEPT, OPEN, TURNED, Cell
+from morocco_lib.legacy.corrected import MEANING, Flag
 from morocco_lib.pipeline.session import Facts
 
 STEP = "original"

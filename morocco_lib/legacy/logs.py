@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from morocco_lib.errors import UsageError
-from morocco_lib.original.files import DAMAGED, Place, walk
+from morocco_lib.legacy.files import DAMAGED, Place, walk
 
 KEYS = ("timestamp", "cpu_usage", "ram", "gpu_usage", "gpu_ram")
 BLOCK_BYTES = 1 << 17  # read at a time, however long a log is

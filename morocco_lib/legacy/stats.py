@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from morocco_lib.errors import UsageError
-from morocco_lib.original.logs import Log
+from morocco_lib.legacy.logs import Log
 
 RULES = ("command", "table")
 POINT = (2000, 32)  # input size and batch size of the published table

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from morocco_lib.errors import UsageError
-from morocco_lib.original import files, logs
+from morocco_lib.legacy import files, logs
 
 FORMATS = (".png", ".svg", ".pdf")
 PANELS = (  # column of a log, title, divisor

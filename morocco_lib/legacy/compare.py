@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import median
 
 from morocco_lib.errors import UsageError
-from morocco_lib.original import files, logs, stats
-from morocco_lib.original.corrected import Flag, Point, corrected
-from morocco_lib.original.logs import KEYS, Log
+from morocco_lib.legacy import files, logs, stats
+from morocco_lib.legacy.corrected import Flag, Point, corrected
+from morocco_lib.legacy.logs import KEYS, Log
 
 RESAMPLES = 2000
 LOADED_SHARE = 0.9  # of the GPU memory that a one-record run holds at most: the model is on the GPU

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from morocco_lib.cli.commands import say, show
 from morocco_lib.errors import UsageError
-from morocco_lib.verbs import say, show
 
 LOG = "<model>/<task>/<size>_<batch>_<index>.jsonl, a folder of such, or its .tar.gz"
 
@@ -37,7 +37,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def stats(args) -> int:
-    from morocco_lib.original import logs, stats
+    from morocco_lib.legacy import logs, stats
 
     if args.rule and not args.original:
         raise UsageError("--rule without --original", rule="corrected numbers follow one rule", remedy="add --original")
@@ -51,7 +51,7 @@ def stats(args) -> int:
             if numbers.rps is None:
                 say(f"{model} on {task}: longer runs took no longer than one-record runs, so there is no speed")
         return 0
-    from morocco_lib.original.corrected import corrected
+    from morocco_lib.legacy.corrected import corrected
 
     points = [point for (model, task), members in cells.items() for point in corrected(model, task, members)]
     if args.json:
@@ -64,7 +64,7 @@ def stats(args) -> int:
 
 def _lines(points: Sequence) -> list[str]:
     from morocco_lib.formatting import counted, sized
-    from morocco_lib.original.corrected import MEANING, Flag
+    from morocco_lib.legacy.corrected import MEANING, Flag
 
     def per_s(value: float | None, none: str = "—") -> str:
         return none if value is None else sized(value)
@@ -98,7 +98,7 @@ def _lines(points: Sequence) -> list[str]:
 
 
 def plot(args) -> int:
-    from morocco_lib.original.plot import plot as draw
+    from morocco_lib.legacy.plot import plot as draw
 
     draw(args.logs, args.out)
     print(args.out)

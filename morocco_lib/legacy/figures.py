@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from statistics import median
 
-from morocco_lib.original.compare import Cell, lost, starts
-from morocco_lib.original.corrected import Flag
+from morocco_lib.legacy.compare import Cell, lost, starts
+from morocco_lib.legacy.corrected import Flag
 from morocco_lib.report.figures import COLOURS, GREY, INK, _style
 
 ONE, MANY, OTHER = COLOURS[0], COLOURS[1], COLOURS[2]

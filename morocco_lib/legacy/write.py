@@ -22,7 +22,7 @@ from typing import Any
 from morocco_lib import fileio
 from morocco_lib.analysis.estimate import Run, read_run
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.original.logs import KEYS
+from morocco_lib.legacy.logs import KEYS
 
 PERIOD_NS = 100_000_000
 

@@ -22,8 +22,8 @@ from enum import StrEnum
 from statistics import median, variance
 from typing import Any
 
-from morocco_lib.original.logs import Log
-from morocco_lib.original.stats import split
+from morocco_lib.legacy.logs import Log
+from morocco_lib.legacy.stats import split
 
 COLD_EXCESS = (
     0.25  # of the fastest start-up: warm ones are within 10 % of each other, cold ones 1.25 to 4 times as long

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import morocco_lib
-from morocco_lib import verbs as do
-from morocco_lib.arguments import positive, positives, seconds, seeds, share, size, subject
+from morocco_lib.cli import commands as do
+from morocco_lib.cli import images
+from morocco_lib.cli import legacy as original
+from morocco_lib.cli.arguments import positive, positives, seconds, seeds, share, size, subject
+from morocco_lib.cli.commands import say
 from morocco_lib.errors import EnvironmentFailure, MoroccoError
-from morocco_lib.images import verbs as images
 from morocco_lib.options import BACKENDS, PRECISIONS
-from morocco_lib.original import verbs as original
-from morocco_lib.verbs import say
 
 
 def open_streams() -> None:
