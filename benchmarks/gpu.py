@@ -30,8 +30,8 @@ import torch
 from inference import Contender, ratio, same, written
 
 from morocco_lib import data
-from morocco_lib.analysis.estimate import Run
 from morocco_lib.analysis.gpu import gpu_energy, gpu_ram_bytes
+from morocco_lib.analysis.run_files import Run
 from morocco_lib.models import weights
 from morocco_lib.models.transformer.heads import head_of
 from morocco_lib.monitors.nvml import GpuSampler

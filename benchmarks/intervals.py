@@ -21,8 +21,8 @@ from statistics import median
 
 import numpy as np
 
-from morocco_lib.analysis import estimate, throughput
-from morocco_lib.analysis.estimate import Run
+from morocco_lib.analysis import segments, throughput
+from morocco_lib.analysis.run_files import Run
 from morocco_lib.analysis.validity import drift_reasons
 from morocco_lib.benchmark import protocol
 
@@ -76,7 +76,7 @@ def experiment(
             continue
         while len(short) < len(runs) + protocol.MORE_SHORT:
             short.append(run(rng, method, cold, slower, batches=1))
-        if len(throughput.warm_pairs([s.total_s for s in short], [r.total_s for r in runs])) >= repeats:
+        if len(segments.warm_pairs([s.total_s for s in short], [r.total_s for r in runs])) >= repeats:
             break
     slowed += [slowed[-1]] * (len(runs) - repeats)
     return runs, short, RATE / (sum(slowed) / len(runs) * math.exp(BETWEEN**2 / 2))
@@ -88,14 +88,14 @@ def setting(seed: int, count: int, method: str, repeats: int, drift: float, cold
     held, widths, alarms = 0, [], 0
     for _ in range(count):
         runs, short, truth = experiment(rng, method, repeats, drift, cold)
-        found, _ = estimate.speed(runs, short)
+        found = throughput.read(runs, short).estimate
         if found.get("low") is None:  # fewer than two pairs that started warm
             continue
         assert found["method"] == method, found
         held += found["low"] <= truth <= found["high"]
         widths.append((found["high"] - found["low"]) / found["value"])
         if method == "stream":
-            alarms += bool(drift_reasons([estimate.speed([r])[0]["value"] for r in runs]))
+            alarms += bool(drift_reasons([throughput.read([r]).estimate["value"] for r in runs]))
     return {
         "coverage": held / len(widths),
         "width": median(widths),

@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from morocco_lib import fileio
-from morocco_lib.analysis import summary, throughput
-from morocco_lib.analysis.estimate import read_run
+from morocco_lib.analysis import segments, summary
+from morocco_lib.analysis.run_files import read_run
 from morocco_lib.benchmark import cache_probe, protocol
 from morocco_lib.data import workload
 from morocco_lib.monitors import clocks, nvml, sampler, system_load
@@ -278,7 +278,7 @@ def experiment(rng: np.random.Generator, made: Bench, folder: Path) -> dict:
         runs.append(read_run(write_run(folder, rng, made, size, description(size))))
         while paired and len(shorts) < len(runs) + protocol.MORE_SHORT:
             shorts.append(read_run(write_run(folder / "short", rng, made, made.batch, description(made.batch))))
-        warm = throughput.warm_pairs([s.total_s for s in shorts], [run.total_s for run in runs]) if paired else runs
+        warm = segments.warm_pairs([s.total_s for s in shorts], [run.total_s for run in runs]) if paired else runs
         if len(warm) >= made.repeats:
             break
     few = made.batch * -(-cache_probe.size_for(made.per_s, made.batch, size, start_s if paired else 0.0) // made.batch)

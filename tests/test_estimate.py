@@ -7,11 +7,20 @@ import numpy
 import pytest
 import scipy.stats
 
-from morocco_lib.analysis import estimate
-from morocco_lib.analysis.estimate import Run, Segment, ratio_estimate, ready_segment, speed, stream_segment
+from morocco_lib.analysis import intervals, memory, run_files, startup, summary, throughput
+from morocco_lib.analysis.intervals import ratio_estimate
+from morocco_lib.analysis.run_files import Run
+from morocco_lib.analysis.segments import Segment
+from morocco_lib.analysis.throughput import ready_segment, stream_segment
 from morocco_lib.analysis.validity import answer_reasons, exit_reasons
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING, NOTES, Reason, verdict
+
+
+def speed(runs, short=()):
+    found = throughput.read(runs, short)
+    return found.estimate, list(found.notes)
+
 
 RATE, INIT_S = 500.0, 1.0
 
@@ -113,7 +122,7 @@ def test_the_speed_of_a_regular_stream_is_exact(ready_s, batch):
     assert segment.records / segment.seconds == pytest.approx(RATE)
     rest = 1000 % batch  # what is left at the end is not in it
     assert segment.records == 1000 - batch - rest  # the first batch tells only when the stream begins
-    assert speed([run])[0]["method"] == "stream"
+    assert throughput.read([run]).estimate["method"] == "stream"
 
 
 @readiness
@@ -152,7 +161,7 @@ def test_answers_held_back_without_readiness_give_no_speed(arrivals):
     run = make_run(burst(1000, arrivals), batch_size=8)
     assert stream_segment(run) is Reason.NO_STREAM
     assert speed([run]) == ({"value": None, "reason": Reason.NO_STREAM}, [])
-    assert estimate.init_s(run) is Reason.NO_READINESS
+    assert startup.init_s(run) is Reason.NO_READINESS
 
 
 def test_a_burst_of_a_long_run_is_no_stream():
@@ -191,13 +200,13 @@ def test_five_arrivals_are_a_stream():
 def test_no_answers_at_all_give_no_speed():
     for ready_s in (None, INIT_S):
         run = make_run([], ready_s=ready_s)
-        assert speed([run])[0]["value"] is None
+        assert throughput.read([run]).estimate["value"] is None
         assert isinstance(stream_segment(run), Reason) and isinstance(ready_segment(run), Reason)
 
 
 def test_readiness_after_the_last_answer_is_not_believed():
     run = make_run(steady(64, 32), ready_s=100.0, batch_size=32)
-    assert speed([run])[0] == {"value": None, "reason": Reason.NO_STREAM}
+    assert throughput.read([run]).estimate == {"value": None, "reason": Reason.NO_STREAM}
 
 
 def test_a_slow_machine_does_not_turn_a_stream_into_answers_held_back():
@@ -239,16 +248,16 @@ def test_several_runs_have_the_interval_between_runs():
 
 # -- start-up ------------------------------------------------------------------------------------------------------
 def test_start_up_is_readiness_where_it_is_told():
-    assert estimate.init_s(make_run(steady(1000, 8), ready_s=0.7)) == 0.7
+    assert startup.init_s(make_run(steady(1000, 8), ready_s=0.7)) == 0.7
 
 
 @pytest.mark.parametrize("arrivals", [steady(1000, 1), steady(1000, 32), steady(2000, 203)])
 def test_start_up_without_readiness_is_the_first_answer_less_its_share_of_work(arrivals):
-    assert estimate.init_s(make_run(arrivals)) == pytest.approx(INIT_S, abs=1e-9)
+    assert startup.init_s(make_run(arrivals)) == pytest.approx(INIT_S, abs=1e-9)
 
 
 def test_start_up_is_never_negative():
-    assert estimate.init_s(make_run([(0.01, 500), *((0.1 * k, 10) for k in range(1, 20))])) == 0.0
+    assert startup.init_s(make_run([(0.01, 500), *((0.1 * k, 10) for k in range(1, 20))])) == 0.0
 
 
 # -- memory and CPU ------------------------------------------------------------------------------------------------
@@ -258,23 +267,23 @@ def sample(anon=0, shmem=0, file=0, kernel=0, cpu_s=0.0, **more):
 
 def test_memory_is_the_largest_sample_of_anonymous_and_shared():
     samples = [sample(100, 5, 900), sample(60, 50, 900), sample(70, 30)]
-    assert estimate.ram_bytes(make_run([], samples=samples)) == 110
+    assert memory.ram_bytes(make_run([], samples=samples)) == 110
 
 
 def test_memory_is_raised_to_what_the_kernels_peak_leaves():
     samples = [sample(100, 5, 30, 7), sample(90, 0, 20, 9)]
-    assert estimate.ram_bytes(make_run([], samples=samples, memory={"cgroup_peak_bytes": 500})) == 500 - 30 - 9
-    assert estimate.ram_bytes(make_run([], samples=samples, memory={"cgroup_peak_bytes": 120})) == 105
-    assert estimate.ram_bytes(make_run([], samples=samples, memory={"high_water_bytes": 130})) == 130
+    assert memory.ram_bytes(make_run([], samples=samples, memory={"cgroup_peak_bytes": 500})) == 500 - 30 - 9
+    assert memory.ram_bytes(make_run([], samples=samples, memory={"cgroup_peak_bytes": 120})) == 105
+    assert memory.ram_bytes(make_run([], samples=samples, memory={"high_water_bytes": 130})) == 130
 
 
 def test_memory_of_an_unknown_kernel_share_is_still_a_number():
     samples = [sample(100, 5, 30, None)]
-    assert estimate.ram_bytes(make_run([], samples=samples, memory={"cgroup_peak_bytes": 500})) == 470
+    assert memory.ram_bytes(make_run([], samples=samples, memory={"cgroup_peak_bytes": 500})) == 470
 
 
 def test_memory_without_samples_is_not_measured():
-    assert estimate.ram_bytes(make_run([], memory={"cgroup_peak_bytes": 500})) is Reason.NO_SAMPLES
+    assert memory.ram_bytes(make_run([], memory={"cgroup_peak_bytes": 500})) is Reason.NO_SAMPLES
 
 
 def test_cpu_time_is_that_between_the_first_and_the_last_answer():
@@ -287,26 +296,26 @@ def test_cpu_time_is_that_between_the_first_and_the_last_answer():
         sample(cpu_s=11.0),
     ]
     run = make_run(steady(1000, 8), batch_size=8, samples=samples)
-    assert estimate.cpu_of_stream(run) == (8.0, 992)
-    found = estimate.summarise([run])[0]["cpu_s_per_record"]
+    assert memory.cpu_of_stream(run) == (8.0, 992)
+    found = summary._estimates([run], throughput.read([run]))[0]["cpu_s_per_record"]
     assert found["value"] == pytest.approx(8 / 992) and found["scope"] == "run"
-    assert estimate.cpu_of_stream(make_run(steady(1000, 8), samples=samples[:-2])) is Reason.NO_SAMPLES
+    assert memory.cpu_of_stream(make_run(steady(1000, 8), samples=samples[:-2])) is Reason.NO_SAMPLES
 
 
 def test_one_run_without_a_number_leaves_the_point_without_it():
-    found = estimate.mean_of([1.0, Reason.NO_CGROUP, Reason.NO_SAMPLES])
+    found = intervals.mean_of([1.0, Reason.NO_CGROUP, Reason.NO_SAMPLES])
     assert found == {"value": None, "reason": Reason.NO_CGROUP}
 
 
 def test_numbers_of_several_runs_are_means_with_intervals():
-    found = estimate.mean_of([100.0, 110.0, 120.0], "cgroup v2")
+    found = intervals.mean_of([100.0, 110.0, 120.0], "cgroup v2")
     half = scipy.stats.t.ppf(0.975, 2) * 10 / 3**0.5
     assert (found["value"], found["low"], found["high"]) == pytest.approx((110, 110 - half, 110 + half))
     assert (found["method"], found["scope"]) == ("cgroup v2", "runs")
 
 
 def test_no_valid_run_gives_no_number_and_the_reason():
-    estimates, notes = estimate.summarise([])
+    estimates, notes = summary._estimates([], throughput.read([]))
     assert notes == [] and len(estimates) == 6
     assert all(found == {"value": None, "reason": Reason.NO_VALID_RUN} for found in estimates.values())
 
@@ -334,7 +343,7 @@ def write_run(folder, **broken):
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path):
-    run = estimate.read_run(write_run(tmp_path))
+    run = run_files.read_run(write_run(tmp_path))
     assert run.arrivals == [(1.0, 1)]  # an arrival that ends no line is no answer
     assert run.ready_s == 0.5 and run.lines == 1 and len(run.samples) == 1 and not run.truncated
 
@@ -356,9 +365,9 @@ CHUNK = '{"t_ns": 1000000000, "bytes": 12, "lines": 1}\n'
 )
 def test_a_file_that_ends_too_soon_is_told(tmp_path, name, text):
     whole = write_run(tmp_path, **{"chunks.jsonl": CHUNK})
-    assert not estimate.read_run(whole).truncated
+    assert not run_files.read_run(whole).truncated
     (tmp_path / name).write_text(text)
-    assert estimate.read_run(whole).truncated
+    assert run_files.read_run(whole).truncated
 
 
 @pytest.mark.parametrize(
@@ -375,7 +384,7 @@ def test_a_file_that_ends_too_soon_is_told(tmp_path, name, text):
 )
 def test_a_broken_run_is_named(tmp_path, name, text):
     with pytest.raises(UsageError, match=tmp_path.name):
-        estimate.read_run(write_run(tmp_path, **{name: text}))
+        run_files.read_run(write_run(tmp_path, **{name: text}))
 
 
 # -- verdicts ------------------------------------------------------------------------------------------------------

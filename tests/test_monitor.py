@@ -15,7 +15,7 @@ import engine
 import pytest
 from servers import PYTHON, cgroups_of, is_alive, runner, server
 
-from morocco_lib.analysis import estimate
+from morocco_lib.analysis import memory, run_files, summary, throughput
 from morocco_lib.benchmark.run import Measurement, Program
 from morocco_lib.data import workload
 from morocco_lib.monitors import procfs
@@ -485,20 +485,20 @@ def measured(tmp_path_factory):
     """Measure `body.py` with these options through the protocol and return the run; each point is measured once."""
 
     @functools.cache
-    def measure(use_cgroup: bool, *options, program="body") -> estimate.Run:
+    def measure(use_cgroup: bool, *options, program="body") -> run_files.Run:
         return run_once(runner(use_cgroup), server(program, *options), tmp_path_factory.mktemp("run") / "once")
 
     return measure
 
 
-def run_once(way, argv: list[str], folder: Path) -> estimate.Run:
+def run_once(way, argv: list[str], folder: Path) -> run_files.Run:
     """Measure a program on one record through the protocol and return the run."""
     folder.mkdir()
     source = folder / "records.jsonl"
     source.write_text(json.dumps(RECORD) + "\n")
     load = workload.build(TASK, [RECORD], 1, 0)
     with Measurement(Program(argv, "once"), load, source, way, Limits(20), folder, batch_size=1) as measurement:
-        return estimate.read_run(measurement.run(folder, "bench"))
+        return run_files.read_run(measurement.run(folder, "bench"))
 
 
 ways = pytest.mark.parametrize("use_cgroup", [True, False], ids=["cgroup", "proc"])
@@ -508,24 +508,24 @@ places = pytest.mark.parametrize("place", [(), ("--in-child",)], ids=["itself", 
 @ways
 @places
 def test_100_mb_held_for_half_a_second_are_seen_within_5_percent(measured, use_cgroup, place):
-    held = estimate.ram_bytes(measured(use_cgroup, "--mb", 100, "--hold", 0.5, *place))
-    twin = estimate.ram_bytes(measured(use_cgroup, "--mb", 0, "--hold", 0.1, *place))
+    held = memory.ram_bytes(measured(use_cgroup, "--mb", 100, "--hold", 0.5, *place))
+    twin = memory.ram_bytes(measured(use_cgroup, "--mb", 0, "--hold", 0.1, *place))
     assert held - twin == pytest.approx(100 * MB, abs=5 * MB + 2 * MB)
 
 
 @places
 def test_a_spike_between_two_samples_is_seen_by_the_kernel(measured, place):
-    held = estimate.ram_bytes(measured(True, "--mb", 100, "--hold", 0, *place))
-    twin = estimate.ram_bytes(measured(True, "--mb", 0, "--hold", 0.1, *place))
+    held = memory.ram_bytes(measured(True, "--mb", 100, "--hold", 0, *place))
+    twin = memory.ram_bytes(measured(True, "--mb", 0, "--hold", 0.1, *place))
     assert held - twin == pytest.approx(100 * MB, abs=5 * MB + 2 * MB)
 
 
 @ways
 @pytest.mark.parametrize(("hold_s", "place"), [(0.1, ()), (0.4, ("--in-child",))], ids=["itself", "child"])
 def test_300_mb_held_for_a_moment_are_seen_within_5_percent_five_times_of_five(measured, use_cgroup, hold_s, place):
-    twin = estimate.ram_bytes(measured(use_cgroup, "--mb", 0, "--hold", hold_s, *place))
+    twin = memory.ram_bytes(measured(use_cgroup, "--mb", 0, "--hold", hold_s, *place))
     for number in range(5):
-        held = estimate.ram_bytes(measured(use_cgroup, "--mb", 300, "--hold", hold_s + number / 1e6, *place))
+        held = memory.ram_bytes(measured(use_cgroup, "--mb", 300, "--hold", hold_s + number / 1e6, *place))
         assert held - twin == pytest.approx(300 * MB, rel=0.05)
 
 
@@ -539,7 +539,7 @@ def test_so_it_is_in_a_container(docker_engine, tiny_image, tmp_path, hold_s, pl
 
     def ram_bytes(mb: int, number: int) -> float:
         words = ["--mb", str(mb), "--hold", str(hold_s), *place]
-        return estimate.ram_bytes(run_once(way, words, tmp_path / f"{mb}-{number}"))
+        return memory.ram_bytes(run_once(way, words, tmp_path / f"{mb}-{number}"))
 
     twin = ram_bytes(0, 0)
     for number in range(5):
@@ -567,7 +567,7 @@ def test_the_samples_count_cpu_time_once(measured, use_cgroup, place):
 @ways
 def test_the_run_says_where_its_numbers_come_from(measured, use_cgroup):
     run = measured(use_cgroup, "--mb", 100, "--hold", 0.5)
-    memory, estimates = run.facts["memory"], estimate.summarise([run])[0]
+    memory, estimates = run.facts["memory"], summary._estimates([run], throughput.read([run]))[0]
     assert estimates["ram_bytes"]["method"] == memory["source"] == run.facts["sampler"]["source"]
     if use_cgroup:
         assert memory["source"] == run.facts["cpu_source"] in ("cgroup v1", "cgroup v2")

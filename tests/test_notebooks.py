@@ -21,7 +21,7 @@ from matplotlib import pyplot
 from pandas.io.formats.style import Styler
 
 from morocco_lib import config, data
-from morocco_lib.analysis import estimate
+from morocco_lib.analysis import run_files
 from morocco_lib.artifacts import steps, verify
 from morocco_lib.benchmark import protocol
 from morocco_lib.data import workload
@@ -299,7 +299,7 @@ def test_what_a_cell_ends_in_shows_itself_in_a_line(typed, synthetic_data, fitte
             "train", {"model": {"name": "majority", "kind": "majority"}, "task": {"name": "terra"}}
         )
     root, _, _ = typed
-    run = estimate.read_run(folder_of(root, "bench") / "runs/01")
+    run = run_files.read_run(folder_of(root, "bench") / "runs/01")
     shown = {
         "task": (task, "get_task('terra')"),
         "workload": (workload.build(task, records, 60, 1), "<60 records fed of 300 of TERRa, seed 1>"),

@@ -16,8 +16,8 @@ from servers import PYTHON, ROOT, runner, server
 from test_bench import KEYS, RUN_FILES, write_records
 
 from morocco_lib.analysis import gpu as estimate_gpu
-from morocco_lib.analysis.estimate import Run
 from morocco_lib.analysis.gpu import gpu_energy, gpu_ram_bytes
+from morocco_lib.analysis.run_files import Run
 from morocco_lib.analysis.validity import gpu_reasons
 from morocco_lib.benchmark import protocol
 from morocco_lib.errors import EnvironmentFailure, UsageError

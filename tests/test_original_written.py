@@ -13,7 +13,7 @@ from conftest import ROOT
 from servers import PYTHON, runner, server
 from test_bench import write_records
 
-from morocco_lib.analysis import estimate
+from morocco_lib.analysis import run_files
 from morocco_lib.analysis.gpu import gpu_ram_bytes
 from morocco_lib.benchmark import protocol
 from morocco_lib.data import workload
@@ -95,7 +95,7 @@ def test_a_log_begins_with_the_program_and_ends_with_it(measured, written):
 def test_memory_and_cpu_are_those_of_the_samples(measured, written):
     for source, path in zip([*measured[0], *measured[1]], written[1], strict=True):
         facts, rows = facts_of(source), rows_of(path)
-        samples = estimate.read_run(source).samples
+        samples = run_files.read_run(source).samples
         largest = max(s["anon_bytes"] + s["shmem_bytes"] for s in samples)
         assert max(row["ram"] for row in rows if row["ram"] is not None) == largest > 10**6
         lived = [(row["timestamp"] - rows[0]["timestamp"], row["cpu_usage"]) for row in rows]
@@ -198,7 +198,7 @@ def test_a_gpu_is_seen_from_the_moment_it_is_held_and_no_peak_is_lost(on_gpu, tm
     ones, longer = on_gpu
     paths = write([*ones, *longer], tmp_path / "logs")
     for source, path in zip([*ones, *longer], paths, strict=True):
-        read, rows = estimate.read_run(source), rows_of(path)
+        read, rows = run_files.read_run(source), rows_of(path)
         ours = {str(pid) for pid in read.facts["gpu"]["pids"]}
         onset_s = next(s["t_ns"] for s in read.gpu_samples if ours & (s["processes"] or {}).keys()) / 1e9
         seen = [row for row in rows if row["gpu_ram"] is not None]

@@ -10,8 +10,8 @@ import pytest
 from servers import server
 from test_bench import write_records
 
-from morocco_lib.analysis import estimate, summary, throughput
-from morocco_lib.analysis.estimate import Run
+from morocco_lib.analysis import run_files, segments, summary, throughput
+from morocco_lib.analysis.run_files import Run
 from morocco_lib.analysis.validity import drift_reasons
 from morocco_lib.benchmark import protocol as bench
 from morocco_lib.errors import UsageError
@@ -19,6 +19,12 @@ from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
+
+
+def speed(runs, short=()):
+    found = throughput.read(runs, short)
+    return found.estimate, list(found.notes)
+
 
 TERRA = get_task("terra")
 
@@ -66,7 +72,7 @@ def test_every_stage_is_run_and_kept(measured):
     assert result["runs"] == ["runs/01", "runs/02", "runs/03"] and result["repeats"] == 3
     protocol = result["protocol"]
     assert protocol["conformance"]["ok"] and protocol["stopped_by"] == "repeats"
-    assert protocol["took_s"] > sum(estimate.read_run(folder / r).total_s for r in result["runs"])
+    assert protocol["took_s"] > sum(run_files.read_run(folder / r).total_s for r in result["runs"])
     assert any("about" in line and "3 runs of 800 records" in line for line in said)  # told before they start
     assert said.index(next(li for li in said if "about" in li)) < said.index(next(li for li in said if "run 1" in li))
     assert result["kept_answers"]["fires"] is False
@@ -75,7 +81,7 @@ def test_every_stage_is_run_and_kept(measured):
 
 def test_the_prediction_is_near_what_it_takes(measured):
     result, folder, _ = measured(paced("--rate", 1000, "--init", 0.2), batch_size=8, input_size=1500, repeats=2)
-    spent = [estimate.read_run(path.parent).total_s for name in (".", "cached/unique", "cached/repeated")
+    spent = [run_files.read_run(path.parent).total_s for name in (".", "cached/unique", "cached/repeated")
              for path in (folder / name).glob("runs/*/run.json")]  # fmt: skip
     assert result["protocol"]["predicted_s"] == pytest.approx(sum(spent), rel=0.25)
 
@@ -124,7 +130,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(measured, tmp_path, aske
 
 def test_speed_is_also_in_bytes(measured):
     result, folder, _ = measured(paced("--rate", 2000), batch_size=8, input_size=400, repeats=1)
-    facts = estimate.read_run(folder / "runs/01").facts
+    facts = run_files.read_run(folder / "runs/01").facts
     assert result["input"]["bytes"] == facts["bytes_fed"]
     ratio = result["bytes_per_s"]["value"] / result["speed_per_s"]["value"]
     assert ratio == pytest.approx(facts["bytes_fed"] / 400) and result["bytes_per_s"]["low"] is not None
@@ -189,8 +195,8 @@ def test_cpu_time_before_readiness_that_short_runs_do_not_have_is_work():
     short = run_of([(3.1, 10)], ready_s=2.9, exit_s=3.2, cpu={"ready": 2.0, "last_answer": 2.1})
     honest = run_of(arrivals, ready_s=2.9, cpu={"ready": 2.1, "last_answer": 12.0})
     early = run_of(arrivals, ready_s=2.9, cpu={"ready": 12.0, "last_answer": 14.0})
-    assert estimate.speed([honest], [short])[0]["method"] == "stream"
-    found, notes = estimate.speed([early], [short])
+    assert speed([honest], [short])[0]["method"] == "stream"
+    found, notes = speed([early], [short])
     assert notes == [Reason.WORK_NOT_SEEN] and found["method"] == "paired"
 
 
@@ -201,8 +207,8 @@ def test_cold_starts_are_a_number_of_their_own(measured):
     if cold.get("reason") == "CACHES_KEPT":
         pytest.skip("file caches may not be dropped here")
     assert cold["value"] >= 0.2 and counts(folder)["cold"] == 3
-    faults = [estimate.read_run(path).facts["faults"] for path in (folder / "cold/runs").iterdir()]
-    warm = [estimate.read_run(folder / name).facts["faults"] for name in result["runs"]]
+    faults = [run_files.read_run(path).facts["faults"] for path in (folder / "cold/runs").iterdir()]
+    warm = [run_files.read_run(folder / name).facts["faults"] for name in result["runs"]]
     assert min(f["major"] for f in faults) > max(f["major"] for f in warm)  # they did come from the disk
 
 
@@ -225,7 +231,7 @@ def test_where_caches_may_not_be_dropped_there_is_a_reason(measured, monkeypatch
     ],
 )
 def test_two_kinds_of_start_ups(seconds, fast):
-    assert throughput.two_kinds(seconds) == fast
+    assert segments.two_kinds(seconds) == fast
 
 
 def test_start_ups_of_two_kinds_are_told(measured, tmp_path):
@@ -285,7 +291,7 @@ def batches(seconds, size=10, begin=1.0):
 def test_a_warm_up_is_found_and_left_out():
     wobble = [0.1, 0.102, 0.098, 0.101, 0.099]
     arrivals = batches([0.2, 0.21, 0.19, *wobble * 12])
-    found = throughput.of_stream(arrivals, arrivals[-1][0], None)
+    found = segments.of_stream(arrivals, arrivals[-1][0], None)
     assert (found.warm_up_records, found.warm_up_s) == (30, pytest.approx(0.6))
     assert found.records / found.seconds == pytest.approx(100, rel=1e-3)
 
@@ -301,15 +307,15 @@ def test_a_warm_up_is_found_and_left_out():
 )
 def test_what_is_no_warm_up_stays(seconds):
     arrivals = batches(seconds)
-    found = throughput.of_stream(arrivals, arrivals[-1][0], None)
+    found = segments.of_stream(arrivals, arrivals[-1][0], None)
     assert found.warm_up_records == 0 and found.records == 10 * len(seconds)
 
 
 def test_long_texts_answered_first_are_no_warm_up():
     arrivals = batches([0.3] * 6 + [0.1, 0.101, 0.099] * 20)
     sizes = [300] * 70 + [100] * (10 * len(arrivals) - 70)
-    assert throughput.warm_up(arrivals) == 6
-    assert throughput.warm_up(arrivals, lambda: sizes) == 0
+    assert segments.warm_up(arrivals) == 6
+    assert segments.warm_up(arrivals, lambda: sizes) == 0
 
 
 # -- pairs ---------------------------------------------------------------------------------------------------------
@@ -325,13 +331,13 @@ def test_long_texts_answered_first_are_no_warm_up():
     ],
 )
 def test_pairs_with_a_cold_start_are_left_out(short, longer, warm):
-    assert throughput.warm_pairs(short, longer) == warm
+    assert segments.warm_pairs(short, longer) == warm
 
 
 def test_pairs_that_show_no_time_give_no_speed():
     runs = [run_of([(1.0, 100)], exit_s=1.1)]
-    assert estimate.paired(runs, [run_of([(1.0, 10)], exit_s=1.2)]) is Reason.NO_TIME_LEFT
-    assert estimate.paired(runs, []) is Reason.NO_PAIRS
+    assert throughput.read(runs, [run_of([(1.0, 10)], exit_s=1.2)]).reason is Reason.NO_TIME_LEFT
+    assert throughput.read(runs).method is None
 
 
 # -- sweeps and logs -----------------------------------------------------------------------------------------------

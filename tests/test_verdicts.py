@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from morocco_lib.analysis import estimate
-from morocco_lib.analysis.estimate import Run
+from morocco_lib.analysis import throughput
+from morocco_lib.analysis.run_files import Run
 from morocco_lib.analysis.summary import derive
 from morocco_lib.reasons import NOTES, Reason
+
+
+def speed(runs, short=()):
+    found = throughput.read(runs, short)
+    return found.estimate, list(found.notes)
+
 
 EVIDENCE = ROOT / "docs" / "evidence.md"
 
@@ -121,18 +127,18 @@ SHORT = {"busy": [(1.5, 2.1)], "ready_s": 2.0, "last_s": 2.1, "lines": 10}  # lo
 def test_gpu_work_before_readiness_that_short_runs_do_not_have_is_work(busy, ready_s, last_s, options, believed):
     run, short = gpu_run(busy, ready_s=ready_s, last_s=last_s, **options), gpu_run(**SHORT)
     short.facts["phases"]["exit_s"] = ready_s + 0.2  # so that the clock alone says nothing
-    found, notes = estimate.speed([run], [short])
+    found, notes = speed([run], [short])
     assert (found.get("method") == "stream") == believed
     assert notes == ([] if believed else [Reason.WORK_NOT_SEEN])
 
 
 def test_without_a_gpu_or_a_short_run_readiness_is_believed():
     run = gpu_run([(0.0, 10.0)], ready_s=10.0, last_s=12.0)
-    assert estimate.speed([run])[0]["method"] == "stream"
+    assert throughput.read([run]).estimate["method"] == "stream"
     run.facts["gpu"] = Reason.NO_GPU
     short = gpu_run(**SHORT)
     short.facts["phases"]["exit_s"] = 10.2
-    assert estimate.speed([run], [short])[0]["method"] == "stream"
+    assert speed([run], [short])[0]["method"] == "stream"
 
 
 # -- the table of faults -------------------------------------------------------------------------------------------

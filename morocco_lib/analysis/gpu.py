@@ -1,13 +1,15 @@
-"""Facts of runs -> GPU memory and energy; see `estimate`, which has the rest."""
+"""Facts of runs -> GPU memory and energy; see `summary`."""
 
 import bisect
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from morocco_lib.analysis.estimate import Run, mean_of, ratio_estimate
-from morocco_lib.analysis.throughput import MIN_ARRIVALS
+from morocco_lib.analysis.intervals import mean_of, ratio_estimate
+from morocco_lib.analysis.run_files import Run
+from morocco_lib.analysis.segments import MIN_ARRIVALS
 from morocco_lib.reasons import Reason
 
 MIN_ENERGY_S = 10.0  # counters go in steps, and power is a mean over up to a second
@@ -115,7 +117,7 @@ def summarise_gpu(gpu: dict[str, Any] | str, runs: Sequence[Run]) -> dict[str, A
     else:
         joules, records, methods = zip(*energy, strict=True)
         method = "counter" if set(methods) == {"counter"} else "power"
-        spread, scope = ratio_estimate(joules, records).__dict__, "runs" if len(runs) > 1 else "run"
+        spread, scope = asdict(ratio_estimate(joules, records)), "runs" if len(runs) > 1 else "run"
         energy_estimate = {**spread, "method": method, "scope": scope}
     ram = mean_of([gpu_ram_bytes(run) for run in runs], gpu["source"])
     return {"gpu_ram_bytes": ram, "energy_j_per_record": energy_estimate}

@@ -50,11 +50,3 @@ def read_answers(folder: Path) -> tuple[Task, Workload, Answers]:
         else:
             first[place] = restored
     return task, load, Answers(checked, first, repeated, flips)
-
-
-def run_folders(folder: Path) -> list[Path]:
-    """Return the finished runs of a step folder, in order; raises UsageError if there is none."""
-    folders = sorted(path.parent for path in (folder / "runs").glob("[0-9]*/run.json"))
-    if not folders:
-        raise UsageError(f"no finished run in {folder}", remedy="bench again")
-    return folders

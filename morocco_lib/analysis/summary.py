@@ -4,13 +4,18 @@ Nothing is run here, so it can be repeated at any time, by anyone who has the fo
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from morocco_lib import fileio
-from morocco_lib.analysis import caching, estimate, gpu
-from morocco_lib.analysis.estimate import Run
-from morocco_lib.analysis.predictions import Answers, read_answers, run_folders
+from morocco_lib.analysis import caching, gpu, throughput
+from morocco_lib.analysis.intervals import mean_of, ratio_estimate
+from morocco_lib.analysis.memory import cpu_of_stream, ram_bytes
+from morocco_lib.analysis.predictions import Answers, read_answers
+from morocco_lib.analysis.run_files import Run, read_run, run_folders
+from morocco_lib.analysis.startup import start_s
+from morocco_lib.analysis.throughput import Throughput
 from morocco_lib.analysis.validity import (
     answer_reasons,
     cached_reasons,
@@ -26,7 +31,7 @@ from morocco_lib.analysis.validity import (
 )
 from morocco_lib.data.workload import Workload
 from morocco_lib.errors import InvalidResult, UsageError
-from morocco_lib.reasons import NOTES, Reason, verdict
+from morocco_lib.reasons import Reason, verdict
 from morocco_lib.tasks.base import Prediction, Task, task_value
 
 BENCH, SCORE, PREDICTIONS, PROTOCOL = "bench.json", "score.json", "preds.jsonl", "protocol.json"
@@ -62,27 +67,27 @@ def derive(folder: Path) -> dict[str, Any]:
         UsageError: a file of a run is missing or broken.
     """
     folder = Path(folder)
-    runs = [estimate.read_run(f) for f in run_folders(folder)]
-    short, cold = (
-        [estimate.read_run(f) for f in sorted((folder / n / "runs").glob("[0-9]*"))] for n in ("short", "cold")
-    )
+    runs = [read_run(f) for f in run_folders(folder)]
+    short, cold = ([read_run(f) for f in sorted((folder / n / "runs").glob("[0-9]*"))] for n in ("short", "cold"))
     protocol = fileio.read_json(folder / PROTOCOL) if (folder / PROTOCOL).exists() else {}
     facts = runs[0].facts
     answered = [read_answers(run.folder) for run in runs]
     task, load, reference = answered[0]
     flips = Flips(reference)
+    for _, _, answers in answered:
+        flips.add(answers)
     found = [_reasons_of(run, answers) for run, (_, _, answers) in zip(runs, answered, strict=True)]
-    rows = [
-        _row(run, answers, reasons, flips, task, load)
-        for run, reasons, (_, _, answers) in zip(runs, found, answered, strict=True)
-    ]
-    valid = [run for run, reasons in zip(runs, found, strict=True) if not set(reasons) - NOTES]
+    valid = [run for run, reasons in zip(runs, found, strict=True) if verdict(reasons) == "VALID"]
     # A pair whose longer run is invalid is none.
     shorts = [s for run, s in zip(runs, short, strict=False) if run in valid] if len(short) >= len(runs) else short
-    estimates, notes = estimate.summarise(valid, shorts)
-    speeds = [estimate.speed([run], shorts[:1])[0]["value"] for run in valid]
-    if None not in speeds:
-        notes += drift_reasons(speeds)
+    speed = throughput.read(valid, shorts)
+    estimates, notes = _estimates(valid, speed)
+    notes += drift_reasons([per_s for per_s in speed.per_run if per_s])
+    by_run = {run.folder: row for run, row in zip(valid, speed.rows, strict=True)}
+    rows = [
+        _row(run, answers, reasons, by_run.get(run.folder) or throughput.read([run], shorts[:1]).rows[0], task, load)
+        for run, reasons, (_, _, answers) in zip(runs, found, answered, strict=True)
+    ]
     kept = _kept(folder, protocol, estimates)
     notes += cached_reasons(kept)
     if not protocol.get("conformance", {}).get("ok", True):
@@ -135,7 +140,7 @@ def said(facts: Mapping[str, Any]) -> dict[str, str | None]:
 
 def sound_runs(folder: Path) -> list[Path]:
     """Return the runs of a folder that ended well and whose answers are right."""
-    runs = [(estimate.read_run(path), read_answers(path)[2]) for path in run_folders(folder)]
+    runs = [(read_run(path), read_answers(path)[2]) for path in run_folders(folder)]
     return [run.folder for run, answers in runs if verdict(_reasons_of(run, answers)) == "VALID"]
 
 
@@ -169,12 +174,10 @@ def _reasons_of(run: Run, answers: Answers) -> list[Reason]:
 
 
 def _row(
-    run: Run, answers: Answers, reasons: Sequence[Reason], flips: Flips, task: Task, load: Workload
+    run: Run, answers: Answers, reasons: Sequence[Reason], speed: dict[str, Any], task: Task, load: Workload
 ) -> dict[str, Any]:
-    flips.add(answers)
     counts = answers.checked.counts
     scored = {"value": None, "reason": Reason.NO_VALID_RUN} if counts else score(task, load, answers.first)
-    segment = estimate.stream_segment(run)
     return {
         "run": f"runs/{run.folder.name}",
         "verdict": verdict(reasons),
@@ -182,10 +185,42 @@ def _row(
         "exit": {name: run.facts["exit"][name] for name in ("code", "signal")},
         "problems": dict(counts),
         "examples": [str(problem) for problem in answers.checked.problems[:3]],
-        "speed_per_s": estimate.speed([run])[0]["value"],
-        "warm_up_s": None if isinstance(segment, Reason) else segment.warm_up_s,
+        **speed,
         "score": scored["value"],
     }
+
+
+def _estimates(runs: Sequence[Run], speed: Throughput) -> tuple[dict[str, Any], list[Reason]]:
+    """Return (the estimates of bench.json, notes) of valid runs."""
+    if not runs:
+        null = {"value": None, "reason": Reason.NO_VALID_RUN}
+        names = ("speed_per_s", "bytes_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "cpu_s_per_record")
+        return {name: dict(null) for name in names}, []
+    speed_per_s, notes = speed.estimate, list(speed.notes)
+    cpu = [cpu_of_stream(run) for run in runs]
+    if any(isinstance(c, Reason) for c in cpu):
+        cpu_estimate = {"value": None, "reason": Reason.NO_SAMPLES}
+    else:
+        cpu_estimate = {**asdict(ratio_estimate(*zip(*cpu, strict=True))), "scope": "runs" if len(runs) > 1 else "run"}
+    peaks = [run.facts["memory"]["cgroup_peak_bytes"] for run in runs]
+    init_s = start_s(runs, speed_per_s)
+    if init_s.get("method") == "median":
+        notes.append(Reason.TWO_START_UPS)
+    return {
+        "speed_per_s": speed_per_s,
+        "bytes_per_s": _scaled(speed_per_s, runs[0].facts["bytes_fed"] / runs[0].facts["records_fed"]),
+        "init_s": init_s,
+        "ram_bytes": mean_of([ram_bytes(run) for run in runs], runs[0].facts["memory"]["source"]),
+        "ram_cgroup_peak_bytes": mean_of(
+            [Reason.NO_CGROUP if p is None else p for p in peaks], runs[0].facts["memory"]["cgroup_peak_source"]
+        ),
+        "cpu_s_per_record": cpu_estimate,
+    }, notes
+
+
+def _scaled(estimate: dict[str, Any], factor: float) -> dict[str, Any]:
+    numbers = {name: estimate[name] * factor for name in ("value", "low", "high") if estimate.get(name) is not None}
+    return {**estimate, **numbers}
 
 
 def _between_batches(folder: Path, protocol: dict[str, Any], task: Task, reference: Answers) -> dict[str, Any] | None:
@@ -205,7 +240,7 @@ def _cold(cold: Sequence[Run], protocol: dict[str, Any], speed_per_s: dict[str, 
         return {"value": None, "reason": protocol.get("cold") or Reason.NOT_ASKED}
     if any(verdict(exit_reasons(run.facts["exit"])) != "VALID" for run in cold):
         return {"value": None, "reason": Reason.NO_VALID_RUN}
-    return estimate.start_s(cold, speed_per_s)
+    return start_s(cold, speed_per_s)
 
 
 def _kept(folder: Path, protocol: dict[str, Any], estimates: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +261,7 @@ def derive_eval(folder: Path) -> tuple[str, dict[str, Any]]:
         UsageError: a file of the run is missing or broken.
     """
     run_folder = run_folders(folder)[0]
-    run = estimate.read_run(run_folder)
+    run = read_run(run_folder)
     task, load, answers = read_answers(run_folder)
     found = exit_reasons(run.facts["exit"]) + stream_reasons(run.facts)
     if verdict(found) != "VALID":

@@ -1,200 +1,178 @@
-"""When answers arrived, and when runs of two sizes ended -> stretches of steady work. Pure.
+"""Arrivals of runs -> records a second of steady work: the one place where a speed is computed.
 
-Three ways, tried in this order by `estimate.speed`:
-stream   from the first arrival on, less a warm-up where one shows, to the last
-ready    from readiness to the last answer, where answers came too late or too close together for a stream
-paired   what a longer run took more than a short one, from start to end of the program
+A run tells its speed in one of three ways (`segments`), all runs in the same: the stream of answers, else readiness to last
+answer, else what they took longer than short runs. The headline, the speed of each run, tables, figures and `verify` show
+what `read` returns.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from math import sqrt
-from statistics import fmean, median, stdev
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
 
+from morocco_lib.analysis.intervals import Estimate, ratio_estimate
+from morocco_lib.analysis.run_files import Run
+from morocco_lib.analysis.segments import MIN_ARRIVALS, Segment, held_back, of_ready, of_stream, warm_pairs
 from morocco_lib.reasons import Reason
 
-Arrivals = Sequence[tuple[float, int]]  # (seconds since the start of the program, lines that ended in it)
-
-MIN_ARRIVALS = 5  # fewer tell nothing of a rate
-MIN_STREAM_S = 0.02  # what comes within less is a buffer being emptied
-MIN_STREAM_SHARE = 0.01  # of the program's life; guards against answers printed all at the end
-PARTS = 10
-
-WARM_UP_EXCESS = 1.2  # times as slow as what follows, a record and a byte: autotuning, clocks rising, caches filling
-WARM_UP_SHARE = 1 / 3  # of the records; what is slow for longer is how the program works
-WARM_UP_Z = 5.0  # standard errors between the two rates; the largest of many places is taken
-TWO_KINDS_SHARE, TWO_KINDS_GAP_S = 0.25, 0.1  # of the slowest of the faster kind; below, start-ups differ by chance
-COLD_COST = 0.5  # of a start-up, where no short run tells: half of the original's cold starts cost more
-TOLD_APART = 2.5  # standard deviations that a cold start must cost to be told apart in longer runs
+PLAUSIBLE = 1.25  # times the work that a stretch explains; a run may take so much longer than a short one, and no more
+START_JITTER = 0.25  # of a short run, and what is more than either is no jitter
+START_JITTER_S = 0.1
+GPU_JITTER_S = 1.0  # as long as the longest stretch that a reading of a GPU's utilisation is the mean of
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A stretch of one run in which `records` were answered in `seconds`, its parts, and the warm-up left out before it."""
-
-    records: int
-    seconds: float
-    parts: list[tuple[int, float]]
-    warm_up_records: int = 0
-    warm_up_s: float = 0.0
-
-
-def of_stream(
-    arrivals: Arrivals, life_s: float, ready_s: float | None, sizes: Callable[[], Sequence[int] | None] = lambda: None
-) -> Segment | Reason:
-    """Return the stream of answers from the first arrival on, or why there is none to speak of.
+class Throughput:
+    """The speed of runs.
 
     Args:
-        life_s: From start to end of the program.
-        sizes: Gives the bytes of the record that each line answers, in the order of the lines; asked only if the stream
-            seems to begin with a warm-up, which long texts answered first would look like.
+        method: stream | ready | paired; None: no speed, for `reason`.
+        stretches: Of each run the stretch of steady work that its speed is taken from; None: it started cold, or no method fits.
+        notes: What is worth saying of it all the same.
     """
-    if len(arrivals) < MIN_ARRIVALS:
-        return Reason.NO_STREAM
-    (first_s, first_lines), last_s = arrivals[0], arrivals[-1][0]
-    seconds, records = last_s - first_s, sum(n for _, n in arrivals) - first_lines
-    if ready_s is None and (seconds < MIN_STREAM_S or seconds < MIN_STREAM_SHARE * life_s):
-        return Reason.NO_STREAM
-    if seconds <= 0 or records <= 0:
-        return Reason.NO_STREAM
-    if ready_s is not None:
-        unexplained_s = (first_s - ready_s) - first_lines * seconds / records
-        if unexplained_s > 0.5 * seconds:
-            return Reason.ANSWERS_HELD_BACK
-    if len(arrivals) > MIN_ARRIVALS and arrivals[-1][1] < median(n for _, n in arrivals[1:-1]):
-        # What was left when the program ended. Answers that were done and not printed at the first arrival came later:
-        # they are made up for by those not printed at the last but one.
-        arrivals, last_s = arrivals[:-1], arrivals[-2][0]
-    begin = warm_up(arrivals, sizes)
-    steady = arrivals[begin:]
-    return Segment(
-        sum(n for _, n in steady[1:]),
-        last_s - steady[0][0],
-        _parts(steady),
-        sum(n for _, n in arrivals[1 : begin + 1]),
-        steady[0][0] - first_s,
-    )
+
+    method: str | None
+    stretches: list[Segment | None]
+    reason: Reason | None = None
+    notes: tuple[Reason, ...] = ()
+
+    @property
+    def per_run(self) -> list[float | None]:
+        """Records a second of each run."""
+        return [s.records / s.seconds if s and s.seconds > 0 else None for s in self.stretches]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What bench.json's `per_run` says of each run's speed; seconds of warm-up that were left out of a stream."""
+        stream = self.method == "stream"
+        warm_up_s = [stretch.warm_up_s if stream and stretch else None for stretch in self.stretches]
+        return [{"speed_per_s": v, "warm_up_s": w} for v, w in zip(self.per_run, warm_up_s, strict=True)]
+
+    @property
+    def estimate(self) -> dict[str, Any]:
+        """`speed_per_s` of bench.json: sum of records by sum of seconds with its 95 % interval.
+
+        One run alone has the interval over ten consecutive parts of its stream, and `"scope": "run"`.
+        """
+        if self.method is None:
+            return {"value": None, "reason": self.reason}
+        scope = "runs" if len(self.stretches) > 1 or self.method == "paired" else "run"
+        return {**asdict(_joined([s for s in self.stretches if s])), "method": self.method, "scope": scope}
 
 
-def of_ready(arrivals: Arrivals, ready_s: float | None) -> Segment | Reason:
+def read(runs: Sequence[Run], short: Sequence[Run] = ()) -> Throughput:
+    """Return the speed of runs of one operating point.
+
+    Args:
+        runs: The timed runs.
+        short: Runs of few records, in the order they were made; the n-th is the pair of the n-th of `runs`. One is
+            enough to doubt a stream or a readiness, more are needed to do without.
+    """
+    notes: dict[Reason, None] = {}
+    reason = None
+    for method, segment_of in (("stream", stream_segment), ("ready", ready_segment)):
+        stretches = [segment_of(run) for run in runs]
+        if reasons := [s for s in stretches if isinstance(s, Reason)]:
+            if Reason.ANSWERS_HELD_BACK in reasons:
+                notes[Reason.ANSWERS_HELD_BACK] = None
+            reason = reason or reasons[0]
+        elif not all(_plausible(run, stretch, short) for run, stretch in zip(runs, stretches, strict=True)):
+            notes[Reason.WORK_NOT_SEEN] = None
+            reason = reason or Reason.WORK_NOT_SEEN
+        else:
+            return Throughput(method, stretches, notes=tuple(notes))
+    stretches = paired_segments(runs, short)
+    seconds = [stretch.seconds for stretch in stretches if stretch]
+    if not seconds:
+        return Throughput(None, [None] * len(runs), reason, tuple(notes))
+    if sum(seconds) <= 0:
+        return Throughput(None, [None] * len(runs), Reason.NO_TIME_LEFT, tuple(notes))
+    return Throughput("paired", stretches, notes=tuple(notes))
+
+
+def stream_segment(run: Run) -> Segment | Reason:
+    """Return the run's stream of answers from the first arrival on, or why there is none to speak of."""
+    found = of_stream(run.arrivals, run.facts["phases"]["exit_s"], run.ready_s, run.answered_bytes)
+    if found is Reason.NO_STREAM and len(run.arrivals) < MIN_ARRIVALS:
+        late = held_back(run.arrivals, run.ready_s, run.facts["batch_size"])
+        return Reason.ANSWERS_HELD_BACK if late else found
+    return found
+
+
+def ready_segment(run: Run) -> Segment | Reason:
     """Return the stretch from readiness to the last answer."""
-    if ready_s is None or not arrivals:
-        return Reason.NO_READINESS
-    seconds = arrivals[-1][0] - ready_s
-    return Segment(sum(n for _, n in arrivals), seconds, []) if seconds > 0 else Reason.NO_STREAM
+    return of_ready(run.arrivals, run.ready_s)
 
 
-def held_back(arrivals: Arrivals, ready_s: float | None, batch_size: int) -> bool:
-    """Tell whether there were batches enough for a stream, and yet half of the time from readiness on had passed before
-    anything was printed."""
-    if ready_s is None or sum(n for _, n in arrivals) < MIN_ARRIVALS * batch_size:
+def paired_segments(runs: Sequence[Run], short: Sequence[Run]) -> list[Segment | None]:
+    """Return what each run took longer than the short one of its pair; None for pairs with a cold start.
+
+    Limits: start-ups are taken as equal within a pair but for chance; what differs counts as work.
+    """
+    warm = warm_pairs([s.total_s for s in short], [run.total_s for run in runs])
+    return [
+        Segment(run.lines - short[k].lines, run.total_s - short[k].total_s, []) if k in warm else None
+        for k, run in enumerate(runs)
+    ]
+
+
+def _joined(stretches: Sequence[Segment]) -> Estimate:
+    if len(stretches) > 1:
+        return ratio_estimate([s.records for s in stretches], [s.seconds for s in stretches])
+    (stretch,) = stretches
+    spread = ratio_estimate(*zip(*stretch.parts, strict=True)) if len(stretch.parts) > 1 else None
+    whole = stretch.records / stretch.seconds
+    return Estimate(whole, spread.low, spread.high) if spread else Estimate(whole, None, None)
+
+
+def _plausible(run: Run, segment: Segment, short: Sequence[Run]) -> bool:
+    """Tell whether a stretch can hold the work of a run: by the clock, by CPU time and by GPU time, against short runs.
+
+    What a run takes longer than a short one is work, whenever it was done. A program that computes before it says that
+    it is ready, or before it prints the first of its answers, would look faster than it is.
+    """
+    if not short:
+        return True
+    share = (run.lines - min(s.lines for s in short)) / segment.records
+    start_s = max(s.total_s for s in short)
+    if (
+        run.total_s - start_s
+        > PLAUSIBLE * share * segment.seconds + segment.warm_up_s + START_JITTER * start_s + START_JITTER_S
+    ):
         return False
-    return arrivals[0][0] - ready_s > 0.5 * (arrivals[-1][0] - ready_s)
+    ways = ((_cpu_around_ready, START_JITTER_S), (_gpu_around_ready, GPU_JITTER_S))
+    return not any(_worked_before(around(run), [around(s)[0] for s in short], jitter_s) for around, jitter_s in ways)
 
 
-def _parts(arrivals: Arrivals) -> list[tuple[int, float]]:
-    # Cut at arrivals, as equal in records as these allow.
-    total = sum(n for _, n in arrivals[1:])
-    parts, records, begin = [], 0, arrivals[0][0]
-    done = 0
-    for t_s, n in arrivals[1:]:
-        records, done = records + n, done + n
-        if done >= total * (len(parts) + 1) / PARTS and t_s > begin:
-            parts.append((records, t_s - begin))
-            records, begin = 0, t_s
-    return parts
+def _worked_before(around: tuple[float | None, float | None], others: list[float | None], jitter_s: float) -> bool:
+    before, within = around
+    if None in (before, within, *others):
+        return False
+    return before - max(others) > (PLAUSIBLE - 1) * within + START_JITTER * max(others) + jitter_s
 
 
-# -- warm-up -------------------------------------------------------------------------------------------------------
-def warm_up(arrivals: Arrivals, sizes: Callable[[], Sequence[int] | None] = lambda: None) -> int:
-    """Return the place of the arrival that ends the warm-up, 0 if there is none.
+def _cpu_around_ready(run: Run) -> tuple[float, float] | tuple[None, None]:
+    marks = {sample["mark"]: sample["cpu_s"] for sample in run.samples if "mark" in sample}
+    if not {"ready", "last_answer"} <= marks.keys():
+        return None, None
+    return marks["ready"], marks["last_answer"] - marks["ready"]
 
-    The one change of rate that stands out most is taken, if what lies before it is slower by WARM_UP_EXCESS both a
-    record and a byte, and short.
-    Limits: a slow beginning of more than WARM_UP_SHARE is not left out, nor one of less than WARM_UP_EXCESS.
+
+def _gpu_around_ready(run: Run) -> tuple[float, float] | tuple[None, None]:
+    """Return seconds of work of the run's GPUs (before readiness, from it to the last answer), None where it is not told.
+
+    Limits: utilisation is told some time after it was, so work just before readiness counts as after it.
     """
-    seconds = [b[0] - a[0] for a, b in pairwise(arrivals)]
-    place = _change(seconds, [n for _, n in arrivals[1:]])
-    if not place or (each := sizes()) is None:
-        return place
-    ends = list(accumulate(n for _, n in arrivals))
-    work = [sum(each[a:b]) for a, b in pairwise(ends)]
-    return place if min(work) > 0 and _slower(seconds, work, place) else 0
-
-
-def _slower(seconds: Sequence[float], work: Sequence[float], place: int) -> bool:
-    before, after = (sum(seconds[s]) / sum(work[s]) for s in (slice(place), slice(place, None)))
-    return before > WARM_UP_EXCESS * after
-
-
-def _change(seconds: Sequence[float], work: Sequence[int]) -> int:
-    total_s, total = sum(seconds), sum(work)
-    half = next(k for k, done in enumerate(accumulate(work), start=1) if done >= total / 2)
-    tail_s, tail, count = sum(seconds[half:]), sum(work[half:]), len(work) - half
-    if count < MIN_ARRIVALS:
-        return 0
-    rate = tail_s / tail  # of the later half, as is the noise: no warm-up reaches there
-    noise = sum((s - rate * w) ** 2 / w for s, w in zip(seconds[half:], work[half:], strict=True)) / (count - 1)
-    best, place, done_s, done = WARM_UP_Z, 0, 0.0, 0
-    for k, (s, w) in enumerate(zip(seconds, work, strict=True), start=1):
-        done_s, done = done_s + s, done + w
-        if done > WARM_UP_SHARE * total:
-            break
-        before, after = done_s / done, (total_s - done_s) / (total - done)
-        if before > WARM_UP_EXCESS * after:
-            z = (before - after) / sqrt(max(noise, 1e-18) * (1 / done + 1 / (total - done)))
-            if z > best:
-                best, place = z, k
-    return place
-
-
-# -- paired sizes --------------------------------------------------------------------------------------------------
-def two_kinds(seconds: Sequence[float], start_s: float | None = None) -> int:
-    """Return how many of the times, sorted, are of a faster kind; 0 if they do not fall apart into two.
-
-    They do where one gap is larger by a fifth than what either kind differs by, and than what start-ups differ by.
-
-    Args:
-        start_s: What a start-up takes; left out, the slowest of the faster kind is one.
-    """
-    ordered = sorted(seconds)
-    gap, place = max(((b - a, k) for k, (a, b) in enumerate(pairwise(ordered), start=1)), default=(0.0, 0))
-    if not place:
-        return 0
-    within = max(ordered[place - 1] - ordered[0], ordered[-1] - ordered[place])
-    least = max(TWO_KINDS_GAP_S, TWO_KINDS_SHARE * (ordered[place - 1] if start_s is None else start_s))
-    return place if gap > max(least, 1.2 * within) else 0
-
-
-def warm_pairs(short_s: Sequence[float], long_s: Sequence[float]) -> list[int]:
-    """Return the places at which both runs of a pair started warm.
-
-    Short runs tell what a cold start costs, or COLD_COST does; a longer run that takes more than half as much over the usual one had one.
-    Where longer runs differ too much to tell, all pairs are kept: cold starts then fall on both sizes alike.
-
-    Args:
-        short_s, long_s: From start to end of the program, of pairs of runs.
-    Limits: a run that was slow for another reason may be taken for a cold one; where most are cold, none is found.
-    """
-    if not short_s or not long_s:
-        return []
-    paired = range(min(len(short_s), len(long_s)))
-    ordered, fast = sorted(short_s), two_kinds(short_s) or len(short_s)
-    usual_s, slow = fmean(ordered[:fast]), ordered[fast:]
-    cost_s = fmean(slow) - usual_s if slow else COLD_COST * usual_s
-    warm, others = (_grown(long_s, begin, cost_s / 2) for begin in (min(long_s), median(long_s)))
-    if warm != others and min(t for t in long_s if t not in warm) - max(warm) < cost_s / 4:
-        warm = others  # no gap: the fastest are but the fast end of all
-    chance = len(warm) > 2 and stdev(warm) * TOLD_APART > cost_s
-    if chance or max(long_s) - fmean(warm) > 3 * cost_s:  # no cold start, whatever it was
-        return list(paired)
-    return [k for k in paired if short_s[k] <= ordered[fast - 1] and long_s[k] in warm]
-
-
-def _grown(totals_s: Sequence[float], begin_s: float, within_s: float) -> list[float]:
-    """Return the times that are at most so much above their own mean, found from one on."""
-    usual_s = begin_s
-    for _ in range(20):
-        usual_s = fmean(total for total in totals_s if total <= usual_s + within_s)
-    return [total for total in totals_s if total <= usual_s + within_s]
+    gpu = run.facts.get("gpu")
+    if run.ready_s is None or not run.arrivals or not isinstance(gpu, dict):
+        return None, None
+    before = within = 0.0
+    seen = False
+    for index in (k for k, device in enumerate(gpu["devices"]) if device["used_by_run"]):
+        told = [(s["t_ns"] / 1e9, s.get("utilisation_share")) for s in run.gpu_samples if s["gpu"] == index]
+        told = [(t_s, share) for t_s, share in told if share is not None]
+        for (begin_s, _), (t_s, share) in pairwise(told):
+            seen = True
+            before += share * max(0.0, min(t_s, run.ready_s) - begin_s)
+            within += share * max(0.0, min(t_s, run.arrivals[-1][0]) - max(begin_s, run.ready_s))
+    return (before, within) if seen else (None, None)

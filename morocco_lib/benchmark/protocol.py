@@ -37,8 +37,10 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import fileio
-from morocco_lib.analysis import estimate, throughput
-from morocco_lib.analysis.predictions import run_folders
+from morocco_lib.analysis import throughput
+from morocco_lib.analysis.run_files import Run, read_run, run_folders
+from morocco_lib.analysis.segments import warm_pairs
+from morocco_lib.analysis.startup import start_s
 from morocco_lib.analysis.summary import BENCH, PROTOCOL, derive
 from morocco_lib.analysis.validity import exit_reasons
 from morocco_lib.benchmark import cache_probe, conformance
@@ -153,7 +155,7 @@ class _Protocol:
         self.facts: dict[str, Any] = {"schema": 1, "asked": chosen, "quick": self.quick}
         if asked.against:
             self.facts["against"] = os.path.relpath(asked.against, folder)
-        self.short: list[estimate.Run] = []
+        self.short: list[Run] = []
         self.open = ExitStack()
 
     def run(self) -> None:
@@ -226,7 +228,7 @@ class _Protocol:
         return self.open.enter_context(self._measurement(self._few(self._short_size)))
 
     def _short_run(self) -> None:
-        self.short.append(estimate.read_run(self._shorts.run(self.folder / "short", "short")))
+        self.short.append(read_run(self._shorts.run(self.folder / "short", "short")))
 
     def _size(self) -> int:
         """Return the input size, calibrated if it was not given; and say how long the timed runs will take."""
@@ -239,7 +241,7 @@ class _Protocol:
         wanted = self.asked.input_size is None or not self.quick
         while wanted and size < most:
             with self._measurement(self._few(size)) as measurement:
-                run = estimate.read_run(measurement.run(self.folder / "pilot", "pilot"))
+                run = read_run(measurement.run(self.folder / "pilot", "pilot"))
             if not _ended_well(run):
                 break
             per_s = self._roughly(run)
@@ -251,15 +253,15 @@ class _Protocol:
             self._predict(chosen, per_s, run)
         return chosen
 
-    def _roughly(self, run: estimate.Run) -> float | None:
-        per_s = estimate.speed([run], self.short)[0]["value"]
+    def _roughly(self, run: Run) -> float | None:
+        per_s = throughput.read([run], self.short).estimate["value"]
         if per_s is not None:
             return per_s
         start_s = self.short[0].total_s if self.short else 0.0
         more_s = run.total_s - start_s
-        return run.lines / more_s if more_s > max(PILOT_WORK_S, estimate.START_JITTER * start_s) else None
+        return run.lines / more_s if more_s > max(PILOT_WORK_S, throughput.START_JITTER * start_s) else None
 
-    def _predict(self, size: int, per_s: float, run: estimate.Run) -> None:
+    def _predict(self, size: int, per_s: float, run: Run) -> None:
         start_s = max(0.0, run.total_s - run.lines / per_s)
         count = self.asked.repeats or LEAST_REPEATS
         timed_s = count * (start_s + size / per_s)
@@ -271,22 +273,23 @@ class _Protocol:
         self.say(f"{count}{more} runs of {size} records{also}: about {_duration(timed_s + extra_s)}")
 
     # -- the timed runs --------------------------------------------------------------------------------------------
-    def _timed(self, size: int) -> list[estimate.Run]:
+    def _timed(self, size: int) -> list[Run]:
         """Make and return the timed runs."""
-        runs: list[estimate.Run] = []
+        runs: list[Run] = []
         pairs, took_s = False, 0.0
         with self._measurement(self._few(size), self.watch) as measurement:
             while True:
                 self.expect(size * max(self.asked.repeats or LEAST_REPEATS, len(runs) + 1))
                 with self.turn():  # one for both runs of a pair, and waiting for it is no time of ours
                     began = time.monotonic()
-                    runs.append(estimate.read_run(measurement.run(self.folder, "bench")))
+                    runs.append(read_run(measurement.run(self.folder, "bench")))
                     run = runs[-1]
-                    of = f" of {self.asked.repeats}" if self.asked.repeats else ""
                     if len(runs) <= 10 or len(runs) % 10 == 0:
-                        self.say(f"run {len(runs)}{of}: {run.lines} answers, {run.facts['phases']['exit_s']:.2f} s")
+                        self.say(
+                            f"{self._run_name(len(runs))}: {run.lines} answers, {run.facts['phases']['exit_s']:.2f} s"
+                        )
                     if len(runs) == 1 and not self.quick and _ended_well(run):
-                        pairs = estimate.speed(runs, self.short)[0].get("method") in (None, "paired")
+                        pairs = throughput.read(runs, self.short).method in (None, "paired")
                     while pairs and len(self.short) < len(runs) + MORE_SHORT:
                         self._short_run()
                     took_s += time.monotonic() - began
@@ -295,18 +298,24 @@ class _Protocol:
                     break
         return runs
 
-    def _enough(self, runs: list[estimate.Run], pairs: bool, took_s: float) -> str | None:
+    def _run_name(self, number: int) -> str:
+        repeats = self.asked.repeats
+        if repeats and number > repeats:
+            return f"run {number} (more than the {repeats} asked for: a pair with a cold start is measured again)"
+        return f"run {number} of {repeats}" if repeats else f"run {number}"
+
+    def _enough(self, runs: list[Run], pairs: bool, took_s: float) -> str | None:
         asked = self.asked
         warm = len(runs)
         if pairs:  # one that started cold tells nothing: it is made again, within reason
-            warm = len(throughput.warm_pairs([s.total_s for s in self.short], [run.total_s for run in runs]))
+            warm = len(warm_pairs([s.total_s for s in self.short], [run.total_s for run in runs]))
         if asked.repeats:
             return "repeats" if warm >= asked.repeats or len(runs) >= 2 * asked.repeats else None
         if len(runs) < LEAST_REPEATS:
             return None
         if not all(map(_ended_well, runs)):
             return "invalid runs"
-        speed = estimate.speed(runs, self.short)[0]
+        speed = throughput.read(runs, self.short).estimate
         if speed["value"] is None:
             return "no speed"
         if speed["high"] - speed["low"] < asked.precision * speed["value"]:
@@ -316,12 +325,12 @@ class _Protocol:
         return "most repeats" if len(runs) >= MOST_REPEATS else None
 
     # -- after them ------------------------------------------------------------------------------------------------
-    def _cached(self, runs: list[estimate.Run], size: int) -> None:
+    def _cached(self, runs: list[Run], size: int) -> None:
         if not all(map(_ended_well, (*self.short, *runs))):
             return
-        speed_per_s = estimate.speed(runs, self.short)[0]
-        start_s = estimate.start_s(runs, speed_per_s)["value"] or 0.0
-        size = cache_probe.size_for(speed_per_s["value"], self.asked.batch_size, size, start_s)
+        speed_per_s = throughput.read(runs, self.short).estimate
+        init_s = start_s(runs, speed_per_s)["value"] or 0.0
+        size = cache_probe.size_for(speed_per_s["value"], self.asked.batch_size, size, init_s)
         seed = int.from_bytes(os.urandom(6))  # none that a cache from an earlier measurement could know
         self.facts["cached"] = {"size": size, "seed": seed}
         for pair in range(1, cache_probe.PAIRS + 1):
@@ -348,7 +357,7 @@ def drop_caches() -> None:
     DROP_CACHES.write_text("3\n")
 
 
-def _ended_well(run: estimate.Run) -> bool:
+def _ended_well(run: Run) -> bool:
     return verdict(exit_reasons(run.facts["exit"])) == "VALID"
 
 

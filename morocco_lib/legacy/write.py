@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from morocco_lib import fileio
-from morocco_lib.analysis.estimate import Run, read_run
+from morocco_lib.analysis.run_files import Run, read_run
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.legacy.logs import KEYS
 

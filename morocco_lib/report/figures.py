@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import formatting
-from morocco_lib.analysis import estimate
+from morocco_lib.analysis.run_files import Run, read_run
 
 INK, GREY = "#333333", "#b8b8b8"
 COLOURS = (
@@ -158,7 +158,7 @@ def _bars(e: dict[str, Any]):
 
 def traces(folders: list[tuple[str, Path]]):
     """Return memory and answers over time, a panel a run, for (name, runs/NN folder) pairs; None without any."""
-    runs = [(name, estimate.read_run(folder)) for name, folder in folders]
+    runs = [(name, read_run(folder)) for name, folder in folders]
     runs = [(name, run) for name, run in runs if run.samples]
     if not runs:
         return None
@@ -188,7 +188,7 @@ def traces(folders: list[tuple[str, Path]]):
     return figure
 
 
-def _phases(upper, lower, run: estimate.Run) -> None:
+def _phases(upper, lower, run: Run) -> None:
     phases = run.facts["phases"]
     ready = phases["ready_s"] if phases["ready_s"] is not None else phases["first_answer_s"]
     spans = [

@@ -1,0 +1,49 @@
+"""Numbers of runs -> one number with its 95 % interval.
+
+Runs are joined as a ratio of sums, sum(records) / sum(seconds), never as a mean of ratios; the interval is Student's t on the
+linearised residuals (Cochran, Sampling Techniques, 1977, ch. 6).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from morocco_lib.reasons import Reason
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; low and high are None if one value alone does not give any."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
+    """Return sum(numerators) / sum(denominators) with its 95 % interval; with denominators of 1 it is the mean.
+
+    Args:
+        numerators, denominators: One of each a unit (a run, or a part of one); denominators above 0.
+    Limits: units are taken as independent; a drift through them all is not seen.
+    """
+    n, total = len(numerators), sum(denominators)
+    ratio = sum(numerators) / total
+    if n < 2:
+        return Estimate(ratio, None, None)
+    from scipy.special import stdtrit
+
+    squares = sum((y - ratio * x) ** 2 for y, x in zip(numerators, denominators, strict=True))
+    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(squares * n / (n - 1)) / total
+    return Estimate(ratio, max(0.0, ratio - half), ratio + half)
+
+
+def mean_of(values: Sequence[float | Reason], unit_method: str | None = None) -> dict[str, Any]:
+    """Return a bench.json estimate of one number a run: its mean and interval, or null with the first reason."""
+    reasons = [v for v in values if isinstance(v, Reason)]
+    if reasons or not values:
+        return {"value": None, "reason": reasons[0] if reasons else Reason.NO_VALID_RUN}
+    estimate = ratio_estimate(values, [1.0] * len(values))
+    scope = "runs" if len(values) > 1 else "run"
+    return {**asdict(estimate), **({"method": unit_method} if unit_method else {}), "scope": scope}

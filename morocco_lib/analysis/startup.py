@@ -1,0 +1,45 @@
+"""Start-up: program start to readiness."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from types import MappingProxyType
+from typing import Any
+
+from morocco_lib.analysis import segments
+from morocco_lib.analysis.intervals import mean_of
+from morocco_lib.analysis.run_files import Run
+from morocco_lib.analysis.throughput import stream_segment
+from morocco_lib.reasons import Reason
+
+
+def init_s(run: Run, speed_per_s: Mapping[str, Any] = MappingProxyType({})) -> float | Reason:
+    """Return seconds from program start to readiness; without readiness, first answer less its own share of work.
+
+    Args:
+        speed_per_s: The speed of all runs, for one too short to tell its own. Of method `paired`, whatever was answered
+            took its share of work before the last answer.
+    """
+    if run.ready_s is not None:
+        return run.ready_s
+    per_s, paired_only = speed_per_s.get("value"), speed_per_s.get("method") == "paired"
+    segment = Reason.NO_STREAM if paired_only else stream_segment(run)
+    if not isinstance(segment, Reason):
+        per_s = segment.records / segment.seconds
+    if per_s is None or not run.arrivals:
+        return Reason.NO_READINESS
+    at_s, lines = (run.arrivals[-1][0], run.lines) if paired_only else run.arrivals[0]
+    return max(0.0, at_s - lines / per_s)
+
+
+def start_s(runs: Sequence[Run], speed_per_s: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """Return the estimate of the start-up; of two kinds of start-ups the median, with the least and the largest.
+
+    Args:
+        speed_per_s: As in `init_s`.
+    """
+    found = [init_s(run, speed_per_s) for run in runs]
+    if not any(isinstance(f, Reason) for f in found) and segments.two_kinds(found):
+        return {"value": median(found), "low": min(found), "high": max(found), "method": "median", "scope": "runs"}
+    return mean_of(
+        found, "ready" if all(run.ready_s is not None for run in runs) else speed_per_s.get("method") or "stream"
+    )
