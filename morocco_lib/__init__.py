@@ -1,23 +1,41 @@
 """morocco: how good, how fast and how big a text model is, with evidence you can check.
 
-Rooms, in the order a record walks through them: `tasks` (what is asked), `data` and `workload` (which records, in
-which order), `runners` (how a model is run), `monitor` (what it costs), `bench` (the protocol), `estimate` and
-`validity` (facts -> numbers and verdict), `steps` (the record on disk), `report` and `verify` (reading it back).
-Nothing heavy is imported until it is used: `morocco_lib.benchmark.protocol` and the other rooms are, when they are first named.
+`__all__` is the public API, imported when it is first used: `from morocco_lib import Target, bench, get_task`.
 """
 
 import importlib
-import pkgutil
 
-__version__ = "0.1.0"
-__all__ = ["__version__"]
+__version__ = "0.2.0"
+
+_API = {  # public name -> module that defines it
+    "DockerRunner": "runners.docker",
+    "EnvironmentFailure": "errors",
+    "Hooks": "benchmark.target",
+    "InvalidResult": "errors",
+    "Limits": "runners.contract",
+    "MoroccoError": "errors",
+    "ProcessRunner": "runners.process",
+    "Program": "benchmark.target",
+    "Reason": "reasons",
+    "Target": "benchmark.target",
+    "UsageError": "errors",
+    "bench": "benchmark.protocol",
+    "check": "benchmark.conformance",
+    "evaluate": "benchmark.evaluate",
+    "fit": "training.fit",
+    "get_task": "tasks",
+    "start_session": "pipeline.session",
+    "task_names": "tasks",
+    "verify": "pipeline.step_kinds",
+}
+__all__ = ["__version__", *_API]
 
 
 def __getattr__(name: str):
-    if not name.startswith("_") and name in __dir__():
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no room {name!r}; rooms: {', '.join(__dir__())}")
+    if name not in _API:
+        raise AttributeError(f"module {__name__!r} has no public name {name!r}; it has {', '.join(_API)}")
+    return getattr(importlib.import_module(f"{__name__}.{_API[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(room.name for room in pkgutil.iter_modules(__path__) if not room.name.startswith("_"))
+    return sorted(__all__)

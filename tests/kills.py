@@ -19,7 +19,8 @@ from pathlib import Path
 
 import nbformat
 
-from morocco_lib.artifacts import steps, verify
+from morocco_lib.artifacts import steps
+from morocco_lib.pipeline.step_kinds import verify
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "MOROCCO_KILLS_MARK"
@@ -129,7 +130,7 @@ def kill_often(rounds: int, seed: int, folder: Path) -> Counter:
             hits[str(way)] += 1
         else:
             hits["done"] += 1
-            if wrong := [f for f in verify.verify(plan_dir) if not f.ok]:
+            if wrong := [f for f in verify(plan_dir) if not f.ok]:
                 raise Broken(f"a plan that was killed and resumed does not verify: {wrong}")
             plan_dir, finished = folder / f"out-{number}", {}
         print(f"round {number}: {way!s}: exit {code}, {len(finished)} steps finished", file=sys.stderr, flush=True)
@@ -137,7 +138,7 @@ def kill_often(rounds: int, seed: int, folder: Path) -> Counter:
         [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(plan_dir)], cwd=ROOT, capture_output=True
     )
     inspect(plan_dir, finished)
-    if last.returncode or [f for f in verify.verify(plan_dir) if not f.ok]:
+    if last.returncode or [f for f in verify(plan_dir) if not f.ok]:
         raise Broken(f"resumed to the end: exit {last.returncode}\n{last.stderr.decode()}")
     return hits
 

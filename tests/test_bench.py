@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from servers import PYTHON, ROOT, is_alive, runner, server
 
+from morocco_lib.analysis import summary
 from morocco_lib.benchmark import protocol
 from morocco_lib.benchmark import run as measure
+from morocco_lib.benchmark.run import run_series
+from morocco_lib.benchmark.target import Program, Target
 from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure
 from morocco_lib.reasons import Reason
@@ -214,11 +217,11 @@ def test_an_invalid_result_has_the_same_keys(benched, records, tmp_path):
 
 
 def test_bench_json_can_be_rebuilt_from_the_runs_alone(good, tmp_path):
-    assert json.loads(json.dumps(protocol.derive(good.out))) == good.result
+    assert json.loads(json.dumps(summary.derive(good.out))) == good.result
     moved = tmp_path / "moved"
     moved.mkdir()
     subprocess.run(["cp", "-r", str(good.out / "runs"), str(good.out / "protocol.json"), str(moved)], check=True)
-    assert json.loads(json.dumps(protocol.derive(moved))) == good.result
+    assert json.loads(json.dumps(summary.derive(moved))) == good.result
 
 
 def assert_readings(result: dict) -> None:
@@ -530,9 +533,9 @@ def test_a_program_is_not_started_when_the_disk_refuses_its_files(tmp_path, monk
 
     monkeypatch.setattr(measure, "open_samples", refuse)
     load, source = load_of_one(tmp_path)
-    program = protocol.Program([*PYTHON, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"], "m")
+    program = Program([*PYTHON, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"], "m")
     with pytest.raises(EnvironmentFailure, match="No space left"):
-        protocol.measure(program, load, source, ProcessRunner(), Limits(9), tmp_path, batch_size=1, repeats=1)
+        run_series(Target(program, ProcessRunner(), Limits(9)), load, source, tmp_path, batch_size=1, repeats=1)
     time.sleep(0.2)
     assert not (tmp_path / "started").exists()
 
@@ -557,10 +560,10 @@ def test_a_disk_that_fills_up_ends_the_program_and_keeps_finished_runs(tmp_path,
 
     load, source = load_of_one(tmp_path)
     monkeypatch.setattr(measure, "open_samples", FullDisk)
-    program = protocol.Program(server("paced", "--fault", "hang"), "m")
+    program = Program(server("paced", "--fault", "hang"), "m")
     begin = time.monotonic()
     with pytest.raises(EnvironmentFailure, match="No space left"):
-        protocol.measure(program, load, source, ProcessRunner(), Limits(9), tmp_path, batch_size=1, repeats=1)
+        run_series(Target(program, ProcessRunner(), Limits(9)), load, source, tmp_path, batch_size=1, repeats=1)
     assert time.monotonic() - begin < 5
     assert not [path for path in (tmp_path / "runs").iterdir() if path.name[0] != "."]
 
@@ -588,8 +591,8 @@ def test_interrupting_a_bench_ends_its_program(records, tmp_path):
 )
 def test_a_program_is_named_after_its_script(monkeypatch, text, name):
     monkeypatch.chdir(ROOT)
-    assert protocol.command(text).model == name
-    assert protocol.command(text, "mine").model == "mine"
+    assert Target.of_command(text).program.model == name
+    assert Target.of_command(text, "mine").program.model == "mine"
 
 
 def test_the_example_in_the_docstring_works(tmp_path, synthetic_data, monkeypatch):

@@ -14,7 +14,8 @@ from morocco_lib.analysis import caching
 from morocco_lib.analysis.predictions import read_answers
 from morocco_lib.analysis.validity import cached_reasons
 from morocco_lib.benchmark import cache_probe
-from morocco_lib.benchmark.run import Measurement, Program
+from morocco_lib.benchmark.run import RunSeries
+from morocco_lib.benchmark.target import Program, Target
 from morocco_lib.data import synthetic
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import Reason, verdict
@@ -248,8 +249,8 @@ def probe(synthetic_data, tmp_path, monkeypatch):
 
     def measure(program, load, folder: Path) -> Path:
         folder.mkdir()
-        with Measurement(
-            program, load, source, ProcessRunner(), Limits(timeout_s=60), folder, batch_size=8
+        with RunSeries(
+            Target(program, ProcessRunner(), Limits(timeout_s=60)), load, source, folder, batch_size=8
         ) as measurement:
             return measurement.run(folder, "cached")
 

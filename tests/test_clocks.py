@@ -9,10 +9,12 @@ from servers import server
 
 from morocco_lib import config, fileio
 from morocco_lib.analysis import summary
-from morocco_lib.artifacts import steps, verify
+from morocco_lib.artifacts import steps
 from morocco_lib.benchmark import protocol
+from morocco_lib.benchmark.target import Program, Target
 from morocco_lib.monitors import clocks
 from morocco_lib.pipeline import plan_run
+from morocco_lib.pipeline.step_kinds import verify
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
@@ -44,10 +46,12 @@ def disturb(monkeypatch):
 
 def measured(synthetic_data, folder) -> dict:
     folder.mkdir()
-    program = protocol.Program(server("paced", "--rate", 200), "paced")
+    program = Program(server("paced", "--rate", 200), "paced")
     source = synthetic_data / "TERRa" / "val.jsonl"
     options = {"input_size": 40, "batch_size": 4, "repeats": 1, "seed": 1}
-    return protocol.bench(program, get_task("terra"), source, ProcessRunner(), Limits(timeout_s=60), folder, **options)
+    return protocol.bench(
+        Target(program, ProcessRunner(), Limits(timeout_s=60)), get_task("terra"), source, folder, **options
+    )
 
 
 def test_a_quiet_clock_has_neither_moved_nor_slept(synthetic_data, tmp_path):
@@ -92,7 +96,7 @@ def test_a_step_that_ends_before_it_began_by_the_clock_is_done_and_verifies(tmp_
         fileio.write_text(step.folder / "note.txt", "kept\n")
     status = steps.read_status(tmp_path / "step")
     assert status["state"] == "done" and status["ended"] < status["started"]
-    assert all(finding.ok for finding in verify.verify(tmp_path / "step"))
+    assert all(finding.ok for finding in verify(tmp_path / "step"))
 
 
 def test_a_fresh_plan_gets_a_folder_of_its_own_though_the_clock_was_set_back(tmp_path, monkeypatch):

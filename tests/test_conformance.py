@@ -11,7 +11,8 @@ from conftest import ROOT
 from servers import PYTHON, server
 
 from morocco_lib import data
-from morocco_lib.benchmark import conformance, contract_run, protocol
+from morocco_lib.benchmark import conformance, contract_run
+from morocco_lib.benchmark.target import Program, Target, program_of_image
 from morocco_lib.errors import UsageError
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
@@ -85,7 +86,7 @@ def words(fault, *more) -> list[str]:
 
 
 def checked(argv, records, task=TERRA, limits=LIMITS, **options):
-    return conformance.check(protocol.Program(argv, "model"), task, records, ProcessRunner(), limits, **options)
+    return conformance.check(Target(Program(argv, "model"), ProcessRunner(), limits), task, records, **options)
 
 
 def finding(report, rule):
@@ -133,7 +134,7 @@ def test_our_own_program_passes(name, val, fitted, synthetic_data, tmp_path):
         weights = tmp_path / "weights"
         room.save(model_class(name).fit(TERRA, records, 1), TERRA, weights, name=name, trained_on={"origin": "test"})
     argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights)]
-    report = conformance.check(protocol.Program(argv, name), TERRA, val, ProcessRunner(cwd=ROOT), LIMITS)
+    report = conformance.check(Target(Program(argv, name), ProcessRunner(cwd=ROOT), LIMITS), TERRA, val)
     assert report.ok and report.rules("warn") == [], report.text()
 
 
@@ -342,7 +343,7 @@ def contained(docker_engine, tiny_image):
             name = engine.build(docker, f"morocco-tests/contract:{fault or 'honest'}", {"contract.py": source}, entry)
         made.add(name)
         runner = DockerRunner(name)
-        return conformance.check(protocol.contained(runner.image), TERRA, records, runner, limits)
+        return conformance.check(Target(program_of_image(runner.image), runner, limits), TERRA, records)
 
     yield run
     with engine.client(docker_engine) as docker:

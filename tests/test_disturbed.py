@@ -16,7 +16,7 @@ from servers import PYTHON, ROOT, runner, server
 
 from morocco_lib.analysis import validity
 from morocco_lib.benchmark import protocol
-from morocco_lib.benchmark.run import Program
+from morocco_lib.benchmark.target import Program, Target
 from morocco_lib.monitors import system_load
 from morocco_lib.monitors.cgroup import Memory, RunCgroup
 from morocco_lib.monitors.processes import Processes, wait_status
@@ -42,7 +42,7 @@ def records(tmp_path_factory) -> Path:
 def benched(program: Program, way, records: Path, folder: Path) -> tuple[dict, dict]:
     """Bench one run of a hundred records and return (bench.json, run.json)."""
     options = {"input_size": 100, "batch_size": 1, "repeats": 1, "seed": 1}
-    result = protocol.bench(program, TASK, records, way, Limits(timeout_s=30), folder, **options)
+    result = protocol.bench(Target(program, way, Limits(timeout_s=30)), TASK, records, folder, **options)
     return result, json.loads((folder / "runs" / "01" / "run.json").read_text())
 
 

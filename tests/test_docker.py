@@ -14,8 +14,8 @@ import engine
 import pytest
 from servers import ROOT
 
-from morocco_lib.artifacts import verify
 from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.pipeline.step_kinds import verify
 from morocco_lib.runners import engine as engines
 from morocco_lib.runners.contract import Limits, converse
 from morocco_lib.runners.docker import DockerRunner
@@ -277,7 +277,7 @@ def test_a_bench_of_an_image_is_valid_names_its_digest_and_verifies(main, image_
     assert facts["argv"] == ["--batch-size", "4"] and facts["limits"]["pids"] == 4096
     phases = facts["phases"]
     assert 0 < phases["engine_start_s"] < phases["ready_s"] < phases["last_answer_s"] < phases["engine_die_s"]
-    assert all(finding.ok for finding in verify.verify(tmp_path / "out"))
+    assert all(finding.ok for finding in verify(tmp_path / "out"))
 
 
 def test_a_program_is_as_fast_in_a_container_as_bare(main, image_of, synthetic_data, tmp_path):

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from servers import PYTHON, ROOT, is_alive, server
 
-from morocco_lib.artifacts import steps, verify
+from morocco_lib.artifacts import steps
 from morocco_lib.benchmark.run import STDERR_KEPT_BYTES, STDOUT_BYTES, STDOUT_BYTES_PER_RECORD
 from morocco_lib.errors import UsageError
+from morocco_lib.pipeline.step_kinds import verify
 from morocco_lib.tasks import get_task
 
 MB = 10**6
@@ -40,10 +41,10 @@ def assert_nothing_is_done(folder: Path) -> None:
     states = [json.loads(path.read_text())["state"] for path in folder.rglob(steps.STATUS)]
     assert set(states) <= {"failed", "running"}
     if states:
-        assert all(finding.ok for finding in verify.verify(folder)) == ("running" not in states)
+        assert all(finding.ok for finding in verify(folder)) == ("running" not in states)
     else:
         with pytest.raises(UsageError, match="no step folder"):
-            verify.verify(folder)
+            verify(folder)
 
 
 def one_and_a_half_gb() -> None:
@@ -569,7 +570,7 @@ def test_a_full_disk_ends_it_in_words_and_with_room_it_works(main, writers, disk
     shutil.rmtree(out, ignore_errors=True)  # what an attempt left is never overwritten
     done = main(*writers[verb], "--out", out)
     assert done.returncode == 0, done.stderr
-    assert steps.read_status(out)["state"] == "done" and all(finding.ok for finding in verify.verify(out))
+    assert steps.read_status(out)["state"] == "done" and all(finding.ok for finding in verify(out))
 
 
 @pytest.mark.parametrize("free_kb", [8, 40])
@@ -583,7 +584,7 @@ def test_a_report_in_its_place_is_repeated_when_there_is_room(morocco, point, di
     disk.free()
     done = morocco("report", plan)
     assert done.returncode == 0 and Path(done.stdout.strip()).is_file(), done.stderr
-    assert all(finding.ok for finding in verify.verify(plan))
+    assert all(finding.ok for finding in verify(plan))
 
 
 @pytest.mark.slow
@@ -600,7 +601,7 @@ def test_a_plan_on_a_full_disk_is_resumed_when_there_is_room(morocco, disk, tmp_
     disk.free()
     done = run_plan(morocco, plan, out)
     assert done.returncode == 0, done.stderr
-    assert all(finding.ok for finding in verify.verify(out))
+    assert all(finding.ok for finding in verify(out))
 
 
 @pytest.mark.parametrize("free_kb", [0, 256])

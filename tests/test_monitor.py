@@ -16,7 +16,8 @@ import pytest
 from servers import PYTHON, cgroups_of, is_alive, runner, server
 
 from morocco_lib.analysis import memory, run_files, summary, throughput
-from morocco_lib.benchmark.run import Measurement, Program
+from morocco_lib.benchmark.run import RunSeries
+from morocco_lib.benchmark.target import Program, Target
 from morocco_lib.data import workload
 from morocco_lib.monitors import procfs
 from morocco_lib.monitors.cgroup import PREFIX, Faults, Io, Memory, RunCgroup, own_groups
@@ -497,7 +498,7 @@ def run_once(way, argv: list[str], folder: Path) -> run_files.Run:
     source = folder / "records.jsonl"
     source.write_text(json.dumps(RECORD) + "\n")
     load = workload.build(TASK, [RECORD], 1, 0)
-    with Measurement(Program(argv, "once"), load, source, way, Limits(20), folder, batch_size=1) as measurement:
+    with RunSeries(Target(Program(argv, "once"), way, Limits(20)), load, source, folder, batch_size=1) as measurement:
         return run_files.read_run(measurement.run(folder, "bench"))
 
 

@@ -20,15 +20,16 @@ from conftest import ROOT
 from matplotlib import pyplot
 from pandas.io.formats.style import Styler
 
-from morocco_lib import config, data
+from morocco_lib import data
 from morocco_lib.analysis import run_files
-from morocco_lib.artifacts import steps, verify
+from morocco_lib.artifacts import steps
 from morocco_lib.benchmark import protocol
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.models import model_class, weights
 from morocco_lib.pipeline import session as notebook
 from morocco_lib.pipeline.session import Facts, Verdict
+from morocco_lib.pipeline.step_kinds import KINDS, verify
 from morocco_lib.tasks import get_task
 
 NAMES = ("train", "bench", "eval", "report")
@@ -81,7 +82,7 @@ def test_every_parameter_has_a_type_a_comment_and_the_default_of_the_library(nam
         (statement,) = ast.parse(line).body
         assert isinstance(statement, ast.AnnAssign) and "  # " in line, line
         given[statement.target.id] = ast.literal_eval(statement.value)
-    known = config.PARAMS[name]
+    known = KINDS[name].params
     assert set(given) == set(known.model_fields)
     validated = known.model_validate(given)
     for field, info in known.model_fields.items():
@@ -93,7 +94,7 @@ def test_every_parameter_has_a_type_a_comment_and_the_default_of_the_library(nam
 def test_parameters_are_checked_in_the_second_cell(name):
     code = [c for c in source(name).cells if c.cell_type == "code"]
     assert code[0] == parameter_cell(name)
-    assert f'notebook.start("{name}", globals())' in code[1].source
+    assert f'start_session("{name}", globals())' in code[1].source
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,7 +112,7 @@ def test_papermill_tells_type_default_and_meaning_of_every_parameter_and_nothing
         parameter, kind, default, meaning = re.fullmatch(r"(\w+): (\w+) = (.*?)  # (.+)", line).groups()
         assert told.pop(parameter) == (kind, default, meaning)
         assert 4 <= len(meaning) <= 110 and meaning[0].islower() and not meaning.endswith("."), meaning
-    assert not told and len(_entries(lines)) == len(config.PARAMS[name].model_fields)
+    assert not told and len(_entries(lines)) == len(KINDS[name].params.model_fields)
 
 
 def _entries(lines):
@@ -166,7 +167,7 @@ def test_every_notebook_ends_in_its_verdict_and_leaves_a_step_that_verifies(type
         assert ">VALID</b>" in verdict._repr_html_()
     states = {status["step"]: (status["state"], status["exit"]) for _, status in steps.find_steps(root / "outputs")}
     assert states == dict.fromkeys(("synthetic", *NAMES), ("done", 0))
-    findings = verify.verify(root / "outputs")
+    findings = verify(root / "outputs")
     assert all(finding.ok for finding in findings)
     assert {finding.step.split("/")[-1].split("-")[0] for finding in findings if finding.what == "numbers"} == {
         "bench", "eval", "report"
@@ -287,7 +288,7 @@ def test_the_cell_in_the_help_of_bench_runs(synthetic_data, tmp_path):
     assert result == json.loads((tmp_path / "measured/bench.json").read_text())
     told = inspect.getdoc(protocol.bench)
     assert all(
-        name in told for name in ("source:", "limits:", "folder:", "input_size:", "seed:", "Returns:", "Raises:")
+        name in told for name in ("target:", "source:", "folder:", "input_size:", "seed:", "Returns:", "Raises:")
     )
 
 
@@ -295,7 +296,7 @@ def test_what_a_cell_ends_in_shows_itself_in_a_line(typed, synthetic_data, fitte
     task = get_task("terra")
     _, records = data.read_split(synthetic_data, task, "val")
     with chdir(project / "notebooks"):
-        session = notebook.start(
+        session = notebook.start_session(
             "train", {"model": {"name": "majority", "kind": "majority"}, "task": {"name": "terra"}}
         )
     root, _, _ = typed
@@ -324,7 +325,7 @@ def test_an_unknown_parameter_stops_at_the_second_cell_and_the_nearest_is_named(
     assert "unknown parameter 'batchsize'; did you mean 'batch_size'?" in done.stderr
     code = [c for c in nbformat.read(out, as_version=4).cells if c.cell_type == "code"]
     ran = [c for c in code if c.execution_count and "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
-    assert "notebook.start" in ran[-1].source
+    assert "start_session" in ran[-1].source
     assert not (project / "outputs" / "interactive").exists()
 
 

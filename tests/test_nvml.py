@@ -16,10 +16,12 @@ from servers import PYTHON, ROOT, runner, server
 from test_bench import KEYS, RUN_FILES, write_records
 
 from morocco_lib.analysis import gpu as estimate_gpu
+from morocco_lib.analysis import summary
 from morocco_lib.analysis.gpu import gpu_energy, gpu_ram_bytes
 from morocco_lib.analysis.run_files import Run
 from morocco_lib.analysis.validity import gpu_reasons
 from morocco_lib.benchmark import protocol
+from morocco_lib.benchmark.target import Program, Target
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import nvml
 from morocco_lib.monitors.nvml import GpuSampler, Nvml
@@ -576,8 +578,7 @@ def measured(tmp_path, monkeypatch):
         data, folder = write_records(tmp_path / "val.jsonl", 40), tmp_path / "measured"
         folder.mkdir()
         argv = [*PYTHON, "-c", PARENT, str(tmp_path / "pids"), *server("paced", "--rate", RATE, "--init", 0.2)]
-        result = protocol.bench(
-            protocol.Program(argv, "fake"), get_task("terra"), data, runner(use_cgroup), Limits(timeout_s=30), folder,
+        result = protocol.bench(Target(Program(argv, "fake"), runner(use_cgroup), Limits(timeout_s=30)), get_task("terra"), data, folder,
             input_size=records, batch_size=4, repeats=1, seed=1,
         )  # fmt: skip
         assert replay.library is None or replay.library.open == 0
@@ -601,7 +602,7 @@ def test_gpu_memory_and_energy_come_out_right_end_to_end(measured, use_cgroup):
     assert gpu["devices"][0]["peak_used_bytes"] == 1210 * MIB and gpu["devices"][0]["others"] == []
     assert {path.name for path in (folder / "runs/01").iterdir()} == RUN_FILES | {"gpu.jsonl"}
     assert sorted(result) == sorted(KEYS)
-    assert json.loads(json.dumps(protocol.derive(folder))) == json.loads((folder / "bench.json").read_text())
+    assert json.loads(json.dumps(summary.derive(folder))) == json.loads((folder / "bench.json").read_text())
 
 
 def test_an_intruder_makes_a_run_invalid(measured):
@@ -649,12 +650,12 @@ def test_samples_that_were_lost_are_no_zeros(measured, text):
     if text is not None:
         path.write_text(text)
     if text == "":
-        assert protocol.derive(folder)["gpu_ram_bytes"] == {"value": None, "reason": "GPU_NOT_TOLD"}
+        assert summary.derive(folder)["gpu_ram_bytes"] == {"value": None, "reason": "GPU_NOT_TOLD"}
     elif text:
-        assert "LOG_TRUNCATED" in protocol.derive(folder)["reasons"]
+        assert "LOG_TRUNCATED" in summary.derive(folder)["reasons"]
     else:
         with pytest.raises(UsageError, match="01"):
-            protocol.derive(folder)
+            summary.derive(folder)
 
 
 def test_a_program_that_cannot_start_leaves_nvml_closed(tmp_path, monkeypatch):
@@ -670,8 +671,7 @@ def test_a_program_that_cannot_start_leaves_nvml_closed(tmp_path, monkeypatch):
     data, folder = write_records(tmp_path / "val.jsonl", 4), tmp_path / "out"
     folder.mkdir()
     with pytest.raises(EnvironmentFailure):
-        protocol.bench(
-            protocol.Program(["x"], "x"), get_task("terra"), data, Broken(), Limits(), folder,
+        protocol.bench(Target(Program(["x"], "x"), Broken(), Limits()), get_task("terra"), data, folder,
             input_size=4, batch_size=1, repeats=1, seed=1,
         )  # fmt: skip
     assert library.open == 0

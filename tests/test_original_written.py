@@ -15,7 +15,8 @@ from test_bench import write_records
 
 from morocco_lib.analysis import run_files
 from morocco_lib.analysis.gpu import gpu_ram_bytes
-from morocco_lib.benchmark import protocol
+from morocco_lib.benchmark.run import run_series
+from morocco_lib.benchmark.target import Program, Target
 from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.legacy import corrected, logs, stats
@@ -35,8 +36,7 @@ def run(folder, argv, records, batch_size, repeats, model="paced"):
     folder.mkdir()
     task, source = get_task("terra"), write_records(folder / "val.jsonl", 40)
     load = workload.build(task, task.read(source), records, 1)
-    return protocol.measure(
-        protocol.Program(argv, model), load, source, runner(False), Limits(timeout_s=60), folder,
+    return run_series(Target(Program(argv, model), runner(False), Limits(timeout_s=60)), load, source, folder,
         batch_size=batch_size, repeats=repeats,
     )  # fmt: skip
 

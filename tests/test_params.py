@@ -8,6 +8,7 @@ import pytest
 from morocco_lib import config
 from morocco_lib.errors import UsageError
 from morocco_lib.pipeline import resolve
+from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.runners.contract import Limits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +31,7 @@ FILES = sorted((ROOT / "params").glob("*/*.yaml"))
 def test_every_parameter_file_of_the_project_is_valid(path):
     kind = path.parent.name
     if kind == "plans":
-        plan = config.load_plan(path)
+        plan = config.load_plan(path, KINDS)
         assert plan.name == path.stem
         for name in plan.models:
             config.load_model(name, ROOT)
@@ -63,7 +64,7 @@ def test_the_project_has_parameter_files_of_every_kind():
     ],
 )
 def test_an_unknown_name_is_refused_and_the_nearest_known_one_is_named(known, values, place, near):
-    assert f"unknown parameter '{place}'; did you mean '{near}'?" in refused(config.PARAMS[known], values)
+    assert f"unknown parameter '{place}'; did you mean '{near}'?" in refused(KINDS[known].params, values)
 
 
 def test_where_no_known_name_is_near_all_are_listed():
@@ -106,20 +107,20 @@ def test_a_notebooks_globals_are_its_parameters_and_nothing_else():
         "model": MODEL, "task": TASK, "batch_size": 4, "_hidden": 1, "In": [], "Out": {}, "config": config,
         "get_ipython": print, "Path": Path, "types": types,
     }  # fmt: skip
-    p = config.of_notebook("bench", names)
+    p = config.of_notebook(config.BenchParams, "bench", names)
     assert (p.model.kind, p.task.name, p.batch_size, p.repeats) == ("tfidf", "terra", 4, 3)
     with pytest.raises(UsageError, match=r"bench\.ipynb: unknown parameter 'batch_sizes'; did you mean 'batch_size'\?"):
-        config.of_notebook("bench", {**names, "batch_sizes": 4})
+        config.of_notebook(config.BenchParams, "bench", {**names, "batch_sizes": 4})
 
 
 def test_cells_that_run_again_in_one_kernel_take_what_later_cells_made_for_no_parameter():
     given = {"model": MODEL, "task": TASK, "batch_size": 4}
     later = {**given, "session": object(), "result": {"speed_per_s": 1}, "speeds": [1.0]}
     with pytest.raises(UsageError, match="unknown parameter 'session'"):
-        config.of_notebook("bench", later)
-    assert config.of_notebook("bench", later | {"repeats": 5}, frozenset(given)).repeats == 5
+        config.of_notebook(config.BenchParams, "bench", later)
+    assert config.of_notebook(config.BenchParams, "bench", later | {"repeats": 5}, frozenset(given)).repeats == 5
     with pytest.raises(UsageError, match=r"unknown parameter 'repeat'; did you mean 'repeats'\?.*restart the kernel"):
-        config.of_notebook("bench", later | {"repeat": 5}, frozenset(given))
+        config.of_notebook(config.BenchParams, "bench", later | {"repeat": 5}, frozenset(given))
 
 
 def test_a_machine_gives_the_limits_of_a_run():
@@ -134,7 +135,7 @@ def plan(tmp_path):
     def load(text: str | bytes):
         path = tmp_path / "plan.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return config.load_plan(path)
+        return config.load_plan(path, KINDS)
 
     return load
 
@@ -189,7 +190,7 @@ def test_a_plan_that_cannot_be_meant_is_refused(plan, text, message):
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
 def test_a_plan_that_cannot_be_read_is_refused_by_name(tmp_path, name):
     with pytest.raises(UsageError, match="cannot read"):
-        config.load_plan(tmp_path / name)
+        config.load_plan(tmp_path / name, KINDS)
 
 
 # -- files by name -------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ import pytest
 from test_repository import copy_project
 
 from morocco_lib import config
-from morocco_lib.artifacts import steps, verify
+from morocco_lib.artifacts import steps
 from morocco_lib.pipeline import resolve
+from morocco_lib.pipeline.step_kinds import verify
 from morocco_lib.runners import engine as engines
 
 pytestmark = pytest.mark.slow
@@ -72,7 +73,7 @@ def test_a_plan_on_real_records_builds_checks_measures_and_scores(project, real_
         assert f"building tfidf-{path.parts[-3]}" in (path.parent / "notebook.html").read_text()
     scores = [json.loads(p.read_text())["score"]["value"] for p in sorted(outputs.glob("tfidf/*/eval-*/score.json"))]
     assert len(scores) == 3
-    assert all(finding.ok for finding in verify.verify(outputs))
+    assert all(finding.ok for finding in verify(outputs))
     assert ours() == []
     assert run(project, plan)[1].count("kept") == 10  # every step, nothing is built or measured again
 
@@ -96,7 +97,7 @@ def test_a_transformer_in_an_image_answers_as_its_process_does(project, syntheti
         with val.open("rb") as records:
             answers.append(subprocess.run(words, stdin=records, capture_output=True, check=True).stdout)
     assert answers[0] == answers[1] and answers[0].count(b"\n") == val.read_bytes().count(b"\n")
-    assert all(finding.ok for finding in verify.verify(outputs))
+    assert all(finding.ok for finding in verify(outputs))
     assert ours() == []
 
 

@@ -14,10 +14,10 @@ from morocco_lib.analysis import run_files, segments, summary, throughput
 from morocco_lib.analysis.run_files import Run
 from morocco_lib.analysis.validity import drift_reasons
 from morocco_lib.benchmark import protocol as bench
+from morocco_lib.benchmark.target import Hooks, Target
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
-from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
 
 
@@ -41,10 +41,8 @@ def measured(records, tmp_path):
     def measure(argv, **asked):
         folder, said = tmp_path / "out", []
         folder.mkdir()
-        program = bench.command(shlex.join(map(str, argv)))
-        result = bench.bench(
-            program, TERRA, records, ProcessRunner(), Limits(60), folder, progress=said.append, **asked
-        )
+        target = Target.of_command(shlex.join(map(str, argv)), limits=Limits(60))
+        result = bench.bench(target, TERRA, records, folder, hooks=Hooks(progress=said.append), **asked)
         assert json.loads((folder / "bench.json").read_text()) == json.loads(json.dumps(result))
         return result, folder, said
 

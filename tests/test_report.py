@@ -11,6 +11,7 @@ from conftest import ROOT
 from matplotlib import pyplot
 
 from morocco_lib import formatting
+from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.report import figures, tables
 
 PROGRAM = f"{sys.executable} {ROOT / 'docs/example_model.py'}"
@@ -48,7 +49,7 @@ def test_a_report_holds_the_numbers_of_a_bench(main, point, tmp_path):
 
 
 def test_what_is_invalid_stands_in_grey_with_its_reason(main, point, tmp_path):
-    (row,) = tables.collect(point)
+    (row,) = tables.collect(point, KINDS)
     valid, invalid = row | {"model": "one"}, row | {"model": "other", "verdict": "INVALID", "reasons": ["DRIFT"]}
     styles = tables.styled([valid, invalid])._compute().ctx
     assert {place[0] for place, style in styles.items() if ("color", "#999999") in style} == {1}

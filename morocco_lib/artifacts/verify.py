@@ -1,17 +1,18 @@
 """Rebuild every number from the step folders, and hold every byte against its digest. Reads step folders only."""
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import morocco_lib
 from morocco_lib import fileio
-from morocco_lib.analysis import summary
 from morocco_lib.artifacts import steps
+from morocco_lib.artifacts.step_kind import Kinds
 from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.formatting import counted
-from morocco_lib.report import seeds_table
 
 LINES = "lines"  # what is checked of a file that lies beside the step folders
 REL_TOLERANCE = 1e-9  # numbers rebuilt on another machine may differ in their last bits
@@ -27,12 +28,20 @@ class Finding:
     seen: str
 
 
-def verify(outputs: Path, rebuild: Container[Path] | None = None) -> list[Finding]:
+def verify(
+    outputs: Path,
+    kinds: Kinds,
+    rebuild: Container[Path] | None = None,
+    tables: Mapping[str, Callable[[Path], Iterable[int]]] = MappingProxyType({}),
+) -> list[Finding]:
     """Return the findings for every step folder at or below a folder.
 
     Args:
         outputs: Folder of step folders, or one.
-        rebuild: Rebuild the numbers of these step folders (resolved) only; None: of all. Digests are always held.
+        kinds: The kinds of steps: how the numbers of each are rebuilt.
+        rebuild: Rebuild the numbers of these step folders (resolved) only; None: of all. Digests are always checked.
+        tables: Name of a file that lies beside the step folders -> what gives the numbers of its lines that follow from no
+            step; looked for only if everything is rebuilt.
     Raises:
         UsageError: there is no step folder.
     """
@@ -45,23 +54,23 @@ def verify(outputs: Path, rebuild: Container[Path] | None = None) -> list[Findin
     findings = []
     for folder in folders:
         name = folder.relative_to(outputs).as_posix() if folder != outputs else folder.name
-        findings += [Finding(name, what, ok, seen) for what, ok, seen in _verify_step(folder, rebuild)]
+        findings += [Finding(name, what, ok, seen) for what, ok, seen in _verify_step(folder, kinds, rebuild)]
     if rebuild is None:
-        places = sorted(outputs.rglob(seeds_table.RESULTS))
-        findings += [_verify_lines(path, path.relative_to(outputs).as_posix()) for path in places]
+        places = ((path, wrong_lines) for name, wrong_lines in tables.items() for path in sorted(outputs.rglob(name)))
+        findings += [_verify_lines(path, path.relative_to(outputs).as_posix(), wrong) for path, wrong in places]
     return findings
 
 
-def _verify_lines(path: Path, name: str) -> Finding:
+def _verify_lines(path: Path, name: str, wrong_lines: Callable[[Path], Iterable[int]]) -> Finding:
     try:
-        wrong = [f"line {number}" for number in seeds_table.wrong_lines(path)]
+        wrong = [f"line {number}" for number in wrong_lines(path)]
     except (MoroccoError, OSError, ValueError, LookupError, TypeError) as error:
         wrong = [repr(error)]
     said = f"{path}: {', '.join(wrong[:5])} does not follow from the steps; `morocco run` writes it anew"
     return Finding(name, LINES, not wrong, said if wrong else "follows from the steps")
 
 
-def _verify_step(folder: Path, rebuild: Container[Path] | None) -> Iterator[tuple[str, bool, str]]:
+def _verify_step(folder: Path, kinds: Kinds, rebuild: Container[Path] | None) -> Iterator[tuple[str, bool, str]]:
     path = folder / steps.STATUS
     try:
         status = steps.read_status(folder)
@@ -88,8 +97,9 @@ def _verify_step(folder: Path, rebuild: Container[Path] | None) -> Iterator[tupl
         return
     yield from _inputs(folder, status)
     wanted = rebuild is None or folder.resolve() in rebuild
-    if wanted and status["state"] == steps.DONE and status["step"] in REBUILD:
-        yield _rebuilt(folder, status)
+    kind = kinds.get(status["step"])
+    if wanted and status["state"] == steps.DONE and kind and kind.rebuild:
+        yield _rebuilt(folder, status, kind.rebuild)
 
 
 def _files(folder: Path, status: dict[str, Any]) -> tuple[str, bool, str]:
@@ -112,50 +122,26 @@ def _inputs(folder: Path, status: dict[str, Any]) -> Iterator[tuple[str, bool, s
         yield "inputs", True, f"{len(gone)} of {len(status['inputs'])} not here to be checked: {', '.join(gone)}"
 
 
-def _rebuilt(folder: Path, status: dict[str, Any]) -> tuple[str, bool, str]:
+def _rebuilt(
+    folder: Path, status: dict[str, Any], rebuild: Callable[[Path], tuple[int, list[str]]]
+) -> tuple[str, bool, str]:
     try:
-        count, wrong = REBUILD[status["step"]](folder)
+        count, wrong = rebuild(folder)
     except MoroccoError as error:
         return "numbers", False, str(error)
     except Exception as error:  # a changed byte can make a file mean anything; that is a finding, not a crash
         return "numbers", False, f"cannot be rebuilt ({type(error).__name__}: {error})"
-    return "numbers", not wrong, "; ".join(wrong[:5]) or f"{count} numbers rebuilt"
+    if wrong and (version := status["code"]["version"]) != morocco_lib.__version__:
+        wrong.append(f"morocco {version} wrote it and this is {morocco_lib.__version__}, which may compute otherwise")
+    return "numbers", not wrong, "; ".join([*wrong[:5], *wrong[5:][-1:]]) or f"{count} numbers rebuilt"
 
 
-def _compare(folder: Path, name: str, derived: Any) -> tuple[int, list[str]]:
+def compare(folder: Path, name: str, derived: Any) -> tuple[int, list[str]]:
+    """Return (how many numbers a JSON file of a step holds, where it differs from what was derived anew)."""
     kept = fileio.read_json(folder / name)
     derived = json.loads(json.dumps(derived))
     wrong = [f"{folder / name}: {place} is {a!r}, rebuilt {b!r}" for place, a, b in differences(kept, derived)]
-    return _count(kept), wrong
-
-
-def _bench(folder: Path) -> tuple[int, list[str]]:
-    return _compare(folder, summary.BENCH, summary.derive(folder))
-
-
-def _eval(folder: Path) -> tuple[int, list[str]]:
-    text, result = summary.derive_eval(folder)
-    count, wrong = _compare(folder, summary.SCORE, result)
-    if (folder / summary.PREDICTIONS).read_text(encoding="utf-8") != text:
-        wrong.append(f"{folder / summary.PREDICTIONS} does not follow from runs/01/answers.jsonl")
-    return count, wrong
-
-
-def _report(folder: Path) -> tuple[int, list[str]]:
-    from morocco_lib.report import build, tables
-
-    # From the steps it rested on: what was added to the plan since is another report's.
-    plan_dir = (folder / fileio.read_json(folder / build.RESULT)["plan_dir"]).resolve()
-    used = {(folder / name).resolve().parent for name in steps.read_status(folder)["inputs"]}
-    if not all((place / steps.STATUS).is_file() for place in used):
-        return 0, []  # moved alone, or a step was set aside: its own bytes hold, its numbers cannot be followed here
-    rows = tables.collect(plan_dir, used)
-    kept = (folder / tables.CSV).read_text(encoding="utf-8")
-    wrong = [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
-    return sum(_count(row) for row in rows), wrong
-
-
-REBUILD = {"bench": _bench, "eval": _eval, "report": _report}
+    return count_numbers(kept), wrong
 
 
 def differences(a: Any, b: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -173,11 +159,12 @@ def differences(a: Any, b: Any, place: str = "") -> Iterator[tuple[str, Any, Any
         yield place, a, b
 
 
-def _count(value: Any) -> int:
+def count_numbers(value: Any) -> int:
+    """Return how many numbers a JSON value holds."""
     if isinstance(value, dict):
-        return sum(map(_count, value.values()))
+        return sum(map(count_numbers, value.values()))
     if isinstance(value, list):
-        return sum(map(_count, value))
+        return sum(map(count_numbers, value))
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib.benchmark.contract_run import Run, differing, hear, plain
-from morocco_lib.benchmark.run import Program
+from morocco_lib.benchmark.target import Target
 from morocco_lib.errors import UsageError
 from morocco_lib.formatting import counted
-from morocco_lib.runners.contract import Limits, Runner
+from morocco_lib.runners.contract import Runner
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
 
@@ -143,11 +143,9 @@ class Report:
 
 
 def check(
-    program: Program,
+    target: Target,
     task: Task,
     source: Path | str | Sequence[Record],
-    runner: Runner,
-    limits: Limits,
     *,
     count: int = RECORDS,
     show: str | None = None,
@@ -156,8 +154,8 @@ def check(
     """Hold a program to the contract.
 
     Args:
+        target: The program, its runner and its limits, of which `timeout_s` is of one start.
         source: A JSONL file of the task's records, or records; labels, if any, are never fed.
-        limits: `timeout_s` is of one start.
         count: Records fed, the first ones; one or two fewer where the last batch would be full.
         show: idx of a record whose lines the report is to hold; it is fed even if it is none of the first.
         progress: Called with a line of text before each start.
@@ -165,6 +163,7 @@ def check(
         UsageError: no such program, unreadable records, no record with idx `show`.
         EnvironmentFailure: nothing can be started here, or the engine was lost; nothing was concluded.
     """
+    program, runner = target.program, target.runner
     records = _pick(task, task.read(source) if isinstance(source, Path | str) else source, count, show)
     draw = random.Random("conformance")
     numbers = draw.sample(range(len(records) + 1, 12 * len(records) + 12), 2 * len(records))  # idx that no line has
@@ -177,7 +176,7 @@ def check(
         if any(run.hung or run.flooded for run in runs):
             return None  # each further start would take as long
         progress(f"start {len(runs) + 1}: {name}")
-        runs.append(hear(name, argv, runner, limits, task, records, stream, **how))
+        runs.append(hear(name, argv, runner, target.limits, task, records, stream, **how))
         return runs[-1]
 
     judge = _Judge(task, records, runner)

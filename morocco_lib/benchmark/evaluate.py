@@ -5,13 +5,13 @@ from typing import Any
 
 from morocco_lib import fileio
 from morocco_lib.analysis.summary import PREDICTIONS, SCORE, derive_eval
-from morocco_lib.benchmark import protocol
+from morocco_lib.benchmark.run import run_series
+from morocco_lib.benchmark.target import Target
 from morocco_lib.data import workload
-from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.tasks.base import Task, check_file
 
 
-def answers(task: Task, source: Path, folder: Path):
+def answers_table(task: Task, source: Path, folder: Path):
     """Return a DataFrame of the answered records: the record's own columns, `right` (None without label) and `given`.
 
     Answers that are more than a label are shown as their line of the submission.
@@ -28,19 +28,21 @@ def answers(task: Task, source: Path, folder: Path):
     return pandas.DataFrame([task.strip_labels(r) for r in records]).set_index("idx").assign(**columns)
 
 
-def evaluate(
-    program: protocol.Program,
-    task: Task,
-    source: Path,
-    runner: Runner,
-    limits: Limits,
-    folder: Path,
-    *,
-    batch_size: int,
-) -> dict[str, Any]:
-    """Answer a file of records once, write preds.jsonl (submission format) and score.json, and return the latter."""
+def evaluate(target: Target, task: Task, source: Path, folder: Path, *, batch_size: int = 32) -> dict[str, Any]:
+    """Answer a file of records once, write preds.jsonl (submission format) and score.json, and return the latter.
+
+    Args:
+        target: The program, its runner and its limits.
+        source: A JSONL file of the task's records; labels, if any, are stripped before feeding and used for the score.
+        folder: An existing folder without runs; gets runs/01/, preds.jsonl and score.json.
+        batch_size: Records answered together.
+    Raises:
+        InvalidResult: the program failed or its answers are wrong; there is no score then.
+        UsageError: the file of records cannot be read, no such program.
+        EnvironmentFailure: the folder cannot be written, the engine failed.
+    """
     load = workload.in_order(task, task.read(source))
-    protocol.measure(program, load, source, runner, limits, folder, batch_size=batch_size, repeats=1, purpose="eval")
+    run_series(target, load, source, folder, batch_size=batch_size, repeats=1, purpose="eval")
     text, result = derive_eval(folder)
     fileio.write_text(folder / PREDICTIONS, text)
     fileio.write_json(folder / SCORE, result)

@@ -10,27 +10,22 @@
     ones          runs of one record, only where the original's logs are wanted   ones/runs/NN
     cached        unique texts against few repeated ones, in turn            cached/unique/runs/NN, cached/repeated/runs/NN
 
-`bench.json` is derived from these by `results.derive`. In a cell of one's own, in a folder that holds synthetic records
+`bench.json` is derived from these by `summary.derive`. In a cell of one's own, in a folder that holds synthetic records
 (`morocco data synthetic terra --out records`):
 
     from pathlib import Path
-    from morocco_lib.benchmark import protocol as bench
-    from morocco_lib.runners.contract import Limits
-    from morocco_lib.runners.process import ProcessRunner
-    from morocco_lib.tasks import get_task
+    from morocco_lib import Target, bench, get_task
 
     Path("measured").mkdir()
-    result = bench.bench(
-        bench.command("python3 my_model.py"), get_task("terra"), Path("records/TERRa/val.jsonl"), ProcessRunner(),
-        Limits(timeout_s=600), Path("measured"), input_size=2000, batch_size=32, repeats=3,
-    )
+    target = Target.of_command("python3 my_model.py")
+    records = Path("records/TERRa/val.jsonl")
+    result = bench(target, get_task("terra"), records, Path("measured"), input_size=2000, batch_size=32, repeats=3)
     result["speed_per_s"]  # value, low, high: records a second
 """
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,17 +39,15 @@ from morocco_lib.analysis.startup import start_s
 from morocco_lib.analysis.summary import BENCH, PROTOCOL, derive
 from morocco_lib.analysis.validity import exit_reasons
 from morocco_lib.benchmark import cache_probe, conformance
-from morocco_lib.benchmark.run import Measurement, Program, command, contained, measure
+from morocco_lib.benchmark.run import RunSeries
+from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.monitors import system_load
 from morocco_lib.reasons import Reason, verdict
-from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.tasks.base import Task
 
-__all__ = ["Asked", "Program", "bench", "command", "contained", "derive", "measure"]
-
-ONES = "ones"
+SINGLE_RECORD = "ones"
 IDLE_S = 0.5
 COLD_RUNS = 3
 LEAST_REPEATS = 3
@@ -68,8 +61,8 @@ DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of the protocol; `bench` says what each means."""
+class Settings:
+    """The settings of the protocol; `bench` says what each means."""
 
     batch_size: int = 32
     input_size: int | None = None
@@ -78,8 +71,8 @@ class Asked:
     max_minutes: float = 30.0
     seed: int = 1
     quick: bool = False
-    against: Path | None = None
-    ones: bool = False
+    baseline: Path | None = None
+    single_record: bool = False
 
     def __post_init__(self):
         sizes = {"batch_size": self.batch_size, "input_size": self.input_size, "repeats": self.repeats}
@@ -91,70 +84,51 @@ class Asked:
 
 
 def bench(
-    program: Program,
-    task: Task,
-    source: Path,
-    runner: Runner,
-    limits: Limits,
-    folder: Path,
-    *,
-    progress: Callable[[str], None] = lambda text: None,
-    watch: Callable[[int], None] | None = None,
-    expect: Callable[[int], None] = lambda records: None,
-    turn: Callable[[], AbstractContextManager] = nullcontext,
-    meet: Callable[[], None] = lambda: None,
-    **asked: Any,
+    target: Target, task: Task, source: Path, folder: Path, *, hooks: Hooks = NO_HOOKS, **settings: Any
 ) -> dict[str, Any]:
     """Measure one operating point, write bench.json into `folder` and return it.
 
     Args:
+        target: The program, its runner and its limits: `Target.of_command(...)` or `Target.of_image(...)`.
+        task: `get_task("terra")`.
         source: A JSONL file of the task's records; labels, if any, are stripped before feeding and used for the score.
-        runner, limits: `ProcessRunner()` or one of containers, and what it lets a run use.
         folder: An existing folder without runs; gets runs/NN/ and bench.json. It is no step folder, as `morocco bench`
             and bench.ipynb make one: `report` and `verify` do not look into it.
-        progress: Called with a line of text after each run; `progress=print` tells of every run.
-        watch: Called with the number of answers of timed runs that came since it was called last, twice a second at most.
-        expect: Called with the number of answers to come in timed runs, as far as it is known.
-        turn: Entered around whatever keeps the machine busy, so that nothing else is measured at the same time; one
-            within another is the same.
-        meet: Called before the timed runs; returns when all that take turns with this one have come so far.
-        batch_size: Records answered together: `--batch-size` of the program.
+        hooks: What is called while it runs: `Hooks(progress=print)`.
+        batch_size: Records answered together: `--batch-size` of the program (default 32).
         input_size: Records fed in a timed run; the file is cycled, shuffled anew each time. None: as many as take about
             ten seconds, at least ten batches.
-        repeats: Timed runs. None: at least three, until the speed's 95 % interval is narrower than `precision` of the
-            speed, or the next run would pass `max_minutes`.
-        seed: Of the shuffles.
-        against: The folder of a point of the same sweep, whose answers these are held against.
-        ones: Add as many runs of one record as there are timed ones, for logs in the original's format.
-        quick: As one repeat is: timed runs only (and a pilot where the input size is calibrated): nothing is told of the
-            contract, of cold starts, of kept answers, or of a speed that the stream of answers does not show.
+        repeats: Timed runs. None: at least three, until the speed's 95 % interval is narrower than `precision` (a share of
+            the speed, default 0.02), or the next run would pass `max_minutes` (default 30).
+        seed: Of the shuffles (default 1).
+        baseline: The folder of a point of the same sweep, whose answers these are compared with.
+        single_record: Add as many runs of one record as there are timed ones, for logs in the original's format.
+        quick: As one repeat is: timed runs only (and a pilot where the input size is calibrated): nothing is reported of
+            the contract, of cold starts, of cached answers, or of a speed that the stream of answers does not show.
     Returns:
         What bench.json holds: verdict, reasons, and speed_per_s, init_s (seconds), ram_bytes, score and others, each with
-        value and 95 % interval (low, high), or with the reason there is none. `report.words.bench_lines` makes text of it.
+        value and 95 % interval (low, high), or with the reason there is none. `formatting.bench_lines` makes text of it.
     Raises:
         UsageError: the file of records cannot be read, no such program, a number out of range.
         EnvironmentFailure: the folder cannot be written, the engine failed; finished runs are kept.
     """
-    protocol = _Protocol(
-        program, task, source, runner, limits, Path(folder), Asked(**asked), progress, watch, expect, turn, meet
-    )
-    protocol.run()
+    _Protocol(target, task, Path(source), Path(folder), Settings(**settings), hooks).run()
     result = derive(folder)
-    fileio.write_json(folder / BENCH, result)
+    fileio.write_json(Path(folder) / BENCH, result)
     return result
 
 
 class _Protocol:
-    def __init__(self, program, task, source, runner, limits, folder, asked, progress, watch, expect, turn, meet):
-        self.program, self.task, self.source, self.folder, self.asked = program, task, source, folder, asked
-        self.runner, self.limits = runner, limits
-        self.say, self.watch, self.expect, self.turn, self.meet = progress, watch, expect, turn, meet
+    def __init__(self, target: Target, task: Task, source: Path, folder: Path, settings: Settings, hooks: Hooks):
+        self.target, self.task, self.source, self.folder = target, task, source, folder
+        self.settings, self.hooks = settings, hooks
         self.records = task.read(source)
-        self.quick = asked.quick or asked.repeats == 1
-        chosen = {name: value for name, value in asdict(asked).items() if name != "against"}
+        self.quick = settings.quick or settings.repeats == 1
+        names = {"single_record": "ones"}  # in files
+        chosen = {names.get(name, name): value for name, value in asdict(settings).items() if name != "baseline"}
         self.facts: dict[str, Any] = {"schema": 1, "asked": chosen, "quick": self.quick}
-        if asked.against:
-            self.facts["against"] = os.path.relpath(asked.against, folder)
+        if settings.baseline:
+            self.facts["against"] = os.path.relpath(settings.baseline, folder)
         self.short: list[Run] = []
         self.open = ExitStack()
 
@@ -171,61 +145,60 @@ class _Protocol:
             if _ended_well(self.short[0]):
                 self._cold()
         size = self._size()
-        self.meet()
+        self.hooks.barrier()
         runs = self._timed(size)
         if not self.quick:
             self._cached(runs, size)
-        if self.asked.ones:
-            self._ones()
+        if self.settings.single_record:
+            self._single_record_runs()
         self.facts["took_s"] = time.monotonic() - began
         fileio.write_json(self.folder / PROTOCOL, self.facts)
 
-    def _measurement(self, load: workload.Workload, watch=None, batch_size: int | None = None) -> Measurement:
-        return Measurement(
-            self.program, load, self.source, self.runner, self.limits, self.folder,
-            batch_size=batch_size or self.asked.batch_size, watch=watch, turn=self.turn,
-        )  # fmt: skip
+    def _series(self, load: workload.Workload, batch_size: int | None = None, *, watched: bool = False) -> RunSeries:
+        hooks = self.hooks if watched else Hooks(turn=self.hooks.turn)
+        batch_size = batch_size or self.settings.batch_size
+        return RunSeries(self.target, load, self.source, self.folder, batch_size=batch_size, hooks=hooks)
 
     def _few(self, size: int) -> workload.Workload:
-        return workload.build(self.task, self.records, size, self.asked.seed)
+        return workload.build(self.task, self.records, size, self.settings.seed)
 
     # -- before the timed runs -------------------------------------------------------------------------------------
     def _contract(self) -> None:
-        if self.program.checked:
+        if self.target.program.checked:
             self.facts["conformance"] = {"ok": True, "when": "image built", "failed": [], "warned": []}
             return
-        with self.turn():
-            report = conformance.check(self.program, self.task, self.source, self.runner, self.limits)
+        with self.hooks.turn():
+            report = conformance.check(self.target, self.task, self.source)
         failed, warned = report.rules(conformance.FAIL), report.rules(conformance.WARN)
         self.facts["conformance"] = {"ok": report.ok, "when": "now", "failed": failed, "warned": warned}
-        self.say(f"contract: {'kept' if report.ok else 'broken: ' + ', '.join(failed)}")
+        self.hooks.progress(f"contract: {'kept' if report.ok else 'broken: ' + ', '.join(failed)}")
 
     def _idle(self) -> dict[str, Any] | Reason:
-        with self.turn():
+        with self.hooks.turn():
             before = system_load.read()
             time.sleep(IDLE_S)
             return system_load.others(before, system_load.read(), 0.0)
 
     def _cold(self) -> None:
         self.facts["cold"] = None
-        with self._measurement(self._few(self._short_size)) as measurement:
+        with self._series(self._few(self._short_size)) as series:
             for _ in range(COLD_RUNS):
-                with self.turn():  # another's run in between would warm what they share
+                with self.hooks.turn():  # another's run in between would warm what they share
                     try:
                         drop_caches()
                     except OSError:
                         self.facts["cold"] = Reason.CACHES_KEPT
                         return
-                    measurement.run(self.folder / "cold", "cold")
+                    series.run(self.folder / "cold", "cold")
 
     @property
     def _short_size(self) -> int:
-        size = self.asked.input_size
-        return self.asked.batch_size if size is None or size >= 2 * self.asked.batch_size else 1
+        size = self.settings.input_size
+        return self.settings.batch_size if size is None or size >= 2 * self.settings.batch_size else 1
 
     @cached_property
-    def _shorts(self) -> Measurement:
-        return self.open.enter_context(self._measurement(self._few(self._short_size)))
+    def _shorts(self) -> RunSeries:
+        return self.open.enter_context(self._series(self._few(self._short_size)))
 
     def _short_run(self) -> None:
         self.short.append(read_run(self._shorts.run(self.folder / "short", "short")))
@@ -233,22 +206,22 @@ class _Protocol:
     def _size(self) -> int:
         """Return the input size, calibrated if it was not given; and say how long the timed runs will take."""
         size, most, per_s, run = (
-            PILOT_BATCHES * self.asked.batch_size,
-            self.asked.input_size or MOST_RECORDS,
+            PILOT_BATCHES * self.settings.batch_size,
+            self.settings.input_size or MOST_RECORDS,
             None,
             None,
         )
-        wanted = self.asked.input_size is None or not self.quick
+        wanted = self.settings.input_size is None or not self.quick
         while wanted and size < most:
-            with self._measurement(self._few(size)) as measurement:
-                run = read_run(measurement.run(self.folder / "pilot", "pilot"))
+            with self._series(self._few(size)) as series:
+                run = read_run(series.run(self.folder / "pilot", "pilot"))
             if not _ended_well(run):
                 break
             per_s = self._roughly(run)
             if per_s is not None and size / per_s >= PILOT_WORK_S:
                 break
             size *= PILOT_GROWTH
-        chosen = self.asked.input_size or _rounded(per_s, self.asked.batch_size, size)
+        chosen = self.settings.input_size or _rounded(per_s, self.settings.batch_size, size)
         if per_s:
             self._predict(chosen, per_s, run)
         return chosen
@@ -263,29 +236,29 @@ class _Protocol:
 
     def _predict(self, size: int, per_s: float, run: Run) -> None:
         start_s = max(0.0, run.total_s - run.lines / per_s)
-        count = self.asked.repeats or LEAST_REPEATS
+        count = self.settings.repeats or LEAST_REPEATS
         timed_s = count * (start_s + size / per_s)
         extra = 0 if self.quick else 2 * cache_probe.PAIRS
-        extra_s = extra * (start_s + cache_probe.size_for(per_s, self.asked.batch_size, size) / per_s)
+        extra_s = extra * (start_s + cache_probe.size_for(per_s, self.settings.batch_size, size) / per_s)
         self.facts["predicted_s"] = timed_s + extra_s
-        more = "" if self.asked.repeats else " or more"
+        more = "" if self.settings.repeats else " or more"
         also = f" and {extra} short ones that look for kept answers" if extra else ""
-        self.say(f"{count}{more} runs of {size} records{also}: about {_duration(timed_s + extra_s)}")
+        self.hooks.progress(f"{count}{more} runs of {size} records{also}: about {_duration(timed_s + extra_s)}")
 
     # -- the timed runs --------------------------------------------------------------------------------------------
     def _timed(self, size: int) -> list[Run]:
         """Make and return the timed runs."""
         runs: list[Run] = []
         pairs, took_s = False, 0.0
-        with self._measurement(self._few(size), self.watch) as measurement:
+        with self._series(self._few(size), watched=True) as series:
             while True:
-                self.expect(size * max(self.asked.repeats or LEAST_REPEATS, len(runs) + 1))
-                with self.turn():  # one for both runs of a pair, and waiting for it is no time of ours
+                self.hooks.expect(size * max(self.settings.repeats or LEAST_REPEATS, len(runs) + 1))
+                with self.hooks.turn():  # one for both runs of a pair, and waiting for it is no time of ours
                     began = time.monotonic()
-                    runs.append(read_run(measurement.run(self.folder, "bench")))
+                    runs.append(read_run(series.run(self.folder, "bench")))
                     run = runs[-1]
                     if len(runs) <= 10 or len(runs) % 10 == 0:
-                        self.say(
+                        self.hooks.progress(
                             f"{self._run_name(len(runs))}: {run.lines} answers, {run.facts['phases']['exit_s']:.2f} s"
                         )
                     if len(runs) == 1 and not self.quick and _ended_well(run):
@@ -299,18 +272,18 @@ class _Protocol:
         return runs
 
     def _run_name(self, number: int) -> str:
-        repeats = self.asked.repeats
+        repeats = self.settings.repeats
         if repeats and number > repeats:
             return f"run {number} (more than the {repeats} asked for: a pair with a cold start is measured again)"
         return f"run {number} of {repeats}" if repeats else f"run {number}"
 
     def _enough(self, runs: list[Run], pairs: bool, took_s: float) -> str | None:
-        asked = self.asked
+        settings = self.settings
         warm = len(runs)
         if pairs:  # one that started cold tells nothing: it is made again, within reason
             warm = len(warm_pairs([s.total_s for s in self.short], [run.total_s for run in runs]))
-        if asked.repeats:
-            return "repeats" if warm >= asked.repeats or len(runs) >= 2 * asked.repeats else None
+        if settings.repeats:
+            return "repeats" if warm >= settings.repeats or len(runs) >= 2 * settings.repeats else None
         if len(runs) < LEAST_REPEATS:
             return None
         if not all(map(_ended_well, runs)):
@@ -318,9 +291,9 @@ class _Protocol:
         speed = throughput.read(runs, self.short).estimate
         if speed["value"] is None:
             return "no speed"
-        if speed["high"] - speed["low"] < asked.precision * speed["value"]:
+        if speed["high"] - speed["low"] < settings.precision * speed["value"]:
             return "precision"
-        if took_s * (len(runs) + 1) / len(runs) > asked.max_minutes * 60:
+        if took_s * (len(runs) + 1) / len(runs) > settings.max_minutes * 60:
             return "max_minutes"
         return "most repeats" if len(runs) >= MOST_REPEATS else None
 
@@ -330,22 +303,22 @@ class _Protocol:
             return
         speed_per_s = throughput.read(runs, self.short).estimate
         init_s = start_s(runs, speed_per_s)["value"] or 0.0
-        size = cache_probe.size_for(speed_per_s["value"], self.asked.batch_size, size, init_s)
+        size = cache_probe.size_for(speed_per_s["value"], self.settings.batch_size, size, init_s)
         seed = int.from_bytes(os.urandom(6))  # none that a cache from an earlier measurement could know
         self.facts["cached"] = {"size": size, "seed": seed}
         for pair in range(1, cache_probe.PAIRS + 1):
             unique, repeated = cache_probe.workloads(self.task, self.records, size, seed, pair)
             loads = {"unique": unique, "repeated": repeated}
-            with self.turn():  # both of a pair in one
+            with self.hooks.turn():  # both of a pair in one
                 for _, kind in (step for step in cache_probe.sequence() if step[0] == pair):
-                    with self._measurement(loads[kind]) as measurement:
-                        measurement.run(self.folder / "cached" / kind, kind)
+                    with self._series(loads[kind]) as series:
+                        series.run(self.folder / "cached" / kind, kind)
 
-    def _ones(self) -> None:
+    def _single_record_runs(self) -> None:
         load = self._few(1)
-        with self._measurement(load, batch_size=1) as measurement:
+        with self._series(load, batch_size=1) as series:
             for _ in run_folders(self.folder):
-                measurement.run(self.folder / ONES, "one record")
+                series.run(self.folder / SINGLE_RECORD, "one record")
 
 
 def drop_caches() -> None:

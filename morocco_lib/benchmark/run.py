@@ -5,18 +5,17 @@ chunks.jsonl (when how much of it arrived), samples.jsonl, stderr.log, and gpu.j
 """
 
 import os
-import re
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from morocco_lib import data, fileio
 from morocco_lib.artifacts import steps
+from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target
 from morocco_lib.data.workload import Workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import clocks, system_load
@@ -24,100 +23,36 @@ from morocco_lib.monitors.host import host_facts
 from morocco_lib.monitors.nvml import GpuSampler
 from morocco_lib.monitors.processes import Processes
 from morocco_lib.monitors.sampler import Sampler, open_samples, reader_for
-from morocco_lib.runners.contract import Limits, Runner, converse
-from morocco_lib.runners.engine import Image
-from morocco_lib.runners.process import find_program
+from morocco_lib.runners.contract import converse
 
 BLOCK_BYTES = 64 * 1024  # what is fed at a time
 STDERR_KEPT_BYTES = 10 * 2**20
 STDOUT_BYTES, STDOUT_BYTES_PER_RECORD = 10 * 2**20, 64 * 1024  # more than that are no answers, and would fill the disk
 WATCH_NS = 500_000_000
-INTERPRETER = re.compile(r"(python|pypy|perl|ruby|node|bash|sh|Rscript)[\d.]*")
 
 
-@dataclass(frozen=True)
-class Program:
-    """The program to measure.
-
-    Args:
-        argv: Its words, without `--batch-size`; of a container those after its entry point.
-        model: Name in results.
-        image_digest: Identity of a container image, None for a process.
-        checked: It was held against the contract, and keeps it.
-    """
-
-    argv: list[str]
-    model: str
-    image_digest: str | None = None
-    checked: bool = False
-
-    def with_batch(self, batch_size: int) -> list[str]:
-        return [*self.argv, "--batch-size", str(batch_size)]
-
-
-def command(text: str, model: str | None = None) -> Program:
-    """Return the program of a `--command` string: split like a shell would, given no shell.
-
-    Raises:
-        UsageError: empty, not closed quotes, or no such program.
-    """
-    try:
-        argv = shlex.split(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--command {text!r}: {error}", rule="it is split like a shell would", remedy="close the quotes"
-        ) from None
-    if not argv:
-        raise UsageError("--command is empty", remedy="give the program that answers records")
-    find_program(argv[0])
-    return Program(argv, model or _name_of(argv))
-
-
-def contained(image: Image, model: str | None = None) -> Program:
-    """Return the program that an image is; its label names the model, else its own name does."""
-    name = image.labels.get("morocco.model") or image.name.rpartition("/")[2].partition("@")[0].partition(":")[0]
-    return Program([], model or name, image.digest or image.id)
-
-
-def _name_of(argv: list[str]) -> str:
-    # A script is meant, not its interpreter: `python3 -u docs/example_model.py` is example_model.
-    name = Path(argv[0]).name
-    script = next((word for word in argv[1:] if not word.startswith("-")), None)
-    if script and INTERPRETER.fullmatch(name) and os.path.isfile(script):  # no text is too long for it
-        return Path(script).stem
-    return name
-
-
-class Measurement:
+class RunSeries:
     """One program on one workload: what is fed is made once, and each run is kept in a folder of its own.
 
     Args:
+        target: What is run, in what, with which limits.
+        load: The stream of records.
         source: The file the records came from; named in workload.json with its digest.
         folder: Where the stream lies while it is fed: in a nameless file, made before any clock starts.
-        watch: Called with the number of answers that came since it was called last, twice a second at most.
-        turn: Entered around each run, so that nothing else is measured at the same time.
+        batch_size: Records answered together.
+        hooks: `watch` and `turn` are called.
     Raises:
         UsageError: no such program, batch size below 1.
         EnvironmentFailure: the folder cannot be written; finished runs are kept.
     """
 
     def __init__(
-        self,
-        program: Program,
-        load: Workload,
-        source: Path,
-        runner: Runner,
-        limits: Limits,
-        folder: Path,
-        *,
-        batch_size: int,
-        watch: Callable[[int], None] | None = None,
-        turn: Callable[[], AbstractContextManager] = nullcontext,
+        self, target: Target, load: Workload, source: Path, folder: Path, *, batch_size: int, hooks: Hooks = NO_HOOKS
     ):
         if batch_size < 1:
             raise UsageError(f"batch size {batch_size}", rule="it is at least 1")
-        self.program, self.load, self.runner, self.limits, self.folder = program, load, runner, limits, folder
-        self.batch_size, self.watch, self.turn = batch_size, watch, turn
+        self.target, self.load, self.folder = target, load, folder
+        self.batch_size, self.hooks = batch_size, hooks
         with self._writing():
             self._stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             self._description = {
@@ -125,7 +60,7 @@ class Measurement:
                 "source": data.describe(source, load.task, load.records),
             }
 
-    def __enter__(self) -> "Measurement":
+    def __enter__(self) -> "RunSeries":
         return self
 
     def __exit__(self, *raised) -> None:
@@ -149,12 +84,11 @@ class Measurement:
         with self._writing():
             unfinished.mkdir(parents=True)
             fileio.write_json(unfinished / "workload.json", self._description)
-            with self.turn():
+            with self.hooks.turn():
                 facts = _run_once(
-                    self.program, self._stream, len(self.load), self.runner, self.limits, unfinished,
-                    self.batch_size, self.watch,
-                )  # fmt: skip
-            names = {"task": self.load.task.name, "model": self.program.model}
+                    self.target, self._stream, len(self.load), unfinished, self.batch_size, self.hooks.watch
+                )
+            names = {"task": self.load.task.name, "model": self.target.program.model}
             fileio.write_json(
                 unfinished / "run.json", {"schema": 1, "purpose": purpose, "run": number, **names, **facts}
             )
@@ -162,26 +96,24 @@ class Measurement:
         return run_folder
 
 
-def measure(
-    program: Program, load: Workload, source: Path, runner: Runner, limits: Limits, folder: Path,
-    *, batch_size: int, repeats: int, purpose: str = "bench",
-) -> list[Path]:  # fmt: skip
-    """Run a program `repeats` times on a workload and keep what happened in `folder`/runs/NN; see `Measurement`."""
-    with Measurement(program, load, source, runner, limits, folder, batch_size=batch_size) as measurement:
-        return [measurement.run(folder, purpose) for _ in range(repeats)]
+def run_series(
+    target: Target, load: Workload, source: Path, folder: Path, *, batch_size: int, repeats: int, purpose: str = "bench"
+) -> list[Path]:
+    """Run a program `repeats` times on a workload and keep what happened in `folder`/runs/NN; see `RunSeries`."""
+    with RunSeries(target, load, source, folder, batch_size=batch_size) as series:
+        return [series.run(folder, purpose) for _ in range(repeats)]
 
 
 def _run_once(
-    program: Program,
+    target: Target,
     stream: BinaryIO,
     expected: int,
-    runner: Runner,
-    limits: Limits,
     folder: Path,
     batch_size: int,
     watch: Callable[[int], None] | None,
 ) -> dict[str, Any]:
     """Run the program once and return the facts of `run.json`; the streams are written as they come."""
+    program, runner, limits = target.program, target.runner, target.limits
     argv = program.with_batch(batch_size)
     stream.seek(0)
     blocks = iter(partial(stream.read, BLOCK_BYTES), b"")

@@ -145,11 +145,13 @@ def evaluate(args) -> int:
 
 @contextmanager
 def _counter(quiet: bool):
-    """Give what `bench.bench` tells its progress to: on a terminal a line with speed and time left."""
+    """Give the hooks that report progress: on a terminal a line with speed and time left."""
+    from morocco_lib.benchmark import Hooks
+
     if quiet:
-        yield {}
+        yield Hooks()
     elif not (sys.stderr and sys.stderr.isatty()):
-        yield {"progress": say}
+        yield Hooks(progress=say)
     else:
         from tqdm import tqdm
 
@@ -161,26 +163,21 @@ def _counter(quiet: bool):
                 bar.total = total
                 bar.unpause()  # what came before the timed runs is no time of theirs
 
-            yield {"progress": partial(bar.write, file=sys.stderr), "watch": bar.update, "expect": expect}
+            yield Hooks(partial(bar.write, file=sys.stderr), bar.update, expect)
 
 
-def program_and_runner(args):
+def target_of(args, limits):
     """Return what --image or --command names, and what runs it."""
-    from morocco_lib.benchmark import protocol as bench
+    from morocco_lib.benchmark import Target
 
     if args.image:
-        from morocco_lib.runners.docker import DockerRunner
-
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # it has a container to remove
-        runner = DockerRunner(args.image, tuple(args.gpus or ()))
-        return bench.contained(runner.image, args.model), runner
-    from morocco_lib.runners.process import ProcessRunner
-
+        return Target.of_image(args.image, args.model, limits, tuple(args.gpus or ()))
     if args.gpus:
         raise UsageError(
             "--gpus with --command", rule="a bare process sees every GPU", remedy="set CUDA_VISIBLE_DEVICES"
         )
-    return bench.command(args.command, args.model), ProcessRunner()
+    return Target.of_command(args.command, args.model, limits)
 
 
 def check(args) -> int:
@@ -189,9 +186,8 @@ def check(args) -> int:
     from morocco_lib.tasks import get_task
 
     task = get_task(args.task)
-    program, runner = program_and_runner(args)
     report = conformance.check(
-        program, task, args.data, runner, Limits(args.timeout), count=args.records, show=args.show,
+        target_of(args, Limits(args.timeout)), task, args.data, count=args.records, show=args.show,
         progress=(lambda text: None) if args.quiet else say,
     )  # fmt: skip
     if args.json:
@@ -203,7 +199,7 @@ def check(args) -> int:
 
 def bench(args) -> int:
     from morocco_lib.artifacts import steps
-    from morocco_lib.benchmark import protocol as bench
+    from morocco_lib.benchmark import bench as measure
     from morocco_lib.runners.contract import Limits
     from morocco_lib.tasks import get_task
 
@@ -214,8 +210,8 @@ def bench(args) -> int:
             rule="the count is fixed, or found",
             remedy="give one of them",
         )
-    program, runner = program_and_runner(args)
-    limits = Limits(args.timeout, args.memory, args.pids, args.cpus)
+    target = target_of(args, Limits(args.timeout, args.memory, args.pids, args.cpus))
+    program = target.program
     several = len(args.batch_size) > 1
     if several and args.out.exists() and any(args.out.iterdir()):
         raise UsageError(
@@ -244,11 +240,11 @@ def bench(args) -> int:
             steps.Step.begin(
                 folder, "bench", model=program.model, task=task.name, parameters=parameters, inputs={"data": args.data}
             ) as step,
-            _counter(args.quiet) as told,
+            _counter(args.quiet) as hooks,
         ):
-            result = bench.bench(
-                program, task, args.data, runner, limits, folder, batch_size=batch_size, **chosen, **told,
-                against=made[0] if made else None, ones=bool(args.original_logs) and not made,
+            result = measure(
+                target, task, args.data, folder, hooks=hooks, batch_size=batch_size, **chosen,
+                baseline=made[0] if made else None, single_record=bool(args.original_logs) and not made,
             )  # fmt: skip
             code = 0 if result["verdict"] == "VALID" else 1
             step.finish(steps.DONE, code)
@@ -270,11 +266,11 @@ def _worth_a_log(folders: list[Path]) -> list[Path]:
     """Return the runs of one record and the timed runs that ended well: a log has no room for a verdict."""
     from morocco_lib import fileio
     from morocco_lib.analysis import summary
-    from morocco_lib.benchmark.protocol import ONES
+    from morocco_lib.benchmark.protocol import SINGLE_RECORD
 
     points = [(folder, fileio.read_json(folder / summary.BENCH)) for folder in folders]
     timed = [folder / row["run"] for folder, result in points for row in result["per_run"] if row["verdict"] == "VALID"]
-    return [*summary.sound_runs(folders[0] / ONES), *timed]
+    return [*summary.sound_runs(folders[0] / SINGLE_RECORD), *timed]
 
 
 def run(args) -> int:
@@ -285,19 +281,21 @@ def run(args) -> int:
 
 def report(args) -> int:
     from morocco_lib.pipeline import writable_home
+    from morocco_lib.pipeline.step_kinds import KINDS
     from morocco_lib.report import build
 
     with writable_home.lent(args.outputs):
-        print(build.report_step(args.outputs, args.out))
+        print(build.report_step(args.outputs, KINDS, args.out))
     return 0
 
 
 def verify(args) -> int:
-    from morocco_lib.artifacts import verify as room
+    from morocco_lib.artifacts.verify import as_dict, table
+    from morocco_lib.pipeline.step_kinds import verify
 
-    findings = room.verify(args.outputs)
+    findings = verify(args.outputs)
     if args.json:
-        show(room.as_dict(findings))
+        show(as_dict(findings))
     else:
-        print(room.table(findings))
+        print(table(findings))
     return 0 if all(f.ok for f in findings) else 1

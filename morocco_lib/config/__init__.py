@@ -6,8 +6,6 @@ May import `tasks` and what stands below it. Choices only, no facts.
 from morocco_lib.config.machine import MachineParams, load_machine
 from morocco_lib.config.model import TRANSFORMER, ModelParams, load_model, load_recipe, settled
 from morocco_lib.config.notebooks import (
-    CELL_STEPS,
-    PARAMS,
     BenchParams,
     EvalParams,
     OriginalParams,
@@ -32,8 +30,6 @@ from morocco_lib.config.schema import (
 from morocco_lib.config.task import TaskParams, load_task
 
 __all__ = [
-    "CELL_STEPS",
-    "PARAMS",
     "ROOT_MARKS",
     "TRANSFORMER",
     "BenchParams",

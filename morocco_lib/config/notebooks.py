@@ -44,15 +44,9 @@ class TrainParams(Common):
         return parse_seeds(self.seeds) if self.seeds else [self.seed]
 
 
-class BenchParams(Common):
-    """Parameters of bench.ipynb. `command` or `image` measures any program; else the weights, fitted first if need be.
+class ProtocolSettings(Strict):
+    """How an operating point is measured: see `benchmark.bench`."""
 
-    The others are of the protocol: see `bench.Asked`.
-    """
-
-    weights_dir: str = ""
-    command: str = ""
-    image: str = ""
     input_size: CountOrFound = 2000
     batch_size: Count = 32
     repeats: CountOrFound = 3
@@ -61,12 +55,21 @@ class BenchParams(Common):
     quick: StrictBool = False
 
 
-class EvalParams(Common):
-    """Parameters of eval.ipynb."""
+class TargetParams(Common):
+    """`command` or `image` names any program; else the weights answer, fitted first if need be."""
 
     weights_dir: str = ""
     command: str = ""
     image: str = ""
+
+
+class BenchParams(TargetParams, ProtocolSettings):
+    """Parameters of bench.ipynb."""
+
+
+class EvalParams(TargetParams):
+    """Parameters of eval.ipynb."""
+
     batch_size: Count = 32
 
 
@@ -83,17 +86,12 @@ class OriginalParams(Strict):
     logs: str = "../MOROCCO/bench/data/jiant"
 
 
-PARAMS = {
-    "train": TrainParams, "bench": BenchParams, "eval": EvalParams, "report": ReportParams, "original": OriginalParams,
-}  # fmt: skip
-CELL_STEPS = ("train", "bench", "eval")
-
-
-def of_notebook(step: str, names: dict[str, Any], given: Container[str] | None = None) -> Strict:
+def of_notebook(schema: type[Strict], title: str, names: dict[str, Any], given: Container[str] | None = None) -> Strict:
     """Return the validated parameters of a notebook from its global names, so that a misspelt one stops it at once.
 
     Args:
-        step: train, bench, eval or report.
+        schema: Of its parameters.
+        title: The notebook's name in messages, without ending.
         names: `globals()` of the notebook.
         given: When its cells run again in one kernel: the names that were there the first time, before later cells made
             theirs. Of the others only those count that are a parameter's name, or nearly.
@@ -105,10 +103,10 @@ def of_notebook(step: str, names: dict[str, Any], given: Container[str] | None =
         if not name.startswith("_") and name not in shell and not isinstance(value, ModuleType) and not callable(value)
     }
     if given is not None:
-        known = list(PARAMS[step].model_fields)
+        known = list(schema.model_fields)
         values = {n: v for n, v in values.items() if n in given or difflib.get_close_matches(n, known, cutoff=0.85)}
     try:
-        return validate(PARAMS[step], values, f"{step}.ipynb")
+        return validate(schema, values, f"{title}.ipynb")
     except UsageError as error:
         raise UsageError(
             error.seen, remedy="correct the cell and restart the kernel, which still knows the old name"

@@ -1,41 +1,40 @@
 """Models x tasks, step by step: params/plans."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, StrictInt, field_validator
+from pydantic import Field, StrictInt, create_model, field_validator
 
-from morocco_lib.config.schema import Count, CountOrFound, Strict, read_yaml, validate
+from morocco_lib.config.notebooks import ProtocolSettings
+from morocco_lib.config.schema import Strict, read_yaml, validate
 from morocco_lib.errors import UsageError
 from morocco_lib.options import SYNTHETIC
 
 
-class PlanScalars(Strict):
+class PlanScalars(ProtocolSettings):
     """What a plan sets for the notebooks, and an override changes for some cells."""
 
-    input_size: CountOrFound = 2000
-    batch_size: Count = 32
-    repeats: CountOrFound = 3
-    precision: float = Field(default=0.02, gt=0, lt=1)
-    max_minutes: float = Field(default=30.0, gt=0)
-    quick: StrictBool = False
     seeds: str = ""
 
 
-class Override(Strict):
+class _Where(Strict):
     """A change for the cells it names; without `model` or `task` for all of them."""
 
     model: str | None = None
     task: str | None = None
     files: dict[Literal["train", "val", "test"], str] | None = None
     split: Literal["val", "test", "train"] | None = None
-    input_size: CountOrFound | None = None
-    batch_size: Count | None = None
-    repeats: CountOrFound | None = None
-    precision: float | None = Field(default=None, gt=0, lt=1)
-    max_minutes: float | None = Field(default=None, gt=0)
-    quick: StrictBool | None = None
-    seeds: str | None = None
+
+
+Override = create_model(
+    "Override",
+    __base__=_Where,
+    **{
+        name: (Annotated[field.annotation, *field.metadata] | None, None)
+        for name, field in PlanScalars.model_fields.items()
+    },
+)
 
 
 class PlanParams(PlanScalars):
@@ -44,7 +43,7 @@ class PlanParams(PlanScalars):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     models: list[str] = Field(min_length=1)
     tasks: list[str] = Field(min_length=1)
-    steps: list[Literal["train", "bench", "eval", "report"]] = Field(default=["train", "bench", "eval", "report"])
+    steps: list[str] = Field(default=["train", "bench", "eval", "report"], min_length=1)
     machine: str = "local"
     data_dir: str = SYNTHETIC
     seed: StrictInt = 1
@@ -58,9 +57,15 @@ class PlanParams(PlanScalars):
         return names
 
 
-def load_plan(path: Path) -> PlanParams:
-    """Return a plan; raises UsageError for anything in it that is unknown, double or impossible."""
+def load_plan(path: Path, steps: Collection[str]) -> PlanParams:
+    """Return a plan; raises UsageError for anything in it that is unknown, duplicate or impossible.
+
+    Args:
+        steps: The names of the steps there are.
+    """
     plan = validate(PlanParams, read_yaml(path), str(path))
+    if unknown := [name for name in plan.steps if name not in steps]:
+        raise UsageError(f"{path}: steps: no step {unknown[0]!r}", rule=f"steps: {', '.join(steps)}")
     for number, override in enumerate(plan.overrides):
         for key, names in (("model", plan.models), ("task", plan.tasks)):
             name = getattr(override, key)

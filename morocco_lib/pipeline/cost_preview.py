@@ -9,6 +9,7 @@ from typing import Any
 from morocco_lib import formatting
 from morocco_lib.artifacts import steps
 from morocco_lib.config.model import TRANSFORMER, ModelParams
+from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.tasks import get_task
 
 WEIGHT_BYTES = 4  # of a parameter: weights are kept in fp32
@@ -26,8 +27,8 @@ def lines(
     Limits: sizes are of models that say how many parameters they have; time is that of finished steps of the same model.
     """
     listed = [this for this in listed if this.state != "kept"]
-    fitted = {(this.model, get_task(this.task).weights_of): this for this in listed if this.step == "train"}
-    listed = [this for this in listed if this.step != "train" or this in fitted.values()]
+    fitted = {(this.model, get_task(this.task).weights_of): this for this in listed if KINDS[this.step].trains}
+    listed = [this for this in listed if not KINDS[this.step].trains or this in fitted.values()]
     training = [this for this in fitted.values() if models[this.model].kind == TRANSFORMER]
     sizes = {name: model.parameters for name, model in models.items() if model.kind == TRANSFORMER}
     unknown = sorted(name for name, size in sizes.items() if not size and not models[name].scratch)
@@ -48,7 +49,7 @@ def lines(
     known = durations(plan_dir)
     timed = [known[this.step, this.model] for this in listed if (this.step, this.model) in known]
     new = [this for this in listed if (this.step, this.model) not in known and this.model]
-    benches = [this for this in new if this.step == "bench" and minutes]
+    benches = [this for this in new if KINDS[this.step].in_turn and minutes]
     rest = [this for this in new if this not in benches]
     parts = []
     if timed:

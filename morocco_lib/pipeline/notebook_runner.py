@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import errors, fileio
+from morocco_lib import errors
 from morocco_lib.artifacts import steps
+from morocco_lib.artifacts.step_kind import PLAN, StepKind
 from morocco_lib.errors import MoroccoError
 from morocco_lib.pipeline import resolve, scheduler
 from morocco_lib.pipeline.session import identity
@@ -32,7 +33,7 @@ def check_loopback() -> None:
 
 
 def execute(
-    step: str, p: Any, inputs: dict[str, Path], folder: Path, key: str, root: Path, check: Callable[[], None],
+    kind: StepKind, p: Any, inputs: dict[str, Path], folder: Path, key: str, root: Path, check: Callable[[], None],
     seat: scheduler.Seat | None = None,
 ) -> int:  # fmt: skip
     """Run one notebook in a fresh kernel, keep it executed and rendered in its step folder, and return its exit code.
@@ -45,9 +46,9 @@ def execute(
     Raises:
         MoroccoError: the notebook failed; the folder says so too.
     """
-    names = {} if step == "report" else {"model": p.model.name, "task": p.task.name}
+    names = {} if kind.scope == PLAN else {"model": p.model.name, "task": p.task.name}
     with _starting:  # it sets the process's umask to ask for it
-        attempt = steps.Step.begin(folder, step, **names, parameters=identity(p), inputs=inputs, key=key)
+        attempt = steps.Step.begin(folder, kind.name, **names, parameters=identity(p), inputs=inputs, key=key)
     with attempt:
         notebook = folder / "notebook.ipynb"
         parameters = {
@@ -55,10 +56,10 @@ def execute(
             "out_dir": str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder),
         }
         try:
-            _papermill(root / "notebooks" / f"{step}.ipynb", notebook, parameters, root, check, seat)
+            _papermill(root / "notebooks" / f"{kind.name}.ipynb", notebook, parameters, root, check, seat)
         except BaseException:
             if names:
-                resolve.sweep(p.machine)
+                resolve.remove_orphans(p.machine)
             raise
         finally:
             if notebook.exists():
@@ -66,13 +67,9 @@ def execute(
                     from morocco_lib.report.render import notebook_html
 
                     notebook_html(notebook, folder / "notebook.html")
-        code = _exit_of(step, folder)
+        code = kind.exit_code(folder)
         attempt.finish(steps.DONE, code)
         return code
-
-
-def _exit_of(step: str, folder: Path) -> int:
-    return 1 if step == "bench" and fileio.read_json(folder / "bench.json")["verdict"] != "VALID" else 0
 
 
 def _papermill(

@@ -16,13 +16,16 @@ from typing import Any
 
 from morocco_lib import config
 from morocco_lib.artifacts import steps
+from morocco_lib.artifacts.step_kind import CELL, PLAN, POINT, SCORE, StepKind
+from morocco_lib.artifacts.verify import table as verify_table
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.options import SYNTHETIC
 from morocco_lib.pipeline import cost_preview, resolve, scheduler, writable_home
 from morocco_lib.pipeline.notebook_runner import check_loopback, execute
 from morocco_lib.pipeline.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, Progress, StepResult
-from morocco_lib.pipeline.session import inputs_of, key_of
+from morocco_lib.pipeline.session import key_of
 from morocco_lib.pipeline.signals import Signals
+from morocco_lib.pipeline.step_kinds import KINDS, verify
 from morocco_lib.pipeline.synthetic_step import synthetic_step
 from morocco_lib.report import build, seeds_table, tables
 from morocco_lib.tasks import get_task
@@ -47,7 +50,7 @@ class PlanRun:
     ):
         self.plan, self.root, self.plan_dir, self.force = plan, root, Path(plan_dir), force
         self.data_dir = data_dir or plan.data_dir
-        self.machine = resolve.settle(config.load_machine(plan.machine, root))
+        self.machine = resolve.resolve_runner(config.load_machine(plan.machine, root))
         self.models = {name: config.load_model(name, root) for name in plan.models}
         trained = {get_task(name).weights_of for name in plan.tasks}  # LiDiRus is answered by what TERRa trained
         self.tasks = {name: config.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}
@@ -59,7 +62,10 @@ class PlanRun:
                 yield model, task
 
     def cell_steps(self) -> list[str]:
-        return [name for name in config.CELL_STEPS if name in self.plan.steps]
+        return [name for name, kind in KINDS.items() if kind.scope == CELL and name in self.plan.steps]
+
+    def plan_steps(self) -> list[StepKind]:
+        return [kind for name, kind in KINDS.items() if kind.scope == PLAN and name in self.plan.steps]
 
     def order(self) -> Iterator[tuple[str, str]]:
         """Yield (task, step) in the order of execution: a step is taken with all models before the next one."""
@@ -76,11 +82,11 @@ class PlanRun:
                 task_params = task_params.model_copy(
                     update={n: v for n, v in chosen.items() if n in ("files", "split")}
                 )
-        known = config.PARAMS[step].model_fields
+        known = KINDS[step].params.model_fields
         values = {name: value for name, value in scalars.items() if name in known}
         if "weights_dir" in known:
             values["weights_dir"] = weights_dir
-        return config.PARAMS[step](
+        return KINDS[step].params(
             model=self.models[model],
             task=task_params,
             machine=self.machine,
@@ -125,27 +131,26 @@ class PlanRun:
             due = []
             for model in self.plan.models:
                 cell = cells[model, task]
-                this, trained = cell[step], cell.get("train")
+                this, trained = cell[step], next((s for s in cell.values() if KINDS[s.step].trains), None)
                 if broken := next((s.step for s in cell.values() if s.state == FAILED), None):
                     this.error = f"{broken} failed"
                     progress(this, "end")
                     continue
                 weights_dir = self._path(trained.folder) if trained and trained.folder else ""
                 due.append((this, partial(self._cell, step, model, task, weights_dir)))
-            if step == "bench" and len(due) > 1:
+            if KINDS[step].in_turn and len(due) > 1:
                 self._in_turn(due, progress, check)
                 continue
             for this, prepare in due:
                 self._step(this, prepare, progress, check)
-                seeds_table.write(self.plan_dir)
-        if "report" in self.plan.steps and any(
-            s.step in ("bench", "eval") and s.state in (DONE, KEPT) for s in result.steps
-        ):
-            this = StepResult(None, None, "report", SKIPPED)
-            result.steps.append(this)
-            self._step(this, self._report, progress, check)
-            if this.state != FAILED:
-                result.page = this.folder / build.PAGE
+                seeds_table.write(self.plan_dir, KINDS)
+        if any(KINDS[s.step].shows in (POINT, SCORE) and s.state in (DONE, KEPT) for s in result.steps):
+            for kind in self.plan_steps():
+                this = StepResult(None, None, kind.name, SKIPPED)
+                result.steps.append(this)
+                self._step(this, partial(self._of_plan, kind), progress, check)
+                if this.state != FAILED and (this.folder / build.PAGE).is_file():
+                    result.page = this.folder / build.PAGE
         return result
 
     def _in_turn(self, due: list[tuple[StepResult, Callable]], progress, check) -> None:
@@ -176,19 +181,20 @@ class PlanRun:
                 step.result()
 
     def _cell(self, step: str, model: str, task: str, weights_dir: str):
-        if step == "train":
+        kind = KINDS[step]
+        if kind.trains:
             task = get_task(task).weights_of
         p = self.parameters(step, model, task, weights_dir)
-        inputs = inputs_of(step, p, self.root)
+        inputs = kind.inputs(p, self.root)
         folder, key = self.folder_of(step, p, inputs)
         return p, inputs, folder, key
 
-    def _report(self):
-        inputs = build.inputs_of(self.plan_dir)
-        p = config.ReportParams(plan_dir=self._path(self.plan_dir))
-        key = key_of("report", p, inputs)
-        folder = self.plan_dir / f"report-{key}"
-        for older in self.plan_dir.glob("report-*"):
+    def _of_plan(self, kind: StepKind):
+        p = kind.params(plan_dir=self._path(self.plan_dir))
+        inputs = kind.inputs(p, self.root)
+        key = key_of(kind.name, p, inputs)
+        folder = self.plan_dir / f"{kind.name}-{key}"
+        for older in self.plan_dir.glob(f"{kind.name}-*"):
             if not steps.is_retired(older) and older != folder:
                 steps.retire(older)  # it shows what was, and rests on files that may have been set aside
         return p, inputs, folder, key
@@ -206,7 +212,7 @@ class PlanRun:
                 if status and status["state"] == steps.DONE:
                     (self.plan_dir / seeds_table.RESULTS).unlink(missing_ok=True)  # it may tell of what is set aside
                 steps.retire(this.folder)
-                this.exit = execute(this.step, p, inputs, this.folder, key, self.root, check, seat)
+                this.exit = execute(KINDS[this.step], p, inputs, this.folder, key, self.root, check, seat)
                 this.state = DONE
         except MoroccoError as error:
             this.state, this.exit, this.error = FAILED, error.exit_code, str(error)
@@ -220,7 +226,7 @@ class PlanRun:
         for (task, step), model in product(self.order(), self.plan.models):
             cell, this = (model, task), StepResult(model, task, step, TO_DO)
             listed.append(this)
-            if step == "train":
+            if KINDS[step].trains:
                 shared = (model, get_task(task).weights_of)
                 this.state = KEPT if shared in trained else TO_DO  # LiDiRus is answered by what TERRa trained
                 trained.add(shared)
@@ -235,10 +241,9 @@ class PlanRun:
             done = (this.folder / steps.STATUS).exists() and steps.read_status(this.folder)["state"] == steps.DONE
             if done and not self.force:
                 this.state = KEPT
-            if step == "train":
+            if KINDS[step].trains:
                 weights_dirs[cell], known[cell] = self._path(this.folder), done
-        if "report" in self.plan.steps:
-            listed.append(StepResult(None, None, "report", TO_DO))
+        listed += [StepResult(None, None, kind.name, TO_DO) for kind in self.plan_steps()]
         return listed
 
 
@@ -290,9 +295,8 @@ def lock(plan_dir: Path) -> Iterator[None]:
 
 def main(args, say, show) -> int:
     """Run the verb `run`; talk goes to `say`, a result for machines to `show`."""
-    from morocco_lib.artifacts import verify
 
-    plan = config.load_plan(args.plan)
+    plan = config.load_plan(args.plan, KINDS)
     root = config.find_root(args.plan.resolve().parent) or config.project_root()
     data_dir = os.environ.get(DATA_VARIABLE)
     plan_dir = plan_folder(plan, root, args.out, args.fresh)
@@ -315,13 +319,13 @@ def main(args, say, show) -> int:
     if plan_dir.exists() and not plan_dir.is_dir():
         raise UsageError(f"{plan_dir} is a file", remedy="give --out a folder")
     job.check_data()
-    total = len(list(job.cells())) * len(job.cell_steps()) + ("report" in plan.steps)
+    total = len(list(job.cells())) * len(job.cell_steps()) + len(job.plan_steps())
     check_loopback()
     with lock(plan_dir), writable_home.lent(plan_dir), Signals() as signals:
         result = job.run(Progress(total, say, bar=not args.quiet and sys.stderr.isatty()), signals.check)
-    rows = tables.collect(plan_dir)
+    rows = tables.collect(plan_dir, KINDS)
     new = {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE}
-    findings = verify.verify(plan_dir, new)
+    findings = verify(plan_dir, new)
     broken = [f for f in findings if not f.ok]
     code = max(result.exit, 1 if broken else 0)
     if args.json:
@@ -340,7 +344,7 @@ def main(args, say, show) -> int:
     print(tables.text_table(rows))
     for line in tables.remarks(rows):
         print(f"- {line}")
-    print(verify.table(findings))
+    print(verify_table(findings))
     if any(s.state == KEPT for s in result.steps):
         print(
             f"kept steps were held against their digests; `morocco verify {_shown(plan_dir)}` rebuilds their numbers too"

@@ -1,4 +1,4 @@
-"""Who answers, and in what: from a command, an image or a weights folder to a program and the runner it runs in."""
+"""From a machine and a model to a target: which runner, which program, with which limits."""
 
 import sys
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from morocco_lib.benchmark import protocol
+from morocco_lib.benchmark.target import Program, Target, program_of_image
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError
 from morocco_lib.models import weights
-from morocco_lib.runners.contract import Limits, Runner
+from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PROCESS, DOCKER, AUTO = "process", "docker", "auto"
 
 
-def settle(machine: "MachineParams") -> "MachineParams":
+def resolve_runner(machine: "MachineParams") -> "MachineParams":
     """Return the machine with `auto` replaced by what can be had here, and the reason in `chosen`."""
     if machine.runner != AUTO:
         return machine
@@ -44,39 +44,36 @@ def choose(base: str) -> tuple[str, str]:
         return PROCESS, f"the engine at {engine.address()} does not hold the base image {base}"
 
 
-def own(
+def target_from_weights(
     machine: "MachineParams",
     folder: Path,
     task: "Task",
     source: Path,
     model: "ModelParams",
     say: Callable[[str], None] = print,
-) -> tuple[protocol.Program, Runner]:
-    """Return the program of a weights folder and its runner; as a container it is built and held against the contract.
+) -> Target:
+    """Return the program that answers with a weights folder; as a container it is built and checked against the contract.
 
     Args:
         folder: A weights folder, or a train step's.
         source: A file of the task's records, of which the check takes some.
         model: Names the results, and says how a transformer computes.
     """
-    chosen = [f"--{name}={value}" for name, value in model.model_dump(include={"precision", "backend"}).items()]
+    options = [f"--{name}={value}" for name, value in model.model_dump(include={"precision", "backend"}).items()]
     if machine.runner == DOCKER:
         from morocco_lib.images import build
 
         recipe = build.Recipe(folder, task.name, machine.base)
         image = build.build(recipe, lambda image: check_image(image, task, source, limits_of(machine)), say)
-        program, runner = contained(image.id, model.name, machine)
-        return replace(program, argv=chosen, checked=True), runner
-    argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights.locate(folder)), task.name, *chosen]
-    return protocol.Program(argv, model.name), ProcessRunner()
+        target = target_from_image(image.id, model.name, machine)
+        return replace(target, program=replace(target.program, argv=options, checked=True))
+    argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights.locate(folder)), task.name, *options]
+    return Target(Program(argv, model.name), ProcessRunner(), limits_of(machine))
 
 
-def contained(image: str, model: str | None, machine: "MachineParams") -> tuple[protocol.Program, Runner]:
-    """Return the program that an image is, and its runner."""
-    from morocco_lib.runners.docker import DockerRunner
-
-    runner = DockerRunner(image, tuple(machine.gpus))
-    return protocol.contained(runner.image, model), runner
+def target_from_image(image: str, model: str | None, machine: "MachineParams") -> Target:
+    """Return an image on a machine."""
+    return Target.of_image(image, model, limits_of(machine), tuple(machine.gpus))
 
 
 def limits_of(machine: "MachineParams") -> Limits:
@@ -85,7 +82,7 @@ def limits_of(machine: "MachineParams") -> Limits:
     return Limits(machine.timeout_s, machine.memory_bytes, *contained)
 
 
-def sweep(machine: "MachineParams") -> None:
+def remove_orphans(machine: "MachineParams") -> None:
     """Remove the containers of programs that were killed, where there can be any."""
     from morocco_lib.runners import engine
 
@@ -103,7 +100,7 @@ def check_image(image: "Image", task: "Task", source: Path, limits: Limits) -> N
     from morocco_lib.benchmark import conformance
     from morocco_lib.runners.docker import DockerRunner
 
-    report = conformance.check(protocol.contained(image), task, source, DockerRunner(image.id), limits)
+    report = conformance.check(Target(program_of_image(image), DockerRunner(image.id), limits), task, source)
     if not report.ok:
         raise InvalidResult(
             f"{image.name} breaks the contract:\n{report.text()}", rule="an image gets its name after it has passed",

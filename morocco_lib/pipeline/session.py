@@ -9,18 +9,17 @@ from typing import Any
 
 from morocco_lib import config, data, fileio, formatting
 from morocco_lib.artifacts import steps
-from morocco_lib.benchmark import protocol
+from morocco_lib.artifacts.step_kind import CELL, PLAN, POINT, SCORE, StepKind, shown_as
+from morocco_lib.benchmark.target import Hooks, Target
 from morocco_lib.config import resolve
 from morocco_lib.errors import UsageError
-from morocco_lib.models import weights
 from morocco_lib.monitors.host import host_facts
-from morocco_lib.options import KINDS, SYNTHETIC
+from morocco_lib.options import KINDS as MODEL_KINDS
+from morocco_lib.options import SYNTHETIC
 from morocco_lib.pipeline import resolve as launch
 from morocco_lib.pipeline import scheduler as turns
+from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.pipeline.synthetic_step import synthetic_step
-from morocco_lib.report import build
-from morocco_lib.runners.contract import Runner
-from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
 from morocco_lib.training import fit
 
@@ -34,30 +33,6 @@ def identity(p: config.Strict) -> dict[str, Any]:
     return {name: value for name, value in p.model_dump(exclude=chosen).items() if name not in PLACES}
 
 
-def inputs_of(step: str, p: Any, root: Path) -> dict[str, Path]:
-    """Return name -> path of every file a step of one model and one task reads.
-
-    Raises:
-        UsageError: a file is not there.
-    """
-    task, data_dir = get_task(p.task.name), resolve(p.data_dir, root)
-    trained = get_task(task.weights_of)  # LiDiRus is answered by what was trained on TERRa
-    files = p.task.files if trained is task else None
-
-    def to_train() -> dict[str, Path]:
-        found = {split: data.find_split(data_dir, trained, split, files) for split in fit.splits(p.model)}
-        return found | fit.sources(p.model, root)
-
-    if step == "train":
-        return to_train()
-    inputs = {"records": data.find_split(data_dir, task, p.task.split, p.task.files)}
-    if p.command or p.image:
-        return inputs
-    if p.weights_dir:
-        return inputs | {f"weights/{path.name}": path for path in weights.files(resolve(p.weights_dir, root))}
-    return inputs | to_train()
-
-
 def key_of(step: str, p: Any, inputs: dict[str, Path]) -> str:
     """Return the key of a step: see `steps.make_key`."""
     return steps.make_key(step, identity(p), {name: fileio.sha256_file(path) for name, path in inputs.items()})
@@ -67,7 +42,7 @@ def key_of(step: str, p: Any, inputs: dict[str, Path]) -> str:
 class Session:
     """A notebook at work. Made by `start`, closed by `finish`."""
 
-    step_name: str
+    kind: StepKind
     p: Any  # the validated parameters
     root: Path
     folder: Path
@@ -76,8 +51,8 @@ class Session:
     given: frozenset[str]  # global names before the later cells made theirs
 
     def __repr__(self) -> str:
-        what = f" of {self.p.model.name} on {self.p.task.name}" if self.step_name != "report" else ""
-        return f"<{self.step_name}{what} in {_short(self.folder, self.root)}>"
+        what = f" of {self.p.model.name} on {self.p.task.name}" if self.kind.scope == CELL else ""
+        return f"<{self.kind.name}{what} in {_short(self.folder, self.root)}>"
 
     @cached_property
     def task(self):
@@ -88,16 +63,16 @@ class Session:
         """The file of records that bench and eval feed."""
         return self.inputs["records"]
 
-    @property
-    def limits(self):
-        return launch.limits_of(self.p.machine)
+    def run_facts(self, run: str) -> dict[str, Any]:
+        """Return run.json of one of the step's runs, as `runs/01`."""
+        return fileio.read_json(self.folder / run / "run.json")
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """What the parameters ask of the protocol; see `bench.Asked`."""
+    def settings(self) -> dict[str, Any]:
+        """What the parameters say of the protocol; see `bench`."""
         names = (name for name in (*config.PlanScalars.model_fields, "seed") if name in type(self.p).model_fields)
-        asked = {name: getattr(self.p, name) for name in names}
-        return asked | {name: asked[name] or None for name in ("input_size", "repeats")}
+        chosen = {name: getattr(self.p, name) for name in names}
+        return chosen | {name: chosen[name] or None for name in ("input_size", "repeats")}
 
     @property
     def training(self) -> fit.Plan:
@@ -109,35 +84,31 @@ class Session:
     @property
     def key(self) -> str:
         """The step's key: see `key_of`."""
-        return key_of(self.step_name, self.p, self.inputs)
+        return key_of(self.kind.name, self.p, self.inputs)
 
     @cached_property
-    def turns(self) -> turns.Place:
+    def scheduled(self) -> turns.Place:
         """Its place among the notebooks that take turns with this one; alone where it is run by hand."""
         return turns.Place.of_this_process()
 
     @cached_property
-    def _launched(self) -> tuple[protocol.Program, Runner]:
+    def target(self) -> Target:
+        """The program to run, its runner and limits: the command, the image, else our own on the weights, fitted now if none are given."""
         p = self.p
         if p.command:
-            return protocol.command(p.command, p.model.name), ProcessRunner()
+            return Target.of_command(p.command, p.model.name, launch.limits_of(p.machine))
         if p.image:
-            return launch.contained(p.image, p.model.name, p.machine)
+            return launch.target_from_image(p.image, p.model.name, p.machine)
         folder = resolve(p.weights_dir, self.root) if p.weights_dir else self.folder
-        with self.turns.turn():  # two that build on one engine at once would make the same layers twice
+        with self.scheduled.turn():  # two that build on one engine at once would make the same layers twice
             if not p.weights_dir:
                 fit.fit(self.training, self.folder, self.key)
-            return launch.own(p.machine, folder, self.task, self.source, p.model)
+            return launch.target_from_weights(p.machine, folder, self.task, self.source, p.model)
 
     @property
-    def program(self) -> protocol.Program:
-        """The program to run: the command, the image, else our own on the weights, fitted now if none are given."""
-        return self._launched[0]
-
-    @property
-    def runner(self) -> Runner:
-        """What runs it."""
-        return self._launched[1]
+    def hooks(self) -> Hooks:
+        """Prints each run, and measures in turn with the notebooks that run at the same time."""
+        return Hooks(progress=print, turn=self.scheduled.turn, barrier=self.scheduled.meet)
 
     def provenance(self) -> "Facts":
         """Return what this notebook is, reads and runs on."""
@@ -147,7 +118,7 @@ class Session:
             if code["commit"]
             else "not a git checkout"
         )
-        rows = {"step": self.step_name, "folder": _short(self.folder, self.root)}
+        rows = {"step": self.kind.name, "folder": _short(self.folder, self.root)}
         rows |= {
             f"input {name}": f"{_short(path, self.root)}  sha256 {fileio.sha256_file(path)[:12]}"
             for name, path in self.inputs.items()
@@ -202,7 +173,7 @@ class Verdict:
         return f'<p style="font-size:1.3em"><b style="color:{colour}">{self.verdict}</b></p><ul>{lines}</ul>'
 
 
-def start(step_name: str, names: dict[str, Any]) -> Session:
+def start_session(step: str, names: dict[str, Any]) -> Session:
     """Open a step from a notebook's global names; call it in the cell right after the parameters.
 
     With `out_dir` set by the plan runner, that folder and its status are the runner's. Otherwise the step gets a folder
@@ -211,33 +182,36 @@ def start(step_name: str, names: dict[str, Any]) -> Session:
     Raises:
         UsageError: unknown or impossible parameters, missing input.
     """
-    root = config.project_root()
+    root, kind = config.project_root(), KINDS[step]
     earlier = next((value.given for value in names.values() if isinstance(value, Session)), None)
-    p, given = config.of_notebook(step_name, names, earlier), earlier or frozenset(names)
+    p, given = config.of_notebook(kind.params, step, names, earlier), earlier or frozenset(names)
     plan_dir = root / INTERACTIVE
-    if step_name == "report":
-        chosen = resolve(p.plan_dir, root) if p.plan_dir else newest_plan(root)
-        p = p.model_copy(update={"plan_dir": str(chosen)})
-        inputs, folder = build.inputs_of(chosen), chosen
-        if not inputs:
-            raise UsageError(f"no result in {chosen}", remedy="run `morocco run PLAN.yaml` or the bench notebook first")
+    if kind.scope == PLAN:
+        plan_dir = resolve(p.plan_dir, root) if p.plan_dir else newest_plan(root)
+        p = p.model_copy(update={"plan_dir": str(plan_dir)})
+        folder = plan_dir
     else:
-        p = p.model_copy(update={"machine": launch.settle(p.machine), "model": config.settled(p.model, root)})
-        if (getattr(p, "command", "") or getattr(p, "image", "")) and p.model.name in KINDS:  # not one of our models
-            program = protocol.command(p.command) if p.command else launch.contained(p.image, None, p.machine)[0]
-            p = p.model_copy(update={"model": p.model.model_copy(update={"name": program.model})})
+        p = p.model_copy(update={"machine": launch.resolve_runner(p.machine), "model": config.settled(p.model, root)})
+        if (
+            getattr(p, "command", "") or getattr(p, "image", "")
+        ) and p.model.name in MODEL_KINDS:  # not one of our models
+            target = Target.of_command(p.command) if p.command else launch.target_from_image(p.image, None, p.machine)
+            p = p.model_copy(update={"model": p.model.model_copy(update={"name": target.program.model})})
         if p.data_dir == SYNTHETIC:
             p = p.model_copy(update={"data_dir": str(synthetic_step(plan_dir, [p.task.name], p.seed))})
-        inputs, folder = inputs_of(step_name, p, root), plan_dir / p.model.name / p.task.name
-    key = key_of(step_name, p, inputs)
-    folder = resolve(p.out_dir, root) if p.out_dir else folder / f"{step_name}-{key}"
+        folder = plan_dir / p.model.name / p.task.name
+    inputs = kind.inputs(p, root)
+    if not inputs:
+        raise UsageError(f"no result in {plan_dir}", remedy="run `morocco run PLAN.yaml` or the bench notebook first")
+    key = key_of(step, p, inputs)
+    folder = resolve(p.out_dir, root) if p.out_dir else folder / f"{step}-{key}"
     if p.out_dir and (folder / steps.STATUS).exists() and steps.read_status(folder)["state"] == steps.RUNNING:
-        return Session(step_name, p, root, folder, inputs, None, given)
+        return Session(kind, p, root, folder, inputs, None, given)
     if not p.out_dir:
         steps.retire(folder)
-    names = {} if step_name == "report" else {"model": p.model.name, "task": p.task.name}
-    step = steps.Step.begin(folder, step_name, **names, parameters=p.model_dump(), inputs=inputs, key=key)
-    return Session(step_name, p, root, folder, inputs, step, given)
+    names = {} if kind.scope == PLAN else {"model": p.model.name, "task": p.task.name}
+    begun = steps.Step.begin(folder, step, **names, parameters=p.model_dump(), inputs=inputs, key=key)
+    return Session(kind, p, root, folder, inputs, begun, given)
 
 
 def newest_plan(root: Path) -> Path:
@@ -246,7 +220,7 @@ def newest_plan(root: Path) -> Path:
     found = [
         (status["started"], folder)
         for folder, status in steps.find_steps(outputs)
-        if status["task"] and status["state"] == steps.DONE and status["step"] in ("bench", "eval")
+        if status["task"] and status["state"] == steps.DONE and shown_as(status, KINDS) in (POINT, SCORE)
     ]
     if not found:
         raise UsageError(f"no result in {outputs}", remedy="run `morocco run params/plans/demo.yaml` first")

@@ -7,6 +7,8 @@ from typing import Any
 
 from morocco_lib import fileio, formatting
 from morocco_lib.artifacts import steps
+from morocco_lib.artifacts.step_kind import PLAN, Kinds
+from morocco_lib.artifacts.verify import count_numbers
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
 from morocco_lib.report import figures, tables
@@ -37,23 +39,24 @@ def _nothing_in(plan_dir: Path) -> UsageError:
     )
 
 
-def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[str, Any]:
+def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = False) -> dict[str, Any]:
     """Write report.html, report.json, table.csv and notebooks/ into `folder`.
 
     Args:
         plan_dir: Folder of step folders.
         folder: Existing folder; the report's own step folder.
+        kinds: The kinds of steps.
         own_notebook: Whether a rendered report notebook will stand beside the page.
     Returns:
         {"rows", "page", "bytes"}.
     Raises:
         UsageError: nothing to report, or a result that cannot be read.
     """
-    rows = tables.collect(plan_dir)
+    rows = tables.collect(plan_dir, kinds)
     if not rows:
         raise _nothing_in(plan_dir)
     fileio.write_text(folder / tables.CSV, tables.to_csv(rows))
-    trail = _trail(plan_dir, folder)
+    trail = _trail(plan_dir, folder, kinds)
     if own_notebook:
         trail.append({"folder": folder.name, "state": "this report", "started": steps.now(), "page": "notebook.html"})
     host = next(status["host"] for _, status in steps.find_steps(plan_dir) if status["task"])
@@ -88,7 +91,7 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
     return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
 
 
-def report_step(plan_dir: Path, out: Path | None = None) -> Path:
+def report_step(plan_dir: Path, kinds: Kinds, out: Path | None = None) -> Path:
     """Build a report as a step of its own, without a notebook, and return the page."""
     plan_dir = Path(plan_dir)
     if not plan_dir.is_dir():
@@ -102,7 +105,20 @@ def report_step(plan_dir: Path, out: Path | None = None) -> Path:
     if out is None:
         steps.retire(folder)
     with steps.Step.begin(folder, "report", parameters=parameters, inputs=inputs, key=key):
-        return build(plan_dir, folder)["page"]
+        return build(plan_dir, folder, kinds)["page"]
+
+
+def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
+    """Return (how many numbers a report's table holds, what does not follow from the steps it rests on)."""
+    # From the steps it rested on: what was added to the plan since is another report's.
+    plan_dir = (folder / fileio.read_json(folder / RESULT)["plan_dir"]).resolve()
+    used = {(folder / name).resolve().parent for name in steps.read_status(folder)["inputs"]}
+    if not all((place / steps.STATUS).is_file() for place in used):
+        return 0, []  # moved alone, or a step was set aside: its own bytes hold, its numbers cannot be followed here
+    rows = tables.collect(plan_dir, kinds, used)
+    kept = (folder / tables.CSV).read_text(encoding="utf-8")
+    wrong = [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
+    return sum(map(count_numbers, rows)), wrong
 
 
 def first_runs(plan_dir: Path, rows: list[dict[str, Any]], task: str) -> list[tuple[str, Path]]:
@@ -139,10 +155,10 @@ def _cell(estimate: dict[str, Any], form: str):
     )
 
 
-def _trail(plan_dir: Path, folder: Path) -> list[dict[str, Any]]:
+def _trail(plan_dir: Path, folder: Path, kinds: Kinds) -> list[dict[str, Any]]:
     trail = []
     for step_folder, status in steps.find_steps(plan_dir):
-        if status["step"] == "report":
+        if status["step"] in kinds and kinds[status["step"]].scope == PLAN:
             continue
         place = step_folder.relative_to(plan_dir).as_posix()
         page = step_folder / "notebook.html"

@@ -9,6 +9,8 @@ from typing import Any
 
 from morocco_lib import fileio
 from morocco_lib.artifacts import steps
+from morocco_lib.artifacts.step_kind import SCORE, TRAINING, Kinds, shown_as
+from morocco_lib.report.tables import read_result
 
 RESULTS = "results.tsv"
 COLUMNS = (
@@ -17,14 +19,14 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def rows(plan_dir: Path) -> list[dict[str, Any]]:
+def rows(plan_dir: Path, kinds: Kinds) -> list[dict[str, Any]]:
     """Return the lines, sorted by task, model and seed; None is what is not known.
 
     `val_score` is of the looks in training, `score` of the split that an eval step fed to the kept seed. Where its task
     is not the one learnt (LiDiRus), it has a line of its own.
     """
     found = []
-    for fitted, result, evals in _fitted(plan_dir):
+    for fitted, result, evals in _fitted(plan_dir, kinds):
         by_task = {score["task"]: (place, score) for place, score in evals}
         for task in dict.fromkeys([result["task"], *by_task]):
             for one in _seeds(result):
@@ -35,17 +37,17 @@ def rows(plan_dir: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda line: (line["task"], line["model"], line["train_step"], line["seed"]))
 
 
-def _fitted(plan_dir: Path) -> list[tuple[Path, dict[str, Any], list[tuple[Path, dict[str, Any]]]]]:
+def _fitted(plan_dir: Path, kinds: Kinds) -> list[tuple[Path, dict[str, Any], list[tuple[Path, dict[str, Any]]]]]:
     """Return (folder, train.json, [(folder, score.json) of the eval steps that read its weights]) of train steps."""
     fitted, evals = [], defaultdict(list)
     for folder, status in steps.find_steps(plan_dir):
         if status["state"] != steps.DONE or steps.is_retired(folder):
             continue
-        if status["step"] == "train":
-            fitted.append((folder, fileio.read_json(folder / "train.json")))
-        elif status["step"] == "eval":
+        if shown_as(status, kinds) == TRAINING:
+            fitted.append((folder, read_result(folder, status, kinds)))
+        elif shown_as(status, kinds) == SCORE:
             for place in {(folder / name).resolve().parent.parent for name in status["inputs"]}:
-                evals[place].append((folder, {**fileio.read_json(folder / "score.json"), "task": status["task"]}))
+                evals[place].append((folder, {**read_result(folder, status, kinds), "task": status["task"]}))
     return [(folder, result, evals[folder.resolve()]) for folder, result in fitted]
 
 
@@ -75,21 +77,21 @@ def _text(lines: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def write(plan_dir: Path) -> Path:
+def write(plan_dir: Path, kinds: Kinds) -> Path:
     """Write results.tsv into a plan's folder and return it."""
     path = Path(plan_dir) / RESULTS
-    fileio.write_text(path, _text(rows(path.parent)))
+    fileio.write_text(path, _text(rows(path.parent, kinds)))
     return path
 
 
-def wrong_lines(path: Path) -> Iterator[int]:
+def wrong_lines(path: Path, kinds: Kinds) -> Iterator[int]:
     """Yield the numbers of the lines in a results.tsv that follow from no step beside it.
 
     A file may be older than the newest step, if something was killed in between: what it says is true then, if not all.
     """
     plan_dir = path.parent
-    every = rows(plan_dir)
-    for fitted, result, evals in _fitted(plan_dir):
+    every = rows(plan_dir, kinds)
+    for fitted, result, evals in _fitted(plan_dir, kinds):
         kept = next(one for one in _seeds(result) if one["seed"] == result["seed"])
         every.append(_line(plan_dir, result["task"], fitted, result, kept))
         every += [_line(plan_dir, s["task"], fitted, result, kept, place, s) for place, s in evals]

@@ -8,6 +8,7 @@ from typing import Any
 
 from morocco_lib import fileio, formatting
 from morocco_lib.artifacts import steps
+from morocco_lib.artifacts.step_kind import POINT, SCORE, TRAINING, Kinds, shown_as
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task, task_names
 
@@ -23,7 +24,7 @@ ESTIMATES = (
 )
 
 
-def collect(plan_dir: Path, folders: Container[Path] | None = None) -> list[dict[str, Any]]:
+def collect(plan_dir: Path, kinds: Kinds, folders: Container[Path] | None = None) -> list[dict[str, Any]]:
     """Return the rows of a folder of results, sorted by task, model and batch size.
 
     A row holds task, model, batch_size, input_size, repeats, runner, data, verdict, reasons, score, every estimate as
@@ -31,6 +32,7 @@ def collect(plan_dir: Path, folders: Container[Path] | None = None) -> list[dict
     weights or command at the same batch size, else the timed runs'; an eval that fits no bench is a row of its own.
 
     Args:
+        kinds: The kinds of steps: which of them are operating points, scores, trainings.
         folders: Only these step folders (resolved); None: all that were not set aside.
     """
     cells: dict[tuple, list[tuple[Path, dict]]] = {}
@@ -41,11 +43,11 @@ def collect(plan_dir: Path, folders: Container[Path] | None = None) -> list[dict
     rows = []
     for (task, model), found in cells.items():
         done = [(folder, status) for folder, status in found if status["state"] == steps.DONE]
-        evals = {_subject(s): _eval(f, plan_dir) for f, s in done if s["step"] == "eval"}
+        evals = {_subject(s): _score(f, s, plan_dir, kinds) for f, s in done if shown_as(s, kinds) == SCORE}
         here = []
         for folder, status in done:
-            if status["step"] == "bench":
-                row = _bench(folder, plan_dir)
+            if shown_as(status, kinds) == POINT:
+                row = _point(folder, status, plan_dir, kinds)
                 here.append(row | (evals.pop(_subject(status), None) or {}))
         here += [{**_empty(), **scored} for scored in evals.values()]
         failed = [
@@ -55,7 +57,7 @@ def collect(plan_dir: Path, folders: Container[Path] | None = None) -> list[dict
         ]
         if failed and not here:
             here = [{**_empty(), "verdict": "FAILED"}]
-        fitted = [fileio.read_json(folder / "train.json") for folder, s in done if s["step"] == "train"]
+        fitted = [read_result(folder, s, kinds) for folder, s in done if shown_as(s, kinds) == TRAINING]
         learnt, looked = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
         for row in here:
             digest = (row["data"] or {}).get("sha256", "")
@@ -82,8 +84,13 @@ def _empty() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _bench(folder: Path, plan_dir: Path) -> dict[str, Any]:
-    result = fileio.read_json(folder / "bench.json")
+def read_result(folder: Path, status: dict[str, Any], kinds: Kinds) -> dict[str, Any]:
+    """Return the result that a step left; raises UsageError."""
+    return fileio.read_json(folder / kinds[status["step"]].result)
+
+
+def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
+    result = read_result(folder, status, kinds)
     names = (
         "verdict",
         "reasons",
@@ -99,16 +106,16 @@ def _bench(folder: Path, plan_dir: Path) -> dict[str, Any]:
     try:
         return {**_empty(), **{n: result[n] for n in names}, "bench_folder": _name(folder, plan_dir)}
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{folder / 'bench.json'} is broken ({error})", remedy="run the step again") from None
+        raise UsageError(f"the result in {folder} is broken ({error})", remedy="run the step again") from None
 
 
-def _eval(folder: Path, plan_dir: Path) -> dict[str, Any]:
-    result = fileio.read_json(folder / "score.json")
+def _score(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
+    result = read_result(folder, status, kinds)
     try:
         names = ("score", "batch_size", "data")
         return {**{n: result[n] for n in names}, "eval_folder": _name(folder, plan_dir)}
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{folder / 'score.json'} is broken ({error})", remedy="run the step again") from None
+        raise UsageError(f"the result in {folder} is broken ({error})", remedy="run the step again") from None
 
 
 def origin_of(row: dict[str, Any]) -> str | None:

@@ -28,8 +28,8 @@ def seeds_table(result: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("seed") if rows else pd.DataFrame()
 
 
-def looks(result: dict[str, Any]) -> pd.DataFrame:
-    """Return val's score at every look, a column a seed; empty for a model that is fitted at once."""
+def evaluations(result: dict[str, Any]) -> pd.DataFrame:
+    """Return val's score at every evaluation, a column a seed; empty for a model that is fitted at once."""
     columns = {f"seed {one['seed']}": dict(one["looks"]) for one in result.get("seeds", []) if one.get("looks")}
     return pd.DataFrame(columns).rename_axis("update").sort_index()
 

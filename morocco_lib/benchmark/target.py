@@ -1,0 +1,129 @@
+"""What is measured, and how it is run: a program, its runner, its limits."""
+
+import os
+import re
+import shlex
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from morocco_lib.errors import UsageError
+from morocco_lib.runners.contract import Limits, Runner
+from morocco_lib.runners.engine import Image
+from morocco_lib.runners.process import ProcessRunner, find_program
+
+NO_LIMITS = Limits(timeout_s=3600.0)  # but an hour a run
+INTERPRETER = re.compile(r"(python|pypy|perl|ruby|node|bash|sh|Rscript)[\d.]*")
+
+
+@dataclass(frozen=True)
+class Program:
+    """The program to measure.
+
+    Args:
+        argv: Its words, without `--batch-size`; of a container those after its entry point.
+        model: Name in results.
+        image_digest: Identity of a container image, None for a process.
+        checked: It was checked against the contract, and keeps it.
+    """
+
+    argv: list[str]
+    model: str
+    image_digest: str | None = None
+    checked: bool = False
+
+    def with_batch(self, batch_size: int) -> list[str]:
+        return [*self.argv, "--batch-size", str(batch_size)]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A program, what runs it, and what a run may use.
+
+    `Target.of_command("python3 my_model.py")` and `Target.of_image("my-model:1")` make one.
+    """
+
+    program: Program
+    runner: Runner
+    limits: Limits = NO_LIMITS
+
+    @classmethod
+    def of_command(cls, command: str, model: str | None = None, limits: Limits = NO_LIMITS) -> "Target":
+        """Return a program that runs as a bare process.
+
+        Args:
+            command: One string, split like a shell would (shlex), given no shell; `--batch-size N` is appended.
+            model: Name in results; None: the script's or the program's.
+            limits: What a run may use.
+        Raises:
+            UsageError: empty, unclosed quotes, or no such program.
+        """
+        try:
+            argv = shlex.split(command)
+        except ValueError as error:
+            raise UsageError(
+                f"--command {command!r}: {error}", rule="it is split like a shell would", remedy="close the quotes"
+            ) from None
+        if not argv:
+            raise UsageError("--command is empty", remedy="give the program that answers records")
+        find_program(argv[0])
+        return cls(Program(argv, model or _name_of(argv)), ProcessRunner(), limits)
+
+    @classmethod
+    def of_image(
+        cls, image: str, model: str | None = None, limits: Limits = NO_LIMITS, gpus: tuple[str, ...] = ()
+    ) -> "Target":
+        """Return a container image that the Docker Engine holds.
+
+        Args:
+            image: Name, id or digest.
+            model: Name in results; None: the image's label `morocco.model`, else its own name.
+            limits: What a run may use.
+            gpus: UUIDs of the GPUs that the container sees.
+        Raises:
+            UsageError: no such image.
+            EnvironmentFailure: no engine answers.
+        """
+        from morocco_lib.runners.docker import DockerRunner
+
+        runner = DockerRunner(image, gpus)
+        return cls(program_of_image(runner.image, model), runner, limits)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a measurement calls while it runs; each is optional.
+
+    Args:
+        progress: With a line of text after each run; `progress=print` reports every run.
+        watch: With the number of answers of timed runs that came since it was called last, twice a second at most.
+        expect: With the number of answers to come in timed runs, as far as it is known.
+        turn: Entered around whatever keeps the machine busy, so that nothing else is measured at the same time; one
+            within another is the same.
+        barrier: Before the timed runs; returns when all that are measured in turn with this one have come so far.
+    """
+
+    progress: Callable[[str], None] = lambda text: None
+    watch: Callable[[int], None] | None = None
+    expect: Callable[[int], None] = lambda records: None
+    turn: Callable[[], AbstractContextManager] = nullcontext
+    barrier: Callable[[], None] = lambda: None
+
+
+NO_HOOKS = Hooks()
+
+
+def program_of_image(image: Image, model: str | None = None) -> Program:
+    """Return the program that an image is; its label names the model, else its own name does."""
+    name = image.labels.get("morocco.model") or image.name.rpartition("/")[2].partition("@")[0].partition(":")[0]
+    return Program([], model or name, image.digest or image.id)
+
+
+def _name_of(argv: list[str]) -> str:
+    # A script is meant, not its interpreter: `python3 -u docs/example_model.py` is example_model.
+    name = Path(argv[0]).name
+    script = next((word for word in argv[1:] if not word.startswith("-")), None)
+    if script and INTERPRETER.fullmatch(name) and os.path.isfile(script):  # no text is too long for it
+        return Path(script).stem
+    return name
