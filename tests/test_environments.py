@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure

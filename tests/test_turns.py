@@ -16,8 +16,7 @@ import engine
 import kills
 import pytest
 import yaml
-from conftest import ROOT
-from test_repository import copy_project
+from helpers import ROOT, copy_project
 
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure

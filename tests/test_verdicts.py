@@ -6,13 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from morocco_lib.analysis import estimate
 from morocco_lib.analysis.estimate import Run
 from morocco_lib.analysis.summary import derive
 from morocco_lib.reasons import NOTES, Reason
 
+pytestmark = pytest.mark.real_load  # simulated
 EVIDENCE = ROOT / "docs" / "evidence.md"
 
 

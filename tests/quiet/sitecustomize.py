@@ -1,0 +1,5 @@
+"""Run by every Python that finds this folder on PYTHONPATH, before its program."""
+
+import quiet_machine
+
+quiet_machine.install()
