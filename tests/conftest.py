@@ -19,14 +19,13 @@ import pytest
 import quiet_machine
 from helpers import QUIET, ROOT, environment
 
-# Before torch and the observer of the machine's load are imported, and for all that tests start.
-os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-quiet_machine.install()
-
 from morocco_lib import cli, data
 from morocco_lib.data import synthetic
 from morocco_lib.models import model_class, weights
 from morocco_lib.tasks import get_task
+
+# For torch here, which reads it when it is imported, and for all that tests start.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 BUDGET_S = 8.0  # of an unmarked test, what its fixtures take excluded
 UNLIMITED = ("slow", "gpu")
@@ -91,7 +90,9 @@ def pytest_runtest_makereport(item, call):
     report = yield
     limited = call.when == "call" and report.passed and not is_deep(item)
     if limited and not any(item.get_closest_marker(name) for name in UNLIMITED):
-        allowed_s = BUDGET_S * max(1.0, os.getloadavg()[0] / os.cpu_count())  # each waits for its turn on a busy machine
+        allowed_s = BUDGET_S * max(
+            1.0, os.getloadavg()[0] / os.cpu_count()
+        )  # each waits for its turn on a busy machine
         if call.duration > allowed_s:
             report.outcome = "failed"
             report.longrepr = (
@@ -120,6 +121,7 @@ def pytest_terminal_summary(terminalreporter):
 
 
 # -- fixtures ------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

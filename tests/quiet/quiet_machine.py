@@ -47,7 +47,4 @@ class _OnImport:
         return spec
 
 
-def install() -> None:
-    """Quieten the observer when it is imported, once a process."""
-    if _OnImport not in sys.meta_path:
-        sys.meta_path.insert(0, _OnImport)
+sys.meta_path.insert(0, _OnImport)
