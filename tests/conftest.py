@@ -90,9 +90,8 @@ def pytest_runtest_makereport(item, call):
     report = yield
     limited = call.when == "call" and report.passed and not is_deep(item)
     if limited and not any(item.get_closest_marker(name) for name in UNLIMITED):
-        allowed_s = BUDGET_S * max(
-            1.0, os.getloadavg()[0] / os.cpu_count()
-        )  # each waits for its turn on a busy machine
+        busy = max(1.0, os.getloadavg()[0] / os.cpu_count())
+        allowed_s = BUDGET_S * busy**2  # the load of the last minute lags behind, and programs started wait, too
         if call.duration > allowed_s:
             report.outcome = "failed"
             report.longrepr = (

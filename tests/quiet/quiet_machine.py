@@ -9,7 +9,7 @@ import functools
 import importlib.machinery
 import sys
 
-OBSERVER, REPORT = "morocco_lib.monitor.machine", "others"
+OBSERVER, REPORT = "morocco_lib.monitors.system_load", "others"
 IDLE = {"cpu_s": 0.0, "cores": 0.0, "idle_share": 0.5, "steal_share": 0.0, "top": []}
 
 real = False  # while a test marked `real_load` runs
