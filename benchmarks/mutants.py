@@ -90,22 +90,21 @@ def survives(folder: Path, paths: list[str], limit_s: float | None = None) -> bo
 
 def run(sample: list[Mutant], extra: list[str], jobs: int, home: Path) -> None:
     """Run the tests of every mutant and print what became of it."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
-    )
+    argv = ["git", "ls-files", "-zco", "--exclude-standard"]
+    listed = subprocess.run(argv, cwd=ROOT, capture_output=True, check=True)
     for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.decode().split("\0")):
         (home / "base" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, home / "base" / name)
     paths, limits_s, survivors = {}, {}, 0
     for package in {mutant.package for mutant in sample}:
-        mirrors = (f"tests/{package}", f"tests/{Path(package).parent}/test_{Path(package).name}.py")
+        mirrors = (f"tests/{package.split('/')[0]}", f"tests/test_{package}.py")
         paths[package], began = [*(path for path in mirrors if (ROOT / path).exists()), *extra], time.monotonic()
         if not paths[package] or not survives(home / "base", paths[package]):
             sys.exit(f"mutants: the tests of {package} ({paths[package]}) do not pass, or there are none")
         limits_s[package] = 30 + 3 * jobs * (time.monotonic() - began)
 
     def judge(mutant: Mutant) -> bool:
-        with tempfile.TemporaryDirectory(dir=home) as folder:
+        with tempfile.TemporaryDirectory(dir=home, ignore_cleanup_errors=True) as folder:
             copy = shutil.copytree(home / "base", Path(folder) / "morocco")
             lines = (copy / mutant.path).read_text(encoding="utf-8").split("\n")
             lines[mutant.number - 1] = mutant.after
@@ -121,8 +120,7 @@ def run(sample: list[Mutant], extra: list[str], jobs: int, home: Path) -> None:
 
 def show(mutant: Mutant, word: str) -> None:
     print(
-        f"{word:9}{mutant.path}:{mutant.number}\n    - {mutant.before.strip()}\n    + {mutant.after.strip()}",
-        flush=True,
+        f"{word:9}{mutant.path}:{mutant.number}", mutant.before.strip(), mutant.after.strip(), sep="\n    ", flush=True
     )
 
 
