@@ -1,4 +1,5 @@
 # make setup | demo | test | test-all | lab        (needs Python 3.11 and make; the rest is installed into .venv)
+# make test-deep SHARD=0..7 | coverage | mutants   what CI does not wait for
 # make setup-torch | demo-torch                   transformers; TORCH_VARIANT=cpu or cu126 takes another build of torch
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python -m
@@ -6,7 +7,7 @@ LAB_PORT ?= 8888
 TORCH_VARIANT ?= default
 TORCH_INDEX := $(if $(filter-out default,$(TORCH_VARIANT)),--index-url https://download.pytorch.org/whl/$(TORCH_VARIANT))
 
-.PHONY: setup setup-torch demo demo-torch test test-all lint lab lock
+.PHONY: setup setup-torch demo demo-torch test test-all test-deep coverage mutants lint lab lock
 
 setup: .venv/.ready
 
@@ -33,12 +34,24 @@ demo-torch: setup-torch  ## the demo with a tiny transformer beside the two mode
 demo: setup  ## both models on synthetic TERRa records, every step anew; MOROCCO_DATA=DIR takes real ones
 	$(RUN) morocco_lib run params/plans/demo.yaml --fresh
 
-test: setup lint
-	$(RUN) pytest $(COVER) -m "not slow and not gpu"
+# Two workers; what shares an engine or is timed runs in one. Compiled modules are kept: the suite starts Python often.
+TEST := $(RUN) pytest -n 2 --dist loadgroup
+test test-all test-deep coverage mutants: export PYTHONDONTWRITEBYTECODE :=
 
-test-all: COVER = --cov --cov-report=
-test-all: test  ## the slow ones too, with the lines covered, which are to be 90 % at least
-	$(RUN) pytest --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 -m "slow or gpu"
+test: setup lint
+	$(TEST) -m "not slow and not gpu"
+
+test-all: test  ## the slow ones too
+	$(TEST) -m "slow or gpu"
+
+test-deep: setup  ## statistics, fuzzing, wide lists; SHARD=0 to 7 runs one of eight parts
+	SHARD=$(SHARD) $(TEST) tests/deep
+
+coverage: setup  ## which lines the fast and the slow tests reach, 90 % at least
+	$(TEST) --cov --cov-report=term:skip-covered --cov-fail-under=90 -m ""
+
+mutants: setup  ## which of N random one-line faults the fast tests find; SEED=2 draws others, PACKAGES="tasks analysis"
+	.venv/bin/python benchmarks/mutants.py -n $(or $(N),200) --seed $(or $(SEED),1) $(addprefix --package ,$(PACKAGES))
 
 lint: setup
 	$(RUN) ruff check .

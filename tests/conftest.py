@@ -1,26 +1,125 @@
-"""Fixtures: official records where there are any, synthetic ones, a fitted model, the command line near and apart."""
+"""Fixtures: official records where there are any, synthetic ones, a fitted model, the command line near and apart.
+
+Also what holds for every test: the machine looks quiet (tests/quiet), torch has one thread, what shares an engine or a
+fixture runs in one worker, tests/deep/ is taken in shards, and an unmarked test keeps to its budget of time.
+"""
 
 import os
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from contextlib import ExitStack, chdir
+from hashlib import sha256
 from pathlib import Path
 from unittest import mock
 
 import engine
 import pytest
+import quiet_machine
+from helpers import QUIET, ROOT, environment
 
 from morocco_lib import cli, data
 from morocco_lib.data import synthetic
 from morocco_lib.models import model_class, weights
 from morocco_lib.tasks import get_task
 
-ROOT = Path(__file__).resolve().parents[1]
+# For torch here, which reads it when it is imported, and for all that tests start.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+BUDGET_S = 8.0  # of an unmarked test, what its fixtures take excluded
+UNLIMITED = ("slow", "gpu")
+ENGINES = {"docker_engine", "engine"}  # fixtures; one engine a session, so those who use it run in one worker
+SHARDS = 8  # of tests/deep
 
 # What a script starts in the background ignores Ctrl-C, and so would the programs that tests send it to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# -- what holds for every test -------------------------------------------------------------------------------------
+def see_load(real: bool) -> None:
+    """Let this process, and what it starts, see the machine's real load or a quiet machine."""
+    quiet_machine.real = real
+    others = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder not in ("", str(QUIET))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(others if real else [str(QUIET), *others])
+
+
+see_load(real=False)
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures of any scope
+def pytest_runtest_setup(item):
+    see_load(real=item.get_closest_marker("real_load") is not None)
+
+
+def is_deep(item) -> bool:
+    return item.path.is_relative_to(ROOT / "tests/deep")
+
+
+def shard_of(file: str) -> int:
+    """Return the shard, from 0, of a file of tests/deep; the same on every machine."""
+    return int.from_bytes(sha256(file.encode()).digest()) % SHARDS
+
+
+def worker_group(item) -> str | None:
+    """Return the name of the tests that must run in one worker with this one: they share what is made once, or time."""
+    if ENGINES & set(item.fixturenames):
+        return "engine"
+    if item.get_closest_marker("timed"):
+        return "timed"
+    file = item.nodeid.split("::")[0]
+    fixtures = [found for name in item.fixturenames for found in item._fixtureinfo.name2fixturedefs.get(name, ())]
+    shared = any(found.scope != "function" and found.baseid.startswith(file) for found in fixtures)
+    return file if shared else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+def pytest_collection_modifyitems(config, items):
+    if shard := os.environ.get("SHARD"):
+        others = [item for item in items if is_deep(item) and shard_of(item.nodeid.split("::")[0]) != int(shard)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+    for item in items:
+        if group := worker_group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    limited = call.when == "call" and report.passed and not is_deep(item)
+    if limited and not any(item.get_closest_marker(name) for name in UNLIMITED):
+        busy = max(1.0, os.getloadavg()[0] / os.cpu_count())
+        allowed_s = BUDGET_S * busy**2  # the load of the last minute lags behind, and programs started wait, too
+        if call.duration > allowed_s:
+            report.outcome = "failed"
+            report.longrepr = (
+                f"{item.nodeid} took {call.duration:.1f} s, which is over the {allowed_s:.1f} s of an unmarked test; "
+                "make it quicker, or move it to tests/deep/ or mark it slow"
+            )
+    return report
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and os.environ.get("SHARD"):
+        session.exitstatus = pytest.ExitCode.OK  # a shard may be empty
+
+
+def pytest_terminal_summary(terminalreporter):
+    took_s = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                took_s[report.nodeid] += report.duration
+    if not took_s:
+        return
+    terminalreporter.section(f"{len(took_s)} tests took {sum(took_s.values()):.0f} s together; the ten slowest")
+    for nodeid in sorted(took_s, key=took_s.get, reverse=True)[:10]:
+        terminalreporter.line(f"{took_s[nodeid]:8.1f} s  {nodeid}")
+
+
+# -- fixtures ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +160,6 @@ def fitted(synthetic_data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("fitted") / "weights"
     weights.save(model_class("tfidf").fit(task, records, 1), task, folder, name="tfidf", trained_on={"origin": "test"})
     return folder
-
-
-def environment(changes: dict[str, str] | None) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **(changes or {})}
 
 
 @pytest.fixture(scope="session")

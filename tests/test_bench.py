@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from servers import PYTHON, ROOT, is_alive, runner, server
+from helpers import KEYS, READINGS, ROOT, RUN_FILES, write_records
+from servers import PYTHON, is_alive, runner, server
 
 from morocco_lib.analysis import summary
 from morocco_lib.benchmark import protocol
@@ -25,52 +26,7 @@ from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
 
-LABELS = ("entailment", "not_entailment")
-READINGS = [
-    "speed_per_s",
-    "init_s",
-    "ram_bytes",
-    "ram_cgroup_peak_bytes",
-    "gpu_ram_bytes",
-    "cpu_s_per_record",
-    "energy_j_per_record",
-    "bytes_per_s",
-    "cold_init_s",
-    "score",
-]
-KEYS = [
-    *(
-        "schema",
-        "task",
-        "model",
-        "runner",
-        "image_digest",
-        "input_size",
-        "batch_size",
-        "repeats",
-        "precision",
-        "backend",
-        "device",
-    ),
-    *("verdict", "reasons", "data", "input", "flips", "kept_answers", "protocol", "runs", "per_run"),
-    *READINGS,
-]
-RUN_FILES = {"run.json", "workload.json", "answers.jsonl", "chunks.jsonl", "samples.jsonl", "stderr.log"}
 FAST = ("--rate", 5000)
-FIRST_IDX = 70_000  # far from the fresh idx, so that a mix-up shows
-
-
-def write_records(path: Path, n: int, *, labelled=True, premise_chars=460) -> Path:
-    """Write TERRa records of about 560 bytes; every fourth label differs from what `paced.py` answers."""
-    with path.open("w", encoding="utf-8") as file:
-        for i in range(n):
-            hypothesis = f"Запись номер {i}" + "!" * (i % 3)
-            label = LABELS[(len(hypothesis) + (i % 4 == 0)) % 2]
-            record = {"premise": f"{i} " + "x" * premise_chars, "hypothesis": hypothesis, "label": label}
-            if not labelled:
-                del record["label"]
-            file.write(json.dumps({**record, "idx": FIRST_IDX + i}, ensure_ascii=False) + "\n")
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -356,9 +356,10 @@ def test_on_a_busy_machine_cpu_time_must_bear_it_out(probe):
     assert caching.judge(unique, repeated)["fires"] is True
 
 
+@pytest.mark.real_load
 def test_runs_of_few_records_accuse_nobody(probe):
     found = caching.judge(*probe("--keep", "text", "--ready", size=24))  # a hold-up is as long as their work
-    assert not found["fires"] and found.get("reason") in (Reason.NO_STREAM, None)
+    assert not found["fires"] and found.get("reason") in (Reason.NO_STREAM, Reason.BUSY_MACHINE, None)
 
 
 def test_invalid_runs_tell_nothing(probe):

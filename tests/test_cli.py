@@ -14,6 +14,7 @@ import termios
 from pathlib import Path
 
 import pytest
+from helpers import environment
 
 import morocco_lib
 from morocco_lib import doctor
@@ -142,11 +143,15 @@ def test_the_commands_in_help_work(workplace):
     (workplace / "bin").mkdir()
     (workplace / "bin/morocco").write_text(f'#!/bin/sh\nexec {sys.executable} -m morocco_lib "$@"\n')
     (workplace / "bin/morocco").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{workplace / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    path = f"{workplace / 'bin'}:{os.environ['PATH']}"
 
     def type_in(line):
         done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", line], cwd=workplace, env=environment, capture_output=True, text=True
+            ["bash", "-o", "pipefail", "-c", line],
+            cwd=workplace,
+            env=environment({"PATH": path}),
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, (line, done.stderr)
 

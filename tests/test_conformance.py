@@ -7,7 +7,7 @@ import sys
 
 import engine
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from servers import PYTHON, server
 
 from morocco_lib import data

@@ -272,6 +272,7 @@ class burning:
             program.wait()
 
 
+@pytest.mark.real_load
 def test_programs_beside_a_run_are_measured_named_and_found(records, tmp_path):
     with burning(CORES) as pids:
         _, facts = benched(Program(server("paced", "--rate", 50), "paced"), runner(True), records, tmp_path)
@@ -282,6 +283,7 @@ def test_programs_beside_a_run_are_measured_named_and_found(records, tmp_path):
     assert set(pids) & {process["pid"] for process in others["top"]} and others["top"][0]["cpu_s"] > 0.5
 
 
+@pytest.mark.real_load
 def test_what_the_run_itself_burns_is_not_others(records, tmp_path):
     _, alone = benched(Program(server("body", "--burn", 2.0), "body"), runner(True), records, tmp_path)
     others = alone["others"]
@@ -291,6 +293,7 @@ def test_what_the_run_itself_burns_is_not_others(records, tmp_path):
     assert others["cpu_s"] <= others["of_cores"] * alone["phases"]["exit_s"] - quiet_s - alone["cpu_s"] + 0.2
 
 
+@pytest.mark.real_load
 def test_what_we_burn_ourselves_is_not_others():
     before, began = system_load.read(), time.process_time()
     while time.process_time() - began < 1.0:
@@ -316,6 +319,7 @@ def plant(root: Path, cpu: str, processes: dict[int, tuple[str, int]]) -> Path:
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.real_load
 def test_the_engine_the_run_and_ourselves_are_taken_off(tmp_path):
     #      user nice system idle iowait irq softirq steal guest
     was = [100, 0, 100, 5000, 50, 0, 0, 10, 90, 0]

@@ -9,8 +9,7 @@ import subprocess
 import sys
 
 import pytest
-import test_repository
-from conftest import ROOT
+from helpers import ROOT, console_blocks, copy_project, run_as_shown
 
 from morocco_lib import data, reasons, tasks
 from morocco_lib.analysis import validity
@@ -99,14 +98,6 @@ def commands(text):
                 rest = words[place + 1 :]
                 ends = [n for n, w in enumerate(rest) if w in ("|", ">", "<", "&&", ";", "...")]
                 yield rest[: min(ends, default=len(rest))]
-
-
-def test_commands_are_found_also_inside_quotes_and_over_lines():
-    text = (
-        "Say `morocco verify X`.\n```\n$ .venv/bin/morocco bench --command 'morocco infer W' \\\n  --out D > F\n```\n"
-    )
-    expected = [["verify", "X"], ["bench", "--command", "morocco infer W", "--out", "D"], ["infer", "W"]]
-    assert sorted(commands(text)) == sorted(expected)
 
 
 @every_page
@@ -301,28 +292,8 @@ def test_the_worked_record_and_every_spelling_are_accepted(tone):
 
 
 # -- quick start ---------------------------------------------------------------------------------------------------
-def quick_start(monkeypatch, folder):
-    """The console blocks of quick-start.md, found as those of README.md are."""
-    (folder / "README.md").write_text(page("quick-start.md"), encoding="utf-8")
-    with monkeypatch.context() as patch:
-        patch.setattr(test_repository, "ROOT", folder)
-        return list(test_repository.console_blocks())
-
-
-def test_what_needs_a_network_or_a_browser_is_no_console_block(monkeypatch, tmp_path):
-    listed = quick_start(monkeypatch, tmp_path)
-    assert len(listed) > 8
-    for command, _ in listed:
-        assert not re.search(r"make lab|data fetch|\bssh\b|\bscp\b|git clone", command), command
-
-
 @pytest.mark.slow
-def test_quick_start_commands_run_and_print_what_is_shown(monkeypatch, tmp_path):
-    listed = quick_start(monkeypatch, tmp_path)
-    home = test_repository.copy_project(tmp_path / "morocco")
-    for command, shown in listed:
-        done = subprocess.run(["bash", "-c", command], cwd=home, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, (command, done.stderr)
-        said = {test_repository.shape(line) for line in (done.stdout + done.stderr).splitlines()}
-        for line in shown:
-            assert test_repository.shape(line) in said, (command, line, sorted(said))
+def test_quick_start_commands_run_and_print_what_is_shown(tmp_path):
+    commands = list(console_blocks(page("quick-start.md")))
+    assert len(commands) > 8
+    run_as_shown(commands, copy_project(tmp_path / "morocco"))

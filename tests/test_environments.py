@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
+from helpers import QUIET, ROOT
 
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure
@@ -69,7 +69,7 @@ def program(project):
     """Run `morocco ARGS...` with no variables but those given, no terminal, in the project; returns bytes as UTF-8."""
 
     def run(*args, through=(), input=None, cwd=project, **changes) -> subprocess.CompletedProcess:
-        variables = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(project)} | changes
+        variables = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{QUIET}:{project}"} | changes
         argv = [*through, *MOROCCO, *map(str, args)]
         options = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
         done = subprocess.run(
@@ -256,7 +256,7 @@ speaking = pytest.mark.parametrize("args", SPEAKING.values(), ids=SPEAKING)
 def test_a_pipe_that_closes_early_ends_it_without_a_word(project, made, args):
     reader, writer = os.pipe()
     os.close(reader)
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(project)}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{QUIET}:{project}"}
     done = subprocess.run([*MOROCCO, *args], cwd=made, env=environment, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
-from conftest import ROOT
+from helpers import ROOT
 
 from morocco_lib.data import find_split
 from morocco_lib.data.fetch import SOURCES, fetch, load_sources

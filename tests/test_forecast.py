@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from conftest import ROOT
+from helpers import ROOT
 
 from morocco_lib import config
 from morocco_lib.artifacts import steps

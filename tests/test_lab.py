@@ -16,8 +16,7 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import ROOT
-from test_repository import copy_project
+from helpers import ROOT, copy_project
 
 pytestmark = pytest.mark.slow
 

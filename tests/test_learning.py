@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
 pytest.importorskip("transformers", reason="needs the torch extra: make setup-torch")
 
 import torch
-from conftest import ROOT
+from helpers import ROOT
 
 from morocco_lib import data, fileio
 from morocco_lib.config import model as model_config

@@ -16,7 +16,7 @@ import matplotlib
 import nbformat
 import pandas
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from matplotlib import pyplot
 from pandas.io.formats.style import Styler
 

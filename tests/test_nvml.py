@@ -12,8 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import KEYS, RUN_FILES, write_records
 from servers import PYTHON, ROOT, runner, server
-from test_bench import KEYS, RUN_FILES, write_records
 
 from morocco_lib.analysis import gpu as estimate_gpu
 from morocco_lib.analysis import summary

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from morocco_lib.errors import UsageError
 from morocco_lib.legacy import corrected, files, logs, stats

@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 import nbformat
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from matplotlib import pyplot
 from test_original_logs import PUBLISHED, RUBERT_PUBLISHED, TASKS
 

@@ -9,9 +9,8 @@ from datetime import datetime
 from statistics import median
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT, write_records
 from servers import PYTHON, runner, server
-from test_bench import write_records
 
 from morocco_lib.analysis import run_files
 from morocco_lib.analysis.gpu import gpu_ram_bytes

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import kills
 import pytest
 import yaml
-from conftest import ROOT
+from helpers import ROOT
 
 from morocco_lib import fileio
 from morocco_lib.artifacts import steps

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import engine
 import pytest
-from test_repository import copy_project
+from helpers import copy_project
 
 from morocco_lib import config
 from morocco_lib.artifacts import steps

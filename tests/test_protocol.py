@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import write_records
 from servers import server
-from test_bench import write_records
 
 from morocco_lib.analysis import run_files, segments, summary, throughput
 from morocco_lib.analysis.run_files import Run

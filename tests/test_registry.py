@@ -18,7 +18,7 @@ from unittest import mock
 
 import engine as engines
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from morocco_lib.cli import entry as cli
 from morocco_lib.cli import images

@@ -7,7 +7,7 @@ import sys
 
 import matplotlib
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from matplotlib import pyplot
 
 from morocco_lib import formatting

@@ -16,8 +16,7 @@ import engine
 import kills
 import pytest
 import yaml
-from conftest import ROOT
-from test_repository import copy_project
+from helpers import QUIET, ROOT, copy_project
 
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure
@@ -368,7 +367,7 @@ def test_in_containers_one_engine_builds_once_and_runs_one_at_a_time(tmp_path, t
     with engine.client(docker_engine) as docker:
         before = {image.id for image in docker.images.list(all=True)}
         argv = [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(out)]
-        environment = {**os.environ, "PYTHONPATH": str(root), "MOROCCO_DATA": ""}
+        environment = {**os.environ, "PYTHONPATH": f"{QUIET}:{root}", "MOROCCO_DATA": ""}
         done = subprocess.run(argv, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         made = [image for image in docker.images.list(all=True) if image.id not in before]

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from morocco_lib.analysis import throughput
 from morocco_lib.analysis.run_files import Run
@@ -19,6 +19,7 @@ def speed(runs, short=()):
     return found.estimate, list(found.notes)
 
 
+pytestmark = pytest.mark.real_load  # simulated
 EVIDENCE = ROOT / "docs" / "evidence.md"
 
 

@@ -1,0 +1,119 @@
+"""What several test modules share: the project and copies of it, programs started from it, commands of pages, records."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+QUIET = ROOT / "tests/quiet"
+
+
+def environment(changes: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a program that imports this project and, as the tests do, sees a quiet machine."""
+    quiet = str(QUIET) in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    folders = [str(QUIET), str(ROOT)] if quiet else [str(ROOT)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **(changes or {})}
+
+
+# -- the project ---------------------------------------------------------------------------------------------------
+def tracked() -> list[Path]:
+    """Return the files that are in git."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in done.stdout.decode().split("\0") if name and (ROOT / name).exists()]
+
+
+def copy_project(home: Path) -> Path:
+    """Copy the project's files, so that what is made beside them is not made here; the environment is shared."""
+    for path in tracked():
+        target = home / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    (home / ".venv").symlink_to(ROOT / ".venv")
+    (ROOT / ".venv/.ready").touch()
+    return home
+
+
+# -- commands of pages ---------------------------------------------------------------------------------------------
+def console_blocks(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield (command, lines shown) of every console block of a page."""
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            lines = part.splitlines()
+            command = [lines.pop(0)]
+            while command[-1].endswith("\\"):
+                command.append(lines.pop(0))
+            yield "\n".join(command), [line for line in lines if line.strip() and line.strip() != "..."]
+
+
+def shape(line: str) -> str:
+    """Return the line with every number and unit made equal: machines differ, what is printed does not."""
+    line = re.sub(r"[0-9a-f]{8}\b|\d[\d.,:-]*", "#", line)
+    return " ".join(re.sub(r"# ?(ms|s|MiB|GiB|kB)\b", "# unit", line).split())
+
+
+def run_as_shown(commands: Iterable[tuple[str, list[str]]], home: Path) -> None:
+    """Run the commands of a page one after the other; each must succeed and print the lines that are shown."""
+    for command, shown in commands:
+        done = subprocess.run(["bash", "-c", command], cwd=home, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, (command, done.stderr)
+        printed = {shape(line) for line in (done.stdout + done.stderr).splitlines()}
+        for line in shown:
+            assert shape(line) in printed, (command, line, sorted(printed))
+
+
+# -- benches -------------------------------------------------------------------------------------------------------
+LABELS = ("entailment", "not_entailment")
+READINGS = [
+    *("speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record"),
+    *("energy_j_per_record", "bytes_per_s", "cold_init_s", "score"),
+]
+KEYS = [  # of bench.json
+    *(
+        "schema",
+        "task",
+        "model",
+        "runner",
+        "image_digest",
+        "input_size",
+        "batch_size",
+        "repeats",
+        "precision",
+        "backend",
+    ),
+    *(
+        "device",
+        "verdict",
+        "reasons",
+        "data",
+        "input",
+        "flips",
+        "kept_answers",
+        "protocol",
+        "runs",
+        "per_run",
+        *READINGS,
+    ),
+]
+RUN_FILES = {"run.json", "workload.json", "answers.jsonl", "chunks.jsonl", "samples.jsonl", "stderr.log"}
+FIRST_IDX = 70_000  # far from the fresh idx, so that a mix-up shows
+
+
+def write_records(path: Path, n: int, *, labelled=True, premise_chars=460) -> Path:
+    """Write TERRa records of about 560 bytes; every fourth label differs from what `paced.py` answers."""
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(n):
+            hypothesis = f"Запись номер {i}" + "!" * (i % 3)
+            label = LABELS[(len(hypothesis) + (i % 4 == 0)) % 2]
+            record = {"premise": f"{i} " + "x" * premise_chars, "hypothesis": hypothesis, "label": label}
+            if not labelled:
+                del record["label"]
+            file.write(json.dumps({**record, "idx": FIRST_IDX + i}, ensure_ascii=False) + "\n")
+    return path
