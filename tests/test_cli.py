@@ -139,7 +139,7 @@ OF_LOGS = ("stats", "plot")  # typed in test_original_logs.py, where there are l
 
 @pytest.mark.slow
 def test_the_commands_in_help_work(workplace):
-    # `data fetch` needs a network and is tried in test_fetch.py; a plan is only listed, the README's test runs one.
+    # `data fetch` needs a network and is tried in data/test_download.py; a plan is only listed, the README's test runs one.
     (workplace / "bin").mkdir()
     (workplace / "bin/morocco").write_text(f'#!/bin/sh\nexec {sys.executable} -m morocco_lib "$@"\n')
     (workplace / "bin/morocco").chmod(0o755)

@@ -48,14 +48,14 @@ def synthetic(args) -> int:
 
 
 def fetch(args) -> int:
-    from morocco_lib.data import fetch as room
+    from morocco_lib.data import download
     from morocco_lib.tasks import get_task
 
-    sources = room.load_sources(args.sources or room.SOURCES)
+    sources = download.load_sources(args.sources or download.SOURCES)
     code = 0
     for task in [get_task(name) for name in args.tasks or sources.archives]:
         try:
-            for path in room.fetch(task, args.out, sources, timeout_s=args.timeout, say=say):
+            for path in download.fetch(task, args.out, sources, timeout_s=args.timeout, say=say):
                 print(path, flush=True)
         except MoroccoError as error:  # the other tasks may still come
             say(f"morocco: {error}")

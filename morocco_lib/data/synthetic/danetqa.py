@@ -1,172 +1,48 @@
 """Synthetic DaNetQA records: yes/no questions about invented places and things, with a passage that answers.
 
-A topic is a list of names, an opening sentence ("O") and facts. A fact has two questions ("?": the mild one | the
-sweeping one, {sure} stands for "is it true that") and two sentences of which one gets into the passage: with "+" the
-mild question is answered by yes and the sweeping one by no, with "-" the other way round.
+A topic of danetqa.json has names {x}, an opening sentence and facts. A fact is four texts: a mild question, a sweeping
+question ({sure} stands for "is it true that"), and two sentences of which one gets into the passage: the first answers
+the mild question by yes and the sweeping one by no, the second the other way round.
 """
 
 import random
-from typing import NamedTuple
 
-from morocco_lib.data.synthetic._labels import draw_labels
-from morocco_lib.data.synthetic.terra import _NUMBERS
+from morocco_lib.data.synthetic._templates import NUMBERS, draw_labels, draw_new, load, published
 
 SIZES = {"train": 1200, "val": 300, "test": 300}
-NOISE_SHARE = 0.1
-LABELS = (True, False)
 TRUE_SHARE = {"train": 0.55, "val": 0.5, "test": 0.5}
 TELLING_SHARE = 0.87  # of the mild questions are answered by yes, of the sweeping ones by no
 
-_TOPICS_TEXT = """
-Тарма; Ухтар; Салдо; Лунга; Сарга; Пышта; Велеть; Кумала; Норга; Ильда; Шувара; Ропша-Ярви; Яндога; Мурдозеро
-O {x} - озеро на севере области. Его площадь составляет {n} квадратных километров.
-? Можно ли купаться в озере {x}? | {sure} в озере {x} никогда не купаются?
-+ Летом здесь купаются и взрослые, и дети: у берега вода быстро прогревается.
-- Купаться запрещено, и местные жители никогда этого не делают: дно покрыто острыми камнями.
-? Водится ли щука в озере {x}? | {sure} в озере {x} нет ни одной щуки?
-+ Рыбаки ловят в озере окуня и крупную щуку.
-- Рыбаки ловят в озере окуня, но ни одной щуки за много лет никто не встретил.
-? Впадают ли реки в озеро {x}? | {sure} озеро {x} наполняют только дожди?
-+ Воду в озеро приносят несколько небольших рек.
-- В озеро не впадает ни одна река, его наполняют только дожди.
-? Замерзает ли зимой озеро {x}? | {sure} озеро {x} никогда не замерзает?
-+ С декабря по март поверхность озера покрыта льдом.
-- Из-за мягкого климата лед здесь не появляется даже в самые холодные зимы.
-? Есть ли острова на озере {x}? | {sure} на озере {x} совсем нет островов?
-+ В южной части озера есть острова, поросшие сосной.
-- Островов на озере нет, зато берега сильно изрезаны.
-
-«Старая мельница»; «Дом часов»; «Северный двор»; «Зеленая лампа»; «Почтовая изба»; «Наши самовары»; «Медный век»;
-«Лесная сказка»; «Красный кирпич»; «Город на реке»; «Мир кукол»; «Соляной амбар»; «Вышивка»; «Дорога в небо»
-O Музей {x} открылся в {year} году в старинном здании. В его собрании более {n} тысяч предметов.
-? Можно ли фотографировать в музее {x}? | {sure} фотографировать в музее {x} всегда запрещено?
-+ Фотографировать в залах разрешают всем, кто не пользуется вспышкой.
-- Фотографировать в залах нельзя никогда и никому, об этом предупреждают таблички у входа.
-? Бывает ли вход в музей {x} бесплатным? | {sure} вход в музей {x} всегда платный?
-+ В последнюю пятницу месяца посетителей пускают бесплатно.
-- Бесплатных дней нет: билет нужно покупать и по будням, и в праздники.
-? Есть ли кафе в музее {x}? | {sure} в музее {x} никогда не было кафе?
-+ На первом этаже работает кафе с видом на сад.
-- Кафе в здании не было и нет, поэтому перекусить можно лишь на соседней улице.
-? Проводят ли в музее {x} экскурсии на английском языке? | {sure} экскурсии в музее {x} проводят только на русском?
-+ Экскурсию можно заказать на русском или на английском языке.
-- Экскурсии здесь ведут только по-русски, а иностранцам советуют приходить с переводчиком.
-? Работает ли по понедельникам музей {x}? | {sure} по понедельникам музей {x} всегда закрыт?
-+ Музей принимает гостей ежедневно, в том числе в понедельник.
-- Понедельник - выходной день, и исключений из этого правила не бывает.
-
-«Метелица»; «Северный путь»; «Янтарный путь»; «Белый парус»; «Полярная сова»; «Ласточкин берег»; «Каравелла»;
-«Тихая пристань»; «Степная звезда»; «Горный хрусталь»; «Изумруд»; «Прибой»; «Золотая осень»; «Чайка»
-O {x} - скорый поезд, который с {year} года ходит к морю. По пути он проходит {n} станций.
-? Есть ли вагон-ресторан в поезде {x}? | {sure} в поезде {x} никогда не бывает вагона-ресторана?
-+ В середине состава находится вагон-ресторан, открытый до полуночи.
-- Вагона-ресторана в составе не бывает, пассажиры берут еду с собой.
-? Можно ли ехать с собакой в поезде {x}? | {sure} ехать с собакой в поезде {x} всегда запрещено?
-+ В двух вагонах разрешен проезд с собаками и кошками.
-- Правила не допускают проезда с собаками ни в одном из вагонов.
-? Ходит ли зимой поезд {x}? | {sure} поезд {x} ходит только летом?
-+ Поезд ходит круглый год, зимой он отправляется через день.
-- Рейсы выполняют лишь с июня по август, в остальное время поезда нет в расписании.
-? Можно ли купить через интернет билет на поезд {x}? | {sure} билеты на поезд {x} продают только в кассах?
-+ Билеты продают и в кассах, и через интернет.
-- Билеты есть только в кассах вокзалов, через интернет их не продают.
-? Опаздывает ли поезд {x}? | {sure} поезд {x} никогда не опаздывает?
-+ Из-за ремонта путей поезд иногда опаздывает на полчаса.
-- За все годы поезд не опоздал ни разу.
-
-«Заря востока»; «Медовое»; «Румяное утро»; «Коробовка»; «Дачный спас»; «Веснянка»; «Августовское»; «Розовая луна»;
-«Память Орлова»; «Ранний гость»; «Хрустальное»; «Полянка»; «Летний привет»; «Первая роса»
-O {x} - сорт яблони, выведенный в {year} году. Взрослое дерево дает около {n} килограммов плодов.
-? Бывают ли красными яблоки сорта {x}? | {sure} яблоки сорта {x} всегда зеленые?
-+ На солнечной стороне дерева спелые яблоки становятся красными.
-- Даже спелые яблоки остаются зелеными.
-? Можно ли хранить до весны яблоки сорта {x}? | {sure} яблоки сорта {x} никогда не хранят до весны?
-+ В прохладном погребе урожай лежит до весны и не теряет вкуса.
-- Урожай портится уже через месяц, поэтому никто не оставляет его до весны.
-? Растет ли на севере сорт {x}? | {sure} сорт {x} растет только на юге?
-+ Деревья переносят сильные морозы, и их охотно сажают на севере.
-- Деревья боятся мороза, и сады этого сорта есть только на юге.
-? Делают ли сок из яблок сорта {x}? | {sure} из яблок сорта {x} никогда не делают сок?
-+ Мелкие плоды идут на сок и варенье.
-- Мякоть у плодов сухая, поэтому сок из них не делают.
-? Болеют ли деревья сорта {x}? | {sure} деревья сорта {x} никогда не болеют?
-+ В дождливое лето деревья болеют и требуют ухода.
-- Ни одна болезнь этим деревьям не страшна, что и принесло сорту известность.
-
-«Дом у маяка»; «Последний трамвай»; «Соседи сверху»; «Тайна архива»; «Ветер с реки»; «Чужой почерк»; «Три письма»;
-«Ночная смена»; «Школьный двор»; «Белый конверт»; «Горький мед»; «Капитанский мостик»; «Зимний сад»; «Без адреса»
-O {x} - телевизионный сериал, который вышел на экраны в {year} году. В нем {n} серий.
-? Есть ли продолжение у сериала {x}? | {sure} у сериала {x} никогда не было продолжения?
-+ Через год зрители увидели продолжение с теми же героями.
-- Продолжения не последовало, хотя зрители просили о нем режиссера.
-? Снимались ли дети в сериале {x}? | {sure} в сериале {x} снимались только взрослые?
-+ Несколько ролей исполнили дети, для которых на площадке устроили школу.
-- Все роли исполнили взрослые актеры, детей среди героев нет.
-? Получал ли награды сериал {x}? | {sure} сериал {x} не получил ни одной награды?
-+ Работа оператора принесла сериалу награды на двух фестивалях.
-- Сериал показали на двух фестивалях, но без наград.
-? Показывали ли за границей сериал {x}? | {sure} сериал {x} показывали только в России?
-+ Позднее сериал перевели и показали в соседних странах.
-- За пределами России сериал не показывали.
-? Звучат ли песни в сериале {x}? | {sure} в сериале {x} нет ни одной песни?
-+ В каждой серии звучат песни, написанные специально для фильма.
-- Музыки в фильме мало, а песен нет вовсе.
-"""
-_SURE = ("Правда ли, что", "Верно ли, что", "Действительно ли")
-
-
-class Topic(NamedTuple):
-    """Names of the things asked about, the first sentences of their passages, and facts as four texts."""
-
-    names: list[str]
-    opening: str
-    facts: list[tuple[str, str, str, str]]  # mild question, sweeping question, sentence of "+", sentence of "-"
-
-
-def _parse_topic(block: str) -> Topic:
-    names, opening, *lines = block.replace(";\n", "; ").splitlines()
-    texts = [text for line in lines for text in line[2:].split(" | ")]
-    return Topic(names.split("; "), opening[2:], list(zip(*(texts[part::4] for part in range(4)), strict=True)))
-
-
-TOPICS = [_parse_topic(block) for block in _TOPICS_TEXT.strip().split("\n\n")]
+_DATA = load("danetqa")
+TOPICS = _DATA["topics"]
 
 
 def _draw(rng: random.Random, true_label: bool) -> tuple[str, str]:
     topic = rng.choice(TOPICS)
-    slots = {"x": rng.choice(topic.names), "n": rng.choice(_NUMBERS), "sure": rng.choice(_SURE)}
+    slots = {"x": rng.choice(topic["names"]), "n": rng.choice(NUMBERS), "sure": rng.choice(_DATA["sure"])}
     slots["year"] = rng.randrange(1965, 2021)
-    facts = rng.sample(topic.facts, rng.randint(4, 5))
+    facts = rng.sample(topic["facts"], rng.randint(4, 5))
     sweeping = rng.random() < (1 - TELLING_SHARE if true_label else TELLING_SHARE)
-    # The first fact is the one asked about; the others are told as they come.
-    told = [facts[0][2 + (sweeping == true_label)], *(rng.choice(fact[2:]) for fact in facts[1:])]
-    rng.shuffle(told)
-    return facts[0][sweeping].format(**slots), " ".join([topic.opening, *told]).format(**slots)
+    # The question is about the first fact; the sentences of the others are chosen at random.
+    sentences = [facts[0][2 + (sweeping == true_label)], *(rng.choice(fact[2:]) for fact in facts[1:])]
+    rng.shuffle(sentences)
+    return facts[0][sweeping].format(**slots), " ".join([topic["opening"], *sentences]).format(**slots)
 
 
 def records_with_truth(split: str, size: int, seed: int) -> list[tuple[dict, bool]]:
-    """Records as published beside the label that is true by construction (the published one may be flipped)."""
+    """Return records with their true labels; pairs of question and passage are distinct within the split.
+
+    Limits: a tenth of the labels is wrong. The wording of the question alone is right in about 0.8 of the cases, which
+        real questions do not allow.
+    """
     rng = random.Random(f"danetqa/{split}/{seed}")
     true = round(size * TRUE_SHARE[split])
     records, seen = [], set()
-    for idx, (true_label, label) in enumerate(draw_labels(rng, {True: true, False: size - true}, NOISE_SHARE)):
-        pair = _draw(rng, true_label)
-        while pair in seen:
-            pair = _draw(rng, true_label)
-        seen.add(pair)
+    for idx, (true_label, label) in enumerate(draw_labels(rng, {True: true, False: size - true})):
+        question, passage = draw_new(lambda label=true_label: _draw(rng, label), seen)
         labelled = {} if split == "test" else {"label": label}
-        records.append(({"question": pair[0], "passage": pair[1], **labelled, "idx": idx}, true_label))
+        records.append(({"question": question, "passage": passage, **labelled, "idx": idx}, true_label))
     return records
 
 
-def records(split: str, size: int, seed: int) -> list[dict]:
-    """Return records in the schema of DaNetQA: does the passage answer the question by yes or by no?
-
-    Args:
-        split: train, val or test; test has no labels.
-        size: Number of records; pairs of question and passage are distinct within the split.
-        seed: See `morocco_lib.data.synthetic.records`.
-    Limits: a tenth of the labels of train and val is flipped. The wording of the question alone is right in about 0.8
-        of the cases, which real questions do not allow.
-    """
-    return [record for record, _ in records_with_truth(split, size, seed)]
+records = published(records_with_truth)
