@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from morocco_lib.models import weights
-from morocco_lib.models.padded import Padded, body_of
-from morocco_lib.models.tokens import Tokens
-from morocco_lib.models.transformer import Transformer
+from morocco_lib.models.transformer.model import Transformer
+from morocco_lib.models.transformer.padded import Padded, body_of
+from morocco_lib.models.transformer.sequences import Tokens
 from morocco_lib.options import Options
 from morocco_lib.tasks import get_task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 THREADS, BATCH = 2, 32
 INPUTS = ["input_ids", "token_type_ids", "attention_mask"]

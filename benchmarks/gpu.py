@@ -30,16 +30,16 @@ import torch
 from inference import Contender, ratio, same, written
 
 from morocco_lib import data
-from morocco_lib.estimate import Run
-from morocco_lib.estimate_gpu import gpu_energy, gpu_ram_bytes
+from morocco_lib.analysis.estimate import Run
+from morocco_lib.analysis.gpu import gpu_energy, gpu_ram_bytes
 from morocco_lib.models import weights
-from morocco_lib.models.heads import head_of
-from morocco_lib.monitor.nvml import GpuSampler
+from morocco_lib.models.transformer.heads import head_of
+from morocco_lib.monitors.nvml import GpuSampler
+from morocco_lib.reasons import Reason
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.records import Record
-from morocco_lib.training import bodies, finetune
-from morocco_lib.validity import Reason
+from morocco_lib.tasks.jsonl import Record
+from morocco_lib.training import backbones, finetune
 
 
 def gpt2(width: int, layers: int, heads: int) -> dict:
@@ -69,7 +69,7 @@ HEADER = "| model | contender | records/s | x | J/record | process MiB | allocat
 
 def prepared(folder: Path, name: str, task: Task, records: list[Record]) -> Path:
     """Write a weights folder of random weights."""
-    body = bodies.from_scratch(SHAPES[name], bodies.texts_of(records, task), 1, 0.0)
+    body = backbones.from_scratch(SHAPES[name], backbones.texts_of(records, task), 1, 0.0)
     body.model.resize_token_embeddings(SHAPES[name]["vocab_size"], mean_resizing=False)
     head, width = head_of(task), body.model.config.hidden_size
     tensors = {f"body.{key}": tensor for key, tensor in body.model.state_dict().items()}

@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from morocco_lib import data, workload
+from morocco_lib import data
+from morocco_lib.data import workload
 from morocco_lib.models import model_class, weights
 from morocco_lib.tasks import get_task
 

@@ -30,12 +30,13 @@ from statistics import median
 
 import numpy as np
 
-from morocco_lib import data, train
+from morocco_lib import data
+from morocco_lib.config.model import ModelParams
+from morocco_lib.config.recipe import Recipe
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.records import Record
-from morocco_lib.training.recipe import Recipe
-from morocco_lib.who import ModelParams
+from morocco_lib.tasks.jsonl import Record
+from morocco_lib.training import fit
 
 HERE = Path(__file__).parent
 PAIRS = ["fixed order", "CrossEncoder", "OpenVINO f32", "morocco fp32", "morocco bf16"]
@@ -108,7 +109,7 @@ class Bar:
 def prepared(work: Path, name: str) -> Path:
     """Return the weights of a trained model, which are kept in the work folder."""
     one, folder = MODELS[name], work / name
-    if not (folder / train.RESULT).is_file():
+    if not (folder / fit.RESULT).is_file():
         task, records = get_task(one.task), work / f"{one.task}-records"
         if not records.is_dir():
             data.make_synthetic(records, [one.task], 1, one.records)
@@ -118,7 +119,7 @@ def prepared(work: Path, name: str) -> Path:
             start = {"source": str(begun(work / f"{name}-begun", one.body, task, task.read(files["train"])))}
         model = ModelParams(name=name, kind="transformer", recipe=Recipe(**{**RECIPE, **one.recipe}), **start)
         folder.mkdir(parents=True, exist_ok=True)
-        train.fit(train.Plan(model, one.task, files, [1]), folder)
+        fit.fit(fit.Plan(model, one.task, files, [1]), folder)
     return folder / "weights"
 
 
@@ -128,11 +129,11 @@ def begun(folder: Path, body: dict, task: Task, records: list[Record]) -> Path:
     GPT-2 begins with words so small that what attention adds of a long passage drowns them, the question's and the
     answer's too: in so few updates it learns nothing of MuSeRC then.
     """
-    from morocco_lib.training import bodies
+    from morocco_lib.training import backbones
 
-    made = bodies.from_scratch(body, bodies.texts_of(records, task), 1)
+    made = backbones.from_scratch(body, backbones.texts_of(records, task), 1)
     made.model.get_input_embeddings().weight.data *= made.model.config.hidden_size**0.5
-    bodies.save_folder(made, folder)
+    backbones.save_folder(made, folder)
     return folder
 
 

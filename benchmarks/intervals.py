@@ -21,9 +21,10 @@ from statistics import median
 
 import numpy as np
 
-from morocco_lib import bench, estimate, stream
-from morocco_lib.estimate import Run
-from morocco_lib.validity import drift_reasons
+from morocco_lib.analysis import estimate, throughput
+from morocco_lib.analysis.estimate import Run
+from morocco_lib.analysis.validity import drift_reasons
+from morocco_lib.benchmark import protocol
 
 RATE = 200.0  # records a second, of an average run
 BATCH, BATCHES = 32, 60
@@ -73,9 +74,9 @@ def experiment(
             if len(runs) == repeats:
                 break
             continue
-        while len(short) < len(runs) + bench.MORE_SHORT:
+        while len(short) < len(runs) + protocol.MORE_SHORT:
             short.append(run(rng, method, cold, slower, batches=1))
-        if len(stream.warm_pairs([s.total_s for s in short], [r.total_s for r in runs])) >= repeats:
+        if len(throughput.warm_pairs([s.total_s for s in short], [r.total_s for r in runs])) >= repeats:
             break
     slowed += [slowed[-1]] * (len(runs) - repeats)
     return runs, short, RATE / (sum(slowed) / len(runs) * math.exp(BETWEEN**2 / 2))

@@ -24,11 +24,13 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from morocco_lib import data, train, who
+from morocco_lib import data
+from morocco_lib.config import model as model_config
 from morocco_lib.data import synthetic
 from morocco_lib.models import weights
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
+from morocco_lib.training import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ["terra", "rcb", "danetqa", "russe", "rwsd", "parus", "muserc", "rucos"]
@@ -72,7 +74,7 @@ def trained(model: str, task_name: str, seed: int, folder: Path, official: Path 
     records = official.resolve() if official else records_of(task_name, seed, folder)
     for name in ("", "-again") if official else ("",):
         out = folder / f"{model}-{task_name}-{seed}{name}"
-        if not (out / train.RESULT).is_file():
+        if not (out / fit.RESULT).is_file():
             words = [sys.executable, "-m", "morocco_lib", "train", model, task_name, "--out", out, "--seed", str(seed)]
             words += ["--data", records]
             one = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -85,9 +87,9 @@ def cell(model: str, task_name: str, seed: int, folder: Path, official: Path | N
     place = official.resolve() if official else records_of(task_name, seed, folder)
     files = {split: data.find_split(place, task, split) for split in ("train", "val")}
     learnt_from, asked = task.read(files["train"]), task.read(files["val"]) if official else unseen(task)
-    result = json.loads((out / train.RESULT).read_text(encoding="utf-8"))
+    result = json.loads((out / fit.RESULT).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as room:
-        train.fit(train.Plan(who.load_model("tfidf", ROOT), task_name, files, [seed]), Path(room))
+        fit.fit(fit.Plan(model_config.load_model("tfidf", ROOT), task_name, files, [seed]), Path(room))
         counts = score_of(weights.load(Path(room))[0], task, asked)
     constant, fitted = score_of(Constant(task, learnt_from), task, asked), weights.load(out)[0]
     row = {

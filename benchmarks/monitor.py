@@ -13,9 +13,9 @@ import sys
 import time
 from dataclasses import dataclass
 
-from morocco_lib.monitor.cgroup import RunCgroup
-from morocco_lib.monitor.processes import Processes
-from morocco_lib.monitor.sampler import PERIOD_S, Sampler, reader_for
+from morocco_lib.monitors.cgroup import RunCgroup
+from morocco_lib.monitors.processes import Processes
+from morocco_lib.monitors.sampler import PERIOD_S, Sampler, reader_for
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessHandle, ProcessRunner
 

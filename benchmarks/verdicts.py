@@ -26,11 +26,14 @@ from pathlib import Path
 
 import numpy as np
 
-from morocco_lib import bench, cached, results, steps, stream, workload
-from morocco_lib.estimate import read_run
-from morocco_lib.monitor import clocks, machine, nvml, sampler
+from morocco_lib import fileio
+from morocco_lib.analysis import summary, throughput
+from morocco_lib.analysis.estimate import read_run
+from morocco_lib.benchmark import cache_probe, protocol
+from morocco_lib.data import workload
+from morocco_lib.monitors import clocks, nvml, sampler, system_load
+from morocco_lib.reasons import NOTES, Reason, verdict
 from morocco_lib.tasks import get_task
-from morocco_lib.validity import NOTES, Reason, verdict
 
 TASK = get_task("terra")
 BOUND = 0.01
@@ -125,7 +128,9 @@ def records() -> list[dict]:
 def description(size: int, kind: str = "", pair: int = 1) -> str:
     """Return workload.json of a timed run (no kind), or of one of a pair that looks for kept answers."""
     if kind:
-        load = dict(zip(("unique", "repeated"), cached.workloads(TASK, records(), size, 1, pair), strict=True))[kind]
+        load = dict(zip(("unique", "repeated"), cache_probe.workloads(TASK, records(), size, 1, pair), strict=True))[
+            kind
+        ]
     else:
         load = workload.build(TASK, records(), size, 1)
     return json.dumps({**load.describe(), "source": {"path": "records.jsonl"}}, ensure_ascii=False)
@@ -188,7 +193,7 @@ def write_run(folder: Path, rng: np.random.Generator, made: Bench, size: int, lo
         "gpu": write_gpu(path / "gpu.jsonl", rng, made, init_s, exit_s) if made.gpu else Reason.NO_GPU,
         "clock": clock(rng, exit_s),
     }  # fmt: skip
-    steps.write_json(path / "run.json", facts)
+    fileio.write_json(path / "run.json", facts)
     return path
 
 
@@ -224,9 +229,9 @@ def others(rng: np.random.Generator, made: Bench, seconds: float, run_cpu_s: flo
     spent = [run_cpu_s, made.others_cores * seconds * rng.gamma(2.0, 0.5), 0.01]  # the run, others, we
     ticks = math.floor(sum(spent) / TICK_S + rng.random() * 4) * TICK_S  # four counters of /proc/stat, each cut
     idle_s = max(0.0, made.cores * seconds - sum(spent))
-    before = machine.Times(0, made.cores, 0.0, 0.0, 0.0, 0.0, {})
-    after = machine.Times(int(seconds * 1e9), made.cores, ticks, idle_s, 0.0, spent[2], {})
-    return machine.others(before, after, run_cpu_s)
+    before = system_load.Times(0, made.cores, 0.0, 0.0, 0.0, 0.0, {})
+    after = system_load.Times(int(seconds * 1e9), made.cores, ticks, idle_s, 0.0, spent[2], {})
+    return system_load.others(before, after, run_cpu_s)
 
 
 def clock(rng: np.random.Generator, seconds: float) -> dict:
@@ -271,16 +276,16 @@ def experiment(rng: np.random.Generator, made: Bench, folder: Path) -> dict:
     paired = not made.streams and not made.tells
     for _ in range(2 * made.repeats):
         runs.append(read_run(write_run(folder, rng, made, size, description(size))))
-        while paired and len(shorts) < len(runs) + bench.MORE_SHORT:
+        while paired and len(shorts) < len(runs) + protocol.MORE_SHORT:
             shorts.append(read_run(write_run(folder / "short", rng, made, made.batch, description(made.batch))))
-        warm = stream.warm_pairs([s.total_s for s in shorts], [run.total_s for run in runs]) if paired else runs
+        warm = throughput.warm_pairs([s.total_s for s in shorts], [run.total_s for run in runs]) if paired else runs
         if len(warm) >= made.repeats:
             break
-    few = made.batch * -(-cached.size_for(made.per_s, made.batch, size, start_s if paired else 0.0) // made.batch)
-    for pair, kind in cached.sequence():
+    few = made.batch * -(-cache_probe.size_for(made.per_s, made.batch, size, start_s if paired else 0.0) // made.batch)
+    for pair, kind in cache_probe.sequence():
         write_run(folder / "cached" / kind, rng, made, min(few, size), description(min(few, size), kind, pair))
-    steps.write_json(folder / results.PROTOCOL, {"schema": 1, "cached": {"size": few}, "conformance": {"ok": True}})
-    return results.derive(folder)
+    fileio.write_json(folder / summary.PROTOCOL, {"schema": 1, "cached": {"size": few}, "conformance": {"ok": True}})
+    return summary.derive(folder)
 
 
 def expected(made: Bench) -> set[Reason]:

@@ -3,7 +3,7 @@
 Rooms, in the order a record walks through them: `tasks` (what is asked), `data` and `workload` (which records, in
 which order), `runners` (how a model is run), `monitor` (what it costs), `bench` (the protocol), `estimate` and
 `validity` (facts -> numbers and verdict), `steps` (the record on disk), `report` and `verify` (reading it back).
-Nothing heavy is imported until it is used: `morocco_lib.bench` and the other rooms are, when they are first named.
+Nothing heavy is imported until it is used: `morocco_lib.benchmark.protocol` and the other rooms are, when they are first named.
 """
 
 import importlib

@@ -1,3 +1,3 @@
-from morocco_lib.cli import main
+from morocco_lib.cli.entry import main
 
 raise SystemExit(main())

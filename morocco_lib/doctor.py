@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-PROC, CGROUP, POWERCAP = Path("/proc"), Path("/sys/fs/cgroup"), Path("/sys/class/powercap")
-CLOCKSOURCE = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+from morocco_lib.monitors.host import CGROUP, CLOCKSOURCE, PROC, cgroup_folders, host_facts, read_field, usable_cores
+
+POWERCAP = Path("/sys/class/powercap")
 KIT = ("papermill", "jupyterlab", "nbconvert", "pandas", "seaborn", "sklearn", "pydantic")
 GPU = ("GPU", "GPU memory of a process", "GPU energy")
 # What the summary sentence speaks of, and the findings of which one is enough for it.
@@ -74,46 +75,16 @@ def _finding(what: str, ok: bool, seen: str, case: str = "") -> Finding:
     return Finding(what, ok, seen, *(() if ok else ADVICE[case or what]))
 
 
-def _read(path: Path, field: str = "") -> str:
-    """Return a file's text, or what follows `field:` in it; "" where there is none."""
-    with suppress(OSError):
-        text = path.read_text(encoding="utf-8", errors="replace").strip()
-        found = re.search(rf"^{field}\s*:\s*(.+?)(?: kB)?$" if field else r"(?s)(.*)", text, re.MULTILINE)
-        return found[1] if found else ""
-    return ""
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cgroups(proc: Path, root: Path) -> tuple[str | None, str, dict[str, Path]]:
-    """Return the version that accounts for memory, the layout in words, and this process's folder by controller."""
-    lines = [line.split(":", 2) for line in _read(proc / "self/cgroup").splitlines() if line.count(":") >= 2]
-    v1 = {name: (joined, path) for _, joined, path in lines for name in joined.split(",") if joined}
-    unified = next((path for _, joined, path in lines if not joined), None)
-    base = root if (root / "cgroup.controllers").exists() else root / "unified"
-    if "memory" in v1:
-        version, mounts = "v1", {n: (root / (j if (root / j).is_dir() else n), path) for n, (j, path) in v1.items()}
-    elif unified is not None and base.is_dir():
-        version, mounts = "v2", dict.fromkeys(("memory", "cpu", "cpuacct"), (base, unified))
-    else:
-        return None, "no cgroup", {}
-    # In a container the path may be the host's, and only the mount itself is there.
-    own = {n: Path(f"{m}{p}") if ".." not in p and Path(f"{m}{p}").is_dir() else m for n, (m, p) in mounts.items()}
-    return version, version + (" (hybrid)" if v1 and unified is not None else ""), own
-
-
 def _limit(folder: Path, *files: str) -> float:
     """Return the lowest limit of a group and those above it, which all apply; a quota is divided by its period."""
-    words = [" ".join(_read(group / file) for file in files).split() for group in (folder, *folder.parents)]
+    words = [" ".join(read_field(group / file) for file in files).split() for group in (folder, *folder.parents)]
     limits = [int(w[0]) / int(w[1] if len(w) > 1 else 1) for w in words if w and w[0].isdigit()]  # "max", -1: no limit
     return min(limits, default=float("inf"))
 
 
 def probe_system(clock: Path = CLOCKSOURCE, version: tuple = sys.version_info[:3]) -> list[Finding]:
     """Check for Python 3.11, Linux (the only system that can be measured), and a fast clock (smallest step in ns)."""
-    source, fast = _read(clock), ("tsc", "kvm-clock", "arch_sys_counter")  # read without a system call
+    source, fast = read_field(clock), ("tsc", "kvm-clock", "arch_sys_counter")  # read without a system call
     steps_ns = [b - a for a, b in itertools.pairwise([time.monotonic_ns() for _ in range(2000)]) if b > a]
     return [
         _finding("Python", version >= (3, 11), ".".join(map(str, version))),
@@ -124,9 +95,13 @@ def probe_system(clock: Path = CLOCKSOURCE, version: tuple = sys.version_info[:3
 
 def probe_size(proc: Path = PROC, cgroup_root: Path = CGROUP) -> list[Finding]:
     """Compare cores with the CPU quota (in cores) and the load average, and free memory with 1 GiB."""
-    cores, load, folders = _cores(), _read(proc / "loadavg").split(" ")[0] or "nan", _cgroups(proc, cgroup_root)[2]
+    cores, load, folders = (
+        usable_cores(),
+        read_field(proc / "loadavg").split(" ")[0] or "nan",
+        cgroup_folders(proc, cgroup_root)[2],
+    )
     quota = _limit(folders.get("cpu", cgroup_root), "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
-    total, free = (int(_read(proc / "meminfo", name) or 0) / 2**20 for name in ("MemTotal", "MemAvailable"))
+    total, free = (int(read_field(proc / "meminfo", name) or 0) / 2**20 for name in ("MemTotal", "MemAvailable"))
     limit = min(total, _limit(folders.get("memory", cgroup_root), "memory.max", "memory.limit_in_bytes") / 2**30)
     seen = f"{total:.1f} GiB, {free:.1f} GiB available" + (f", cgroup limit {limit:.1f} GiB" if limit < total else "")
     return [
@@ -138,12 +113,14 @@ def probe_size(proc: Path = PROC, cgroup_root: Path = CGROUP) -> list[Finding]:
 
 def probe_cgroup(proc: Path = PROC, cgroup_root: Path = CGROUP, release: str = platform.release()) -> list[Finding]:
     """Check that child cgroups can be made (an empty one is, for a moment), and that the kernel marks peaks (bytes)."""
-    version, layout, folders = _cgroups(proc, cgroup_root)
+    version, layout, folders = cgroup_folders(proc, cgroup_root)
     own, trouble = folders.get("memory", cgroup_root), "" if "cpuacct" in folders else "CPU time is not counted"
     parents = {own, folders.get("cpuacct", own)}
     if version == "v2":
         # A v2 group with processes of its own hands no controller down, so the child's parent is often one above.
-        above = [group for group in (own, *own.parents) if "memory" in _read(group / "cgroup.subtree_control").split()]
+        above = [
+            group for group in (own, *own.parents) if "memory" in read_field(group / "cgroup.subtree_control").split()
+        ]
         parents = [group for group in above if os.access(group / "cgroup.procs", os.W_OK)][:1]
         trouble = "" if parents else f"no group from {own} up hands memory to this user"
     for parent in () if trouble else parents:
@@ -165,7 +142,10 @@ def probe_kernel(proc: Path = PROC, powercap: Path = POWERCAP) -> list[Finding]:
     """Check that /proc shows all processes, page caches could be dropped (none are) and RAPL (microjoules) be read."""
     folders = [folder for folder in (proc.iterdir() if proc.is_dir() else ()) if folder.name.isdigit()]
     hidden = sum(not os.access(folder / "status", os.R_OK) and folder.exists() for folder in folders)
-    switch, counters = proc / "sys/vm/drop_caches", [_read(path) for path in powercap.glob("intel-rapl*/energy_uj")]
+    switch, counters = (
+        proc / "sys/vm/drop_caches",
+        [read_field(path) for path in powercap.glob("intel-rapl*/energy_uj")],
+    )
     droppable, metered = os.access(switch, os.W_OK), sum(counter.isdigit() for counter in counters)
     shown, rights = not hidden and (proc / "1").exists(), "CPU energy" + ": rights" * bool(counters)
     return [
@@ -282,15 +262,6 @@ def table(findings: list[Finding]) -> str:
     can, cannot = (re.sub(r", ([^,]+)$", r" and \1", ", ".join(names)) for names in able)
     says = f"{can or 'nothing'} can be measured here" + (f"; {cannot} cannot" if cannot else "")
     return "\n".join([*lines, f"{len(ok)} of {len(findings)} available; {says}."])
-
-
-def host_facts(proc: Path = PROC, cgroup_root: Path = CGROUP, clocksource: Path = CLOCKSOURCE) -> dict:
-    """Return the few facts about this machine recorded with every run: cores usable, memory in bytes; None: unknown."""
-    facts = {"hostname": platform.node(), "kernel": platform.release(), "machine": platform.machine()}
-    facts |= {"cpu": _read(proc / "cpuinfo", "model name"), "cores": _cores()}
-    facts |= {"memory_bytes": int(_read(proc / "meminfo", "MemTotal") or 0) * 1024, "python": platform.python_version()}
-    facts |= {"boot_id": _read(proc / "sys/kernel/random/boot_id"), "clocksource": _read(clocksource)}
-    return {name: fact or None for name, fact in facts.items()} | {"cgroup": _cgroups(proc, cgroup_root)[0]}
 
 
 def as_dict(findings: list[Finding]) -> dict:

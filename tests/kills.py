@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nbformat
 
-from morocco_lib import steps, verify
+from morocco_lib.artifacts import steps, verify
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "MOROCCO_KILLS_MARK"

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from servers import PYTHON, ROOT, is_alive, runner, server
 
-from morocco_lib import bench, measure, workload
+from morocco_lib.benchmark import protocol
+from morocco_lib.benchmark import run as measure
+from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
-from morocco_lib.validity import Reason
 
 LABELS = ("entailment", "not_entailment")
 READINGS = [
@@ -212,11 +214,11 @@ def test_an_invalid_result_has_the_same_keys(benched, records, tmp_path):
 
 
 def test_bench_json_can_be_rebuilt_from_the_runs_alone(good, tmp_path):
-    assert json.loads(json.dumps(bench.derive(good.out))) == good.result
+    assert json.loads(json.dumps(protocol.derive(good.out))) == good.result
     moved = tmp_path / "moved"
     moved.mkdir()
     subprocess.run(["cp", "-r", str(good.out / "runs"), str(good.out / "protocol.json"), str(moved)], check=True)
-    assert json.loads(json.dumps(bench.derive(moved))) == good.result
+    assert json.loads(json.dumps(protocol.derive(moved))) == good.result
 
 
 def assert_readings(result: dict) -> None:
@@ -528,9 +530,9 @@ def test_a_program_is_not_started_when_the_disk_refuses_its_files(tmp_path, monk
 
     monkeypatch.setattr(measure, "open_samples", refuse)
     load, source = load_of_one(tmp_path)
-    program = bench.Program([*PYTHON, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"], "m")
+    program = protocol.Program([*PYTHON, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"], "m")
     with pytest.raises(EnvironmentFailure, match="No space left"):
-        bench.measure(program, load, source, ProcessRunner(), Limits(9), tmp_path, batch_size=1, repeats=1)
+        protocol.measure(program, load, source, ProcessRunner(), Limits(9), tmp_path, batch_size=1, repeats=1)
     time.sleep(0.2)
     assert not (tmp_path / "started").exists()
 
@@ -555,10 +557,10 @@ def test_a_disk_that_fills_up_ends_the_program_and_keeps_finished_runs(tmp_path,
 
     load, source = load_of_one(tmp_path)
     monkeypatch.setattr(measure, "open_samples", FullDisk)
-    program = bench.Program(server("paced", "--fault", "hang"), "m")
+    program = protocol.Program(server("paced", "--fault", "hang"), "m")
     begin = time.monotonic()
     with pytest.raises(EnvironmentFailure, match="No space left"):
-        bench.measure(program, load, source, ProcessRunner(), Limits(9), tmp_path, batch_size=1, repeats=1)
+        protocol.measure(program, load, source, ProcessRunner(), Limits(9), tmp_path, batch_size=1, repeats=1)
     assert time.monotonic() - begin < 5
     assert not [path for path in (tmp_path / "runs").iterdir() if path.name[0] != "."]
 
@@ -586,8 +588,8 @@ def test_interrupting_a_bench_ends_its_program(records, tmp_path):
 )
 def test_a_program_is_named_after_its_script(monkeypatch, text, name):
     monkeypatch.chdir(ROOT)
-    assert bench.command(text).model == name
-    assert bench.command(text, "mine").model == "mine"
+    assert protocol.command(text).model == name
+    assert protocol.command(text, "mine").model == "mine"
 
 
 def test_the_example_in_the_docstring_works(tmp_path, synthetic_data, monkeypatch):
@@ -595,12 +597,12 @@ def test_the_example_in_the_docstring_works(tmp_path, synthetic_data, monkeypatc
     shutil.copyfile(ROOT / "docs/example_model.py", tmp_path / "my_model.py")
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(textwrap.dedent(bench.__doc__.split(":\n\n", 1)[1]), names)
+    exec(textwrap.dedent(protocol.__doc__.split(":\n\n", 1)[1]), names)
     assert names["result"]["verdict"] == "VALID" and names["result"]["model"] == "my_model"
 
 
 def test_rooms_are_found_by_their_names_alone():
-    code = "import morocco_lib; help(morocco_lib.bench); print(dir(morocco_lib)); morocco_lib.bensch"
+    code = "import morocco_lib; help(morocco_lib.benchmark.protocol); print(dir(morocco_lib)); morocco_lib.bensch"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "what is run in which order" in done.stdout and "'workload'" in done.stdout
     assert "has no room 'bensch'; rooms: answers," in done.stderr

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 import morocco_lib
-from morocco_lib import arguments, cli, doctor
+from morocco_lib import doctor
+from morocco_lib.cli import arguments
+from morocco_lib.cli import entry as cli
 from morocco_lib.tasks import get_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,9 +169,9 @@ def test_the_commands_in_help_work(workplace):
     "code",
     [
         "import morocco_lib",
-        "import morocco_lib.cli as cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass",
-        "import morocco_lib.cli as cli\ntry: cli.main(['bench', '--help'])\nexcept SystemExit: pass",
-        "import morocco_lib.cli as cli\ncli.main(['eval', 'terra', 'missing', 'missing'])",
+        "import morocco_lib.cli.entry as cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass",
+        "import morocco_lib.cli.entry as cli\ntry: cli.main(['bench', '--help'])\nexcept SystemExit: pass",
+        "import morocco_lib.cli.entry as cli\ncli.main(['eval', 'terra', 'missing', 'missing'])",
     ],
     ids=["import", "help", "bench help", "eval"],
 )

@@ -7,8 +7,12 @@ from types import SimpleNamespace
 import pytest
 from servers import server
 
-from morocco_lib import bench, params, pipeline, results, steps, verify
-from morocco_lib.monitor import clocks
+from morocco_lib import config, fileio
+from morocco_lib.analysis import summary
+from morocco_lib.artifacts import steps, verify
+from morocco_lib.benchmark import protocol
+from morocco_lib.monitors import clocks
+from morocco_lib.pipeline import plan_run
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
@@ -40,15 +44,15 @@ def disturb(monkeypatch):
 
 def measured(synthetic_data, folder) -> dict:
     folder.mkdir()
-    program = bench.Program(server("paced", "--rate", 200), "paced")
+    program = protocol.Program(server("paced", "--rate", 200), "paced")
     source = synthetic_data / "TERRa" / "val.jsonl"
     options = {"input_size": 40, "batch_size": 4, "repeats": 1, "seed": 1}
-    return bench.bench(program, get_task("terra"), source, ProcessRunner(), Limits(timeout_s=60), folder, **options)
+    return protocol.bench(program, get_task("terra"), source, ProcessRunner(), Limits(timeout_s=60), folder, **options)
 
 
 def test_a_quiet_clock_has_neither_moved_nor_slept(synthetic_data, tmp_path):
     assert measured(synthetic_data, tmp_path / "out")["reasons"] == ["SINGLE_RUN"]
-    clock = steps.read_json(tmp_path / "out/runs/01/run.json")["clock"]
+    clock = fileio.read_json(tmp_path / "out/runs/01/run.json")["clock"]
     assert clock == {"source": "CLOCK_MONOTONIC", "wall_moved_s": 0.0, "slept_s": 0.0}
 
 
@@ -58,7 +62,7 @@ def test_a_wall_clock_that_is_set_is_noted_and_speed_stays(synthetic_data, tmp_p
     result = measured(synthetic_data, tmp_path / "out")
     assert result["verdict"] == "VALID" and set(result["reasons"]) == {"CLOCK_TROUBLE", "SINGLE_RUN"}
     assert result["speed_per_s"]["value"] == pytest.approx(200, rel=0.2)
-    clock = steps.read_json(tmp_path / "out/runs/01/run.json")["clock"]
+    clock = fileio.read_json(tmp_path / "out/runs/01/run.json")["clock"]
     assert clock["wall_moved_s"] == pytest.approx(hours * 3600, abs=0.1) and clock["slept_s"] == 0.0
 
 
@@ -66,7 +70,7 @@ def test_a_machine_that_slept_makes_the_run_invalid(synthetic_data, tmp_path, di
     disturb(HOUR_NS, HOUR_NS)
     result = measured(synthetic_data, tmp_path / "out")
     assert result["verdict"] == "INVALID" and set(result["reasons"]) == {"MACHINE_SLEPT", "SINGLE_RUN"}
-    assert results.derive(tmp_path / "out") == result
+    assert summary.derive(tmp_path / "out") == result
 
 
 def test_a_clock_that_is_slewed_as_usual_has_not_jumped():
@@ -85,7 +89,7 @@ def test_a_step_that_ends_before_it_began_by_the_clock_is_done_and_verifies(tmp_
     dates = iter(["2030-01-01T00:00:00.000Z", "2020-01-01T00:00:00.000Z"])
     monkeypatch.setattr(steps, "now", lambda: next(dates))
     with steps.Step.begin(tmp_path / "step", "check", parameters={}, inputs={}) as step:
-        steps.write_text(step.folder / "note.txt", "kept\n")
+        fileio.write_text(step.folder / "note.txt", "kept\n")
     status = steps.read_status(tmp_path / "step")
     assert status["state"] == "done" and status["ended"] < status["started"]
     assert all(finding.ok for finding in verify.verify(tmp_path / "step"))
@@ -97,10 +101,10 @@ def test_a_fresh_plan_gets_a_folder_of_its_own_though_the_clock_was_set_back(tmp
         def now(cls, tz=None):
             return cls(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
-    monkeypatch.setattr(pipeline, "datetime", Stopped)
-    plan = params.PlanParams(name="small", tasks=["terra"], models=["majority"])
+    monkeypatch.setattr(plan_run, "datetime", Stopped)
+    plan = config.PlanParams(name="small", tasks=["terra"], models=["majority"])
     made = []
     for _ in range(3):
-        made.append(pipeline.plan_folder(plan, tmp_path, None, fresh=True))
+        made.append(plan_run.plan_folder(plan, tmp_path, None, fresh=True))
         made[-1].mkdir(parents=True)
     assert [folder.name for folder in made] == [f"small-20260102-030405{end}" for end in ("", "-2", "-3")]

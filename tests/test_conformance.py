@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT
 from servers import PYTHON, server
 
-from morocco_lib import bench, conformance, data, hearing
+from morocco_lib import data
+from morocco_lib.benchmark import conformance, contract_run, protocol
 from morocco_lib.errors import UsageError
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
@@ -74,9 +75,9 @@ def val(synthetic_data):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch, request):
     """Late is a tenth of a second, and a program that does not end is given up after one."""
-    monkeypatch.setattr(hearing, "END_S", 1.0)
+    monkeypatch.setattr(contract_run, "END_S", 1.0)
     if "impatient" not in request.node.name:
-        monkeypatch.setattr(hearing, "LATE_S", 0.1)
+        monkeypatch.setattr(contract_run, "LATE_S", 0.1)
 
 
 def words(fault, *more) -> list[str]:
@@ -84,7 +85,7 @@ def words(fault, *more) -> list[str]:
 
 
 def checked(argv, records, task=TERRA, limits=LIMITS, **options):
-    return conformance.check(bench.Program(argv, "model"), task, records, ProcessRunner(), limits, **options)
+    return conformance.check(protocol.Program(argv, "model"), task, records, ProcessRunner(), limits, **options)
 
 
 def finding(report, rule):
@@ -132,7 +133,7 @@ def test_our_own_program_passes(name, val, fitted, synthetic_data, tmp_path):
         weights = tmp_path / "weights"
         room.save(model_class(name).fit(TERRA, records, 1), TERRA, weights, name=name, trained_on={"origin": "test"})
     argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights)]
-    report = conformance.check(bench.Program(argv, name), TERRA, val, ProcessRunner(cwd=ROOT), LIMITS)
+    report = conformance.check(protocol.Program(argv, name), TERRA, val, ProcessRunner(cwd=ROOT), LIMITS)
     assert report.ok and report.rules("warn") == [], report.text()
 
 
@@ -341,7 +342,7 @@ def contained(docker_engine, tiny_image):
             name = engine.build(docker, f"morocco-tests/contract:{fault or 'honest'}", {"contract.py": source}, entry)
         made.add(name)
         runner = DockerRunner(name)
-        return conformance.check(bench.contained(runner.image), TERRA, records, runner, limits)
+        return conformance.check(protocol.contained(runner.image), TERRA, records, runner, limits)
 
     yield run
     with engine.client(docker_engine) as docker:

@@ -14,16 +14,17 @@ import engine
 import pytest
 from servers import PYTHON, ROOT, runner, server
 
-from morocco_lib import bench, validity
-from morocco_lib.measure import Program
-from morocco_lib.monitor import machine
-from morocco_lib.monitor.cgroup import Memory, RunCgroup
-from morocco_lib.monitor.processes import Processes, wait_status
-from morocco_lib.monitor.sampler import CgroupReader, ProcReader, Sampler
+from morocco_lib.analysis import validity
+from morocco_lib.benchmark import protocol
+from morocco_lib.benchmark.run import Program
+from morocco_lib.monitors import system_load
+from morocco_lib.monitors.cgroup import Memory, RunCgroup
+from morocco_lib.monitors.processes import Processes, wait_status
+from morocco_lib.monitors.sampler import CgroupReader, ProcReader, Sampler
+from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.docker import DockerRunner
 from morocco_lib.tasks import get_task
-from morocco_lib.validity import Reason
 
 TASK = get_task("terra")
 SERVERS = Path(__file__).with_name("servers")
@@ -41,7 +42,7 @@ def records(tmp_path_factory) -> Path:
 def benched(program: Program, way, records: Path, folder: Path) -> tuple[dict, dict]:
     """Bench one run of a hundred records and return (bench.json, run.json)."""
     options = {"input_size": 100, "batch_size": 1, "repeats": 1, "seed": 1}
-    result = bench.bench(program, TASK, records, way, Limits(timeout_s=30), folder, **options)
+    result = protocol.bench(program, TASK, records, way, Limits(timeout_s=30), folder, **options)
     return result, json.loads((folder / "runs" / "01" / "run.json").read_text())
 
 
@@ -291,11 +292,11 @@ def test_what_the_run_itself_burns_is_not_others(records, tmp_path):
 
 
 def test_what_we_burn_ourselves_is_not_others():
-    before, began = machine.read(), time.process_time()
+    before, began = system_load.read(), time.process_time()
     while time.process_time() - began < 1.0:
         pass
-    after = machine.read()
-    ours = machine.others(before, after, 0.0)
+    after = system_load.read()
+    ours = system_load.others(before, after, 0.0)
     theirs = after.busy_s - before.busy_s - (after.own_s - before.own_s)
     assert after.own_s - before.own_s == pytest.approx(1.0, abs=0.1)
     assert ours["cpu_s"] == pytest.approx(max(0.0, theirs)) and os.getpid() not in {p["pid"] for p in ours["top"]}
@@ -322,14 +323,14 @@ def test_the_engine_the_run_and_ourselves_are_taken_off(tmp_path):
     first = {10: ("dockerd", 5), 20: ("browser (x)", 100), 30: ("model", 0), os.getpid(): ("morocco", 0)}
     then = {pid: (name, ticks + TICKS) for pid, (name, ticks) in first.items()}
     then |= {40: ("containerd-shim", 2 * TICKS), 50: ("make", 3 * TICKS)}
-    before = machine.read(plant(tmp_path / "was", " ".join(map(str, was)), first))
-    after = machine.read(plant(tmp_path / "now", " ".join(map(str, now)), then))
-    found = machine.others(before, after, run_cpu_s=1.0, run_pids=[30], engine=True)
+    before = system_load.read(plant(tmp_path / "was", " ".join(map(str, was)), first))
+    after = system_load.read(plant(tmp_path / "now", " ".join(map(str, now)), then))
+    found = system_load.others(before, after, run_cpu_s=1.0, run_pids=[30], engine=True)
     own_s = after.own_s - before.own_s
     assert found["cpu_s"] == pytest.approx(10 - 1 - own_s - (1 + 2))
     assert (found["of_cores"], found["idle_share"], found["steal_share"]) == (2, pytest.approx(0.4), pytest.approx(0.1))
     assert [(p["pid"], p["name"], p["cpu_s"]) for p in found["top"]] == [(50, "make", 3.0), (20, "browser (x)", 1.0)]
-    bare = machine.others(before, after, run_cpu_s=1.0)
+    bare = system_load.others(before, after, run_cpu_s=1.0)
     assert bare["cpu_s"] == pytest.approx(9 - own_s) and [p["pid"] for p in bare["top"][:2]] == [50, 40]
 
 
@@ -337,8 +338,8 @@ def test_the_engine_the_run_and_ourselves_are_taken_off(tmp_path):
 def test_a_machine_that_does_not_tell_is_not_idle(tmp_path, stat):
     if stat is not None:
         (tmp_path / "stat").write_text(stat)
-    assert machine.read(tmp_path) is None
-    assert machine.others(None, machine.read(), 0.0) is Reason.MACHINE_NOT_TOLD
+    assert system_load.read(tmp_path) is None
+    assert system_load.others(None, system_load.read(), 0.0) is Reason.MACHINE_NOT_TOLD
     assert validity.machine_reasons(Reason.MACHINE_NOT_TOLD) == []
 
 

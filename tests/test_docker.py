@@ -14,7 +14,7 @@ import engine
 import pytest
 from servers import ROOT
 
-from morocco_lib import verify
+from morocco_lib.artifacts import verify
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.runners import engine as engines
 from morocco_lib.runners.contract import Limits, converse

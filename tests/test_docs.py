@@ -12,12 +12,13 @@ import pytest
 import test_repository
 from conftest import ROOT
 
-from morocco_lib import data, tasks, validity
-from morocco_lib.cli import build_parser
+from morocco_lib import data, reasons, tasks
+from morocco_lib.analysis import validity
+from morocco_lib.cli.entry import build_parser
 from morocco_lib.data import synthetic
+from morocco_lib.data.workload import build
 from morocco_lib.models import model_class
 from morocco_lib.tasks import get_task, task_names
-from morocco_lib.workload import build
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -128,17 +129,17 @@ def test_every_reason_is_explained_and_of_its_kind():
     every_exit = {"oom_killed": True, "left_pids": [1], "pids_refused": 1}
     ends = ({"timed_out": True}, {"timed_out": False, "signal": 9}, {"timed_out": False, "signal": None, "code": 1})
     judged = {reason for end in ends for reason in validity.exit_reasons(every_exit | end)}
-    judged |= {*validity.RULE_REASONS.values(), validity.Reason.INPUT_NOT_READ, validity.Reason.MACHINE_SLEPT}
-    judged |= {validity.Reason.STDOUT_FLOODED, validity.Reason.LOG_TRUNCATED, validity.Reason.DRIFT}
+    judged |= {*validity.RULE_REASONS.values(), reasons.Reason.INPUT_NOT_READ, reasons.Reason.MACHINE_SLEPT}
+    judged |= {reasons.Reason.STDOUT_FLOODED, reasons.Reason.LOG_TRUNCATED, reasons.Reason.DRIFT}
     judged |= set(validity.cached_reasons({"fires": True}))
-    judged |= {validity.Reason.SAMPLER_GAPS, validity.Reason.WORKER_KILLED, validity.Reason.BUSY_MACHINE}
+    judged |= {reasons.Reason.SAMPLER_GAPS, reasons.Reason.WORKER_KILLED, reasons.Reason.BUSY_MACHINE}
     device = {"used_by_run": True, "lost": True, "slowed_samples": 1, "state_samples": 1}
     other = {"pid": 1, "samples": 9, "peak_bytes": None, "graphics_only": False}
     judged |= set(validity.gpu_reasons({"pids_hidden": False, "devices": [{**device, "others": [other]}]}))
-    for reason in validity.Reason:
-        kind = "note" if reason in validity.NOTES else "INVALID" if reason in judged else "dash"
+    for reason in reasons.Reason:
+        kind = "note" if reason in reasons.NOTES else "INVALID" if reason in judged else "dash"
         assert kinds[reason][1] == kind and all(kinds[reason][2:4]), reason
-    assert set(kinds) == set(validity.Reason)
+    assert set(kinds) == set(reasons.Reason)
 
 
 def test_every_metric_and_task_is_named():

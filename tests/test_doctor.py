@@ -18,6 +18,7 @@ import pytest
 
 from morocco_lib import doctor
 from morocco_lib.doctor import Finding
+from morocco_lib.monitors import host
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
@@ -95,7 +96,7 @@ def test_cgroup_v1_gets_child_groups_in_both_hierarchies_and_leaves_none_behind(
 def test_a_hybrid_machine_counts_as_v1_where_a_memory_line_exists(tmp_path):
     proc, root = tree(tmp_path / "proc", {"self/cgroup": V1 + "0::/\n"}), tree(tmp_path / "cgroup", V1_FILES)
     assert doctor.probe_cgroup(proc, root)[0].seen == "v1 (hybrid), child groups can be made"
-    assert doctor.host_facts(proc, root)["cgroup"] == "v1"
+    assert host.host_facts(proc, root)["cgroup"] == "v1"
 
 
 def test_cgroup_v2_gets_its_child_group_from_the_nearest_group_that_hands_memory_down(tmp_path):
@@ -108,7 +109,7 @@ def test_cgroup_v2_gets_its_child_group_from_the_nearest_group_that_hands_memory
         own, peak = doctor.probe_cgroup(proc, root, "5.19.0-41-generic")
     assert own.ok and [path.parent for path in made] == [root / "user.slice"] and not made[0].exists()
     assert peak.ok and "memory.peak" in peak.seen
-    assert doctor.host_facts(proc, root)["cgroup"] == "v2"
+    assert host.host_facts(proc, root)["cgroup"] == "v2"
 
 
 def test_cgroup_v2_without_memory_control_falls_back_to_proc_and_an_old_kernel_has_no_peak(tmp_path):
@@ -135,11 +136,11 @@ def test_no_cgroup_at_all_is_a_finding_not_a_failure(tmp_path):
     own, peak = doctor.probe_cgroup(tmp_path / "proc", tmp_path / "cgroup", "6.1.0")
     assert not own.ok and own.seen.startswith("no cgroup")
     assert not peak.ok
-    assert doctor.host_facts(tmp_path, tmp_path, tmp_path)["cgroup"] is None
+    assert host.host_facts(tmp_path, tmp_path, tmp_path)["cgroup"] is None
 
 
 def test_limits_of_the_groups_above_count(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_cores", lambda: 4)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 4)
     proc = {"self/cgroup": "0::/user.slice/run.scope\n", "meminfo": MEMINFO, "loadavg": "0.50 0.40 0.30 1/90 7\n"}
     sizes = by_what(doctor.probe_size(tree(tmp_path / "proc", proc), tree(tmp_path / "cgroup", V2_FILES)))
     assert not sizes["CPU cores"].ok and sizes["CPU cores"].seen == "4 usable, CPU quota 0.5"
@@ -148,7 +149,7 @@ def test_limits_of_the_groups_above_count(tmp_path, monkeypatch):
 
 
 def test_v1_without_quota_is_fine_and_its_memory_limit_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_cores", lambda: 4)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 4)
     proc = tree(tmp_path / "proc", {"self/cgroup": V1, "meminfo": MEMINFO, "loadavg": "2.01 1 1 1/90 7\n"})
     sizes = by_what(doctor.probe_size(proc, tree(tmp_path / "cgroup", V1_FILES)))
     assert sizes["CPU cores"] == Finding("CPU cores", True, "4 usable, CPU quota none")
@@ -386,15 +387,15 @@ def test_json_holds_findings_and_host_facts():
     record = json.loads(json.dumps(doctor.as_dict(findings)))
     assert record["schema"] == 1
     assert [Finding(**finding) for finding in record["findings"]] == findings
-    assert record["host"] == doctor.host_facts()
+    assert record["host"] == host.host_facts()
 
 
 def test_host_facts_are_none_where_unknown(tmp_path):
     names = "hostname kernel machine cpu cores memory_bytes python boot_id clocksource cgroup"
-    unknown = doctor.host_facts(tmp_path / "none", tmp_path, tmp_path / "none")
+    unknown = host.host_facts(tmp_path / "none", tmp_path, tmp_path / "none")
     assert set(unknown) == set(names.split())
     assert [unknown[name] for name in ("cpu", "memory_bytes", "boot_id", "clocksource", "cgroup")] == [None] * 5
     files = {"meminfo": MEMINFO, "cpuinfo": "processor\t: 0\nmodel name\t: Fake CPU @ 2 GHz\n"}
-    known = doctor.host_facts(tree(tmp_path, files | {"sys/kernel/random/boot_id": "1b2c\n", "clock": "tsc\n"}))
+    known = host.host_facts(tree(tmp_path, files | {"sys/kernel/random/boot_id": "1b2c\n", "clock": "tsc\n"}))
     assert (known["cpu"], known["memory_bytes"], known["boot_id"]) == ("Fake CPU @ 2 GHz", 2**34, "1b2c")
     assert known["cores"] >= 1

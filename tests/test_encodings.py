@@ -13,10 +13,10 @@ import torch
 from tokenizers import Tokenizer
 
 from morocco_lib import data
-from morocco_lib.models.encodings import ENCODINGS, Part, Reader, Template, cut
-from morocco_lib.models.heads import head_of
+from morocco_lib.models.transformer.heads import head_of
+from morocco_lib.models.transformer.inputs import ENCODINGS, Part, Reader, Template, cut
 from morocco_lib.tasks import get_task, task_names
-from morocco_lib.training import bodies
+from morocco_lib.training import backbones
 
 TASKS = task_names()
 
@@ -27,15 +27,15 @@ def tokenizer(synthetic_data):
     for name in TASKS:
         task = get_task(name)
         _, records = data.read_split(synthetic_data, task, "val")
-        texts += bodies.texts_of(records, task)
-    return bodies.word_pieces(texts, 8000)
+        texts += backbones.texts_of(records, task)
+    return backbones.word_pieces(texts, 8000)
 
 
 @pytest.fixture(scope="module")
 def reader(tokenizer):
     def make(max_length=512, causal=False):
         own = Tokenizer.from_str(tokenizer.to_str())
-        return Reader(own, bodies.template_of(own, "test"), max_length, causal)
+        return Reader(own, backbones.template_of(own, "test"), max_length, causal)
 
     return make
 

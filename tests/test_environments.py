@@ -13,8 +13,9 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from morocco_lib import execute, steps
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.pipeline import notebook_runner
 
 UID = 12345  # of nobody in /etc/passwd
 MOROCCO = [sys.executable, "-m", "morocco_lib"]
@@ -349,7 +350,9 @@ def test_a_kernel_that_does_not_answer_is_a_failure_of_the_environment(monkeypat
 
     monkeypatch.setattr("papermill.execute_notebook", silent)
     with pytest.raises(EnvironmentFailure) as failure:
-        execute._papermill(ROOT / "notebooks/train.ipynb", tmp_path / "notebook.ipynb", {}, tmp_path, lambda: None)
+        notebook_runner._papermill(
+            ROOT / "notebooks/train.ipynb", tmp_path / "notebook.ipynb", {}, tmp_path, lambda: None
+        )
     assert failure.value.exit_code == 3
     assert str(failure.value) == (
         f"the kernel did not start: Kernel didn't respond in 60 seconds; read {tmp_path}/kernel.log, then run the plan again"

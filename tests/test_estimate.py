@@ -7,10 +7,11 @@ import numpy
 import pytest
 import scipy.stats
 
-from morocco_lib import estimate
+from morocco_lib.analysis import estimate
+from morocco_lib.analysis.estimate import Run, Segment, ratio_estimate, ready_segment, speed, stream_segment
+from morocco_lib.analysis.validity import answer_reasons, exit_reasons
 from morocco_lib.errors import UsageError
-from morocco_lib.estimate import Run, Segment, ratio_estimate, ready_segment, speed, stream_segment
-from morocco_lib.validity import MEANING, NOTES, Reason, answer_reasons, exit_reasons, verdict
+from morocco_lib.reasons import MEANING, NOTES, Reason, verdict
 
 RATE, INIT_S = 500.0, 1.0
 

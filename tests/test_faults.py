@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from servers import PYTHON, ROOT, is_alive, server
 
-from morocco_lib import steps, verify
+from morocco_lib.artifacts import steps, verify
+from morocco_lib.benchmark.run import STDERR_KEPT_BYTES, STDOUT_BYTES, STDOUT_BYTES_PER_RECORD
 from morocco_lib.errors import UsageError
-from morocco_lib.measure import STDERR_KEPT_BYTES, STDOUT_BYTES, STDOUT_BYTES_PER_RECORD
 from morocco_lib.tasks import get_task
 
 MB = 10**6

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from conftest import ROOT
 
-from morocco_lib import forecast, params, steps
+from morocco_lib import config
+from morocco_lib.artifacts import steps
+from morocco_lib.pipeline import cost_preview
 
 
 @dataclass
@@ -20,14 +22,14 @@ PLAN = [Listed(step, "big", task) for task in ("terra", "lidirus") for step in (
 
 def model(**values):
     return {
-        "big": params.ModelParams(
+        "big": config.ModelParams(
             name="big", kind="transformer", **{"source": "nobody/none", "parameters": 2**28, **values}
         )
     }
 
 
 def test_downloads_disk_and_time_are_told(tmp_path):
-    down, disk, time = forecast.lines(model(), tmp_path, PLAN, 10, tmp_path)
+    down, disk, time = cost_preview.lines(model(), tmp_path, PLAN, 10, tmp_path)
     assert down == "downloads: about 1.00 GiB of weights for big"
     assert disk == "disk: about 1.00 GiB of weights, and 6.00 GiB more while one trains"  # LiDiRus takes TERRa's
     assert time == "time: 2 bench steps of 10 min at most, 20 min; 3 steps not known before they ran once"
@@ -35,15 +37,15 @@ def test_downloads_disk_and_time_are_told(tmp_path):
 
 def test_a_local_folder_is_not_downloaded_and_what_is_kept_costs_nothing(tmp_path):
     assert not any(
-        "downloads" in line for line in forecast.lines(model(source=str(tmp_path)), tmp_path, PLAN, 10, tmp_path)
+        "downloads" in line for line in cost_preview.lines(model(source=str(tmp_path)), tmp_path, PLAN, 10, tmp_path)
     )
     kept = [Listed(one.step, one.model, one.task, "kept") for one in PLAN]
-    assert forecast.lines(model(), tmp_path, kept, 10, tmp_path) == []
+    assert cost_preview.lines(model(), tmp_path, kept, 10, tmp_path) == []
 
 
 def test_finished_steps_say_how_long_the_next_ones_take(tmp_path, monkeypatch):
-    monkeypatch.setattr(forecast, "durations", lambda folder: {("train", "big"): 3600.0, ("bench", "big"): 60.0})
-    assert forecast.lines(model(), tmp_path, PLAN, None, tmp_path)[-1] == (
+    monkeypatch.setattr(cost_preview, "durations", lambda folder: {("train", "big"): 3600.0, ("bench", "big"): 60.0})
+    assert cost_preview.lines(model(), tmp_path, PLAN, None, tmp_path)[-1] == (
         "time: 3 steps as before, 1 h 2 min; 2 steps not known before they ran once"
     )
 
@@ -51,8 +53,8 @@ def test_finished_steps_say_how_long_the_next_ones_take(tmp_path, monkeypatch):
 def test_durations_are_those_of_finished_steps(tmp_path):
     with steps.Step.begin(tmp_path / "a", "train", model="m", task="t", parameters={}, inputs={}):
         pass
-    assert 0 <= forecast.durations(tmp_path)["train", "m"] < 5
-    assert forecast.durations(tmp_path / "none") == {}
+    assert 0 <= cost_preview.durations(tmp_path)["train", "m"] < 5
+    assert cost_preview.durations(tmp_path / "none") == {}
 
 
 def test_the_full_board_is_a_plan(main, monkeypatch):

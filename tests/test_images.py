@@ -13,10 +13,11 @@ from pathlib import Path
 import engine
 import pytest
 
-from morocco_lib import launch, steps
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.images import bases, build
 from morocco_lib.models import model_class, weights
+from morocco_lib.pipeline import resolve
 from morocco_lib.runners import engine as engines
 from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
@@ -42,7 +43,7 @@ def recipe(fitted, tiny_image) -> build.Recipe:
 
 @pytest.fixture(scope="module")
 def built(recipe, val) -> engines.Image:
-    return build.build(recipe, lambda image: launch.check_image(image, get_task("terra"), val, Limits(timeout_s=60)))
+    return build.build(recipe, lambda image: resolve.check_image(image, get_task("terra"), val, Limits(timeout_s=60)))
 
 
 def passes(image: engines.Image) -> None:
@@ -117,7 +118,7 @@ def test_what_breaks_the_contract_gets_no_name_and_the_old_one_stays(docker, rec
     with pytest.raises(InvalidResult, match="breaks the contract"):
         build.build(
             build.Recipe(broken, "terra", base=recipe.base),
-            lambda image: launch.check_image(image, get_task("terra"), val, Limits(timeout_s=60)),
+            lambda image: resolve.check_image(image, get_task("terra"), val, Limits(timeout_s=60)),
         )
     assert engines.find_image(docker, "tfidf-terra").id == built.id
 
@@ -126,7 +127,7 @@ def test_a_task_answered_by_another_tasks_weights_is_an_image_of_its_own(docker,
     source = synthetic_data / "LiDiRus" / "LiDiRus.jsonl"
     other = build.build(
         build.Recipe(recipe.weights, "lidirus", base=recipe.base),
-        lambda image: launch.check_image(image, get_task("lidirus"), source, Limits(timeout_s=60)),
+        lambda image: resolve.check_image(image, get_task("lidirus"), source, Limits(timeout_s=60)),
     )
     assert other.name == "tfidf-lidirus" and other.id != built.id and other.labels["morocco.task"] == "lidirus"
     layers = [docker.api.inspect_image(image.id)["RootFS"]["Layers"] for image in (built, other)]
@@ -188,7 +189,7 @@ def test_buildkit_builds_what_the_engine_builds(docker, recipe, built, monkeypat
     (other / weights.VALUES).write_text(json.dumps(description, ensure_ascii=False))
     image = build.build(
         build.Recipe(other, "terra", recipe.base, "by-buildkit", buildkit=True),
-        lambda image: launch.check_image(image, get_task("terra"), val, Limits(timeout_s=60)),
+        lambda image: resolve.check_image(image, get_task("terra"), val, Limits(timeout_s=60)),
     )
     assert config(docker, image.id)["Entrypoint"] == config(docker, built.id)["Entrypoint"]
     assert image.labels["morocco.model"] == "kit"
@@ -239,7 +240,7 @@ def test_a_base_from_the_distributions_packages_carries_a_model(docker, fitted, 
     talk: list[str] = []
     image = build.build(
         build.Recipe(fitted, "terra", bases.DEBIAN, "on-debian"),
-        lambda image: launch.check_image(image, get_task("terra"), val, Limits(timeout_s=60)),
+        lambda image: resolve.check_image(image, get_task("terra"), val, Limits(timeout_s=60)),
         talk.append,
     )
     assert any("making a base" in line for line in talk)

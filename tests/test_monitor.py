@@ -15,13 +15,14 @@ import engine
 import pytest
 from servers import PYTHON, cgroups_of, is_alive, runner, server
 
-from morocco_lib import estimate, workload
-from morocco_lib.measure import Measurement, Program
-from morocco_lib.monitor import proc
-from morocco_lib.monitor.cgroup import PREFIX, Faults, Io, Memory, RunCgroup, own_groups
-from morocco_lib.monitor.files import OpenFiles
-from morocco_lib.monitor.processes import Processes
-from morocco_lib.monitor.sampler import CgroupReader, ProcReader, Sampler
+from morocco_lib.analysis import estimate
+from morocco_lib.benchmark.run import Measurement, Program
+from morocco_lib.data import workload
+from morocco_lib.monitors import procfs
+from morocco_lib.monitors.cgroup import PREFIX, Faults, Io, Memory, RunCgroup, own_groups
+from morocco_lib.monitors.open_files import OpenFiles
+from morocco_lib.monitors.processes import Processes
+from morocco_lib.monitors.sampler import CgroupReader, ProcReader, Sampler
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.docker import DockerRunner
 from morocco_lib.tasks import get_task
@@ -293,12 +294,12 @@ def test_the_tree_holds_session_and_descendants_and_nobody_else(tmp_path):
     plant_process(tmp_path, 15, 10, 10, state="Z")
     plant_process(tmp_path, 20, 1, 20)
     plant_process(tmp_path, 21, 20, 20, start=121)
-    assert sorted(proc.tree(10, proc=tmp_path)) == [10, 11, 12, 13, 14]
-    assert proc.tree(10, proc=tmp_path)[11] == 111
+    assert sorted(procfs.tree(10, proc=tmp_path)) == [10, 11, 12, 13, 14]
+    assert procfs.tree(10, proc=tmp_path)[11] == 111
     # One seen before belongs to the tree; one that has got its pid since does not.
-    assert sorted(proc.tree(10, {20: 100, 21: 99}, proc=tmp_path)) == [10, 11, 12, 13, 14, 20, 21]
-    assert sorted(proc.tree(10, {21: 121}, proc=tmp_path)) == [10, 11, 12, 13, 14, 21]
-    assert sorted(proc.tree(10, {21: 99}, proc=tmp_path)) == [10, 11, 12, 13, 14]
+    assert sorted(procfs.tree(10, {20: 100, 21: 99}, proc=tmp_path)) == [10, 11, 12, 13, 14, 20, 21]
+    assert sorted(procfs.tree(10, {21: 121}, proc=tmp_path)) == [10, 11, 12, 13, 14, 21]
+    assert sorted(procfs.tree(10, {21: 99}, proc=tmp_path)) == [10, 11, 12, 13, 14]
 
 
 def test_memory_cpu_and_faults_of_processes_are_read(tmp_path):
@@ -306,27 +307,27 @@ def test_memory_cpu_and_faults_of_processes_are_read(tmp_path):
     plant(tmp_path / "11", {"status": "Name:\tkthread\n", "stat": ""})  # a kernel thread has no memory
     files = OpenFiles()
     seconds = pytest.approx(175 / os.sysconf("SC_CLK_TCK"))
-    assert proc.read(proc.places(10, tmp_path), files) == (3072000, 102400, 921600, 5120000, seconds, 2000, 30)
-    assert all(proc.read(proc.places(pid, tmp_path), files) is None for pid in (11, 12))
-    assert proc.start_ticks(10, tmp_path) == 100 and proc.start_ticks(12, tmp_path) is None
+    assert procfs.read(procfs.places(10, tmp_path), files) == (3072000, 102400, 921600, 5120000, seconds, 2000, 30)
+    assert all(procfs.read(procfs.places(pid, tmp_path), files) is None for pid in (11, 12))
+    assert procfs.start_ticks(10, tmp_path) == 100 and procfs.start_ticks(12, tmp_path) is None
     files.close()
 
 
 def test_what_changes_fast_is_read_anew_from_less():
-    files, paths = OpenFiles(), proc.places(os.getpid())
-    before = proc.read(paths, files)
+    files, paths = OpenFiles(), procfs.places(os.getpid())
+    before = procfs.read(paths, files)
     held, began = b"\x01" * (50 * MB), time.process_time()
     while time.process_time() - began < 0.1:
         pass
-    light, whole = proc.again(before, paths, files), proc.read(paths, files)
+    light, whole = procfs.again(before, paths, files), procfs.read(paths, files)
     assert light.anon_bytes - before.anon_bytes == pytest.approx(len(held), rel=0.02)
     assert light.anon_bytes == pytest.approx(whole.anon_bytes, rel=0.02)
     assert light.file_bytes == pytest.approx(whole.file_bytes, rel=0.05)
     assert before.cpu_s + 0.05 < light.cpu_s <= whole.cpu_s and before.minor_faults < whole.minor_faults
     with subprocess.Popen(["true"]) as program:
         assert os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
-        assert proc.again(before, proc.places(program.pid), files) is None  # dead, and not waited for
-    assert proc.again(before, proc.places(program.pid), files) is None
+        assert procfs.again(before, procfs.places(program.pid), files) is None  # dead, and not waited for
+    assert procfs.again(before, procfs.places(program.pid), files) is None
     files.close()
 
 
@@ -738,7 +739,7 @@ def test_threads_have_pids_too_and_are_no_processes():
 def test_nothing_of_the_measured_programs_is_left(measured):
     run = measured(False, "--mb", 0, "--hold", 0.1, "--in-child")
     assert run.facts["exit"]["left_pids"] == [] and cgroups_of(os.getpid()) == []
-    assert not any(is_alive(pid) for pid in proc.tree(os.getpid()) if "body.py" in command_of(pid))
+    assert not any(is_alive(pid) for pid in procfs.tree(os.getpid()) if "body.py" in command_of(pid))
 
 
 def command_of(pid: int) -> str:

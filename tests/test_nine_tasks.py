@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from morocco_lib import data, metrics, workload
+from morocco_lib import data
+from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.report import tables
-from morocco_lib.tasks import get_task, task_names
+from morocco_lib.tasks import get_task, metrics, task_names
 from morocco_lib.tasks.base import task_value
 
 NAMES = task_names("Russian SuperGLUE")

@@ -20,10 +20,15 @@ from conftest import ROOT
 from matplotlib import pyplot
 from pandas.io.formats.style import Styler
 
-from morocco_lib import bench, data, estimate, notebook, params, steps, verify, workload
+from morocco_lib import config, data
+from morocco_lib.analysis import estimate
+from morocco_lib.artifacts import steps, verify
+from morocco_lib.benchmark import protocol
+from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.models import model_class, weights
-from morocco_lib.notebook import Facts, Verdict
+from morocco_lib.pipeline import session as notebook
+from morocco_lib.pipeline.session import Facts, Verdict
 from morocco_lib.tasks import get_task
 
 NAMES = ("train", "bench", "eval", "report")
@@ -76,7 +81,7 @@ def test_every_parameter_has_a_type_a_comment_and_the_default_of_the_library(nam
         (statement,) = ast.parse(line).body
         assert isinstance(statement, ast.AnnAssign) and "  # " in line, line
         given[statement.target.id] = ast.literal_eval(statement.value)
-    known = params.PARAMS[name]
+    known = config.PARAMS[name]
     assert set(given) == set(known.model_fields)
     validated = known.model_validate(given)
     for field, info in known.model_fields.items():
@@ -106,7 +111,7 @@ def test_papermill_tells_type_default_and_meaning_of_every_parameter_and_nothing
         parameter, kind, default, meaning = re.fullmatch(r"(\w+): (\w+) = (.*?)  # (.+)", line).groups()
         assert told.pop(parameter) == (kind, default, meaning)
         assert 4 <= len(meaning) <= 110 and meaning[0].islower() and not meaning.endswith("."), meaning
-    assert not told and len(_entries(lines)) == len(params.PARAMS[name].model_fields)
+    assert not told and len(_entries(lines)) == len(config.PARAMS[name].model_fields)
 
 
 def _entries(lines):
@@ -271,7 +276,7 @@ def test_running_a_notebook_again_sets_the_earlier_result_aside(project):
 
 # -- a cell of one's own -------------------------------------------------------------------------------------------
 def test_the_cell_in_the_help_of_bench_runs(synthetic_data, tmp_path):
-    cell = textwrap.dedent(bench.__doc__[bench.__doc__.index("    from pathlib") :])
+    cell = textwrap.dedent(protocol.__doc__[protocol.__doc__.index("    from pathlib") :])
     shutil.copytree(synthetic_data, tmp_path / "records")
     shutil.copy(ROOT / "docs/example_model.py", tmp_path / "my_model.py")
     names = {}
@@ -280,7 +285,7 @@ def test_the_cell_in_the_help_of_bench_runs(synthetic_data, tmp_path):
     result = names["result"]
     assert result["verdict"] == "VALID" and {"value", "low", "high"} <= set(result["speed_per_s"])
     assert result == json.loads((tmp_path / "measured/bench.json").read_text())
-    told = inspect.getdoc(bench.bench)
+    told = inspect.getdoc(protocol.bench)
     assert all(
         name in told for name in ("source:", "limits:", "folder:", "input_size:", "seed:", "Returns:", "Raises:")
     )

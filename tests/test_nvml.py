@@ -15,15 +15,17 @@ import pytest
 from servers import PYTHON, ROOT, runner, server
 from test_bench import KEYS, RUN_FILES, write_records
 
-from morocco_lib import bench, estimate_gpu
+from morocco_lib.analysis import gpu as estimate_gpu
+from morocco_lib.analysis.estimate import Run
+from morocco_lib.analysis.gpu import gpu_energy, gpu_ram_bytes
+from morocco_lib.analysis.validity import gpu_reasons
+from morocco_lib.benchmark import protocol
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.estimate import Run
-from morocco_lib.estimate_gpu import gpu_energy, gpu_ram_bytes
-from morocco_lib.monitor import nvml
-from morocco_lib.monitor.nvml import GpuSampler, Nvml
+from morocco_lib.monitors import nvml
+from morocco_lib.monitors.nvml import GpuSampler, Nvml
+from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
-from morocco_lib.validity import Reason, gpu_reasons
 
 pynvml = pytest.importorskip("pynvml")
 
@@ -574,8 +576,8 @@ def measured(tmp_path, monkeypatch):
         data, folder = write_records(tmp_path / "val.jsonl", 40), tmp_path / "measured"
         folder.mkdir()
         argv = [*PYTHON, "-c", PARENT, str(tmp_path / "pids"), *server("paced", "--rate", RATE, "--init", 0.2)]
-        result = bench.bench(
-            bench.Program(argv, "fake"), get_task("terra"), data, runner(use_cgroup), Limits(timeout_s=30), folder,
+        result = protocol.bench(
+            protocol.Program(argv, "fake"), get_task("terra"), data, runner(use_cgroup), Limits(timeout_s=30), folder,
             input_size=records, batch_size=4, repeats=1, seed=1,
         )  # fmt: skip
         assert replay.library is None or replay.library.open == 0
@@ -599,7 +601,7 @@ def test_gpu_memory_and_energy_come_out_right_end_to_end(measured, use_cgroup):
     assert gpu["devices"][0]["peak_used_bytes"] == 1210 * MIB and gpu["devices"][0]["others"] == []
     assert {path.name for path in (folder / "runs/01").iterdir()} == RUN_FILES | {"gpu.jsonl"}
     assert sorted(result) == sorted(KEYS)
-    assert json.loads(json.dumps(bench.derive(folder))) == json.loads((folder / "bench.json").read_text())
+    assert json.loads(json.dumps(protocol.derive(folder))) == json.loads((folder / "bench.json").read_text())
 
 
 def test_an_intruder_makes_a_run_invalid(measured):
@@ -647,12 +649,12 @@ def test_samples_that_were_lost_are_no_zeros(measured, text):
     if text is not None:
         path.write_text(text)
     if text == "":
-        assert bench.derive(folder)["gpu_ram_bytes"] == {"value": None, "reason": "GPU_NOT_TOLD"}
+        assert protocol.derive(folder)["gpu_ram_bytes"] == {"value": None, "reason": "GPU_NOT_TOLD"}
     elif text:
-        assert "LOG_TRUNCATED" in bench.derive(folder)["reasons"]
+        assert "LOG_TRUNCATED" in protocol.derive(folder)["reasons"]
     else:
         with pytest.raises(UsageError, match="01"):
-            bench.derive(folder)
+            protocol.derive(folder)
 
 
 def test_a_program_that_cannot_start_leaves_nvml_closed(tmp_path, monkeypatch):
@@ -668,8 +670,8 @@ def test_a_program_that_cannot_start_leaves_nvml_closed(tmp_path, monkeypatch):
     data, folder = write_records(tmp_path / "val.jsonl", 4), tmp_path / "out"
     folder.mkdir()
     with pytest.raises(EnvironmentFailure):
-        bench.bench(
-            bench.Program(["x"], "x"), get_task("terra"), data, Broken(), Limits(), folder,
+        protocol.bench(
+            protocol.Program(["x"], "x"), get_task("terra"), data, Broken(), Limits(), folder,
             input_size=4, batch_size=1, repeats=1, seed=1,
         )  # fmt: skip
     assert library.open == 0
@@ -719,7 +721,7 @@ int nvmlDeviceGetGraphicsRunningProcesses_v3(void *h, u *n, struct process *p) {
 """
 TELL = """
 import json, pynvml
-from morocco_lib.monitor.nvml import Nvml
+from morocco_lib.monitors.nvml import Nvml
 (gpu,) = Nvml(pynvml).devices
 print(json.dumps([gpu.identity, gpu.idle, gpu.calls, gpu.missing]))
 """

@@ -19,13 +19,13 @@ from transformers.models.auto.modeling_auto import AutoModel
 from morocco_lib import data
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models import weights
-from morocco_lib.models.openvino import TYPES, OpenVINO, check_precision, runtime
-from morocco_lib.models.packed import Packed
-from morocco_lib.models.padded import Padded
-from morocco_lib.models.tokens import Tokens
-from morocco_lib.models.transformer import Transformer
+from morocco_lib.models.transformer.model import Transformer
+from morocco_lib.models.transformer.openvino import TYPES, OpenVINO, check_precision, runtime
+from morocco_lib.models.transformer.packed import Packed
+from morocco_lib.models.transformer.padded import Padded
+from morocco_lib.models.transformer.sequences import Tokens
 from morocco_lib.tasks import get_task
-from morocco_lib.training import bodies, finetune
+from morocco_lib.training import backbones, finetune
 
 CAPABILITIES = set(runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
@@ -139,7 +139,7 @@ def fitted(tmp_path_factory):
     records = task.read(path)[:40]
     config = {"model_type": "bert", "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2}
     config |= {"num_attention_heads": 2, "intermediate_size": 64}
-    body = bodies.from_scratch(config, bodies.texts_of(records, task), 1)
+    body = backbones.from_scratch(config, backbones.texts_of(records, task), 1)
     values = {
         "config": json.loads(body.model.config.to_json_string(use_diff=False)),
         "pooling": "first",
@@ -196,6 +196,6 @@ def test_nothing_of_transformers_is_imported_for_a_known_architecture(fitted):
 
 
 def test_openvino_tells_nobody_of_its_use():
-    code = "from morocco_lib.models.openvino import runtime; runtime().convert_model; import sys; print(*sys.modules)"
+    code = "from morocco_lib.models.transformer.openvino import runtime; runtime().convert_model; import sys; print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not [name for name in said if name.startswith("openvino_telemetry.")]

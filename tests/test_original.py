@@ -7,7 +7,7 @@ import pytest
 
 from morocco_lib import data
 from morocco_lib.errors import InvalidResult
-from morocco_lib.original.scoring import score, score_file, task_value
+from morocco_lib.legacy.scoring import score, score_file, task_value
 from morocco_lib.tasks import base, get_task, task_names
 
 TERRA, MUSERC, RUCOS = map(get_task, ("terra", "muserc", "rucos"))

@@ -17,8 +17,8 @@ import pytest
 from conftest import ROOT
 
 from morocco_lib.errors import UsageError
-from morocco_lib.original import corrected, files, logs, stats
-from morocco_lib.original.corrected import Flag
+from morocco_lib.legacy import corrected, files, logs, stats
+from morocco_lib.legacy.corrected import Flag
 
 TASKS = ("danetqa", "muserc", "parus", "rcb", "rucos", "russe", "rwsd", "terra", "lidirus")
 # What the original's README prints; a dash was not published.
@@ -496,7 +496,7 @@ def test_the_commands_in_help_work(morocco, cell, tmp_path):
 
 # -- plot ----------------------------------------------------------------------------------------------------------
 def test_the_four_panels_show_what_the_logs_hold(cell):
-    from morocco_lib.original.plot import draw
+    from morocco_lib.legacy.plot import draw
 
     figure = draw([cell])
     assert [axis.get_title(loc="left").split(",")[0] for axis in figure.axes] == ["CPU", "RAM", "GPU usage", "GPU RAM"]
@@ -511,7 +511,7 @@ def test_the_four_panels_show_what_the_logs_hold(cell):
 
 
 def test_many_logs_share_a_colour_by_what_they_were_fed(cell):
-    from morocco_lib.original.plot import draw
+    from morocco_lib.legacy.plot import draw
 
     write(cell, "1_1_06.jsonl", lines(10.0, None))
     figure = draw([cell])
@@ -519,7 +519,7 @@ def test_many_logs_share_a_colour_by_what_they_were_fed(cell):
 
 
 def test_a_log_without_any_gpu_says_so_in_its_panels(cell):
-    from morocco_lib.original.plot import draw
+    from morocco_lib.legacy.plot import draw
 
     figure = draw([write(cell, "1_1_06.jsonl", lines(10.0, None))])
     assert [[text.get_text() for text in axis.texts] for axis in figure.axes] == [

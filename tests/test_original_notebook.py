@@ -17,10 +17,10 @@ from conftest import ROOT
 from matplotlib import pyplot
 from test_original_logs import PUBLISHED, RUBERT_PUBLISHED, TASKS
 
-from morocco_lib import params
+from morocco_lib import config
 from morocco_lib.errors import UsageError
-from morocco_lib.original import compare, corrected, figures, logs, notebook, stats
-from morocco_lib.original.corrected import Flag
+from morocco_lib.legacy import compare, corrected, figures, logs, notebook, stats
+from morocco_lib.legacy.corrected import Flag
 
 SOURCE = ROOT / "notebooks" / "original.ipynb"
 MIB, GAP_S, START_S, LOST_S, ONSET_S = 2**20, 0.3, 12.0, 3.0, 7.5
@@ -218,7 +218,7 @@ def test_its_parameter_is_the_librarys_and_an_unknown_one_is_refused():
     (line,) = code_cells()[0].source.splitlines()
     (statement,) = ast.parse(line).body
     assert code_cells()[0].metadata["tags"] == ["parameters"] and "  # " in line
-    assert {statement.target.id: ast.literal_eval(statement.value)} == params.OriginalParams().model_dump()
+    assert {statement.target.id: ast.literal_eval(statement.value)} == config.OriginalParams().model_dump()
     with chdir(ROOT), pytest.raises(UsageError, match="unknown parameter 'log'; did you mean 'logs'"):
         notebook.start({"logs": "x", "log": "y"})
 

@@ -13,13 +13,15 @@ from conftest import ROOT
 from servers import PYTHON, runner, server
 from test_bench import write_records
 
-from morocco_lib import bench, estimate, workload
+from morocco_lib.analysis import estimate
+from morocco_lib.analysis.gpu import gpu_ram_bytes
+from morocco_lib.benchmark import protocol
+from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.estimate_gpu import gpu_ram_bytes
-from morocco_lib.monitor import nvml
-from morocco_lib.original import corrected, logs, stats
-from morocco_lib.original.corrected import Flag
-from morocco_lib.original.write import PERIOD_NS, write
+from morocco_lib.legacy import corrected, logs, stats
+from morocco_lib.legacy.corrected import Flag
+from morocco_lib.legacy.write import PERIOD_NS, write
+from morocco_lib.monitors import nvml
 from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
 
@@ -33,8 +35,8 @@ def run(folder, argv, records, batch_size, repeats, model="paced"):
     folder.mkdir()
     task, source = get_task("terra"), write_records(folder / "val.jsonl", 40)
     load = workload.build(task, task.read(source), records, 1)
-    return bench.measure(
-        bench.Program(argv, model), load, source, runner(False), Limits(timeout_s=60), folder,
+    return protocol.measure(
+        protocol.Program(argv, model), load, source, runner(False), Limits(timeout_s=60), folder,
         batch_size=batch_size, repeats=repeats,
     )  # fmt: skip
 

@@ -16,11 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel
 
-from morocco_lib.models import layout
-from morocco_lib.models.layout import cut
-from morocco_lib.models.packed import ACTIVATIONS, Packed
-from morocco_lib.models.padded import Padded, body_of
-from morocco_lib.models.tokens import POOLINGS, Tokens
+from morocco_lib.models.transformer import packing
+from morocco_lib.models.transformer.packed import ACTIVATIONS, Packed
+from morocco_lib.models.transformer.packing import cut
+from morocco_lib.models.transformer.padded import Padded, body_of
+from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.options import POOLINGS
 
 WORDS, HIDDEN, LAYERS = 90, 48, 3
 ENCODER = {
@@ -120,12 +121,12 @@ def test_features_equal_those_of_transformers(model, pooling, spans, gather):
 
 @pytest.mark.parametrize("together", [0, 22, 10_000])
 def test_what_follows_a_prefix_attends_at_once_or_run_by_run(together, monkeypatch):
-    monkeypatch.setattr(layout, "TOGETHER", together)
+    monkeypatch.setattr(packing, "TOGETHER", together)
     batch = [*group(20, [3, 1, 9, 3, 1]), *sequences([8, 30], seed=1), *group(11, [12, 1, 4, 8], seed=3)]
     batch = [Tokens(one.ids, one.second, ((0, 2), (4, 6)), one.shared) for one in batch]
     for pooling in POOLINGS:
         check(make("gpt2"), pooling, batch)
-    made = layout.Layout(batch, True, torch.device("cpu"))
+    made = packing.Layout(batch, True, torch.device("cpu"))
     counts = [block.count for block in made.blocks(gather=False) if isinstance(block.keys, torch.Tensor)]
     assert counts == {0: [2, 2, 1, 1, 1, 1, 1], 22: [1, 1, 1, 1, 1], 10_000: [1, 1]}[together]
 
@@ -308,7 +309,7 @@ def test_no_padding_is_computed():
 
 
 def test_transformers_is_not_imported():
-    code = "import sys, morocco_lib.models.packed; sys.exit('transformers' in sys.modules)"
+    code = "import sys, morocco_lib.models.transformer.packed; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from morocco_lib import params
+from morocco_lib import config
 from morocco_lib.errors import UsageError
+from morocco_lib.pipeline import resolve
 from morocco_lib.runners.contract import Limits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,7 +17,7 @@ PLAN = "name: demo\nmodels: [majority, tfidf]\ntasks: [terra]\n"
 
 def refused(known, values) -> str:
     with pytest.raises(UsageError) as caught:
-        params.validate(known, values, "bench.ipynb")
+        config.validate(known, values, "bench.ipynb")
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -29,17 +30,17 @@ FILES = sorted((ROOT / "params").glob("*/*.yaml"))
 def test_every_parameter_file_of_the_project_is_valid(path):
     kind = path.parent.name
     if kind == "plans":
-        plan = params.load_plan(path)
+        plan = config.load_plan(path)
         assert plan.name == path.stem
         for name in plan.models:
-            params.load_model(name, ROOT)
+            config.load_model(name, ROOT)
         for name in plan.tasks:
-            params.load_task(name, ROOT)
-        params.load_machine(plan.machine, ROOT)
+            config.load_task(name, ROOT)
+        config.load_machine(plan.machine, ROOT)
     elif kind == "recipes":
-        assert params.load_recipe(path.stem, ROOT).of_task("terra").tasks == {}
+        assert config.load_recipe(path.stem, ROOT).of_task("terra").tasks == {}
     else:
-        load = {"models": params.load_model, "tasks": params.load_task, "machines": params.load_machine}[kind]
+        load = {"models": config.load_model, "tasks": config.load_task, "machines": config.load_machine}[kind]
         assert load(path.stem, ROOT).name == path.stem
 
 
@@ -62,16 +63,16 @@ def test_the_project_has_parameter_files_of_every_kind():
     ],
 )
 def test_an_unknown_name_is_refused_and_the_nearest_known_one_is_named(known, values, place, near):
-    assert f"unknown parameter '{place}'; did you mean '{near}'?" in refused(params.PARAMS[known], values)
+    assert f"unknown parameter '{place}'; did you mean '{near}'?" in refused(config.PARAMS[known], values)
 
 
 def test_where_no_known_name_is_near_all_are_listed():
-    message = refused(params.ReportParams, {"zzzzzz": 1})
+    message = refused(config.ReportParams, {"zzzzzz": 1})
     assert "unknown parameter 'zzzzzz'; known: out_dir, plan_dir" in message
 
 
 def test_everything_wrong_is_said_at_once():
-    message = refused(params.BenchParams, {"task": {"name": "tera"}, "batch_size": 0, "repeats": "x", "sed": 1})
+    message = refused(config.BenchParams, {"task": {"name": "tera"}, "batch_size": 0, "repeats": "x", "sed": 1})
     for part in (
         "bench.ipynb: ",
         "parameter 'model' is missing",
@@ -96,33 +97,33 @@ def test_everything_wrong_is_said_at_once():
 )  # fmt: skip
 def test_impossible_values_are_refused_with_their_place(change):
     good = {"model": MODEL, "task": TASK}
-    params.validate(params.BenchParams, good, "bench.ipynb")
-    assert f"parameter '{next(iter(change))}" in refused(params.BenchParams, {**good, **change})
+    config.validate(config.BenchParams, good, "bench.ipynb")
+    assert f"parameter '{next(iter(change))}" in refused(config.BenchParams, {**good, **change})
 
 
 def test_a_notebooks_globals_are_its_parameters_and_nothing_else():
     names = {
-        "model": MODEL, "task": TASK, "batch_size": 4, "_hidden": 1, "In": [], "Out": {}, "params": params,
+        "model": MODEL, "task": TASK, "batch_size": 4, "_hidden": 1, "In": [], "Out": {}, "config": config,
         "get_ipython": print, "Path": Path, "types": types,
     }  # fmt: skip
-    p = params.of_notebook("bench", names)
+    p = config.of_notebook("bench", names)
     assert (p.model.kind, p.task.name, p.batch_size, p.repeats) == ("tfidf", "terra", 4, 3)
     with pytest.raises(UsageError, match=r"bench\.ipynb: unknown parameter 'batch_sizes'; did you mean 'batch_size'\?"):
-        params.of_notebook("bench", {**names, "batch_sizes": 4})
+        config.of_notebook("bench", {**names, "batch_sizes": 4})
 
 
 def test_cells_that_run_again_in_one_kernel_take_what_later_cells_made_for_no_parameter():
     given = {"model": MODEL, "task": TASK, "batch_size": 4}
     later = {**given, "session": object(), "result": {"speed_per_s": 1}, "speeds": [1.0]}
     with pytest.raises(UsageError, match="unknown parameter 'session'"):
-        params.of_notebook("bench", later)
-    assert params.of_notebook("bench", later | {"repeats": 5}, frozenset(given)).repeats == 5
+        config.of_notebook("bench", later)
+    assert config.of_notebook("bench", later | {"repeats": 5}, frozenset(given)).repeats == 5
     with pytest.raises(UsageError, match=r"unknown parameter 'repeat'; did you mean 'repeats'\?.*restart the kernel"):
-        params.of_notebook("bench", later | {"repeat": 5}, frozenset(given))
+        config.of_notebook("bench", later | {"repeat": 5}, frozenset(given))
 
 
 def test_a_machine_gives_the_limits_of_a_run():
-    assert params.MachineParams(timeout_s=5, memory_bytes=10**9).limits == Limits(5.0, 10**9)
+    assert resolve.limits_of(config.MachineParams(timeout_s=5, memory_bytes=10**9)) == Limits(5.0, 10**9)
 
 
 # -- plans ---------------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def plan(tmp_path):
     def load(text: str | bytes):
         path = tmp_path / "plan.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return params.load_plan(path)
+        return config.load_plan(path)
 
     return load
 
@@ -188,14 +189,14 @@ def test_a_plan_that_cannot_be_meant_is_refused(plan, text, message):
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
 def test_a_plan_that_cannot_be_read_is_refused_by_name(tmp_path, name):
     with pytest.raises(UsageError, match="cannot read"):
-        params.load_plan(tmp_path / name)
+        config.load_plan(tmp_path / name)
 
 
 # -- files by name -------------------------------------------------------------------------------------------------
 @pytest.fixture
 def project(tmp_path):
     """A project with a params folder, and a way to write files into it."""
-    for mark in params.ROOT_MARKS:
+    for mark in config.ROOT_MARKS:
         (tmp_path / mark).mkdir()
 
     def put(name: str, text: str) -> Path:
@@ -209,10 +210,10 @@ def project(tmp_path):
 
 def test_a_model_file_names_a_model_of_a_known_kind(project):
     root = project("models/mine.yaml", "model: {name: mine, kind: tfidf}\n")
-    assert params.load_model("mine", root) == params.ModelParams(name="mine", kind="tfidf")
-    assert params.load_model("majority", root).kind == "majority"  # without a file: a kind of the kit
+    assert config.load_model("mine", root) == config.ModelParams(name="mine", kind="tfidf")
+    assert config.load_model("majority", root).kind == "majority"  # without a file: a kind of the kit
     with pytest.raises(UsageError, match=r"no model 'tfidff'.*did you mean 'tfidf'\?"):
-        params.load_model("tfidff", root)
+        config.load_model("tfidff", root)
 
 
 @pytest.mark.parametrize(
@@ -227,37 +228,37 @@ def test_a_model_file_names_a_model_of_a_known_kind(project):
 )
 def test_a_model_file_that_cannot_be_meant_is_refused(project, text, message):
     with pytest.raises(UsageError, match=message):
-        params.load_model("mine", project("models/mine.yaml", text))
+        config.load_model("mine", project("models/mine.yaml", text))
 
 
 def test_a_task_without_a_file_has_its_defaults_and_an_unknown_one_is_refused(project):
     root = project("tasks/other.yaml", "task: {name: terra, split: test, files: {test: my/test.jsonl}}\n")
-    assert params.load_task("terra", root) == params.TaskParams(name="terra", split="val")
-    assert params.load_task("other", root).files == {"test": "my/test.jsonl"}
+    assert config.load_task("terra", root) == config.TaskParams(name="terra", split="val")
+    assert config.load_task("other", root).files == {"test": "my/test.jsonl"}
     with pytest.raises(UsageError, match=r"no task 'tera'"):
-        params.load_task("tera", root)
+        config.load_task("tera", root)
 
 
 def test_a_machine_without_a_file_is_refused(project):
     root = project("machines/local.yaml", "machine: {timeout_s: 5}\n")
-    assert params.load_machine("local", root).timeout_s == 5
+    assert config.load_machine("local", root).timeout_s == 5
     with pytest.raises(UsageError, match=r"no machine .moon. in .*machines: local"):
-        params.load_machine("moon", root)
+        config.load_machine("moon", root)
 
 
 def test_the_project_is_found_upwards_and_paths_count_from_it(project, tmp_path):
     root = project("models/mine.yaml", "")
     below = root / "notebooks" / "deep" / "er"
     below.mkdir(parents=True)
-    assert params.find_root(below) == params.project_root(below) == root.resolve()
-    assert params.resolve("outputs/x", root) == root.resolve() / "outputs/x"
-    assert params.resolve("/somewhere", root) == Path("/somewhere")
+    assert config.find_root(below) == config.project_root(below) == root.resolve()
+    assert config.resolve("outputs/x", root) == root.resolve() / "outputs/x"
+    assert config.resolve("/somewhere", root) == Path("/somewhere")
 
 
 def test_outside_a_project_none_is_found(tmp_path):
-    assert params.find_root(tmp_path) is None
+    assert config.find_root(tmp_path) is None
     with pytest.raises(UsageError, match="no project found"):
-        params.project_root(tmp_path)
+        config.project_root(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -269,4 +270,4 @@ def test_outside_a_project_none_is_found(tmp_path):
 )
 def test_a_recipe_in_a_model_file_is_refused_by_what_the_user_wrote(recipe, said):
     values = {"name": "m", "kind": "transformer", "source": "a/b", "recipe": recipe}
-    assert refused(params.ModelParams, values) == said
+    assert refused(config.ModelParams, values) == said

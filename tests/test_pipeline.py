@@ -14,7 +14,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from morocco_lib import steps
+from morocco_lib import fileio
+from morocco_lib.artifacts import steps
 
 pytestmark = pytest.mark.slow
 DEMO = ROOT / "params/plans/demo.yaml"
@@ -220,7 +221,7 @@ def test_the_verb_report_builds_the_page_of_the_plan_from_the_same_steps(main, d
 
 # -- evidence ------------------------------------------------------------------------------------------------------
 def test_one_changed_byte_in_any_kept_file_is_found_and_named(small, tmp_path):
-    from morocco_lib.verify import verify as check
+    from morocco_lib.artifacts.verify import verify as check
 
     folder = shutil.copytree(small, tmp_path / "copy")
     assert all(f.ok for f in check(folder))
@@ -254,7 +255,7 @@ def test_a_number_that_does_not_follow_from_the_runs_is_found_even_if_its_digest
     (result,) = (folder / "tfidf/terra").glob("bench-*/bench.json")
     value = json.loads(result.read_text())
     value["speed_per_s"]["value"] *= 1.01
-    steps.write_json(result, value)
+    fileio.write_json(result, value)
     step = steps.Step(result.parent, steps.read_status(result.parent))
     step.finish("done", 0)
     code, text = verify(folder)

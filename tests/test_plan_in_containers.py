@@ -14,7 +14,9 @@ import engine
 import pytest
 from test_repository import copy_project
 
-from morocco_lib import launch, params, steps, verify
+from morocco_lib import config
+from morocco_lib.artifacts import steps, verify
+from morocco_lib.pipeline import resolve
 from morocco_lib.runners import engine as engines
 
 pytestmark = pytest.mark.slow
@@ -163,15 +165,15 @@ def test_an_engine_that_stops_in_the_middle_of_a_plan_costs_one_step(project, mo
 
 # -- auto ----------------------------------------------------------------------------------------------------------
 def test_auto_takes_the_engine_that_holds_the_base_and_says_so(tiny_image, monkeypatch):
-    machine = params.MachineParams(runner="auto", base=tiny_image)
-    settled = launch.settle(machine)
+    machine = config.MachineParams(runner="auto", base=tiny_image)
+    settled = resolve.settle(machine)
     assert settled.runner == "docker" and settled.chosen.startswith("auto: docker, for an engine answers at unix://")
-    absent = launch.settle(machine.model_copy(update={"base": "not-here:1"}))
+    absent = resolve.settle(machine.model_copy(update={"base": "not-here:1"}))
     assert absent.runner == "process" and "does not hold the base image not-here:1" in absent.chosen
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    gone = launch.settle(machine)
+    gone = resolve.settle(machine)
     assert gone.runner == "process" and "cannot reach the Docker Engine" in gone.chosen
-    assert launch.settle(params.MachineParams()).chosen == ""
+    assert resolve.settle(config.MachineParams()).chosen == ""
 
 
 def test_what_auto_has_chosen_is_said_and_written_down(project):

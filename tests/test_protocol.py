@@ -10,13 +10,15 @@ import pytest
 from servers import server
 from test_bench import write_records
 
-from morocco_lib import bench, estimate, results, stream
+from morocco_lib.analysis import estimate, summary, throughput
+from morocco_lib.analysis.estimate import Run
+from morocco_lib.analysis.validity import drift_reasons
+from morocco_lib.benchmark import protocol as bench
 from morocco_lib.errors import UsageError
-from morocco_lib.estimate import Run
+from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
-from morocco_lib.validity import Reason, drift_reasons
 
 TERRA = get_task("terra")
 
@@ -68,7 +70,7 @@ def test_every_stage_is_run_and_kept(measured):
     assert any("about" in line and "3 runs of 800 records" in line for line in said)  # told before they start
     assert said.index(next(li for li in said if "about" in li)) < said.index(next(li for li in said if "run 1" in li))
     assert result["kept_answers"]["fires"] is False
-    assert results.derive(folder) == result
+    assert summary.derive(folder) == result
 
 
 def test_the_prediction_is_near_what_it_takes(measured):
@@ -223,7 +225,7 @@ def test_where_caches_may_not_be_dropped_there_is_a_reason(measured, monkeypatch
     ],
 )
 def test_two_kinds_of_start_ups(seconds, fast):
-    assert stream.two_kinds(seconds) == fast
+    assert throughput.two_kinds(seconds) == fast
 
 
 def test_start_ups_of_two_kinds_are_told(measured, tmp_path):
@@ -283,7 +285,7 @@ def batches(seconds, size=10, begin=1.0):
 def test_a_warm_up_is_found_and_left_out():
     wobble = [0.1, 0.102, 0.098, 0.101, 0.099]
     arrivals = batches([0.2, 0.21, 0.19, *wobble * 12])
-    found = stream.of_stream(arrivals, arrivals[-1][0], None)
+    found = throughput.of_stream(arrivals, arrivals[-1][0], None)
     assert (found.warm_up_records, found.warm_up_s) == (30, pytest.approx(0.6))
     assert found.records / found.seconds == pytest.approx(100, rel=1e-3)
 
@@ -299,15 +301,15 @@ def test_a_warm_up_is_found_and_left_out():
 )
 def test_what_is_no_warm_up_stays(seconds):
     arrivals = batches(seconds)
-    found = stream.of_stream(arrivals, arrivals[-1][0], None)
+    found = throughput.of_stream(arrivals, arrivals[-1][0], None)
     assert found.warm_up_records == 0 and found.records == 10 * len(seconds)
 
 
 def test_long_texts_answered_first_are_no_warm_up():
     arrivals = batches([0.3] * 6 + [0.1, 0.101, 0.099] * 20)
     sizes = [300] * 70 + [100] * (10 * len(arrivals) - 70)
-    assert stream.warm_up(arrivals) == 6
-    assert stream.warm_up(arrivals, lambda: sizes) == 0
+    assert throughput.warm_up(arrivals) == 6
+    assert throughput.warm_up(arrivals, lambda: sizes) == 0
 
 
 # -- pairs ---------------------------------------------------------------------------------------------------------
@@ -323,7 +325,7 @@ def test_long_texts_answered_first_are_no_warm_up():
     ],
 )
 def test_pairs_with_a_cold_start_are_left_out(short, longer, warm):
-    assert stream.warm_pairs(short, longer) == warm
+    assert throughput.warm_pairs(short, longer) == warm
 
 
 def test_pairs_that_show_no_time_give_no_speed():

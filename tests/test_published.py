@@ -17,8 +17,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.pipeline import make_pipeline
 
 from morocco_lib import data
+from morocco_lib.legacy import scoring
 from morocco_lib.models import model_class, weights
-from morocco_lib.original import scoring
 from morocco_lib.tasks import get_task, task_names
 from morocco_lib.tasks.base import check_file, task_value
 

@@ -20,9 +20,10 @@ import engine as engines
 import pytest
 from conftest import ROOT
 
-from morocco_lib import cli
+from morocco_lib.cli import entry as cli
+from morocco_lib.cli import images
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
-from morocco_lib.images import credentials, registry, verbs
+from morocco_lib.images import credentials, registry
 from morocco_lib.images.credentials import Credential
 
 USER, SECRET, ECHOED = "ann", "canary-7e1f?>%~0d", "parrot-a81c?>%~9b"
@@ -640,7 +641,7 @@ def test_progress_is_a_bar_on_a_terminal_lines_elsewhere_and_nothing_if_quiet(
     assert process.wait() == 0 and b"%|" in said and b"/50.3M" in said, said
     assert process.stdout.read().startswith(f"{open_one.address}/a@sha256:".encode())
     process.stdout.close()
-    monkeypatch.setattr(verbs, "EVERY_S", 0.5)
+    monkeypatch.setattr(images, "EVERY_S", 0.5)
     with engines.registry(open_one.folder.with_name("b"), open_one.engine) as other:
         lines = main("push", name, f"{other.address}/b:1").stderr.splitlines()
     assert lines[0].startswith("pushing ") and 2 <= len(lines) < 40 and all(" MB" in line for line in lines[1:])

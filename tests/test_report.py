@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT
 from matplotlib import pyplot
 
-from morocco_lib.report import figures, tables, words
+from morocco_lib import formatting
+from morocco_lib.report import figures, tables
 
 PROGRAM = f"{sys.executable} {ROOT / 'docs/example_model.py'}"
 
@@ -106,7 +107,7 @@ def test_a_score_on_the_records_of_training_is_called_that(main, synthetic_data,
 )
 def test_a_score_is_held_against_the_most_frequent_answer(score, said):
     low, value, high = score
-    assert words.majority_words({"value": value, "low": low, "high": high, "majority": {"value": 0.5}}) == said
+    assert formatting.majority_words({"value": value, "low": low, "high": high, "majority": {"value": 0.5}}) == said
 
 
 # -- figures -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from servers import PYTHON, ROOT, cgroups_of, is_alive, runner, server
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.monitor.sampler import Sampler, reader_for
+from morocco_lib.monitors.sampler import Sampler, reader_for
 from morocco_lib.runners import process
 from morocco_lib.runners.contract import Limits, converse, parse_event
 from morocco_lib.runners.process import ProcessRunner

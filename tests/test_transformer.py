@@ -13,13 +13,14 @@ import torch
 
 from morocco_lib import data
 from morocco_lib.errors import UsageError
-from morocco_lib.models import transformer, weights
-from morocco_lib.models.heads import head_of
-from morocco_lib.models.padded import Padded, body_of
-from morocco_lib.models.transformer import Transformer, batches
+from morocco_lib.models import weights
+from morocco_lib.models.transformer import model as transformer
+from morocco_lib.models.transformer.heads import head_of
+from morocco_lib.models.transformer.model import Transformer, batches
+from morocco_lib.models.transformer.padded import Padded, body_of
 from morocco_lib.options import Options
 from morocco_lib.tasks import get_task, task_names
-from morocco_lib.training import bodies, finetune
+from morocco_lib.training import backbones, finetune
 
 SIZES = {
     "vocab_size": 800,
@@ -71,9 +72,9 @@ def made(synthetic_data, tmp_path_factory):
     def make(kind, name):
         if (kind, name) not in folders:
             task = get_task(get_task(name).weights_of)
-            texts = bodies.texts_of(data.read_split(synthetic_data, task, "val")[1][:60], task)
+            texts = backbones.texts_of(data.read_split(synthetic_data, task, "val")[1][:60], task)
             folder = tmp_path_factory.mktemp("weights") / f"{kind}-{name}"
-            body = bodies.from_scratch({**CONFIGS[kind], "initializer_range": SPREAD}, texts, 1)
+            body = backbones.from_scratch({**CONFIGS[kind], "initializer_range": SPREAD}, texts, 1)
             weights.save(Made(body, task), task, folder, name=kind, trained_on={})
             folders[kind, name] = folder
         return folders[kind, name]
@@ -147,7 +148,7 @@ def test_any_decoder_computes_with_a_passage_once_and_answers_the_same(kind, poo
 
 def fitted_by_hand(config, task, records, **changes):
     """A model of a configuration with random weights, and what its weights folder would say."""
-    made = Made(bodies.from_scratch(config, bodies.texts_of(records, task), 1), task, 512)
+    made = Made(backbones.from_scratch(config, backbones.texts_of(records, task), 1), task, 512)
     body, head = (
         {name.removeprefix(part): tensor for name, tensor in made.tensors.items() if name.startswith(part)}
         for part in ("body.", "head.")
@@ -216,7 +217,7 @@ def test_less_precise_answers_are_nearly_the_same(precision, made, synthetic_dat
 
 
 def test_batches_hold_like_lengths_within_their_budgets():
-    from morocco_lib.models.tokens import Tokens
+    from morocco_lib.models.transformer.sequences import Tokens
 
     sequences = [Tokens([1] * n, n) for n in (5, 90, 7, 300, 6, 88, 2000, 5, 5)]
     found = batches(sequences, 3, 200)
@@ -228,7 +229,7 @@ def test_batches_hold_like_lengths_within_their_budgets():
 
 
 def test_a_shared_beginning_is_counted_once_and_stays_together():
-    from morocco_lib.models.tokens import Tokens
+    from morocco_lib.models.transformer.sequences import Tokens
 
     group = [Tokens([7] * 50 + [k] * 5, 50, shared=50) for k in range(6)]
     other = [Tokens([8] * 50 + [k] * 5, 50, shared=50) for k in range(6)]
@@ -236,7 +237,7 @@ def test_a_shared_beginning_is_counted_once_and_stays_together():
 
 
 def test_a_shared_beginning_is_not_computed_with_twice_where_it_fits_into_one_batch():
-    from morocco_lib.models.tokens import Tokens
+    from morocco_lib.models.transformer.sequences import Tokens
 
     groups = [[Tokens([first] * 50 + [k] * 5, 50, shared=50) for k in range(6)] for first in (7, 8, 9)]
     sequences = [one for group in groups for one in group]
@@ -415,7 +416,7 @@ def test_odd_texts_are_answered(kind, made, synthetic_data):
 def test_nothing_of_transformers_is_imported_to_answer_with_a_known_architecture(made, synthetic_data):
     record = json.dumps(records_of(synthetic_data, "terra", 1)[0])
     code = (
-        "import sys; from morocco_lib.cli import main; code = main(sys.argv[1:])\n"
+        "import sys; from morocco_lib.cli.entry import main; code = main(sys.argv[1:])\n"
         "slow = {'transformers', 'pandas', 'sklearn', 'pydantic'}; print(sorted(slow & set(sys.modules))); sys.exit(code)"
     )
     done = subprocess.run(

@@ -19,13 +19,14 @@ import yaml
 from conftest import ROOT
 from test_repository import copy_project
 
-from morocco_lib import steps, turns
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.pipeline import scheduler
 
 # Does what it is told, and prints when it did: a word and two readings of the machine's monotonic clock.
 MEMBER = """
 import json, os, sys, time
-from morocco_lib.turns import VARIABLE, Place
+from morocco_lib.pipeline.scheduler import VARIABLE, Place
 
 def done(word, begin):
     print(json.dumps([word, begin, time.monotonic_ns()]), flush=True)
@@ -56,7 +57,7 @@ done(f"CPU {time.process_time() - spent:.4f}", begin)
 RUN_S = 0.03
 
 
-def start(seat: turns.Seat, *told: tuple[str, float]) -> subprocess.Popen:
+def start(seat: scheduler.Seat, *told: tuple[str, float]) -> subprocess.Popen:
     argv = [sys.executable, "-c", MEMBER, json.dumps(told)]
     options = seat.options({**os.environ, "PYTHONPATH": str(ROOT)})
     member = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
@@ -66,7 +67,7 @@ def start(seat: turns.Seat, *told: tuple[str, float]) -> subprocess.Popen:
 
 def together(*told: list[tuple[str, float]]) -> list[list]:
     """Run a process for each list of words; returns [process, word, begin, end] of all in the order of their ends."""
-    with turns.Turns(len(told)) as given:
+    with scheduler.Turns(len(told)) as given:
         members = [start(seat, *words) for seat, words in zip(given.seats, told, strict=True)]
         said = [member.communicate(timeout=30) for member in members]
         assert given.over.wait(1)
@@ -134,7 +135,7 @@ def test_waiting_costs_no_cpu():
 @pytest.mark.parametrize("when", ["before", "within", "after"])
 def test_one_that_is_killed_does_not_hold_up_the_others(when):
     words = {"before": [("work", 60)], "within": [("turn", 60)], "after": [("turn", 0), ("work", 60)]}[when]
-    with turns.Turns(3) as given:
+    with scheduler.Turns(3) as given:
         dying = start(given.seats[0], *words)
         others = [start(seat, *[("turn", RUN_S)] * 3) for seat in given.seats[1:]]
         if when == "after":
@@ -150,7 +151,7 @@ def test_one_that_is_killed_does_not_hold_up_the_others(when):
 
 
 def test_a_seat_that_is_given_up_is_not_waited_for():
-    with turns.Turns(3) as given:
+    with scheduler.Turns(3) as given:
         given.seats[1].leave()  # nobody was started for it
         stuck = start(given.seats[2], ("work", 60))
         other = start(given.seats[0], ("turn", RUN_S))
@@ -164,7 +165,7 @@ def test_a_seat_that_is_given_up_is_not_waited_for():
 
 
 def test_nobody_measures_when_nobody_gives_turns_any_more():
-    with turns.Turns(2) as given:
+    with scheduler.Turns(2) as given:
         waiting, working = start(given.seats[0], ("turn", RUN_S)), start(given.seats[1], ("work", 60))
         time.sleep(0.3)
     said = waiting.communicate(timeout=10)[1]
@@ -174,10 +175,10 @@ def test_nobody_measures_when_nobody_gives_turns_any_more():
 
 
 def test_by_hand_there_are_no_turns(monkeypatch):
-    monkeypatch.delenv(turns.VARIABLE, raising=False)
+    monkeypatch.delenv(scheduler.VARIABLE, raising=False)
     done = []
     began = time.monotonic()
-    with turns.Place.of_this_process() as place:
+    with scheduler.Place.of_this_process() as place:
         place.meet()  # nobody to wait for
         with place.turn(), place.turn():
             done.append("a turn in a turn")
@@ -279,7 +280,7 @@ def test_a_dry_run_lists_the_steps_in_the_order_they_are_run_in(main, two, tmp_p
 
 @pytest.mark.slow
 def test_more_models_than_seats_are_measured_in_groups(main, tmp_path, monkeypatch):
-    monkeypatch.setattr(turns, "SEATS", 1)
+    monkeypatch.setattr(scheduler, "SEATS", 1)
     plan = write_plan(tmp_path, steps=["bench"], repeats=2)
     done = main("run", plan, "--out", tmp_path / "out", cwd=ROOT, env={"MOROCCO_DATA": ""})
     assert done.returncode == 0, done.stderr

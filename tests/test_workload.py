@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morocco_lib import workload
+from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
 

@@ -1,81 +1,17 @@
-"""Where records come from: folders in the official layout, and synthetic records made by the kit."""
+"""Where records come from: folders in the official layout, downloads, synthetic records; and the stream that is fed.
 
-from collections.abc import Sequence
+May import `config` and `tasks`.
+"""
+
 from pathlib import Path
-from typing import Any
 
-from morocco_lib import steps
-from morocco_lib.errors import UsageError
+from morocco_lib.data.splits import MARK as MARK
+from morocco_lib.data.splits import describe as describe
+from morocco_lib.data.splits import find_split as find_split
+from morocco_lib.data.splits import is_synthetic as is_synthetic
+from morocco_lib.data.splits import origin as origin
+from morocco_lib.data.splits import read_split as read_split
 from morocco_lib.tasks import get_task
-from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.records import Record
-
-SYNTHETIC = "synthetic"  # as a data folder's name: made by the kit, see data/synthetic/
-MARK = "SYNTHETIC.md"  # stands in every folder of synthetic records
-
-
-def find_split(data_dir: Path, task: Task, split: str, files: dict[str, str] | None = None) -> Path:
-    """Return the file of one split.
-
-    Args:
-        data_dir: A folder in the official layout (`TERRa/val.jsonl`), or the task's own folder (`val.jsonl`);
-            `.jsonl.gz` serves as well.
-        split: train, val or test.
-        files: Paths relative to `data_dir` that replace the official names, by split.
-    Raises:
-        UsageError: there is no such file; the places looked at are named.
-    """
-    data_dir = Path(data_dir)
-    if files and split in files:
-        places = [data_dir / files[split]]
-    else:
-        name = task.files.get(split, f"{split}.jsonl")
-        names = [name, f"{name}.gz"]
-        places = [data_dir / task.title / n for n in names] + [data_dir / n for n in names]
-    for place in places:
-        if place.is_file():
-            return place
-    raise UsageError(
-        f"no {split} split of {task.title} in {data_dir}",
-        rule=f"looked for {', '.join(str(p.relative_to(data_dir)) for p in places)}",
-        remedy="give the folder that holds the official files, or `synthetic`",
-    )
-
-
-def read_split(
-    data_dir: Path, task: Task, split: str, files: dict[str, str] | None = None
-) -> tuple[Path, list[Record]]:
-    """Return the path and the records of one split."""
-    path = find_split(data_dir, task, split, files)
-    return path, task.read(path)
-
-
-def is_synthetic(path: Path) -> bool:
-    """Tell whether a data file or folder was made by the kit."""
-    path = Path(path).resolve()
-    return any((parent / MARK).is_file() for parent in (path, *list(path.parents)[:2]))
-
-
-def origin(path: Path) -> str:
-    """Return "synthetic" or "files": what every result says of its records."""
-    return SYNTHETIC if is_synthetic(path) else "files"
-
-
-def describe(path: Path, task: Task, records: Sequence[Record]) -> dict[str, Any]:
-    """Return what a result says of its records: path, sha256, origin, number, whether a sample, spans that miss.
-
-    A sample is a file of real records that holds another number than the official split of its name.
-    """
-    official = task.sizes.get(Path(path).name.removesuffix(".gz").removesuffix(".jsonl"))
-    return {
-        "path": str(path),
-        "sha256": steps.sha256_file(path),
-        "origin": origin(path),
-        "records": len(records),
-        "official_records": official,
-        "sample": origin(path) != SYNTHETIC and len(records) != official,
-        "unaligned_spans": task.unaligned(records),
-    }
 
 
 def make_synthetic(folder: Path, task_names: list[str], seed: int, train_records: int = 0) -> list[Path]:
@@ -85,17 +21,3 @@ def make_synthetic(folder: Path, task_names: list[str], seed: int, train_records
     for name in task_names:
         get_task(name)
     return synthetic.write(Path(folder), task_names, seed, train_records)
-
-
-def synthetic_step(plan_dir: Path, task_names: list[str], seed: int) -> Path:
-    """Return a step folder of synthetic records below a plan folder, made now unless it is there already."""
-    parameters = {"tasks": sorted(task_names), "seed": seed}
-    folder = Path(plan_dir) / f"{SYNTHETIC}-{steps.make_key(SYNTHETIC, parameters, {})}"
-    if (folder / steps.STATUS).exists():
-        status = steps.read_status(folder)
-        if status["state"] == steps.DONE and status["outputs"] == steps.digest_outputs(folder):
-            return folder
-    steps.retire(folder)
-    with steps.Step.begin(folder, SYNTHETIC, parameters=parameters, inputs={}):
-        make_synthetic(folder, task_names, seed)
-    return folder

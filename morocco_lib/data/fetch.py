@@ -19,9 +19,10 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from morocco_lib import params, steps
+from morocco_lib import config, fileio
+from morocco_lib.artifacts import steps
+from morocco_lib.config import Count, Strict
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.params import Count, Strict
 from morocco_lib.tasks.base import Task
 
 SOURCES = Path(__file__).with_name("sources.yaml")
@@ -58,7 +59,7 @@ class Sources(Strict):
 
 def load_sources(path: Path = SOURCES) -> Sources:
     """Return the archives a YAML file names; raises UsageError if it cannot be read or understood."""
-    return params.validate(Sources, params.read_yaml(path), str(path))
+    return config.validate(Sources, config.read_yaml(path), str(path))
 
 
 def fetch(
@@ -108,17 +109,17 @@ def fetch(
                 task.read(unpacked / name)  # what cannot be read is not handed out
         except UsageError as error:
             raise _refused(archive, f"it holds no records of {task.title} ({error})") from None
-        digests = {name: steps.sha256_file(unpacked / name) for name in names}
+        digests = {name: fileio.sha256_file(unpacked / name) for name in names}
         record = {"schema": 1, "url": archive.url, "sha256": archive.sha256, "fetched": steps.now(), "files": digests}
-        steps.write_json(unpacked / RECORD, record)
+        fileio.write_json(unpacked / RECORD, record)
         unpacked.rename(folder)
     return [folder / name for name in names]
 
 
 def _kept(folder: Path, archive: Archive) -> list[Path]:
     if (folder / RECORD).is_file():
-        record = steps.read_json(folder / RECORD)
-        now = {name: steps.sha256_file(folder / name) for name in record.get("files", {}) if (folder / name).is_file()}
+        record = fileio.read_json(folder / RECORD)
+        now = {name: fileio.sha256_file(folder / name) for name in record.get("files", {}) if (folder / name).is_file()}
         if record.get("sha256") == archive.sha256 and now == record.get("files"):
             return [folder / name for name in now]
     raise UsageError(

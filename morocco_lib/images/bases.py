@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import steps
+from morocco_lib import fileio
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.images import BASE
 from morocco_lib.runners import engine
@@ -99,7 +99,7 @@ def debian_base(client: Any, say: Say = silent) -> str:
         EnvironmentFailure: it cannot be made here.
     """
     script = Path(__file__).with_name("debian.sh")
-    name, tag = "morocco-base", f"debian-{steps.sha256_file(script)[:12]}"
+    name, tag = "morocco-base", f"debian-{fileio.sha256_file(script)[:12]}"
     if engine.held(client, f"{name}:{tag}"):
         return f"{name}:{tag}"
     say("making a base from Debian's packages (a minute)")

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import morocco_lib
-from morocco_lib import steps
+from morocco_lib import fileio
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.images import bases
 from morocco_lib.images.bases import Say, silent
@@ -33,7 +34,7 @@ from morocco_lib.tasks.base import Task
 CONTRACT = "1"
 HERE = Path(__file__).parent
 PACKAGE = Path(morocco_lib.__file__).parent
-ANSWERS = ("__init__", "errors", "options", "metrics", "tasks", "models", "infer")  # modules and packages in an image
+ANSWERS = ("__init__", "errors", "options", "tasks", "models", "infer")  # modules and packages in an image
 LARGE_BYTES = 1 << 20  # of a weight file that gets a layer of the model image
 KEY = "morocco.key"
 # kind of model -> extras that its container needs
@@ -145,11 +146,11 @@ def library() -> dict[str, Path]:
 
 def digests(files: dict[str, Path]) -> dict[str, str]:
     """Return name -> sha256 of files."""
-    return {name: steps.sha256_file(path) for name, path in files.items()}
+    return {name: fileio.sha256_file(path) for name, path in files.items()}
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(steps.canonical(value).encode()).hexdigest()
+    return hashlib.sha256(fileio.canonical(value).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
-"""Who answers. A model is fitted on one task, kept as a folder of JSON and safetensors, and answers records."""
+"""Who answers. A model is fitted on one task, kept as a folder of JSON and safetensors, and answers records.
 
-import difflib
+May import `tasks` and what stands below it: a container holds this package.
+"""
+
 import importlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from morocco_lib.errors import UsageError
+from morocco_lib.options import KINDS, check_kind
 from morocco_lib.tasks.base import Prediction, Task
-from morocco_lib.tasks.records import Record
-
-KINDS = {"majority": "Majority", "tfidf": "Tfidf", "transformer": "Transformer"}  # module in this room -> class in it
+from morocco_lib.tasks.jsonl import Record
 
 
 class Model(Protocol):
@@ -43,11 +43,6 @@ def model_class(kind: str) -> type[Model]:
     Raises:
         UsageError: no such kind; the nearest known one is named.
     """
-    if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        raise UsageError(
-            f"no model {kind!r}",
-            rule=f"models: {', '.join(KINDS)}",
-            remedy=f"did you mean {near[0]!r}?" if near else "",
-        )
-    return getattr(importlib.import_module(f"{__name__}.{kind}"), KINDS[kind])
+    check_kind(kind)
+    module, _, name = KINDS[kind].rpartition(".")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from morocco_lib.tasks.base import Prediction, Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 
 class Majority:

@@ -13,7 +13,7 @@ import numpy as np
 
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Prediction, Task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 TERM = re.compile(r"(?u)\b\w\w+\b")  # scikit-learn's default token pattern, on lower-cased text
 

@@ -1,1 +1,4 @@
-"""Tables, figures and the page, from step folders alone."""
+"""Tables, figures and the page, from step folders alone.
+
+May import `analysis`, `artifacts` and what stands below them.
+"""

@@ -5,17 +5,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import steps
+from morocco_lib import fileio, formatting
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
-from morocco_lib.report import figures, tables, words
-from morocco_lib.validity import MEANING
+from morocco_lib.reasons import MEANING
+from morocco_lib.report import figures, tables
 
 PAGE, RESULT = "report.html", "report.json"
 _FORMS = {
-    "score": words.score_text,
-    "speed": words.speed_text,
-    "seconds": words.seconds_text,
-    "bytes": words.bytes_text,
+    "score": formatting.score_text,
+    "speed": formatting.speed_text,
+    "seconds": formatting.seconds_text,
+    "bytes": formatting.bytes_text,
 }
 
 
@@ -51,7 +52,7 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
     rows = tables.collect(plan_dir)
     if not rows:
         raise _nothing_in(plan_dir)
-    steps.write_text(folder / tables.CSV, tables.to_csv(rows))
+    fileio.write_text(folder / tables.CSV, tables.to_csv(rows))
     trail = _trail(plan_dir, folder)
     if own_notebook:
         trail.append({"folder": folder.name, "state": "this report", "started": steps.now(), "page": "notebook.html"})
@@ -71,7 +72,7 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
         meaning=MEANING,
         when=lambda text: f"{text[:10]} {text[11:19]} UTC",
         cell=_cell,
-        bytes=words.bytes_text,
+        bytes=formatting.bytes_text,
         overview=_drawing(figures.overview(rows)),
         disc=_drawing(figures.disc(rows)),
         traces=[
@@ -82,8 +83,8 @@ def build(plan_dir: Path, folder: Path, *, own_notebook: bool = False) -> dict[s
         trail=trail,
         host=host,
     )
-    steps.write_text(folder / PAGE, text)
-    steps.write_json(folder / RESULT, {"schema": 1, "plan_dir": os.path.relpath(plan_dir, folder), "rows": len(rows)})
+    fileio.write_text(folder / PAGE, text)
+    fileio.write_json(folder / RESULT, {"schema": 1, "plan_dir": os.path.relpath(plan_dir, folder), "rows": len(rows)})
     return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
 
 
@@ -96,7 +97,7 @@ def report_step(plan_dir: Path, out: Path | None = None) -> Path:
     if not inputs:
         raise _nothing_in(plan_dir)
     parameters = {"form": "page"}
-    key = steps.make_key("report", parameters, {name: steps.sha256_file(path) for name, path in inputs.items()})
+    key = steps.make_key("report", parameters, {name: fileio.sha256_file(path) for name, path in inputs.items()})
     folder = out or plan_dir / f"report-{key}"
     if out is None:
         steps.retire(folder)

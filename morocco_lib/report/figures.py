@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import estimate
-from morocco_lib.report import words
+from morocco_lib import formatting
+from morocco_lib.analysis import estimate
 
 INK, GREY = "#333333", "#b8b8b8"
 COLOURS = (
@@ -114,7 +114,7 @@ def disc(rows: list[dict[str, Any]]):
         axis.set_ylim(min(ends) - pad, max(ends) + pad)
         ticks = (1, 2, 5) if max(speeds) < 30 * min(speeds) else (1,)  # their labels stand side by side
         axis.xaxis.set_major_locator(plt.LogLocator(subs=ticks, numticks=6))
-        axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: words.sized(v, 2)))
+        axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: formatting.sized(v, 2)))
         axis.xaxis.set_minor_formatter(plt.NullFormatter())
         axis.set(title=task, xlabel="records per second", ylabel="score")
     listed = {row["model"] for row in shown}
@@ -124,7 +124,7 @@ def disc(rows: list[dict[str, Any]]):
         if model in listed
     ]
     handles.append(plt.Line2D([], [], color=INK, linestyle="--", linewidth=1, label="most frequent answer"))
-    title = f"disc area: {name}" + (f", largest {words.bytes_text(largest)}" if largest else "")
+    title = f"disc area: {name}" + (f", largest {formatting.bytes_text(largest)}" if largest else "")
     if any(row["verdict"] != "VALID" for row in shown):
         title += "; grey: INVALID"
     figure.legend(handles=handles, title=title, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)

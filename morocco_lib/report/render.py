@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from morocco_lib import steps
+from morocco_lib import fileio
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -40,4 +40,4 @@ def notebook_html(notebook: Path, page: Path) -> None:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{highlight}\n{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
-    steps.write_text(page, text)
+    fileio.write_text(page, text)

@@ -6,9 +6,9 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import steps
+from morocco_lib import fileio, formatting
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
-from morocco_lib.report import words
 from morocco_lib.tasks import get_task, task_names
 
 CSV, SYNTHETIC = "table.csv", "synthetic"
@@ -55,7 +55,7 @@ def collect(plan_dir: Path, folders: Container[Path] | None = None) -> list[dict
         ]
         if failed and not here:
             here = [{**_empty(), "verdict": "FAILED"}]
-        fitted = [steps.read_json(folder / "train.json") for folder, s in done if s["step"] == "train"]
+        fitted = [fileio.read_json(folder / "train.json") for folder, s in done if s["step"] == "train"]
         learnt, looked = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
         for row in here:
             digest = (row["data"] or {}).get("sha256", "")
@@ -83,7 +83,7 @@ def _empty() -> dict[str, Any]:
 
 
 def _bench(folder: Path, plan_dir: Path) -> dict[str, Any]:
-    result = steps.read_json(folder / "bench.json")
+    result = fileio.read_json(folder / "bench.json")
     names = (
         "verdict",
         "reasons",
@@ -103,7 +103,7 @@ def _bench(folder: Path, plan_dir: Path) -> dict[str, Any]:
 
 
 def _eval(folder: Path, plan_dir: Path) -> dict[str, Any]:
-    result = steps.read_json(folder / "score.json")
+    result = fileio.read_json(folder / "score.json")
     try:
         names = ("score", "batch_size", "data")
         return {**{n: result[n] for n in names}, "eval_folder": _name(folder, plan_dir)}
@@ -149,7 +149,7 @@ def total_lines(rows: list[dict[str, Any]]) -> list[str]:
             lacking.setdefault((what, *total["missing"]), []).append(total["model"])
         else:
             note = ", on samples and so not to be compared with official totals" if sampled else ""
-            lines.append(f"{total['model']}: {words.score_text(total['value'])}, mean of all {what}{note}.")
+            lines.append(f"{total['model']}: {formatting.score_text(total['value'])}, mean of all {what}{note}.")
     for (what, *missing), models in lacking.items():
         lines.append(f"No total over the {what} for {', '.join(dict.fromkeys(models))}; missing {', '.join(missing)}.")
     return lines
@@ -182,18 +182,22 @@ def readable(row: dict[str, Any]) -> dict[str, str]:
 
     def text(name, form):
         estimate = row[name]
-        return "—" if estimate["value"] is None and not estimate.get("reason") else words.with_interval(estimate, form)
+        return (
+            "—"
+            if estimate["value"] is None and not estimate.get("reason")
+            else formatting.with_interval(estimate, form)
+        )
 
     score = row["score"]
     return {
         "task": row["task"] + (" (sample)" if origin_of(row) == "sample" else ""),
         "model": row["model"] + (f" (batch {row['batch_size']})" if row["batch_size"] else ""),
-        "score": text("score", words.score_text),
-        "most frequent answer": words.score_text(score["majority"]["value"]) if score.get("majority") else "—",
-        "records/s": text("speed_per_s", words.speed_text),
-        "start-up": text("init_s", words.seconds_text),
-        "memory": text("ram_bytes", words.bytes_text),
-        "GPU memory": text("gpu_ram_bytes", words.bytes_text),
+        "score": text("score", formatting.score_text),
+        "most frequent answer": formatting.score_text(score["majority"]["value"]) if score.get("majority") else "—",
+        "records/s": text("speed_per_s", formatting.speed_text),
+        "start-up": text("init_s", formatting.seconds_text),
+        "memory": text("ram_bytes", formatting.bytes_text),
+        "GPU memory": text("gpu_ram_bytes", formatting.bytes_text),
         "verdict": " ".join([row["verdict"] or "—", *row["reasons"]]),
     }
 
@@ -227,10 +231,10 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
         if row["score"]["value"] is not None and row["score"]["value"] < row["score"]["majority"]["value"]:
             label = row["score"]["majority"].get("label")
             lines.append(
-                f"{row['model']} on {row['task']} scores {words.score_text(row['score']['value'])}, below the "
-                f"{words.score_text(row['score']['majority']['value'])} of always answering the most frequent label of these records ({label})."
+                f"{row['model']} on {row['task']} scores {formatting.score_text(row['score']['value'])}, below the "
+                f"{formatting.score_text(row['score']['majority']['value'])} of always answering the most frequent label of these records ({label})."
             )
-        lines += [f"{row['model']} on {row['task']}: {line}" for line in words.reason_lines(row["reasons"])]
+        lines += [f"{row['model']} on {row['task']}: {line}" for line in formatting.reason_lines(row["reasons"])]
         lines += [
             f"{row['model']} on {row['task']}: {f['step']} {f['state']}: {f['error'] or 'it did not end'}"
             for f in row["failed"]
@@ -246,13 +250,13 @@ def text_table(rows: list[dict[str, Any]]) -> str:
         shown = {name: row[name]["value"] for name in ("score", "speed_per_s", "init_s", "ram_bytes")}
         majority = row["score"].get("majority", {}).get("value")
         forms = (
-            ("score", words.score_text),
-            ("speed_per_s", words.speed_text),
-            ("init_s", words.seconds_text),
-            ("ram_bytes", words.bytes_text),
+            ("score", formatting.score_text),
+            ("speed_per_s", formatting.speed_text),
+            ("init_s", formatting.seconds_text),
+            ("ram_bytes", formatting.bytes_text),
         )
         score, speed, init, ram = ("—" if shown[n] is None else f(shown[n]) for n, f in forms)
-        bar = "—" if majority is None else words.score_text(majority)
+        bar = "—" if majority is None else formatting.score_text(majority)
         cells.append(
             (
                 row["task"] + ("*" if origin_of(row) == "sample" else ""),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from morocco_lib.report import words
+from morocco_lib import formatting
 
 
 def seeds_table(result: dict[str, Any]) -> pd.DataFrame:
@@ -16,11 +16,11 @@ def seeds_table(result: dict[str, Any]) -> pd.DataFrame:
     rows = [
         {
             "seed": f"{one['seed']}{' (kept)' if one['seed'] == result['chosen_seed'] else ''}",
-            "val": words.score_text(one["score"]) if one["score"] is not None else "—",
+            "val": formatting.score_text(one["score"]) if one["score"] is not None else "—",
             "updates": one.get("updates", "—"),
-            "wall time": words.seconds_text(one["wall_s"]),
-            "peak memory": words.bytes_text(one["process_peak_bytes"]),
-            "energy": words.with_interval(one["energy_j"], lambda joules: f"{words.sized(joules)} J"),
+            "wall time": formatting.seconds_text(one["wall_s"]),
+            "peak memory": formatting.bytes_text(one["process_peak_bytes"]),
+            "energy": formatting.with_interval(one["energy_j"], lambda joules: f"{formatting.sized(joules)} J"),
             "error": one.get("error", ""),
         }
         for one in result.get("seeds", [])
@@ -38,13 +38,15 @@ def cost(result: dict[str, Any]) -> pd.DataFrame:
     """Return what training cost in all, failed seeds included."""
     whole = result.get("cost", result)
     rows = {
-        "wall time": words.seconds_text(whole["wall_s"]),
-        "CPU time": words.seconds_text(whole["cpu_s"]),
-        "peak memory of this kernel": words.bytes_text(whole["process_peak_bytes"]),
-        "weights on disk": words.bytes_text(result["weights_bytes"]),
+        "wall time": formatting.seconds_text(whole["wall_s"]),
+        "CPU time": formatting.seconds_text(whole["cpu_s"]),
+        "peak memory of this kernel": formatting.bytes_text(whole["process_peak_bytes"]),
+        "weights on disk": formatting.bytes_text(result["weights_bytes"]),
     }
     if "energy_j" in whole:
-        rows["energy of the GPUs"] = words.with_interval(whole["energy_j"], lambda joules: f"{words.sized(joules)} J")
+        rows["energy of the GPUs"] = formatting.with_interval(
+            whole["energy_j"], lambda joules: f"{formatting.sized(joules)} J"
+        )
     if "recipe" in result:
         rows["sequences cut"] = f"{result['truncated']} of {result['sequences']}"
     return pd.Series(rows, name="cost").to_frame()

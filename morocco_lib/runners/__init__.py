@@ -1,1 +1,4 @@
-"""How a model is run: bytes in, bytes out, one clock. Nothing here knows what a record means."""
+"""How a program runs: as a process or in a container; bytes and clocks, no tasks.
+
+May import `monitors` and what stands below it.
+"""

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.monitor import clocks, proc
-from morocco_lib.monitor.cgroup import RunCgroup, end_all
+from morocco_lib.monitors import clocks, procfs
+from morocco_lib.monitors.cgroup import RunCgroup, end_all
 from morocco_lib.runners import engine
 from morocco_lib.runners.contract import Exit, Limits
 
@@ -178,7 +178,7 @@ class DockerHandle:
             return self.group.pids()
         if self._pidfd is None:
             return []
-        self._known |= proc.tree(self.pid, self._known)
+        self._known |= procfs.tree(self.pid, self._known)
         return sorted(self._known)
 
     def kill(self) -> None:

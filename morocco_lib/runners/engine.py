@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from morocco_lib.doctor import host_facts
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.monitor.proc import is_running, start_ticks
+from morocco_lib.monitors.host import host_facts
+from morocco_lib.monitors.procfs import is_running, start_ticks
 
 if TYPE_CHECKING:
     import docker

@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.monitor import proc
-from morocco_lib.monitor.cgroup import RunCgroup, end_all
+from morocco_lib.monitors import procfs
+from morocco_lib.monitors.cgroup import RunCgroup, end_all
 from morocco_lib.runners.contract import Exit, Limits
 
 READ_BYTES = 1 << 20
@@ -223,7 +223,7 @@ class ProcessHandle:
         if self.group:
             return self.group.pids()
         # Once seen, a process stays known, even when it has left both our session and its parent.
-        found = proc.tree(self.pid, self._known)
+        found = procfs.tree(self.pid, self._known)
         self._known = {**self._known, **found}
         return sorted(found)
 

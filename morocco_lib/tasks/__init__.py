@@ -1,4 +1,7 @@
-"""What is asked: one module a benchmark task, found by its file name; a task's facts live there, once."""
+"""What is asked: one module a task, found by its file name, here or in the package of its benchmark; its facts live there, once.
+
+May import `errors` alone: every container holds this package.
+"""
 
 import difflib
 import importlib
@@ -7,13 +10,24 @@ import pkgutil
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Task
 
-_SHARED = {"base", "records", "spans"}
+_SHARED = {"base", "jsonl", "metrics", "spans"}
+
+
+def _modules() -> dict[str, str]:
+    """Return short id -> module of every task."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        if module.ispkg:
+            package = importlib.import_module(f"{__name__}.{module.name}")
+            found |= {m.name: f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
+        elif module.name not in _SHARED:
+            found[module.name] = f"{__name__}.{module.name}"
+    return found
 
 
 def task_names(benchmark: str | None = None) -> list[str]:
     """Return the short ids of all tasks, or of those of one benchmark, sorted."""
-    names = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED)
-    return [name for name in names if benchmark is None or get_task(name).benchmark == benchmark]
+    return [name for name in sorted(_modules()) if benchmark is None or get_task(name).benchmark == benchmark]
 
 
 def get_task(name: str) -> Task:
@@ -30,4 +44,4 @@ def get_task(name: str) -> Task:
             rule=f"tasks: {', '.join(names)}",
             remedy=f"did you mean {near[0]!r}?" if near else "",
         )
-    return importlib.import_module(f"{__name__}.{name}").TASK
+    return importlib.import_module(_modules()[name]).TASK

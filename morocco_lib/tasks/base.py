@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from morocco_lib import metrics
 from morocco_lib.errors import InvalidResult, UsageError
-from morocco_lib.tasks.records import Record, open_lines, parse_object, read_objects, split_lines
+from morocco_lib.tasks import metrics
+from morocco_lib.tasks.jsonl import Record, open_lines, parse_object, read_objects, split_lines
 
 Prediction = dict[str, Any]
 Idx = int | str

@@ -1,1 +1,4 @@
-"""Fine-tuning transformers: where a body comes from, how it is fed in training, the recipe, the seeds."""
+"""How a model learns: fitting, fine-tuning of transformers, seeds, several processes.
+
+May import `models`, `data`, `artifacts` and what stands below them.
+"""

@@ -21,20 +21,20 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
-from morocco_lib.models.encodings import ENCODINGS, Reader
-from morocco_lib.models.heads import Head, head_of
-from morocco_lib.models.padded import positions_of
-from morocco_lib.models.pooling import pool
-from morocco_lib.models.tokens import Tokens
-from morocco_lib.models.transformer import Transformer, device_of, out_of_memory
+from morocco_lib.models.transformer.heads import Head, head_of
+from morocco_lib.models.transformer.inputs import ENCODINGS, Reader
+from morocco_lib.models.transformer.model import Transformer, device_of, out_of_memory
+from morocco_lib.models.transformer.padded import positions_of
+from morocco_lib.models.transformer.pooling import pool
+from morocco_lib.models.transformer.sequences import Tokens
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Task, task_value
-from morocco_lib.tasks.records import Record
-from morocco_lib.training import processes
-from morocco_lib.training.bodies import Body
-from morocco_lib.training.processes import world
-from morocco_lib.training.recipe import Recipe
+from morocco_lib.tasks.jsonl import Record
+from morocco_lib.training import distributed
+from morocco_lib.training.backbones import Body
+from morocco_lib.training.distributed import world
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class _Trainer(Trainer):
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        if processes.any_true(~torch.isfinite(loss)):
+        if distributed.any_true(~torch.isfinite(loss)):
             seen = f"the loss is {loss.item()}" if not torch.isfinite(loss) else "another process's loss is no number"
             raise InvalidResult(
                 f"{seen} at update {self.state.global_step + 1}",
@@ -255,7 +255,7 @@ class Fit:
             try:
                 return self._attempt(seed, batch, accumulation)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if processes.peer_ended(error):
+                if distributed.peer_ended(error):
                     raise EnvironmentFailure(
                         "another of the processes has ended", rule="all train to the end", remedy="read what it said"
                     ) from None
@@ -363,10 +363,10 @@ class Fit:
         """Return the task's value of val; the processes answer a share each."""
         answered: list[Any] = [None] * len(self.val)
         try:
-            mine: Any = model.answer(self.val[processes.rank() :: world()])
+            mine: Any = model.answer(self.val[distributed.rank() :: world()])
         except InvalidResult as error:
             mine = error  # all processes are to know
-        for number, share in enumerate(processes.gather(mine)):
+        for number, share in enumerate(distributed.gather(mine)):
             if isinstance(share, InvalidResult):
                 raise share
             answered[number :: world()] = share

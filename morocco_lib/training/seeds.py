@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from morocco_lib import steps
+from morocco_lib import fileio
+from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError, UsageError
 from morocco_lib.models import weights
 from morocco_lib.models.majority import Majority
-from morocco_lib.monitor.energy import EnergyMeter
+from morocco_lib.monitors.energy import EnergyMeter
 from morocco_lib.tasks.base import Task, task_value
-from morocco_lib.tasks.records import Record
-from morocco_lib.training import bodies, finetune, processes
-from morocco_lib.training.recipe import Recipe
+from morocco_lib.tasks.jsonl import Record
+from morocco_lib.training import backbones, distributed, finetune
 
 SEEDS, BEST, KEY = "seeds.json", "best", "key"
 DONE, FAILED = "done", "failed"
@@ -36,7 +36,7 @@ def work_folder(folder: Path) -> Path:
 
 
 def fit(
-    make_body: Callable[[int], bodies.Body],
+    make_body: Callable[[int], backbones.Body],
     recipe: Recipe,
     task: Task,
     train: list[Record],
@@ -59,11 +59,11 @@ def fit(
     Raises:
         InvalidResult: no seed got done; every one's error is named.
     """
-    first = processes.rank() == 0
+    first = distributed.rank() == 0
     work = work_folder(folder)
     job = finetune.Fit(make_body, task, recipe, train, val, work, say)
-    processes.join()
-    known = processes.broadcast(_resume(work, key) if first else None)
+    distributed.join()
+    known = distributed.broadcast(_resume(work, key) if first else None)
     for seed in seeds:
         if any(one["seed"] == seed and one["state"] == DONE for one in known):
             say(f"seed {seed}: done before")
@@ -83,7 +83,7 @@ def fit(
             best = max((one["score"] for one in known if one["state"] == DONE), default=-2.0)
             known.append({"seed": seed, "state": DONE, "score": trained.score, **found, **meter.read()})
             say(f"seed {seed}: {trained.score:.4f} on val after {trained.updates} updates")
-            processes.barrier()  # all have read the best look
+            distributed.barrier()  # all have read the best look
             if first:
                 if trained.score > best:
                     for left in (work / BEST, work / f"{BEST}.new"):  # a kill may have left it half-written
@@ -92,7 +92,7 @@ def fit(
                     (work / f"{BEST}.new").rename(work / BEST)
                 shutil.rmtree(work / f"seed-{seed}", ignore_errors=True)
         if first:
-            steps.write_json(work / SEEDS, known)
+            fileio.write_json(work / SEEDS, known)
     done = [one for one in known if one["state"] == DONE]
     if not done:
         raise InvalidResult(f"no seed was trained to its end: {known[0]['error']}")
@@ -109,7 +109,7 @@ def fit(
         "val_scores": [min(one["score"] for one in done), max(one["score"] for one in done)],
         "truncated": chosen["truncated"],
         "sequences": chosen["sequences"],
-        "processes": processes.world(),
+        "processes": distributed.world(),
         "cost": _cost(known),
         "warnings": _warnings(task, job.val, known, chosen),
     }

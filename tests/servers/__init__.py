@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from morocco_lib.monitor.cgroup import PREFIX, RunCgroup, own_groups
+from morocco_lib.monitors.cgroup import PREFIX, RunCgroup, own_groups
 from morocco_lib.runners.process import ProcessRunner
 
 ROOT = Path(__file__).parents[2]

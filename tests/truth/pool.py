@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from morocco_lib import bench, workload
+from morocco_lib.benchmark import protocol
+from morocco_lib.data import workload
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
@@ -111,10 +112,10 @@ class Trial:
 def ours(setting: Setting, folder: Path, **asked: object) -> Trial:
     """Measure our way, in a new folder: one run, or as `asked` says."""
     folder.mkdir()
-    source, program = setting.source(folder), bench.Program(setting.argv(folder / "starts"), "truth")
+    source, program = setting.source(folder), protocol.Program(setting.argv(folder / "starts"), "truth")
     asked = {"input_size": setting.records, "batch_size": setting.batch_size, "repeats": 1, **asked}
     began = time.monotonic()
-    result = bench.bench(program, TASK, source, ProcessRunner(), Limits(timeout_s=60), folder, **asked)
+    result = protocol.bench(program, TASK, source, ProcessRunner(), Limits(timeout_s=60), folder, **asked)
     wall_s = time.monotonic() - began
     assert result["verdict"] == "VALID", result["reasons"]
     truths = [json.loads(_last_line(folder / run / "stderr.log")) for run in result["runs"]]

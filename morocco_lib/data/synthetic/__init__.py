@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from morocco_lib import steps
+from morocco_lib import fileio
 from morocco_lib.data import MARK
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
-from morocco_lib.tasks.records import Record
+from morocco_lib.tasks.jsonl import Record
 
 
 def generator_names() -> list[str]:
@@ -87,7 +87,7 @@ def write(folder: Path, tasks: Sequence[str], seed: int, train_records: int = 0)
     try:
         for path, text in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            steps.write_text(path, text)
+            fileio.write_text(path, text)
     except OSError:
         for path in contents:  # half of the records would look like all of them
             path.unlink(missing_ok=True)

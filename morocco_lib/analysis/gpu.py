@@ -1,0 +1,121 @@
+"""Facts of runs -> GPU memory and energy; see `estimate`, which has the rest."""
+
+import bisect
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from morocco_lib.analysis.estimate import Run, mean_of, ratio_estimate
+from morocco_lib.analysis.throughput import MIN_ARRIVALS
+from morocco_lib.reasons import Reason
+
+MIN_ENERGY_S = 10.0  # counters go in steps, and power is a mean over up to a second
+MIN_ENERGY_STEPS = 10
+EDGE_SHARE = 0.01  # of that time, which may lie outside the samples
+MAX_POWER_GAP_S = 1.0
+
+
+def gpu_ram_bytes(run: Run) -> float | Reason:
+    """Return the peak of what all processes of the run held on all GPUs together, contexts included.
+
+    Limits: a footprint, not a need: frameworks keep memory they have freed; peaks between two samples are missed.
+    """
+    gpu = run.facts["gpu"]
+    if isinstance(gpu, str):
+        return Reason(gpu)
+    if not any(device["used_by_run"] for device in gpu["devices"]):
+        return _unseen(gpu)
+    ours, at_once = {str(pid) for pid in gpu["pids"]}, {}
+    for sample in run.gpu_samples:
+        sizes = [size for pid, size in (sample["processes"] or {}).items() if pid in ours]
+        at_once.setdefault(sample["t_ns"], []).extend(sizes)
+    told = [sum(sizes) for sizes in at_once.values() if sizes and None not in sizes]
+    return float(max(told)) if told else Reason.GPU_NOT_TOLD
+
+
+def _unseen(gpu: dict[str, Any]) -> Reason:
+    for device in gpu["devices"]:
+        if device["idle"]["processes"] is None:
+            return Reason(device["missing"]["compute"]["reason"])
+    return Reason.GPU_PIDS_HIDDEN if gpu["pids_hidden"] else Reason.GPU_NOT_USED
+
+
+def gpu_energy(run: Run) -> tuple[float, int, str] | Reason:
+    """Return (joules, records, method) between the first and the last answer, of the GPUs the run used.
+
+    Method is `counter`, or `power` where a device has no counter and its power readings are integrated.
+    Limits: the whole device is counted, what it draws when idle included; neither processor nor host memory is.
+    """
+    gpu = run.facts["gpu"]
+    if isinstance(gpu, str):
+        return Reason.NO_ENERGY_COUNTER
+    used = [index for index, device in enumerate(gpu["devices"]) if device["used_by_run"]]
+    if not used:
+        return _unseen(gpu)
+    if len(run.arrivals) < MIN_ARRIVALS:
+        return Reason.NO_STREAM
+    first_s, last_s = run.arrivals[0][0], run.arrivals[-1][0]
+    if last_s - first_s < MIN_ENERGY_S:
+        return Reason.BELOW_RESOLUTION
+    joules, method = 0.0, "counter"
+    for index in used:
+        counter, power = (_points(run, index, name) for name in ("energy_j", "power_w"))
+        if gpu["devices"][index]["mig_of"] is not None or not (counter or power):
+            return Reason.NO_ENERGY_COUNTER  # a counter of the whole GPU tells nothing of an instance
+        points, method = (counter, method) if counter else (_integrated(power), "power")
+        gap_s = max((b[0] - a[0] for a, b in itertools.pairwise(points)), default=0.0)
+        edge_s = EDGE_SHARE * (last_s - first_s)
+        if points[0][0] > first_s + edge_s or points[-1][0] < last_s - edge_s:
+            return Reason.NO_SAMPLES
+        if not counter and gap_s > MAX_POWER_GAP_S:
+            return Reason.NO_SAMPLES
+        if any(b[1] < a[1] for a, b in itertools.pairwise(points)):
+            return Reason.NO_ENERGY_COUNTER  # set back by a reset
+        if len({value for t_s, value in points if first_s <= t_s <= last_s}) < MIN_ENERGY_STEPS:
+            return Reason.BELOW_RESOLUTION
+        joules += _at(points, last_s) - _at(points, first_s)
+    return joules, run.lines - run.arrivals[0][1], method
+
+
+def _points(run: Run, gpu: int, name: str) -> list[tuple[float, float]]:
+    return [(s["t_ns"] / 1e9, s[name]) for s in run.gpu_samples if s["gpu"] == gpu and s.get(name) is not None]
+
+
+def _integrated(power: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    steps = ((b[1] + a[1]) / 2 * (b[0] - a[0]) for a, b in itertools.pairwise(power))
+    return list(zip((t_s for t_s, _ in power), itertools.accumulate(steps, initial=0.0), strict=True))
+
+
+def _at(points: list[tuple[float, float]], t_s: float) -> float:
+    # Between two points on the line through them, outside the nearest.
+    after = bisect.bisect(points, (t_s, -math.inf))
+    if after in (0, len(points)):
+        return points[min(after, len(points) - 1)][1]
+    (t0, y0), (t1, y1) = points[after - 1 : after + 1]
+    return y0 + (y1 - y0) * (t_s - t0) / (t1 - t0)
+
+
+def summarise_gpu(gpu: dict[str, Any] | str, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the estimates of bench.json that concern GPUs.
+
+    Args:
+        gpu: What the first run's `run.json` says, valid or not: without a GPU its code is the reason.
+        runs: The valid runs.
+    """
+    if isinstance(gpu, str):
+        return {
+            "gpu_ram_bytes": {"value": None, "reason": gpu},
+            "energy_j_per_record": {"value": None, "reason": Reason.NO_ENERGY_COUNTER},
+        }
+    energy = [gpu_energy(run) for run in runs]
+    reasons = [found for found in energy if isinstance(found, Reason)]
+    if reasons or not energy:
+        energy_estimate = {"value": None, "reason": reasons[0] if reasons else Reason.NO_VALID_RUN}
+    else:
+        joules, records, methods = zip(*energy, strict=True)
+        method = "counter" if set(methods) == {"counter"} else "power"
+        spread, scope = ratio_estimate(joules, records).__dict__, "runs" if len(runs) > 1 else "run"
+        energy_estimate = {**spread, "method": method, "scope": scope}
+    ram = mean_of([gpu_ram_bytes(run) for run in runs], gpu["source"])
+    return {"gpu_ram_bytes": ram, "energy_j_per_record": energy_estimate}

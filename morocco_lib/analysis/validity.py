@@ -1,0 +1,149 @@
+"""Facts of runs -> reason codes; see `reasons` for what each means."""
+
+import signal
+from collections.abc import Sequence
+
+from morocco_lib.reasons import NOTES, Reason
+
+THROTTLED_SHARE = 0.01  # of the samples of a GPU; above it the run is invalid
+LONGEST_GAP_S = 1.0  # between two samples; above it the run is invalid
+GAPS_SHARE, GAPS_S = 0.1, 0.5  # of the time sampled, in gaps; so are both together
+# Other signals are ordinary ways to end a worker.
+CRASHES = {signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
+OTHERS_SHARE, OTHERS_S = 0.5, 0.5  # of the time of all cores, and CPU seconds; above both the run is invalid
+OTHERS_SHARE_FULL, FULL_SHARE = 0.2, 0.05  # as is above the first with less idle than the second
+OTHERS_CORES = 0.5
+OTHER_SAMPLES = 2  # a process of the run may end between being named by the GPU and being looked for
+
+DRIFT_RUNS, DRIFT_SHARE, DRIFT_CHANCE = (
+    5,
+    0.05,
+    0.002,
+)  # of the mean speed, from the first run to the last; of equal runs
+
+RULE_REASONS = {
+    "broken-line": Reason.BROKEN_LINE,
+    "idx": Reason.WRONG_IDX,
+    "unknown-idx": Reason.UNKNOWN_IDX,
+    "duplicate-idx": Reason.DUPLICATE_IDX,
+    "missing-idx": Reason.MISSING_IDX,
+    "label": Reason.WRONG_LABEL,
+}
+
+
+def exit_reasons(exit_facts: dict) -> list[Reason]:
+    """Return what the end of a run says against it; `exit_facts` is `run.json`'s "exit"."""
+    reasons = []
+    if exit_facts["oom_killed"]:
+        reasons.append(Reason.OUT_OF_MEMORY)
+    if exit_facts["timed_out"]:
+        reasons.append(Reason.TIMEOUT)
+    elif exit_facts["signal"] is not None:
+        reasons.append(Reason.KILLED)
+    elif exit_facts["code"] != 0:
+        reasons.append(Reason.NON_ZERO_EXIT)
+    if exit_facts["left_pids"]:
+        reasons.append(Reason.LEFT_PROCESSES)
+    if exit_facts["pids_refused"]:
+        reasons.append(Reason.PIDS_REFUSED)
+    return reasons
+
+
+def stream_reasons(facts: dict) -> list[Reason]:
+    """Return what was fed and printed says against a run; `facts` is `run.json`."""
+    if facts["stdout_cut"]:
+        return [Reason.STDOUT_FLOODED]
+    ended_well = not set(exit_reasons(facts["exit"])) - NOTES
+    return [Reason.INPUT_NOT_READ] if ended_well and not facts["all_fed"] else []
+
+
+def clock_reasons(clock: dict) -> list[Reason]:
+    """Return what happened to the clocks during a run; `clock` is `run.json`'s."""
+    found = [(Reason.CLOCK_TROUBLE, clock["wall_moved_s"]), (Reason.MACHINE_SLEPT, clock["slept_s"])]
+    return [reason for reason, seconds in found if seconds]
+
+
+def sampler_reasons(sampler: dict) -> list[Reason]:
+    """Return what gaps between samples say against a run; `sampler` is `run.json`'s, of which older ones tell no gaps."""
+    longest_s, gaps_s = sampler["longest_gap_s"] or 0.0, sampler.get("gaps_s") or 0.0
+    often = gaps_s > GAPS_S and gaps_s > GAPS_SHARE * sampler["watched_s"]
+    return [Reason.SAMPLER_GAPS] if often or longest_s > LONGEST_GAP_S else []
+
+
+def worker_reasons(facts: dict) -> list[Reason]:
+    """Return whether a process crashed or was killed before the last answer; `facts` is `run.json`.
+
+    A program that a signal ended as a whole is told of by `exit_reasons`.
+    """
+    last_s = facts["phases"]["last_answer_s"] or 0.0
+    crashed = [
+        ended
+        for ended in facts.get("ended_processes", [])
+        if ended["signal"] in CRASHES and ended["signal"] != facts["exit"]["signal"] and ended["t_ns"] / 1e9 < last_s
+    ]
+    return [Reason.WORKER_KILLED] if crashed else []
+
+
+def machine_reasons(others: dict | str) -> list[Reason]:
+    """Return what other processes say against a run; `others` is `run.json`'s, a code where the machine does not tell."""
+    if isinstance(others, str) or others["cpu_s"] < OTHERS_S:
+        return []
+    share = others["cores"] / others["of_cores"]
+    full = others["idle_share"] is not None and others["idle_share"] < FULL_SHARE
+    if share > OTHERS_SHARE or (full and share > OTHERS_SHARE_FULL):
+        return [Reason.BUSY_MACHINE]
+    return [Reason.SHARED_MACHINE] if others["cores"] > OTHERS_CORES else []
+
+
+def gpu_reasons(gpu: dict | str) -> list[Reason]:
+    """Return what happened on the GPUs that a run used says against it; `gpu` is `run.json`'s, a code where there is none.
+
+    Where it is not known which it used, a lost or slowed one counts, whichever it is.
+    """
+    if isinstance(gpu, str):
+        return []
+    used = [device for device in gpu["devices"] if device["used_by_run"]]
+    others = [other for device in used for other in device["others"] if other["samples"] >= OTHER_SAMPLES]
+    concerned = used or (gpu["devices"] if gpu["pids_hidden"] else [])
+    slowed = [d for d in concerned if d["slowed_samples"] > THROTTLED_SHARE * d["state_samples"]]
+    found = [
+        (Reason.GPU_LOST, any(device["lost"] for device in used or gpu["devices"])),
+        (Reason.GPU_THROTTLED, slowed),
+        (Reason.OTHER_GPU_PROCESS, any(not other["graphics_only"] for other in others)),
+        (Reason.DISPLAY_ON_GPU, any(other["graphics_only"] for other in others)),
+    ]
+    return [reason for reason, happened in found if happened]
+
+
+def log_reasons(truncated: bool) -> list[Reason]:
+    """Return what the files of a run say against it: they must hold all that was written into them."""
+    return [Reason.LOG_TRUNCATED] if truncated else []
+
+
+def drift_reasons(speeds: Sequence[float]) -> list[Reason]:
+    """Return DRIFT if speeds, in the order of their runs, rise or fall along a line by more than chance and DRIFT_SHARE.
+
+    Limits: fewer than five runs do not tell a line from chance.
+    """
+    n = len(speeds)
+    if n < DRIFT_RUNS:
+        return []
+    from scipy.special import stdtr
+
+    centre, mean = (n - 1) / 2, sum(speeds) / n
+    spread = sum((k - centre) ** 2 for k in range(n))
+    slope = sum((k - centre) * (v - mean) for k, v in enumerate(speeds)) / spread
+    left = sum((v - mean - slope * (k - centre)) ** 2 for k, v in enumerate(speeds))
+    error = (left / (n - 2) / spread) ** 0.5
+    chance = 2 * float(stdtr(n - 2, -abs(slope) / error)) if error else 0.0
+    return [Reason.DRIFT] if abs(slope) * (n - 1) > DRIFT_SHARE * mean and chance < DRIFT_CHANCE else []
+
+
+def answer_reasons(counts: dict[str, int]) -> list[Reason]:
+    """Return what the check of the answers says against a run; `counts` is problems by rule."""
+    return [RULE_REASONS[rule] for rule in RULE_REASONS if counts.get(rule)]
+
+
+def cached_reasons(cached: dict) -> list[Reason]:
+    """Return what the probe for kept answers says against a result; `cached` is what `caching.judge` returns."""
+    return [Reason.CACHED_ANSWERS] if cached["fires"] else []

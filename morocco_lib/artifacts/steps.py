@@ -1,0 +1,294 @@
+"""Step folders: the record on disk. What was asked, what was read, what came out, with a digest for every byte kept.
+
+    outputs/<plan>/<model>/<task>/<step>-<key8>/    status.json and whatever the step made
+    outputs/<plan>/<step>-<key8>/                   steps of a whole plan: synthetic records, the report
+
+A folder is never overwritten: failed, killed and forced attempts are renamed <folder>.1, .2, and kept.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import morocco_lib
+from morocco_lib import fileio
+from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.monitors.host import host_facts
+from morocco_lib.monitors.procfs import is_running, start_ticks
+
+STATUS = "status.json"
+SCHEMA = 1
+RUNNING, DONE, FAILED, KILLED = "running", "done", "failed", "killed"
+
+
+def make_key(step: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Return the 8 hex digits that name an attempt: same parameters, same input bytes, same version, same key.
+
+    Args:
+        step: train, bench, eval, report, ...
+        parameters: What the step is asked to do; no paths, or a moved folder would be another step.
+        inputs: Name -> sha256 of what it reads.
+    """
+    text = fileio.canonical([step, parameters, sorted(inputs.items()), morocco_lib.__version__])
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@functools.cache
+def code_facts() -> dict[str, Any]:
+    """Return version, commit and whether uncommitted changes were there; commit is None outside a git checkout."""
+    folder = Path(morocco_lib.__file__).parent
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        # Its words may be in any language and encoding.
+        return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    # An installed copy may lie inside somebody else's checkout: its commit says nothing about our code.
+    if commit is None or not git("ls-files", "--", "__init__.py"):
+        return {"version": morocco_lib.__version__, "commit": None, "dirty": None}
+    changes = git(
+        "status", "--porcelain", "--", str(folder), str(folder.parent / "notebooks"), str(folder.parent / "params")
+    )
+    return {"version": morocco_lib.__version__, "commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def now() -> str:
+    """Return the UTC time as text; a label, never a measure."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seal(status: dict[str, Any]) -> dict[str, Any]:
+    """Return the status with the digest of itself, so that a changed byte in it shows as well."""
+    body = {k: v for k, v in status.items() if k != "seal"}
+    return {**body, "seal": hashlib.sha256(fileio.canonical(body).encode()).hexdigest()}
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return a step's status.
+
+    Raises:
+        UsageError: no status.json, or one this version cannot read.
+    """
+    path = Path(folder) / STATUS
+    try:
+        status = json.loads(path.read_text(encoding="utf-8"))
+        if status["schema"] != SCHEMA:
+            raise UsageError(f"{path} has schema {status['schema']}", rule=f"this version reads schema {SCHEMA}")
+        return status
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", remedy="give a step folder") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is broken ({error})", remedy="remove the folder and run the step again") from None
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return every file of a step folder but its status, nested step folders left out, sorted."""
+    found = []
+    for base, dirs, names in os.walk(folder):
+        dirs[:] = sorted(d for d in dirs if not (Path(base) / d / STATUS).exists())
+        found += [Path(base) / n for n in names if not (n == STATUS and Path(base) == Path(folder))]
+    return sorted(found)
+
+
+def digest_outputs(folder: Path) -> dict[str, str]:
+    """Return {path within the folder: sha256} of everything in it but the status."""
+    return {f.relative_to(folder).as_posix(): fileio.sha256_file(f) for f in files_of(folder)}
+
+
+def find_steps(outputs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield (folder, status) of every step folder below, the oldest first; broken ones raise UsageError."""
+    folders = [path.parent for path in Path(outputs).rglob(STATUS)]
+    found = [(folder, read_status(folder)) for folder in folders]
+    yield from sorted(found, key=lambda item: (item[1]["started"], str(item[0])))
+
+
+def is_retired(folder: Path) -> bool:
+    """Tell whether the folder is an attempt that was set aside."""
+    return folder.suffix[1:].isdigit() and folder.suffix != ""
+
+
+def is_alive(status: Mapping[str, Any]) -> bool:
+    """Tell whether the process that runs a step still lives on this machine."""
+    owner = status["owner"]
+    if owner["pid"] == os.getpid() and (status["key"], status["started"]) not in _underway:
+        return False  # a step of ours whose end could not be written
+    return owner["boot_id"] == host_facts()["boot_id"] and is_running(owner["pid"], owner["start_ticks"])
+
+
+_underway: set[tuple[str, str]] = set()  # key and start of the steps of this process
+
+
+@dataclass
+class Step:
+    """One attempt at a step, in its folder. Use `begin`, then `finish`."""
+
+    folder: Path
+    status: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def begin(
+        cls,
+        folder: Path,
+        step: str,
+        *,
+        model: str | None = None,
+        task: str | None = None,
+        parameters: Mapping[str, Any],
+        inputs: Mapping[str, Path],
+        key: str | None = None,
+    ) -> "Step":
+        """Make the folder and write the status `running`.
+
+        Args:
+            folder: New or empty, or holding an attempt that did not get done, which is set aside as <folder>.1, .2, ...
+            inputs: Name -> path of every file read; digests are taken now.
+        Raises:
+            UsageError: the folder holds something already, or an input cannot be read.
+            EnvironmentFailure: it cannot be written.
+        """
+        folder = Path(folder)
+        _check_names(str(folder.resolve()), *map(str, inputs.values()), fileio.canonical(parameters))
+        try:
+            digests = {name: fileio.sha256_file(path) for name, path in inputs.items()}
+        except OSError as error:
+            raise UsageError(f"cannot read {error.filename}: {error.strerror}", remedy="name a file") from None
+        try:
+            if (folder / STATUS).is_file() and _ended_undone(read_status(folder)):
+                retire(folder)
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise UsageError(
+                    f"{folder} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            status = {
+                "schema": SCHEMA,
+                "step": step,
+                "model": model,
+                "task": task,
+                "state": RUNNING,
+                "exit": None,
+                "key": key or make_key(step, parameters, digests),
+                "parameters": dict(parameters),
+                "inputs": {_input_path(folder, path): digests[name] for name, path in inputs.items()},
+                "outputs": {},
+                "code": code_facts(),
+                "host": host_facts(),
+                "owner": {
+                    "pid": os.getpid(),
+                    "start_ticks": start_ticks(os.getpid()),
+                    "boot_id": host_facts()["boot_id"],
+                },
+                "started": now(),
+                "ended": None,
+                "error": None,
+            }
+            fileio.write_json(folder / STATUS, seal(status))
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk"
+            ) from None
+        _underway.add((status["key"], status["started"]))
+        return cls(folder, status)
+
+    def finish(self, state: str, exit_code: int, error: str | None = None) -> None:
+        """Write the final status with a digest of every file in the folder."""
+        _underway.discard((self.status["key"], self.status["started"]))
+        self.status |= {
+            "state": state,
+            "exit": exit_code,
+            "ended": now(),
+            "error": error,
+            "outputs": digest_outputs(self.folder),
+        }
+        try:
+            fileio.write_json(self.folder / STATUS, seal(self.status))
+        except OSError as problem:
+            raise EnvironmentFailure(
+                f"cannot write {self.folder}: {problem.strerror}", remedy="free or choose another disk"
+            ) from None
+
+    def __enter__(self) -> "Step":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if self.status["state"] != RUNNING:
+            return
+        if error is None:
+            self.finish(DONE, 0)
+        else:
+            state = FAILED if isinstance(error, Exception) else KILLED
+            self.finish(state, getattr(error, "exit_code", 3), f"{kind.__name__}: {error}")
+
+
+def _check_names(*texts: str) -> None:
+    """Raise unless each text is written to disk as the bytes UTF-8 makes of it: that is how results name their files."""
+    encoding = sys.getfilesystemencoding()
+    for text in texts:
+        with suppress(UnicodeError):
+            if os.fsencode(text) == text.encode():
+                continue
+        shown = text.encode(errors="surrogateescape").decode(errors="replace")
+        if encoding != "utf-8":
+            raise EnvironmentFailure(
+                f"names of files are read as {encoding} here: {shown}", rule="results name them in UTF-8",
+                remedy="`export PYTHONUTF8=1`",
+            )  # fmt: skip
+        raise UsageError(f"{shown} is not UTF-8", rule="results name their files", remedy="rename it")
+
+
+def _ended_undone(status: Mapping[str, Any]) -> bool:
+    return status["state"] in (FAILED, KILLED) or (status["state"] == RUNNING and not is_alive(status))
+
+
+def _input_path(folder: Path, path: Path) -> str:
+    # Within one plan folder relative, so that it may be moved as a whole; everything else is named absolutely.
+    folder, path = Path(folder).resolve(), Path(path).resolve()
+    relative = Path(os.path.relpath(path, folder))
+    ups = sum(part == ".." for part in relative.parts)
+    return relative.as_posix() if ups <= 3 else str(path)
+
+
+def retire(folder: Path) -> Path | None:
+    """Set an earlier attempt aside as <folder>.1, .2, ... and return its new place; None if there is none.
+
+    An attempt whose process died while it ran is marked `killed` first, with digests of what it left.
+
+    Raises:
+        EnvironmentFailure: it is running right now.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return None
+    if (folder / STATUS).exists():
+        status = read_status(folder)
+        if status["state"] == RUNNING:
+            if is_alive(status):
+                raise EnvironmentFailure(
+                    f"{folder} is being worked on by process {status['owner']['pid']}", remedy="wait for it or end it"
+                )
+            mark_killed(folder, status)
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(target)
+    return target
+
+
+def mark_killed(folder: Path, status: dict[str, Any]) -> None:
+    """Turn the status of a step whose process has died from `running` to `killed`."""
+    Step(folder, status).finish(
+        KILLED, 3, f"process {status['owner']['pid']} died while the step ran; found at {now()}"
+    )

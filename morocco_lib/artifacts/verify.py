@@ -1,0 +1,201 @@
+"""Rebuild every number from the step folders, and hold every byte against its digest. Reads step folders only."""
+
+import json
+from collections.abc import Container, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from morocco_lib import fileio
+from morocco_lib.analysis import summary
+from morocco_lib.artifacts import steps
+from morocco_lib.errors import MoroccoError, UsageError
+from morocco_lib.formatting import counted
+from morocco_lib.report import seeds_table
+
+LINES = "lines"  # what is checked of a file that lies beside the step folders
+REL_TOLERANCE = 1e-9  # numbers rebuilt on another machine may differ in their last bits
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing verified: the step folder, what was checked, whether it holds, what was seen."""
+
+    step: str
+    what: str
+    ok: bool
+    seen: str
+
+
+def verify(outputs: Path, rebuild: Container[Path] | None = None) -> list[Finding]:
+    """Return the findings for every step folder at or below a folder.
+
+    Args:
+        outputs: Folder of step folders, or one.
+        rebuild: Rebuild the numbers of these step folders (resolved) only; None: of all. Digests are always held.
+    Raises:
+        UsageError: there is no step folder.
+    """
+    outputs = Path(outputs)
+    folders = sorted({path.parent for path in outputs.rglob(steps.STATUS)})
+    if not folders:
+        raise UsageError(
+            f"no step folder in {outputs}", rule=f"a step folder holds {steps.STATUS}", remedy="give outputs/<plan>"
+        )
+    findings = []
+    for folder in folders:
+        name = folder.relative_to(outputs).as_posix() if folder != outputs else folder.name
+        findings += [Finding(name, what, ok, seen) for what, ok, seen in _verify_step(folder, rebuild)]
+    if rebuild is None:
+        places = sorted(outputs.rglob(seeds_table.RESULTS))
+        findings += [_verify_lines(path, path.relative_to(outputs).as_posix()) for path in places]
+    return findings
+
+
+def _verify_lines(path: Path, name: str) -> Finding:
+    try:
+        wrong = [f"line {number}" for number in seeds_table.wrong_lines(path)]
+    except (MoroccoError, OSError, ValueError, LookupError, TypeError) as error:
+        wrong = [repr(error)]
+    said = f"{path}: {', '.join(wrong[:5])} does not follow from the steps; `morocco run` writes it anew"
+    return Finding(name, LINES, not wrong, said if wrong else "follows from the steps")
+
+
+def _verify_step(folder: Path, rebuild: Container[Path] | None) -> Iterator[tuple[str, bool, str]]:
+    path = folder / steps.STATUS
+    try:
+        status = steps.read_status(folder)
+        sealed = steps.seal(status)["seal"] == status.get("seal") and path.read_bytes() == fileio.dump(status).encode()
+    except (MoroccoError, ValueError) as error:
+        yield "status", False, f"{path}: {error}"
+        return
+    if not sealed:
+        yield "status", False, f"{path} was changed after it was written"
+        return
+    if status["state"] == steps.RUNNING:
+        alive = steps.is_alive(status)
+        yield (
+            "status",
+            False,
+            "still running"
+            if alive
+            else "was killed while it ran; nothing vouches for its files until it is run again",
+        )
+        return
+    yield "status", True, f"{status['state']}, exit {status['exit']}"
+    yield _files(folder, status)
+    if steps.is_retired(folder):
+        return
+    yield from _inputs(folder, status)
+    wanted = rebuild is None or folder.resolve() in rebuild
+    if wanted and status["state"] == steps.DONE and status["step"] in REBUILD:
+        yield _rebuilt(folder, status)
+
+
+def _files(folder: Path, status: dict[str, Any]) -> tuple[str, bool, str]:
+    now, then = steps.digest_outputs(folder), status["outputs"]
+    wrong = [f"{folder / name} was changed" for name in sorted(now.keys() & then.keys()) if now[name] != then[name]]
+    wrong += [f"{folder / name} is missing" for name in sorted(then.keys() - now.keys())]
+    wrong += [f"{folder / name} was added" for name in sorted(now.keys() - then.keys())]
+    return "files", not wrong, "; ".join(wrong) or f"{len(then)} digests hold"
+
+
+def _inputs(folder: Path, status: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
+    gone = []
+    for name, digest in status["inputs"].items():
+        path = folder / name  # an absolute name stays itself
+        if not path.is_file():
+            gone.append(str(path))
+        elif fileio.sha256_file(path) != digest:
+            yield "inputs", False, f"{path} was changed after it was read"
+    if gone:
+        yield "inputs", True, f"{len(gone)} of {len(status['inputs'])} not here to be checked: {', '.join(gone)}"
+
+
+def _rebuilt(folder: Path, status: dict[str, Any]) -> tuple[str, bool, str]:
+    try:
+        count, wrong = REBUILD[status["step"]](folder)
+    except MoroccoError as error:
+        return "numbers", False, str(error)
+    except Exception as error:  # a changed byte can make a file mean anything; that is a finding, not a crash
+        return "numbers", False, f"cannot be rebuilt ({type(error).__name__}: {error})"
+    return "numbers", not wrong, "; ".join(wrong[:5]) or f"{count} numbers rebuilt"
+
+
+def _compare(folder: Path, name: str, derived: Any) -> tuple[int, list[str]]:
+    kept = fileio.read_json(folder / name)
+    derived = json.loads(json.dumps(derived))
+    wrong = [f"{folder / name}: {place} is {a!r}, rebuilt {b!r}" for place, a, b in differences(kept, derived)]
+    return _count(kept), wrong
+
+
+def _bench(folder: Path) -> tuple[int, list[str]]:
+    return _compare(folder, summary.BENCH, summary.derive(folder))
+
+
+def _eval(folder: Path) -> tuple[int, list[str]]:
+    text, result = summary.derive_eval(folder)
+    count, wrong = _compare(folder, summary.SCORE, result)
+    if (folder / summary.PREDICTIONS).read_text(encoding="utf-8") != text:
+        wrong.append(f"{folder / summary.PREDICTIONS} does not follow from runs/01/answers.jsonl")
+    return count, wrong
+
+
+def _report(folder: Path) -> tuple[int, list[str]]:
+    from morocco_lib.report import build, tables
+
+    # From the steps it rested on: what was added to the plan since is another report's.
+    plan_dir = (folder / fileio.read_json(folder / build.RESULT)["plan_dir"]).resolve()
+    used = {(folder / name).resolve().parent for name in steps.read_status(folder)["inputs"]}
+    if not all((place / steps.STATUS).is_file() for place in used):
+        return 0, []  # moved alone, or a step was set aside: its own bytes hold, its numbers cannot be followed here
+    rows = tables.collect(plan_dir, used)
+    kept = (folder / tables.CSV).read_text(encoding="utf-8")
+    wrong = [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
+    return sum(_count(row) for row in rows), wrong
+
+
+REBUILD = {"bench": _bench, "eval": _eval, "report": _report}
+
+
+def differences(a: Any, b: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (place, a's value, b's value) wherever two JSON values differ by more than rounding."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            yield from differences(a.get(key), b.get(key), f"{place}.{key}".lstrip("."))
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            yield from differences(x, y, f"{place}[{number}]")
+    elif isinstance(a, float) and isinstance(b, float):
+        if abs(a - b) > REL_TOLERANCE * max(abs(a), abs(b)):
+            yield place, a, b
+    elif a != b or type(a) is not type(b):
+        yield place, a, b
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(_count, value.values()))
+    if isinstance(value, list):
+        return sum(map(_count, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def as_dict(findings: list[Finding]) -> dict[str, Any]:
+    """Return the findings for machines."""
+    return {"schema": 1, "ok": all(f.ok for f in findings), "findings": [asdict(f) for f in findings]}
+
+
+def table(findings: list[Finding]) -> str:
+    """Return the findings as text: failures in full, then one line of what holds."""
+    failed = [f for f in findings if not f.ok]
+    lines = [f"FAILED  {f.step}: {f.what}: {f.seen}" for f in failed]
+    lines += [f"note    {f.step}: {f.what}: {f.seen}" for f in findings if f.ok and f.what == "inputs"]
+    ended_badly = [f for f in findings if f.ok and f.what == "status" and not f.seen.startswith(steps.DONE)]
+    lines += [f"note    {f.step}: {f.seen}" for f in ended_badly if not steps.is_retired(Path(f.step))]
+    folders = len({f.step for f in findings if f.what != LINES})
+    files = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "files")
+    numbers = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "numbers")
+    what = f"{counted(folders, 'step folder')}, {counted(files, 'digest')}, {counted(numbers, 'number')} rebuilt"
+    lines.append(f"NOT VERIFIED: {counted(len(failed), 'failure')} in {what}" if failed else f"verified: {what}")
+    return "\n".join(lines)

@@ -1,0 +1,69 @@
+"""Words of the command line -> values, each refused with what was expected."""
+
+import argparse
+import re
+
+
+def positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1 or str(value) != text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def positives(text: str) -> list[int]:
+    values = [positive(part) for part in text.split(",")]
+    if len(set(values)) != len(values):
+        raise argparse.ArgumentTypeError(f"{text!r} names a batch size twice")
+    return values
+
+
+def seconds(text: str) -> float:
+    return _between(text, 1e9, "a number above 0")
+
+
+def share(text: str) -> float:
+    return _between(text, 1, "a share between 0 and 1, as 0.02")
+
+
+def _between(text: str, below: float, expected: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < below:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return value
+
+
+def seeds(text: str) -> list[int]:
+    """Return the seeds of "1-5" or "1,3,8"."""
+    from morocco_lib.config.schema import parse_seeds
+
+    try:
+        return parse_seeds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def size(text: str) -> int:
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    found = re.fullmatch(r"([1-9]\d*)(?:([KMGT])(?:i?B)?)?", text.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M, 2G or a number of bytes")
+    return int(found[1]) * units[found[2] or ""]
+
+
+def subject(sub: argparse.ArgumentParser) -> None:
+    """Add the options that say what runs."""
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--image", metavar="IMAGE", help="an image the Docker Engine holds: name, id or digest")
+    what.add_argument(
+        "--command",
+        metavar="CMD",
+        help="one string, split like a shell would but given no shell; `--batch-size N` is appended",
+    )
+    sub.add_argument("--gpus", type=lambda text: text.split(","), metavar="UUID[,UUID]", help="GPUs of the container")

@@ -1,0 +1,105 @@
+"""The verbs of the original's logs: their options, and what each does with them."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from morocco_lib.cli.commands import say, show
+from morocco_lib.errors import UsageError
+
+LOG = "<model>/<task>/<size>_<batch>_<index>.jsonl, a folder of such, or its .tar.gz"
+
+
+def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the verbs.
+
+    Args:
+        verb: Called with name, handler, text and examples of each; returns its parser.
+    """
+    sub = verb(
+        "stats", stats, "speed and GPU memory from logs of the original, its own numbers or corrected ones with flags",
+        "morocco stats rubert/terra/*.jsonl", "morocco stats rubert rugpt3-small --original --rule table",
+    )  # fmt: skip
+    sub.add_argument("logs", type=Path, nargs="+", metavar="LOG", help=LOG)
+    sub.add_argument("--original", action="store_true", help="the original's numbers, one JSON object a line")
+    sub.add_argument(
+        "--rule", choices=("command", "table"),
+        help="with --original: command pools all sizes above 1 and takes no GPU reading for 0 (default); table takes 2000_32",
+    )  # fmt: skip
+    sub.add_argument("--json", action="store_true", help="one JSON object an operating point")
+
+    sub = verb(
+        "plot", plot, "draw CPU, RAM, GPU usage and GPU RAM over time from logs of the original",
+        "morocco plot rubert/terra/2000_32_*.jsonl terra.png", "morocco plot rubert/terra terra.svg",
+    )  # fmt: skip
+    sub.add_argument("logs", type=Path, nargs="+", metavar="LOG", help=LOG)
+    sub.add_argument("out", type=Path, metavar="OUT.png", help="new picture; .svg and .pdf too")
+
+
+def stats(args) -> int:
+    from morocco_lib.legacy import logs, stats
+
+    if args.rule and not args.original:
+        raise UsageError("--rule without --original", rule="corrected numbers follow one rule", remedy="add --original")
+    cells = logs.by_cell(logs.read_all(args.logs))
+    if args.original:
+        several = len({model for model, _ in cells}) > 1
+        found = {cell: stats.original(members, args.rule or "command") for cell, members in cells.items()}
+        for (model, task), numbers in found.items():
+            of = {"model": model} if several else {}
+            show({**of, "task": task, "gpu_ram": numbers.gpu_ram, "rps": numbers.rps})
+            if numbers.rps is None:
+                say(f"{model} on {task}: longer runs took no longer than one-record runs, so there is no speed")
+        return 0
+    from morocco_lib.legacy.corrected import corrected
+
+    points = [point for (model, task), members in cells.items() for point in corrected(model, task, members)]
+    if args.json:
+        for point in points:
+            show(point.as_dict())
+    else:
+        print("\n".join(_lines(points)))
+    return 0
+
+
+def _lines(points: Sequence) -> list[str]:
+    from morocco_lib.formatting import counted, sized
+    from morocco_lib.legacy.corrected import MEANING, Flag
+
+    def per_s(value: float | None, none: str = "—") -> str:
+        return none if value is None else sized(value)
+
+    rows = [
+        ("model", "task", "size_batch", "records/s", "95 % interval", "original", "x", "GPU RAM", "1 record", "runs")
+    ]
+    for p in points:
+        times = "—" if p.per_s is None or p.original_per_s is None else f"{p.original_per_s / p.per_s:.2f}"
+        width = "—" if p.low_per_s is None else f"{per_s(p.low_per_s)} to {per_s(p.high_per_s, 'any')}"
+        memory = ("—" if v is None else f"{v / 2**30:.2f} GiB" for v in (p.gpu_ram_bytes, p.gpu_ram_one_bytes))
+        rows.append((
+            p.model, p.task, f"{p.input_size}_{p.batch_size}", per_s(p.per_s, p.reason), width, per_s(p.original_per_s),
+            times, *memory, f"{p.used}/{p.runs} + {p.used_ones}/{p.ones}",
+        ))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            f"{cell:<{w}}" if n < 3 else f"{cell:>{w}}" for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    found = dict.fromkeys((f.flag, f.file or f"{p.model}/{p.task}", f.seen) for p in points for f in p.findings)
+    for flag in Flag:
+        of = [(where, seen) for kind, where, seen in found if kind == flag]
+        if of:
+            noun = "point" if flag in (Flag.MISSING, Flag.ONSET_SHIFT) else "log"
+            lines += ["", f"{flag}, {counted(len(of), noun)}: {MEANING[flag]}"]
+            lines += [f"  {where}: {seen}" for where, seen in of]
+    return lines
+
+
+def plot(args) -> int:
+    from morocco_lib.legacy.plot import plot as draw
+
+    draw(args.logs, args.out)
+    print(args.out)
+    return 0

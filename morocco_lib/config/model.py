@@ -1,0 +1,121 @@
+"""Who answers: params/models and params/recipes."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, StrictInt, ValidationError, field_validator, model_serializer, model_validator
+
+from morocco_lib.config.recipe import Recipe
+from morocco_lib.config.schema import Strict, find_root, load, refuse
+from morocco_lib.errors import UsageError
+from morocco_lib.options import BACKENDS, KINDS, PRECISIONS, check_kind
+from morocco_lib.tasks import get_task
+
+TRANSFORMER = "transformer"
+
+
+class ModelParams(Strict):
+    """Who answers: a params/models file. All but name and kind are of transformers.
+
+    Attributes:
+        source: A hub id, or a folder as transformers saves it (relative ones count from the project root).
+        revision: Of the hub's repository.
+        scratch: Instead of a source: `model_type` and settings of a model with random weights.
+        recipe: How it is trained: a name in params/recipes, or what such a file holds.
+        precision, backend: How it computes when it answers.
+        parameters: How many weights it has, about; for the forecast of a dry run.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    kind: str
+    source: str = ""
+    revision: str = ""
+    scratch: dict[str, Any] = Field(default_factory=dict)
+    recipe: Recipe | str = ""
+    precision: Literal[PRECISIONS] = "fp32"
+    backend: Literal[BACKENDS] = "torch"
+    parameters: StrictInt = Field(default=0, ge=0)
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in KINDS:
+            raise ValueError(f"no kind {kind!r}; kinds: {', '.join(KINDS)}")
+        return kind
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ModelParams":
+        own = self.model_dump(include=set(type(self).model_fields) - {"name", "kind"})
+        if self.kind != TRANSFORMER and own:
+            raise ValueError(f"{', '.join(own)}: for transformers only")
+        if self.kind == TRANSFORMER and bool(self.source) == bool(self.scratch):
+            raise ValueError("a transformer has either source or scratch")
+        if self.scratch and not isinstance(self.scratch.get("model_type"), str):
+            raise ValueError("scratch has a model_type, as bert or gpt2")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _chosen(self, whole) -> dict[str, Any]:
+        """What is left as it is by default is not named."""
+        fields = type(self).model_fields
+        left = {n: field.get_default(call_default_factory=True) for n, field in fields.items()}
+        kept = {n: v for n, v in whole(self).items() if v != left[n]}
+        if isinstance(self.recipe, Recipe) and "recipe" in kept:
+            kept["recipe"] = self.recipe.model_dump(exclude_defaults=True)
+        return kept
+
+
+def load_model(name: str, root: Path | None = None) -> ModelParams:
+    """Return a model, its recipe read.
+
+    Args:
+        name: Of params/models/<name>.yaml; else a kind of the kit that needs no settings, a folder as transformers saves
+            it, or a hub id.
+    """
+    root = root or find_root(Path.cwd())
+    path = root / "params" / "models" / f"{name}.yaml" if root else None
+    if path and path.is_file():
+        return settled(load("model", ModelParams, path), root)
+    if "/" in name or Path(name).is_dir():
+        short = re.sub(r"[^a-z0-9._-]+", "-", Path(name).resolve().name.lower()).strip("-._") or "model"
+        return ModelParams(name=short, kind=TRANSFORMER, source=name, recipe=Recipe())
+    if name == TRANSFORMER:
+        raise UsageError(
+            f"{TRANSFORMER} is a kind of models", remedy="name one of params/models, a hub id, or a model folder"
+        )
+    check_kind(name)
+    return ModelParams(name=name, kind=name)
+
+
+def settled(model: ModelParams, root: Path | None) -> ModelParams:
+    """Return a model with its recipe in place of the recipe's name; raises UsageError."""
+    if model.kind != TRANSFORMER:
+        return model
+    if isinstance(model.recipe, Recipe):
+        check_tasks(model.recipe, f"{model.name}: recipe")
+        return model
+    recipe = load_recipe(model.recipe, root) if model.recipe else Recipe()
+    return model.model_copy(update={"recipe": recipe})
+
+
+def load_recipe(name: str, root: Path | None) -> Recipe:
+    """Return params/recipes/<name>.yaml, or the recipe of a file; raises UsageError."""
+    folder = root / "params" / "recipes" if root else Path("params/recipes")
+    path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) or "none"
+        raise UsageError(f"no recipe {name!r}", rule=f"recipes in {folder}: {known}")
+    recipe = load("recipe", Recipe, path)
+    check_tasks(recipe, str(path))
+    return recipe
+
+
+def check_tasks(recipe: Recipe, where: str) -> None:
+    """Refuse a recipe that changes for a task what there is not; raises UsageError."""
+    for task in recipe.tasks:
+        get_task(task)
+        try:
+            recipe.of_task(task)
+        except ValidationError as error:
+            raise refuse(error, f"{where}: tasks.{task}", Recipe) from None

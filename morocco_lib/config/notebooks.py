@@ -1,0 +1,115 @@
+"""The parameters of notebooks."""
+
+import difflib
+from collections.abc import Container
+from types import ModuleType
+from typing import Any
+
+from pydantic import Field, StrictBool, StrictInt, field_validator
+
+from morocco_lib.config.machine import MachineParams
+from morocco_lib.config.model import ModelParams
+from morocco_lib.config.schema import Count, CountOrFound, Strict, parse_seeds, validate
+from morocco_lib.config.task import TaskParams
+from morocco_lib.errors import UsageError
+from morocco_lib.options import SYNTHETIC
+
+
+class Common(Strict):
+    """What every notebook of one model and one task takes."""
+
+    model: ModelParams
+    task: TaskParams
+    machine: MachineParams = MachineParams()
+    data_dir: str = SYNTHETIC
+    out_dir: str = ""
+    seed: StrictInt = 1
+
+
+class TrainParams(Common):
+    """Parameters of train.ipynb. `seeds` ("1-5", "1,3") trains a transformer with each and keeps the best by val."""
+
+    seeds: str = ""
+
+    @field_validator("seeds")
+    @classmethod
+    def _numbers(cls, text: str) -> str:
+        if text:
+            parse_seeds(text)
+        return text
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds to train with: `seeds`, else the one `seed`."""
+        return parse_seeds(self.seeds) if self.seeds else [self.seed]
+
+
+class BenchParams(Common):
+    """Parameters of bench.ipynb. `command` or `image` measures any program; else the weights, fitted first if need be.
+
+    The others are of the protocol: see `bench.Asked`.
+    """
+
+    weights_dir: str = ""
+    command: str = ""
+    image: str = ""
+    input_size: CountOrFound = 2000
+    batch_size: Count = 32
+    repeats: CountOrFound = 3
+    precision: float = Field(default=0.02, gt=0, lt=1)
+    max_minutes: float = Field(default=30.0, gt=0)
+    quick: StrictBool = False
+
+
+class EvalParams(Common):
+    """Parameters of eval.ipynb."""
+
+    weights_dir: str = ""
+    command: str = ""
+    image: str = ""
+    batch_size: Count = 32
+
+
+class ReportParams(Strict):
+    """Parameters of report.ipynb. An empty `plan_dir` takes the newest folder of results."""
+
+    plan_dir: str = ""
+    out_dir: str = ""
+
+
+class OriginalParams(Strict):
+    """Parameters of original.ipynb: the original's logs, a folder or a .tar.gz."""
+
+    logs: str = "../MOROCCO/bench/data/jiant"
+
+
+PARAMS = {
+    "train": TrainParams, "bench": BenchParams, "eval": EvalParams, "report": ReportParams, "original": OriginalParams,
+}  # fmt: skip
+CELL_STEPS = ("train", "bench", "eval")
+
+
+def of_notebook(step: str, names: dict[str, Any], given: Container[str] | None = None) -> Strict:
+    """Return the validated parameters of a notebook from its global names, so that a misspelt one stops it at once.
+
+    Args:
+        step: train, bench, eval or report.
+        names: `globals()` of the notebook.
+        given: When its cells run again in one kernel: the names that were there the first time, before later cells made
+            theirs. Of the others only those count that are a parameter's name, or nearly.
+    """
+    shell = {"In", "Out", "exit", "quit", "open", "get_ipython"}
+    values = {
+        name: value
+        for name, value in names.items()
+        if not name.startswith("_") and name not in shell and not isinstance(value, ModuleType) and not callable(value)
+    }
+    if given is not None:
+        known = list(PARAMS[step].model_fields)
+        values = {n: v for n, v in values.items() if n in given or difflib.get_close_matches(n, known, cutoff=0.85)}
+    try:
+        return validate(PARAMS[step], values, f"{step}.ipynb")
+    except UsageError as error:
+        raise UsageError(
+            error.seen, remedy="correct the cell and restart the kernel, which still knows the old name"
+        ) from None

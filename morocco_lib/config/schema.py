@@ -1,0 +1,142 @@
+"""Values from YAML and from notebooks, taken whole or refused: what is unknown, double or impossible is named."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+
+from morocco_lib.errors import UsageError
+
+ROOT_MARKS = ("notebooks", "params", "pyproject.toml")
+Count = Annotated[StrictInt, Field(ge=1)]  # strict: YAML's `yes` and "32" are no counts
+CountOrFound = Annotated[StrictInt, Field(ge=0)]  # 0: the protocol finds it
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# -- places --------------------------------------------------------------------------------------------------------
+def find_root(start: Path) -> Path | None:
+    """Return the project root at or above a folder, None if there is none."""
+    start = Path(start).resolve()
+    for folder in (start, *start.parents):
+        if all((folder / mark).exists() for mark in ROOT_MARKS):
+            return folder
+    return None
+
+
+def project_root(start: Path | None = None) -> Path:
+    """Return the project root; raises UsageError."""
+    start = Path(start or Path.cwd())
+    root = find_root(start)
+    if root is None:
+        raise UsageError(
+            f"no project found at or above {start}",
+            rule=f"a project holds {', '.join(ROOT_MARKS)}",
+            remedy="change into the project",
+        )
+    return root
+
+
+def resolve(path: str, root: Path) -> Path:
+    """Return a parameter's path: relative ones count from the project root."""
+    return (root / path).resolve()
+
+
+# -- reading and refusing ------------------------------------------------------------------------------------------
+def refuse(error: ValidationError, where: str, known: type[BaseModel]) -> UsageError:
+    """Return pydantic's findings as one error that names the nearest known parameter."""
+    lines, findings = [], error.errors()
+    for finding in findings:
+        before = finding["loc"][:-1]
+        others = [other for other in findings if other is not finding and other["loc"][: len(before)] == before]
+        if finding["loc"][-1:] == ("str",) and others:
+            continue  # not a text either; what was meant is told by the others
+        # Of what may be given in two ways, pydantic puts the name of the class between.
+        place = ".".join(str(part) for part in finding["loc"] if not str(part)[:1].isupper())
+        if finding["type"] == "extra_forbidden":
+            names = _names_at(known, finding["loc"][:-1])
+            near = difflib.get_close_matches(str(finding["loc"][-1]), names, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+            lines.append(f"unknown parameter {place!r}; {hint}")
+        elif finding["type"] == "missing":
+            lines.append(f"parameter {place!r} is missing")
+        else:
+            message = finding["msg"].removeprefix("Value error, ")
+            lines.append(f"parameter {place!r} is {finding['input']!r}: {message}")
+    return UsageError(f"{where}: " + "; ".join(lines))
+
+
+def _names_at(known: type[BaseModel], loc: tuple) -> list[str]:
+    for part in loc:
+        field = known.model_fields.get(part) if isinstance(part, str) else None
+        if field is None:
+            continue
+        inner = field.annotation
+        inner = next(
+            (a for a in getattr(inner, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)), inner
+        )
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            known = inner
+    return sorted(known.model_fields)
+
+
+def validate(known: type[BaseModel], values: dict[str, Any], where: str):
+    """Return validated parameters.
+
+    Raises:
+        UsageError: unknown, missing or impossible values, all at once.
+    """
+    try:
+        return known.model_validate(values)
+    except ValidationError as error:
+        raise refuse(error, where, known) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file; raises UsageError."""
+    try:
+        value = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_Loader)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", remedy="give the path of a YAML file") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2001-99-99
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} holds no mapping", rule="key: value lines")
+    return value
+
+
+def load(kind: str, known: type[BaseModel], path: Path):
+    value = read_yaml(path)
+    if set(value) != {kind}:
+        raise UsageError(f"{path} has the keys {', '.join(map(str, value))}", rule=f"one top-level key, {kind}:")
+    return validate(known, value[kind] or {}, str(path))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds of "1-5" or "1,3,8"; raises ValueError."""
+    found: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not (low.isdecimal() and (not dash or high.isdecimal())):
+            raise ValueError(f"seeds are {text!r}; they are written as 1-5 or 1,3,8")
+        found += range(int(low), int(high or low) + 1)
+    if len(set(found)) < len(found) or not found:
+        raise ValueError(f"seeds {text!r}: none, or one stands twice")
+    return found

@@ -1,0 +1,77 @@
+"""Folders in the official layout: where a split is, and what a result says of its records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from morocco_lib import fileio
+from morocco_lib.errors import UsageError
+from morocco_lib.options import SYNTHETIC as SYNTHETIC
+from morocco_lib.tasks.base import Task
+from morocco_lib.tasks.jsonl import Record
+
+MARK = "SYNTHETIC.md"  # stands in every folder of synthetic records
+
+
+def find_split(data_dir: Path, task: Task, split: str, files: dict[str, str] | None = None) -> Path:
+    """Return the file of one split.
+
+    Args:
+        data_dir: A folder in the official layout (`TERRa/val.jsonl`), or the task's own folder (`val.jsonl`);
+            `.jsonl.gz` serves as well.
+        split: train, val or test.
+        files: Paths relative to `data_dir` that replace the official names, by split.
+    Raises:
+        UsageError: there is no such file; the places looked at are named.
+    """
+    data_dir = Path(data_dir)
+    if files and split in files:
+        places = [data_dir / files[split]]
+    else:
+        name = task.files.get(split, f"{split}.jsonl")
+        names = [name, f"{name}.gz"]
+        places = [data_dir / task.title / n for n in names] + [data_dir / n for n in names]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UsageError(
+        f"no {split} split of {task.title} in {data_dir}",
+        rule=f"looked for {', '.join(str(p.relative_to(data_dir)) for p in places)}",
+        remedy="give the folder that holds the official files, or `synthetic`",
+    )
+
+
+def read_split(
+    data_dir: Path, task: Task, split: str, files: dict[str, str] | None = None
+) -> tuple[Path, list[Record]]:
+    """Return the path and the records of one split."""
+    path = find_split(data_dir, task, split, files)
+    return path, task.read(path)
+
+
+def is_synthetic(path: Path) -> bool:
+    """Tell whether a data file or folder was made by the kit."""
+    path = Path(path).resolve()
+    return any((parent / MARK).is_file() for parent in (path, *list(path.parents)[:2]))
+
+
+def origin(path: Path) -> str:
+    """Return "synthetic" or "files": what every result says of its records."""
+    return SYNTHETIC if is_synthetic(path) else "files"
+
+
+def describe(path: Path, task: Task, records: Sequence[Record]) -> dict[str, Any]:
+    """Return what a result says of its records: path, sha256, origin, number, whether a sample, spans that miss.
+
+    A sample is a file of real records that holds another number than the official split of its name.
+    """
+    official = task.sizes.get(Path(path).name.removesuffix(".gz").removesuffix(".jsonl"))
+    return {
+        "path": str(path),
+        "sha256": fileio.sha256_file(path),
+        "origin": origin(path),
+        "records": len(records),
+        "official_records": official,
+        "sample": origin(path) != SYNTHETIC and len(records) != official,
+        "unaligned_spans": task.unaligned(records),
+    }

@@ -1,0 +1,142 @@
+"""Numbers as people read them: units, as many digits as the interval allows, and the words of a verdict."""
+
+import math
+from typing import Any
+
+from morocco_lib.reasons import MEANING, NOTES, Reason
+
+
+def sized(value: float, digits: int = 3) -> str:
+    """Return a number with so many significant digits and thin thousands: 12345.6 -> "12,300"."""
+    if value == 0:
+        return "0"
+    value = float(f"{value:.{digits - 1}e}")  # 9.996 is 10.0 before its digits are counted
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    if decimals == 0:
+        step = 10 ** max(0, math.floor(math.log10(abs(value))) + 1 - digits)
+        return f"{round(value / step) * step:,}"
+    return f"{value:,.{decimals}f}"
+
+
+def bytes_text(value: float) -> str:
+    """Return bytes in MiB or GiB."""
+    return f"{sized(value / 2**30)} GiB" if value >= 2**30 else f"{sized(value / 2**20)} MiB"
+
+
+def seconds_text(value: float) -> str:
+    """Return seconds in s or ms."""
+    return f"{sized(value)} s" if value >= 1 else f"{sized(value * 1000)} ms"
+
+
+def score_text(value: float) -> str:
+    """Return a score with three decimals, as leaderboards do."""
+    return f"{value:.3f}"
+
+
+def with_interval(estimate: dict[str, Any], text) -> str:
+    """Return "value (low to high)", or a dash and the reason when there is no value."""
+    if estimate["value"] is None:
+        return f"— {estimate['reason']}"
+    if estimate.get("low") is None:
+        return text(estimate["value"])
+    return f"{text(estimate['value'])} ({text(estimate['low'])} to {text(estimate['high'])})"
+
+
+def speed_text(value: float) -> str:
+    """Return records a second with four digits."""
+    return sized(value, 4)
+
+
+def reason_lines(reasons: list[str]) -> list[str]:
+    """Return one line a reason code: the code, whether it is a note, and what it means."""
+    return [f"{code}{' (note)' if Reason(code) in NOTES else ''}: {MEANING[Reason(code)]}" for code in reasons]
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 run, 2 runs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def majority_words(score: dict[str, Any]) -> str:
+    """Return how a score stands to always giving the most frequent answer."""
+    if score["value"] is None:
+        return ""
+    bar = score["majority"]["value"]
+    if score["high"] < bar:
+        return f"below the most frequent answer's {score_text(bar)}"
+    if score["value"] < bar:
+        return f"below, though not clearly, the most frequent answer's {score_text(bar)}"
+    if score["low"] <= bar:
+        return f"not clearly above the most frequent answer's {score_text(bar)}"
+    return f"above the most frequent answer's {score_text(bar)}"
+
+
+def answer_words(result: dict[str, Any]) -> str:
+    """Return how answers to one record agree: between repeats, and between batch sizes."""
+    parts = [f"{result['flips']['value']} of {result['flips']['compared']} repeated ones differ"]
+    if other := result.get("batch_flips"):
+        parts.append(f"{other['value']} of {other['compared']} from those at batch {other['against_batch_size']}")
+    return "; ".join(parts)
+
+
+def protocol_lines(result: dict[str, Any]) -> list[str]:
+    """Return what was done beside the timed runs, a line each."""
+    protocol = result["protocol"]
+    lines = []
+    if found := protocol.get("conformance"):
+        how = "kept" if found["ok"] else f"broken: {', '.join(found['failed'])}"
+        warned = f"; warnings: {', '.join(found['warned'])}" if found["warned"] else ""
+        lines.append(f"contract: {how}{warned}" + (", held against it when built" if found["when"] != "now" else ""))
+    if isinstance(idle := protocol.get("idle"), dict):
+        lines.append(f"before: other processes kept {idle['cores']:.2f} of {idle['of_cores']} cores busy")
+    cold = result["cold_init_s"]
+    if cold["value"] is not None:
+        lines.append(f"cold starts: {with_interval(cold, seconds_text)}, file caches dropped before each")
+    if "predicted_s" in protocol:
+        runs, whole = (seconds_text(protocol[name]) for name in ("predicted_s", "took_s"))
+        lines.append(f"time: {runs} expected of the timed runs and the look for kept answers; all of it took {whole}")
+    stopped = {
+        "repeats": "so many were asked for",
+        "precision": "the interval is narrow enough",
+        "max_minutes": "the time was up",
+    }
+    if "stopped_by" in protocol:
+        lines.append(
+            f"{counted(result['repeats'], 'timed run')}: {stopped.get(protocol['stopped_by'], protocol['stopped_by'])}"
+        )
+    return lines
+
+
+def bench_lines(result: dict[str, Any]) -> list[str]:
+    """Return what a terminal shows of bench.json."""
+    score = result["score"]
+    synthetic = ", synthetic records" if result["data"]["origin"] == "synthetic" else ""
+    rows = [
+        (
+            "speed",
+            with_interval(result["speed_per_s"], speed_text) + (" records/s" if result["speed_per_s"]["value"] else ""),
+        ),
+        ("start-up", with_interval(result["init_s"], seconds_text)),
+        ("cold", with_interval(result["cold_init_s"], seconds_text)),
+        ("memory", with_interval(result["ram_bytes"], bytes_text)),
+        ("score", f"{with_interval(score, score_text)}, {majority_words(score)}".rstrip(", ")),
+        ("answers", answer_words(result)),
+        (
+            "caching",
+            with_interval(result["kept_answers"], sized)
+            + (" times as fast on repeated texts" if result["kept_answers"]["value"] else ""),
+        ),
+    ]
+    runs = counted(result["repeats"], "run")
+    head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {runs}{synthetic}"
+    lines = [head, *(f"  {name:<9} {text}" for name, text in rows), f"  {'verdict':<9} {result['verdict']}"]
+    dashes = {result[name].get("reason") for name in ("speed_per_s", "init_s", "ram_bytes", "score")} - {None}
+    codes = [*result["reasons"], *sorted(dashes - set(result["reasons"]))]
+    lines += [f"  {'':<9} {line}" for line in reason_lines(codes)]
+    for row in result["per_run"]:
+        if row["verdict"] != "VALID":
+            ended = f"signal {row['exit']['signal']}" if row["exit"]["signal"] else f"exit code {row['exit']['code']}"
+            lines.append(f"  {'':<9} {row['run']}: {ended}; what it said is in {row['run']}/stderr.log")
+            lines += [f"  {'':<9}   {example}" for example in row["examples"]]
+            break  # the others are in bench.json
+    return lines

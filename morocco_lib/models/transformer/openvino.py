@@ -1,0 +1,205 @@
+"""Any body that transformers loads, computed by OpenVINO on the CPU, each batch padded to its longest sequence.
+
+It is traced and compiled when it is made; nothing is written to disk. An architecture that `packed` knows is traced from
+its weights as they are read there: importing transformers would take longer than all the rest.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.models.transformer.packed import ROBERTAS, TANH_GELUS, Packed
+from morocco_lib.models.transformer.padded import Padded, body_of
+
+TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+PRECISION = "INFERENCE_PRECISION_HINT"
+States = Callable[..., torch.Tensor]  # ids, mask, token types if there are any -> the last hidden states
+
+
+def runtime() -> ModuleType:
+    """Return the installed OpenVINO, without the package that tells its makers of every import.
+
+    Raises:
+        EnvironmentFailure: it is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # to OpenVINO, as if it were not installed
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise EnvironmentFailure(
+            f"{error.name} is not installed",
+            rule="the backend openvino needs the `openvino` extra",
+            remedy="run `pip install openvino==2026.4.1`, see README; or take --backend torch",
+        ) from None
+    return openvino
+
+
+class OpenVINO(Padded):
+    """A model's body.
+
+    Args:
+        config: As transformers writes it.
+        body: The weights by the names of transformers' body.
+        pooling: One of `POOLINGS`.
+        precision: In which to compute: fp32 | bf16 | fp16. Always asked for: OpenVINO's own default is bf16 where a CPU
+            has it.
+    Raises:
+        ValueError: unknown precision, pooling or architecture, or weights that do not fit it.
+        EnvironmentFailure: OpenVINO is not installed, or computes in another precision on this CPU.
+    """
+
+    def __init__(self, config: Mapping[str, Any], body: Mapping[str, torch.Tensor], pooling: str, precision: str):
+        if precision not in TYPES:
+            raise ValueError(f"no precision {precision!r}; there are {', '.join(TYPES)}")
+        openvino = runtime()
+        self.kind = config["model_type"]
+        if Packed.supports(config):
+            states = self._known(Packed(config, body, pooling), config)
+        else:
+            # Rows that see nothing, as padding beyond a sliding window, may come out as no numbers: no padding.
+            super().__init__(body_of(config, body).requires_grad_(False), pooling, padded=False)
+            states = by_transformers(self.model, self.options)
+            self.model = None  # what is computed with are the compiled weights
+        try:
+            graph = traced(openvino, states, self.segments)
+            self.compiled = openvino.Core().compile_model(graph, "CPU", settings(precision))
+        except Exception as error:  # whatever stands in the way of tracing and converting
+            raise refused(self.kind, error) from None
+        check_precision(self.precision, precision)
+        self.request = self.compiled.create_infer_request()
+
+    def _known(self, known: Packed, config: Mapping[str, Any]) -> States:
+        self.pooling, self.device, self.max_length, self.padded = known.pooling, known.device, known.max_length, True
+        self.padding = config.get("pad_token_id") or 0
+        self.segments = known.types is not None and len(known.types) > 1
+        return by_rows(known)
+
+    @property
+    def precision(self) -> str:
+        """The type that OpenVINO computes in, by its name for it: f32, bf16, f16."""
+        return self.compiled.get_property(PRECISION).to_string()
+
+    def states(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the last hidden states, shape (sequences, tokens, hidden); they last until the next call."""
+        arrays = [tensor.numpy() for tensor in inputs.values()]
+        try:
+            return torch.from_numpy(self.request.infer(arrays, share_inputs=True, share_outputs=True)[0])
+        except RuntimeError as error:
+            raise refused(self.kind, error) from None
+
+
+def refused(kind: str, error: Exception) -> UsageError:
+    """Return what a user reads of an architecture that OpenVINO does not compute."""
+    said = " ".join(str(error).split())[:200]
+    return UsageError(
+        f"OpenVINO does not compute a {kind} ({type(error).__name__}: {said})", remedy="take --backend torch"
+    )
+
+
+def settings(precision: str) -> dict[str, Any]:
+    """Return how to compile: as many threads as torch would take, free to move where other programs leave a core."""
+    return {
+        PRECISION: TYPES[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # two processes would be pinned to the same cores
+    }
+
+
+def check_precision(found: str, asked: str) -> None:
+    """Refuse what was compiled in another precision than asked: OpenVINO takes a wider one without a word.
+
+    Args:
+        found: As `OpenVINO.precision` says it.
+        asked: fp32 | bf16 | fp16.
+    Raises:
+        EnvironmentFailure: they differ.
+    """
+    if found != TYPES[asked]:
+        raise EnvironmentFailure(
+            f"OpenVINO computes in {found} on this CPU where {asked} was asked for",
+            rule="a result is of the precision it names",
+            remedy="take --precision fp32, or --backend torch",
+        )
+
+
+def by_transformers(body: torch.nn.Module, options: dict[str, Any]) -> States:
+    """Return what a transformers body does."""
+
+    def states(ids, mask, types=None):
+        named = {} if types is None else {"token_type_ids": types}
+        return body(input_ids=ids, attention_mask=mask, **named, **options)[0]
+
+    return states
+
+
+def by_rows(known: Packed) -> States:
+    """Return what a body does with padded batches, by the weights of `packed`."""
+    shape = known.shape
+    if shape.activation == "relu":
+        activation = torch.relu
+    else:
+        form = "tanh" if shape.activation in TANH_GELUS else "none"
+
+        def activation(rows):
+            return functional.gelu(rows, approximate=form)
+
+    def norm(rows, weights):
+        return rows if weights is None else functional.layer_norm(rows, rows.shape[-1:], *weights, shape.epsilon)
+
+    def attended(rows, layer, seen):
+        queries, keys, values = (
+            part.unflatten(2, (shape.heads, -1)).transpose(1, 2)
+            for part in functional.linear(rows, *layer.inputs).chunk(3, dim=2)
+        )
+        mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+        return functional.linear(mixed.transpose(1, 2).flatten(2), *layer.output)
+
+    def inner(rows, layer):
+        return functional.linear(activation(functional.linear(rows, *layer.up)), *layer.down)
+
+    def states(ids, mask, types=None):
+        places = torch.ones_like(ids).cumsum(1) - 1
+        seen = mask.bool()[:, None, None]
+        if shape.causal:
+            seen = seen & (places[:, None, None] <= places[:, None, :, None])
+        positions = places
+        if shape.kind in ROBERTAS:
+            padding = shape.first_position - 1
+            real = (ids != padding).long()
+            positions = real.cumsum(1) * real + padding
+        rows = functional.embedding(ids, known.words) + functional.embedding(positions, known.positions)
+        if known.types is not None:
+            rows = rows + functional.embedding(ids * 0 if types is None else types, known.types)
+        rows = norm(rows, known.first_norm)
+        if known.project is not None:
+            rows = functional.linear(rows, *known.project)
+        for layer in known.layers:
+            if shape.causal:
+                rows = rows + attended(norm(rows, layer.norm), layer, seen)
+                rows = rows + inner(norm(rows, layer.end_norm), layer)
+            else:
+                rows = norm(rows + attended(rows, layer, seen), layer.norm)
+                rows = norm(rows + inner(rows, layer), layer.end_norm)
+        return norm(rows, known.last_norm)
+
+    return states
+
+
+def traced(openvino: ModuleType, states: States, segments: bool) -> Any:
+    """Return OpenVINO's model of a function for batches of any shape."""
+    ids = torch.ones(2, 8, dtype=torch.long)
+    mask = torch.ones(2, 8, dtype=torch.long)
+    mask[1, 5:] = 0  # with padding, or the passage that handles it would not be traced
+    example = (ids, mask, ids * 0) if segments else (ids, mask)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what tracing leaves out; the answers are compared in the tests
+        script = torch.jit.trace(states, example, check_trace=False)
+    return openvino.convert_model(script, example_input=example)

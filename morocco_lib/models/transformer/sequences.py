@@ -1,0 +1,39 @@
+"""What a transformer is fed: token ids of one sequence, and the seam to whatever computes with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One sequence, special tokens included.
+
+    Args:
+        ids: Token ids; at least one.
+        second: Place of the first token of the second segment (token type 1), `len(ids)` if there is none.
+        spans: Places (start, exclusive end) of marked words, not empty; all sequences of a batch have equally many.
+        shared: How many leading ids are those of the sequence before or after it in the batch as well, 0 for none. An
+            engine may compute with them once; the answers do not change.
+    """
+
+    ids: list[int]
+    second: int
+    spans: tuple[tuple[int, int], ...] = ()
+    shared: int = 0
+
+
+class Engine(Protocol):
+    """Computes with a model's body."""
+
+    max_length: int  # tokens of the longest sequence it takes
+
+    def features(self, batch: Sequence[Tokens]) -> "torch.Tensor":
+        """Return float32 features, shape (sequences, (1 + spans) x hidden): the pooled vector, then the mean of each span.
+
+        Raises:
+            ValueError: a sequence is longer than `max_length`.
+        """

@@ -1,0 +1,110 @@
+"""What the rest of the machine did during a run: CPU time of neither the run, nor us, nor the container engine."""
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from morocco_lib.monitors.procfs import PROC, TICK_S
+from morocco_lib.reasons import Reason
+
+# As /proc names them, in 15 characters at most.
+ENGINE = ("dockerd", "containerd", "containerd-shim", "runc", "docker-proxy")
+TOP = 3
+
+
+@dataclass(frozen=True)
+class Times:
+    """CPU times since the machine started, in seconds over all cores, and those of each process.
+
+    `processes` is {(pid, start in clock ticks): (name, CPU seconds)}; `own_s` is of this process, all threads.
+    """
+
+    t_ns: int
+    cores: int
+    busy_s: float
+    idle_s: float
+    steal_s: float
+    own_s: float
+    processes: dict[tuple[int, int], tuple[str, float]]
+
+
+def read(proc: Path = PROC) -> Times | None:
+    """Return the times now, None where the machine does not tell; a few milliseconds for a hundred processes.
+
+    Busy is everything but idle, waiting for storage, and stolen by the host; what virtual machines of ours used is in it.
+    """
+    try:
+        lines = [line.split() for line in (proc / "stat").read_text().splitlines() if line.startswith("cpu")]
+        user, nice, system, idle, iowait, irq, softirq, steal = (int(word) * TICK_S for word in lines[0][1:9])
+    except (OSError, ValueError, IndexError):
+        return None
+    if not user + nice + system + idle:  # some sandboxes show zeros
+        return None
+    own_s, busy_s = time.process_time(), user + nice + system + irq + softirq
+    return Times(time.monotonic_ns(), len(lines) - 1, busy_s, idle + iowait, steal, own_s, _processes(proc))
+
+
+def _processes(proc: Path) -> dict[tuple[int, int], tuple[str, float]]:
+    found = {}
+    for entry in os.scandir(proc):
+        if entry.name.isdigit():
+            try:
+                text = (proc / entry.name / "stat").read_text(errors="replace")
+            except OSError:
+                continue
+            head, _, tail = text.rpartition(")")
+            fields = tail.split()
+            cpu_s = (int(fields[11]) + int(fields[12])) * TICK_S
+            found[int(entry.name), int(fields[19])] = head.partition("(")[2], cpu_s
+    return found
+
+
+def others(
+    before: Times | None,
+    after: Times | None,
+    run_cpu_s: float | None,
+    run_pids: Iterable[int] = (),
+    engine: bool = False,
+) -> dict[str, Any] | Reason:
+    """Return what `run.json` says of other processes' CPU time between two readings, or why it says nothing.
+
+    Args:
+        run_cpu_s: What the run used in between.
+        run_pids: Its processes, as far as they are known: they are not named among the others.
+        engine: A container engine worked for the run; its processes are not others then.
+    Returns:
+        `cpu_s` of others, `cores` they kept busy on average `of_cores`, the shares of all cores' time that was idle and
+        that the host stole, and the three other processes that used most.
+    Limits: what an engine's short helpers used, our own children that are not the run, and the kernel's threads count
+        as others. Where the kernel counts by ticks, a few hundredths of a second are noise. `top` misses processes that
+        ended in between.
+    """
+    if before is None or after is None or run_cpu_s is None:
+        return Reason.MACHINE_NOT_TOLD
+    used = {}
+    for process, (name, cpu_s) in after.processes.items():
+        used[process] = name, cpu_s - before.processes.get(process, (name, 0.0))[1]
+    served = {process for process, (name, _) in used.items() if engine and name in ENGINE}
+    engine_s = sum(used[process][1] for process in served)
+    busy_s = after.busy_s - before.busy_s
+    cpu_s = max(0.0, busy_s - run_cpu_s - (after.own_s - before.own_s) - engine_s)
+    seconds = (after.t_ns - before.t_ns) / 1e9
+    idle_s, steal_s = after.idle_s - before.idle_s, after.steal_s - before.steal_s
+    whole_s = busy_s + idle_s + steal_s
+    apart = {os.getpid(), *run_pids}
+    rest = [
+        {"pid": pid, "name": name, "cpu_s": round(used_s, 2)}
+        for (pid, start), (name, used_s) in used.items()
+        if used_s > 0 and pid not in apart and (pid, start) not in served
+    ]
+    return {
+        "cpu_s": cpu_s,
+        "cores": cpu_s / seconds,
+        "of_cores": after.cores,
+        "idle_share": idle_s / whole_s if whole_s else None,
+        "steal_share": steal_s / whole_s if whole_s else None,
+        "top": sorted(rest, key=lambda process: -process["cpu_s"])[:TOP],
+    }

@@ -1,0 +1,103 @@
+"""results.tsv of a plan: a line for every seed of every model on every task, failed ones too."""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from morocco_lib import fileio
+from morocco_lib.artifacts import steps
+
+RESULTS = "results.tsv"
+COLUMNS = (
+    "task", "model", "seed", "kept", "val_score", "score", "updates", "wall_s", "cpu_s", "process_peak_bytes",
+    "gpu_reserved_peak_bytes", "energy_j", "error", "train_step", "eval_step",
+)  # fmt: skip
+
+
+def rows(plan_dir: Path) -> list[dict[str, Any]]:
+    """Return the lines, sorted by task, model and seed; None is what is not known.
+
+    `val_score` is of the looks in training, `score` of the split that an eval step fed to the kept seed. Where its task
+    is not the one learnt (LiDiRus), it has a line of its own.
+    """
+    found = []
+    for fitted, result, evals in _fitted(plan_dir):
+        by_task = {score["task"]: (place, score) for place, score in evals}
+        for task in dict.fromkeys([result["task"], *by_task]):
+            for one in _seeds(result):
+                if one["seed"] == result["seed"]:
+                    found.append(_line(plan_dir, task, fitted, result, one, *by_task.get(task, (None, None))))
+                elif task == result["task"]:
+                    found.append(_line(plan_dir, task, fitted, result, one))
+    return sorted(found, key=lambda line: (line["task"], line["model"], line["train_step"], line["seed"]))
+
+
+def _fitted(plan_dir: Path) -> list[tuple[Path, dict[str, Any], list[tuple[Path, dict[str, Any]]]]]:
+    """Return (folder, train.json, [(folder, score.json) of the eval steps that read its weights]) of train steps."""
+    fitted, evals = [], defaultdict(list)
+    for folder, status in steps.find_steps(plan_dir):
+        if status["state"] != steps.DONE or steps.is_retired(folder):
+            continue
+        if status["step"] == "train":
+            fitted.append((folder, fileio.read_json(folder / "train.json")))
+        elif status["step"] == "eval":
+            for place in {(folder / name).resolve().parent.parent for name in status["inputs"]}:
+                evals[place].append((folder, {**fileio.read_json(folder / "score.json"), "task": status["task"]}))
+    return [(folder, result, evals[folder.resolve()]) for folder, result in fitted]
+
+
+def _seeds(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return result.get("seeds", [{**result, "score": None}])
+
+
+def _line(plan_dir: Path, task: str, fitted: Path, result: dict, one: dict, place=None, score=None) -> dict[str, Any]:
+    line = {name: one.get(name) for name in COLUMNS}
+    return line | {
+        "task": task,
+        "model": result["model"],
+        "kept": one["seed"] == result["seed"],
+        "val_score": one["score"],
+        "score": score["score"]["value"] if score else None,
+        "energy_j": (one.get("energy_j") or {}).get("value"),
+        "train_step": fitted.relative_to(plan_dir).as_posix(),
+        "eval_step": place.relative_to(plan_dir).as_posix() if place else None,
+    }
+
+
+def _text(lines: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({n: "" if v is None else v for n, v in line.items()} for line in lines)
+    return text.getvalue()
+
+
+def write(plan_dir: Path) -> Path:
+    """Write results.tsv into a plan's folder and return it."""
+    path = Path(plan_dir) / RESULTS
+    fileio.write_text(path, _text(rows(path.parent)))
+    return path
+
+
+def wrong_lines(path: Path) -> Iterator[int]:
+    """Yield the numbers of the lines in a results.tsv that follow from no step beside it.
+
+    A file may be older than the newest step, if something was killed in between: what it says is true then, if not all.
+    """
+    plan_dir = path.parent
+    every = rows(plan_dir)
+    for fitted, result, evals in _fitted(plan_dir):
+        kept = next(one for one in _seeds(result) if one["seed"] == result["seed"])
+        every.append(_line(plan_dir, result["task"], fitted, result, kept))
+        every += [_line(plan_dir, s["task"], fitted, result, kept, place, s) for place, s in evals]
+    known = set(_text(every).splitlines())
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    head, ended = "\t".join(COLUMNS), lines.pop() == ""
+    for number, line in enumerate(lines, 1):
+        if line not in known or (line == head) != (number == 1) or (number == len(lines) and not ended):
+            yield number
+    if not lines:
+        yield 1

@@ -1,0 +1,33 @@
+"""PARus: which of two alternatives is the cause, or the effect, of the premise?
+
+Source: Russian SuperGLUE v1.1, train 400, val 100, test 500 records; label 0 is choice1; test has no labels.
+"""
+
+from typing import ClassVar
+
+from morocco_lib.tasks.base import LabelTask, shown
+from morocco_lib.tasks.jsonl import Record
+
+# The words of the original's TF-IDF baseline, capitals included.
+QUESTIONS = {"cause": "Что было ПРИЧИНОЙ этого?", "effect": "Что случилось в РЕЗУЛЬТАТЕ?"}
+
+
+class PARus(LabelTask):
+    name = "parus"
+    title = "PARus"
+    benchmark = "Russian SuperGLUE"
+    labels = (0, 1)
+    sizes: ClassVar[dict[str, int]] = {"train": 400, "val": 100, "test": 500}
+    fields: ClassVar[dict[str, type]] = {"premise": str, "choice1": str, "choice2": str, "question": str}
+    texts = ("premise", "choice1", "choice2")
+
+    def validate(self, record: Record) -> None:
+        super().validate(record)
+        if record["question"] not in QUESTIONS:
+            raise ValueError(f"'question' is {shown(record, 'question')}; it is cause or effect")
+
+    def bag_text(self, record: Record) -> str:
+        return " ".join((record["premise"], QUESTIONS[record["question"]], record["choice1"], record["choice2"]))
+
+
+TASK = PARus()

@@ -1,0 +1,38 @@
+"""RCB: does a sentence entail, contradict or leave open what its embedded clause says?
+
+Two train records have the key misspelt `no_negation` instead of `negation`: verb, negation and genre are never needed.
+Source: Russian SuperGLUE v1.1, train 438, val 220, test 438 records; test has no labels.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from morocco_lib.tasks import metrics
+from morocco_lib.tasks.base import LabelTask, Prediction
+from morocco_lib.tasks.jsonl import Record
+
+
+class RCB(LabelTask):
+    name = "rcb"
+    title = "RCB"
+    benchmark = "Russian SuperGLUE"
+    labels = ("entailment", "contradiction", "neutral")
+    sizes: ClassVar[dict[str, int]] = {"train": 438, "val": 220, "test": 438}
+    fields: ClassVar[dict[str, type]] = {"premise": str, "hypothesis": str}
+    metric_names = ("f1", "accuracy")
+
+    def bag_text(self, record: Record) -> str:
+        return f"{record['premise']} {record['hypothesis']}"
+
+    def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
+        right, given = self.columns(gold, predictions)
+        return {"f1": metrics.macro_f1(right, given, self.labels), "accuracy": metrics.accuracy(right, given)}
+
+    def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
+        cells = metrics.confusion_cells(*self.columns(gold, predictions), self.labels)
+        return metrics.bootstrap_interval(
+            cells, lambda sums: (metrics.macro_f1_of(sums) + metrics.accuracy_of(sums)) / 2
+        )
+
+
+TASK = RCB()

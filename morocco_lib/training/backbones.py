@@ -1,0 +1,316 @@
+"""Where a transformer's body and tokenizer come from: a hub id, a folder, or random weights and a tokenizer made here."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+
+from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.models.transformer.inputs import ENCODINGS, Template
+from morocco_lib.models.transformer.model import is_causal
+from morocco_lib.tasks.base import Task
+from morocco_lib.tasks.jsonl import Record
+
+DECODER_TOKENS = ("<start>", "<delim>", "<extract>")  # around and between the texts of a decoder, as in the original
+WORDPIECE = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+END_OF_TEXT = "<|endoftext|>"
+FULL = "original_full"  # attention of a BigBird, which otherwise depends on the length of its batch
+
+
+@dataclass
+class Body:
+    """A body to train.
+
+    Attributes:
+        tokenizer: The text of `tokenizer.json`.
+        source: Where it comes from, in words.
+    """
+
+    model: PreTrainedModel
+    tokenizer: str
+    template: Template
+    source: str
+
+    @property
+    def causal(self) -> bool:
+        return is_causal(self.model.config.to_dict())
+
+
+def load(source: str, dropout: float | None = None, revision: str | None = None) -> Body:
+    """Return a body from a local folder or the hub.
+
+    Args:
+        source: A folder as transformers saves it, or a hub id.
+        dropout: Replaces every dropout rate of its configuration.
+        revision: Of the hub's repository.
+    Raises:
+        UsageError: a folder that holds no model, no tokenizer, or weights that do not fit its configuration.
+        EnvironmentFailure: the hub does not give it.
+    """
+    local = Path(source).is_dir()
+    if local:
+        _check_folder(Path(source))
+    elif source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        raise UsageError(f"no folder {source}", remedy="give a folder that holds config.json, or a hub id")
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        if config.model_type == "big_bird":
+            config.attention_type = FULL
+        _set_dropout(config, dropout)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        with _silent():
+            # What the kit's heads do not use is not loaded; whatever else is missing from a checkpoint is refused.
+            model, found = AutoModel.from_pretrained(
+                source,
+                config=config,
+                revision=revision,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **_plain(config),
+            )
+    except Exception as error:  # whatever a folder or a repository may hold
+        said = " ".join(str(error).split())[:300]
+        if local:
+            raise UsageError(
+                f"{source} cannot be loaded: {said}", rule="a model folder is one that transformers reads"
+            ) from None
+        raise EnvironmentFailure(
+            f"the hub did not give {source}: {said}", remedy="check the name and the network, or give a local folder"
+        ) from None
+    if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
+        raise UsageError(
+            f"{source} lacks {len(missing)} of the weights that its configuration asks for ({missing[0]})",
+            rule="a body without its weights would be trained from random ones",
+            remedy="give a complete folder, or a `scratch` model",
+        )
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UsageError(
+            f"{source}: its {type(tokenizer).__name__} is written in Python",
+            rule="the tokenizer is one that the library tokenizers reads",
+            remedy="convert it to a tokenizer.json",
+        )
+    return _prepared(model, backend, source)
+
+
+def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropout: float | None = None) -> Body:
+    """Return a body with random weights and a tokenizer trained on texts.
+
+    Args:
+        config: `model_type` and what its configuration is to differ in; `vocab_size` bounds the tokenizer.
+    Raises:
+        UsageError: transformers knows no such model or setting.
+    """
+    values = dict(config)
+    if values.get("model_type") == "big_bird":
+        values["attention_type"] = FULL
+    causal = is_causal({"model_type": "", **values})
+    size = values.get("vocab_size", 8000)
+    if type(size) is not int or size < 1:
+        raise UsageError(f"vocab_size is {size!r}", rule="it bounds the tokenizer: a number above 0")
+    tokenizer = (byte_pairs if causal else word_pieces)(texts, size)
+    values["vocab_size"] = tokenizer.get_vocab_size()
+    values["pad_token_id"] = tokenizer.token_to_id(END_OF_TEXT if causal else WORDPIECE["pad"])
+    if causal:
+        values["bos_token_id"] = values["eos_token_id"] = values["pad_token_id"]
+    else:
+        values["bos_token_id"] = values["cls_token_id"] = tokenizer.token_to_id(WORDPIECE["cls"])
+        values["eos_token_id"] = values["sep_token_id"] = tokenizer.token_to_id(WORDPIECE["sep"])
+    transformers.set_seed(seed)
+    try:
+        made = AutoConfig.for_model(**values)
+        _set_dropout(made, dropout)
+        model = AutoModel.from_config(made, **_plain(made))
+    except Exception as error:  # whatever a configuration may ask for
+        raise UsageError(
+            f"no model can be made of {json.dumps(config)}: {' '.join(str(error).split())[:300]}"
+        ) from None
+    return _prepared(model, tokenizer, f"random weights, {values['model_type']}")
+
+
+def save_folder(body: Body, folder: Path) -> None:
+    """Write a body as an ordinary local model folder."""
+    body.model.save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_str(body.tokenizer),
+        **(
+            {"pad_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+            if body.causal
+            else {f"{k}_token": v for k, v in WORDPIECE.items()}
+        ),
+    ).save_pretrained(folder)
+
+
+def texts_of(records: Iterable[Record], task: Task) -> list[str]:
+    """Return every text a transformer reads of the records, each once."""
+    parts = (part for record in records for part in ENCODINGS[task.name].parts(record, task))
+    return list(dict.fromkeys(text for part in parts for text in (part.first, part.second) if text))
+
+
+# -- tokenizers ----------------------------------------------------------------------------------------------------
+def word_pieces(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokenizer:
+    """Return a BERT-like tokenizer: cased, word pieces, [CLS] a [SEP] b [SEP]; equal texts give equal ones.
+
+    The pieces are those of a byte-pair encoding of the words: the library's trainer of word pieces breaks ties by chance.
+    """
+    pairs = tokenizers.Tokenizer(models.BPE())
+    pairs.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    pairs.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    characters = sorted({c for text in texts for c in pairs.normalizer.normalize_str(text) if not c.isspace()})
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=characters, show_progress=False)
+    pairs.train_from_iterator(texts, trainer)
+    counts: Counter[str] = Counter()
+    for encoded in pairs.encode_batch(list(texts)):
+        before = None
+        for piece, word in zip(encoded.tokens, encoded.word_ids, strict=True):
+            counts[piece if word != before else f"##{piece}"] += 1
+            before = word
+    special = [WORDPIECE[name] for name in ("pad", "unk", "cls", "sep", "mask")]
+    fixed = dict.fromkeys([*special, *characters, *(f"##{c}" for c in characters)])
+    rest = sorted(set(counts) - set(fixed), key=lambda piece: (-counts[piece], piece))
+    pieces = [*fixed, *rest[: max(vocab_size - len(fixed), 0)]]
+    made = tokenizers.Tokenizer(models.WordPiece({p: k for k, p in enumerate(pieces)}, unk_token=WORDPIECE["unk"]))
+    made.normalizer, made.pre_tokenizer, made.decoder = pairs.normalizer, pairs.pre_tokenizer, decoders.WordPiece()
+    made.add_special_tokens(special)
+    ends = [(WORDPIECE[name], made.token_to_id(WORDPIECE[name])) for name in ("cls", "sep")]
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    return made
+
+
+def byte_pairs(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
+    """Return a GPT-2-like tokenizer: byte pairs, nothing around the text."""
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return made
+
+
+# -- details -------------------------------------------------------------------------------------------------------
+def _prepared(model: PreTrainedModel, tokenizer: tokenizers.Tokenizer, source: str) -> Body:
+    if model.config.is_encoder_decoder or not getattr(model.config, "hidden_size", None):
+        other = "an encoder with a decoder" if model.config.is_encoder_decoder else "of more than text"
+        raise UsageError(
+            f"{source} is a {model.config.model_type}, {other}", rule="a model is an encoder or a decoder of text"
+        )
+    size = _words_of(model, source)
+    if is_causal(model.config.to_dict()):
+        if tokenizer.get_vocab_size() > size + len(DECODER_TOKENS):
+            raise _unfit(source, tokenizer.get_vocab_size() - 1, size)
+        tokenizer.add_special_tokens(list(DECODER_TOKENS))
+        start, middle, end = ((tokenizer.token_to_id(token),) for token in DECODER_TOKENS)
+        template = Template(start, middle, end)
+        if tokenizer.get_vocab_size() > size:
+            model.resize_token_embeddings(tokenizer.get_vocab_size(), mean_resizing=False)
+    else:
+        template = template_of(tokenizer, source)
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= (size := model.get_input_embeddings().num_embeddings):
+        raise _unfit(source, highest, size)
+    return Body(model, tokenizer.to_str(), template, source)
+
+
+def _words_of(model: PreTrainedModel, source: str) -> int:
+    """Return how many words a body knows, after it has computed with some.
+
+    Raises:
+        UsageError: it does not compute with token ids alone.
+    """
+    if getattr(model.config, "num_hidden_layers", 1) < 1:
+        raise UsageError(f"{source} has {model.config.num_hidden_layers} layers", rule="a body has one at least")
+    try:
+        with torch.inference_mode():
+            model.eval()(
+                input_ids=torch.ones(1, 4, dtype=torch.long), attention_mask=torch.ones(1, 4, dtype=torch.long)
+            )
+        return int(model.get_input_embeddings().num_embeddings)
+    except Exception as error:  # whatever stands in its way
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(
+            f"{source}: a {model.config.model_type} of this configuration does not compute with a text ({said})",
+            rule="a model is an encoder or a decoder of text",
+        ) from None
+
+
+def _unfit(source: str, highest: int, size: int) -> UsageError:
+    return UsageError(
+        f"{source}: the tokenizer has ids to {highest}, the model has {size} embeddings",
+        rule="tokenizer and weights belong together",
+    )
+
+
+def template_of(tokenizer: tokenizers.Tokenizer, source: str) -> Template:
+    """Return what an encoder's tokenizer puts around and between two texts; raises UsageError."""
+    encoded = tokenizer.encode("a", "b")
+    texts = encoded.sequence_ids
+    if 0 not in texts or 1 not in texts:
+        raise UsageError(f"{source}: the tokenizer does not take two texts", rule="an encoder reads pairs of texts")
+    ends = texts.index(0), len(texts) - texts[::-1].index(0), texts.index(1), len(texts) - texts[::-1].index(1)
+    ids = encoded.ids
+    try:
+        return Template(tuple(ids[: ends[0]]), tuple(ids[ends[1] : ends[2]]), tuple(ids[ends[3] :]))
+    except ValueError as error:
+        raise UsageError(
+            f"{source}: {error}", rule="an encoder's tokenizer puts its special tokens around a text",
+            remedy="give its tokenizer.json the post_processor it was trained with",
+        ) from None  # fmt: skip
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"no config.json in {folder}", rule="a model folder is one that transformers reads")
+    known = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+    if not any((folder / name).is_file() for name in known):
+        raise UsageError(
+            f"no tokenizer in {folder}", rule=f"looked for {', '.join(known)}",
+            remedy="save the tokenizer the model was trained with beside it",
+        )  # fmt: skip
+
+
+def _set_dropout(config: Any, rate: float | None) -> None:
+    if rate is None:
+        return
+    for name in list(vars(config)):
+        if (name.endswith(("dropout", "dropout_prob")) or name in ("attn_pdrop", "embd_pdrop", "resid_pdrop")) and type(
+            getattr(config, name)
+        ) in (int, float):
+            setattr(config, name, rate)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Return what leaves out BERT-likes' own pooler, which the kit's heads replace."""
+    return {"add_pooling_layer": False} if config.model_type in POOLED else {}
+
+
+POOLED = {"bert", "roberta", "xlm-roberta", "camembert", "albert", "mpnet"}
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing is printed while weights are loaded; what is missing is said by us."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)

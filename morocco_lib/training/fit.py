@@ -1,0 +1,162 @@
+"""Fit one model on one task."""
+
+import os
+import resource
+import sys
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from morocco_lib import data, fileio
+from morocco_lib.config.model import TRANSFORMER, ModelParams
+from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.models import model_class, weights
+from morocco_lib.tasks import get_task
+from morocco_lib.tasks.base import Task
+from morocco_lib.tasks.jsonl import Record
+
+RESULT = "train.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training run reads and is asked to do, fixed before anything is fitted.
+
+    Args:
+        model: Its recipe read: see `who.settled`.
+        task: The task whose records are learnt from.
+        files: Split -> file; a transformer needs val beside train, to choose the best look.
+        seeds: The first is of models that are fitted once; a transformer is trained with each.
+        root: Relative sources count from here.
+    """
+
+    model: ModelParams
+    task: str
+    files: dict[str, Path]
+    seeds: list[int]
+    root: Path = field(default_factory=Path)
+
+    def __post_init__(self) -> None:
+        if len(self.seeds) > 1 and self.model.kind != TRANSFORMER:
+            raise UsageError(f"{self.model.name} is fitted in one way, whatever the seed", remedy="give one seed")
+
+
+def splits(model: ModelParams) -> tuple[str, ...]:
+    """Return the splits that fitting a model reads."""
+    return ("train", "val") if model.kind == TRANSFORMER else ("train",)
+
+
+def sources(model: ModelParams, root: Path) -> dict[str, Path]:
+    """Return name -> file of the local folder a model starts from; empty for others."""
+    folder = local_source(model, root)
+    return {f"source/{path.name}": path for path in sorted(folder.iterdir()) if path.is_file()} if folder else {}
+
+
+def local_source(model: ModelParams, root: Path) -> Path | None:
+    """Return the folder a model starts from, None for a hub id or random weights."""
+    folder = root / Path(model.source).expanduser()
+    return folder if model.source and folder.is_dir() else None
+
+
+def is_first() -> bool:
+    """Tell whether this process is the one that writes, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print talk, once for all processes."""
+    if is_first() and sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def read_labelled(task: Task, path: Path) -> list[Record]:
+    """Return the records of a file; raises UsageError if one has no label."""
+    records = task.read(path)
+    unlabelled = sum(task.gold(record) is None for record in records)
+    if unlabelled:
+        raise UsageError(
+            f"{unlabelled} of {len(records)} records in {path} have no label",
+            rule="training needs labels",
+            remedy="give the train split, and val where a model looks at it",
+        )
+    return records
+
+
+def fit(plan: Plan, folder: Path, key: str = "") -> dict[str, Any]:
+    """Fit the model and write `weights/` and `train.json` into `folder`.
+
+    Args:
+        key: Of the step; with the same one, what an interrupted attempt at a transformer finished is not repeated.
+    Returns:
+        What `train.json` holds: records, labels, seconds (wall and CPU), peak memory of this process in bytes, size; of a
+        transformer also what `training.seeds.fit` returns.
+    Raises:
+        UsageError: the records cannot be read or have no labels, or the model cannot be had.
+        InvalidResult: training came to nothing.
+    """
+    task = get_task(get_task(plan.task).weights_of)
+    began, cpu_began = time.monotonic(), time.process_time()
+    path, seed = plan.files["train"], plan.seeds[0]
+    records = read_labelled(task, path)
+    labels = Counter(label for record in records for label in task.labels_in(task.gold(record)))
+    origin = {"origin": data.origin(path), "sha256": fileio.sha256_file(path), "records": len(records)}
+    found: dict[str, Any] = {}
+    if plan.model.kind == TRANSFORMER:
+        found = _finetune(plan, task, records, folder, key, origin)
+    else:
+        model = model_class(plan.model.kind).fit(task, records, seed)
+        weights.save(model, task, folder / "weights", name=plan.model.name, trained_on=origin)
+    result = {
+        "schema": 1,
+        "model": plan.model.name,
+        "kind": plan.model.kind,
+        "task": task.name,
+        "seed": found.get("chosen_seed", seed),
+        "data": {**origin, "path": str(path)},
+        "labels": {str(label): labels[label] for label in task.labels},
+        "wall_s": time.monotonic() - began,
+        "cpu_s": time.process_time() - cpu_began,
+        "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        **found,
+    }
+    if is_first():
+        result["weights_bytes"] = sum(path.stat().st_size for path in weights.files(folder))
+        fileio.write_json(folder / RESULT, result)
+    return result
+
+
+def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: str, origin: dict) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings():  # in a notebook tqdm asks for a package that would draw its bars
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            from morocco_lib.training import backbones, distributed, seeds
+    except ModuleNotFoundError as error:
+        raise needs_torch(error) from None
+    model, recipe = plan.model, plan.model.recipe.of_task(task.name)
+    texts = backbones.texts_of(records, task) if model.scratch else []
+    local = local_source(model, plan.root)
+
+    def body(seed: int) -> backbones.Body:
+        if model.scratch:
+            return backbones.from_scratch(model.scratch, texts, seed, recipe.body_dropout)
+        return backbones.load(str(local or model.source), recipe.body_dropout, model.revision or None)
+
+    val = read_labelled(task, plan.files["val"])
+    try:
+        found = seeds.fit(
+            body, recipe, task, records, val, plan.seeds, folder,
+            name=model.name, key=key, trained_on=origin, say=say,
+        )  # fmt: skip
+        return {"val": {"path": str(plan.files["val"]), "sha256": fileio.sha256_file(plan.files["val"])}, **found}
+    finally:
+        distributed.leave()
+
+
+def needs_torch(error: ModuleNotFoundError) -> EnvironmentFailure:
+    """Return what a user reads where the packages of transformers are missing."""
+    return EnvironmentFailure(
+        f"{error.name} is not installed", rule="transformers need the `torch` extra", remedy="run `make setup-torch`"
+    )
