@@ -284,18 +284,14 @@ def test_a_folder_may_be_named_instead_of_a_model(main, built, recipe):
 
 
 @pytest.mark.slow
-def test_the_commands_in_the_help_of_build_work(docker, main, fitted, synthetic_data, tmp_path, monkeypatch):
+def test_the_commands_in_the_help_of_build_work(main, built, fitted, tiny_image, synthetic_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        bases, "debian_base", lambda client, say: engine.slim_image(docker)
-    )  # the real one is a deep test
-    engine.slim_image(docker)
     train = ("train", "majority", "terra", "--data", synthetic_data, "--out", "outputs/demo/majority/terra/train-1")
     assert main(*train).returncode == 0
     (tmp_path / "fitted").symlink_to(fitted)
     text = main("build", "--help").stdout
     lines = [line.removeprefix("try:").strip() for line in text[text.index("try:") :].splitlines()]
-    printed = [main(*line.split()[1:]) for line in lines]
+    printed = [main(*line.split()[1:], "--base", tiny_image) for line in lines]  # the last --base counts
     assert [done.returncode for done in printed] == [0, 0], printed
     assert [done.stdout.split() for done in printed] == [["tfidf-terra"], ["majority-lidirus", "majority-terra"]]
 
