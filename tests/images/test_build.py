@@ -4,16 +4,15 @@ import ast
 import io
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
-import engine
 import pytest
 
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.images import bases, build
 from morocco_lib.models import weights
@@ -148,8 +147,9 @@ def test_secrets_of_the_package_index_are_nowhere_in_an_image(docker, built, rec
 
 # -- what is built -------------------------------------------------------------------------------------------------
 @pytest.mark.slow
-def test_an_unchanged_recipe_gives_the_same_image_without_building_or_checking(recipe, built):
+def test_an_unchanged_recipe_gives_the_same_image_without_building_or_checking(recipe, built, monkeypatch):
     talk: list[str] = []
+    monkeypatch.setattr(steps, "code_facts", lambda: {"version": "0", "commit": "another", "dirty": True})
     again = build.build(recipe, lambda image: pytest.fail("checked again"), talk.append)
     assert again.id == built.id and talk == []
 
@@ -294,44 +294,3 @@ def test_the_commands_in_the_help_of_build_work(main, built, fitted, tiny_image,
     printed = [main(*line.split()[1:], "--base", tiny_image) for line in lines]  # the last --base counts
     assert [done.returncode for done in printed] == [0, 0], printed
     assert [done.stdout.split() for done in printed] == [["tfidf-terra"], ["majority-lidirus", "majority-terra"]]
-
-
-FOREIGN = """
-import argparse, json, pickle, sys
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--batch-size", type=int, default=32)
-parser.parse_args()
-with open("/model/model.pkl", "rb") as file:
-    vectorizer, classifier = pickle.load(file)
-records = [json.loads(line) for line in sys.stdin]
-texts = [record["premise"] + " " + record["hypothesis"] for record in records]
-if texts:
-    for record, label in zip(records, classifier.predict(vectorizer.transform(texts))):
-        print(json.dumps({"idx": record["idx"], "label": label}))
-"""
-
-
-@pytest.mark.slow
-def test_a_foreign_model_is_packed_in_five_lines_of_dockerfile(docker, main, synthetic_data, val, tmp_path):
-    """In the style of the original's TF-IDF container: a pickle of scikit-learn, all of stdin read first, all answers last."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    dockerfile = (ROOT / "docs/containers.md").read_text().split("```dockerfile\n")[1].split("```")[0]
-    assert len(dockerfile.strip().splitlines()) == 5
-    engine.slim_image(docker)
-    train = TERRA.read(synthetic_data / "TERRa" / "train.jsonl")
-    vectorizer, classifier = TfidfVectorizer(), LogisticRegression()
-    texts = vectorizer.fit_transform([f"{r['premise']} {r['hypothesis']}" for r in train])
-    classifier.fit(texts, [r["label"] for r in train])
-    (tmp_path / "Dockerfile").write_text(dockerfile)
-    (tmp_path / "main.py").write_text(FOREIGN)
-    (tmp_path / "model.pkl").write_bytes(pickle.dumps((vectorizer, classifier)))
-    docker.images.build(path=str(tmp_path), tag="my-model", rm=True)
-    done = main("check", "--image", "my-model", "terra", "--data", val)
-    assert done.returncode == 0 and "PASS: my-model on terra" in done.stdout, done.stdout
-    size = ("--input-size", 200, "--repeats", 1, "--json")
-    done = main("bench", "--image", "my-model", "terra", "--data", val, "--out", tmp_path / "out", *size)
-    result = json.loads(done.stdout)
-    assert (result["verdict"], result["model"]) == ("VALID", "my-model") and result["score"]["value"] > 0.4
