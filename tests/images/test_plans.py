@@ -6,8 +6,9 @@ import engine
 import pytest
 
 from morocco_lib import config
-from morocco_lib.artifacts import steps, verify
+from morocco_lib.artifacts import steps
 from morocco_lib.pipeline import resolve
+from morocco_lib.pipeline.step_kinds import verify
 
 pytestmark = pytest.mark.slow
 
@@ -32,16 +33,16 @@ def test_a_plan_builds_checks_measures_and_scores(project, docker):
     assert steps.read_status(bench.parent)["parameters"]["machine"]["runner"] == "docker"
     (score,) = outputs.glob("tfidf/terra/eval-????????/score.json")
     assert json.loads(score.read_text())["score"]["value"] == result["score"]["value"]
-    assert all(finding.ok for finding in verify.verify(outputs))
+    assert all(finding.ok for finding in verify(outputs))
     assert engine.left_containers(docker) == []
     assert project.run("whole", machine="auto")[1].count("kept") == 4  # every step, nothing is built or measured again
 
 
 def test_auto_takes_an_engine_only_if_it_answers_and_holds_the_base(tiny_image, monkeypatch):
     machine = config.MachineParams(runner="auto", base=tiny_image)
-    assert resolve.settle(machine).runner == "docker"
-    absent = resolve.settle(machine.model_copy(update={"base": "not-here:1"}))
+    assert resolve.resolve_runner(machine).runner == "docker"
+    absent = resolve.resolve_runner(machine.model_copy(update={"base": "not-here:1"}))
     assert absent.runner == "process" and "does not hold the base image not-here:1" in absent.chosen
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    gone = resolve.settle(machine)
+    gone = resolve.resolve_runner(machine)
     assert gone.runner == "process" and "cannot reach the Docker Engine" in gone.chosen

@@ -13,7 +13,8 @@ from pathlib import Path
 import engine
 import pytest
 
-from morocco_lib.artifacts import steps, verify
+from morocco_lib.artifacts import steps
+from morocco_lib.pipeline.step_kinds import verify
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ def test_a_plan_on_real_records(project, real_data, docker_engine):
     benches = sorted(outputs.glob("tfidf/*/bench-????????/bench.json"))
     assert [path.parts[-3] for path in benches] == ["muserc", "rcb", "terra"]
     assert all(json.loads(path.read_text())["verdict"] == "VALID" for path in benches)
-    assert all(finding.ok for finding in verify.verify(outputs)) and left(docker_engine) == []
+    assert all(finding.ok for finding in verify(outputs)) and left(docker_engine) == []
 
 
 def test_a_transformer_in_an_image_answers_as_its_process_does(project, synthetic_data, docker_engine):
@@ -63,7 +64,7 @@ def test_a_transformer_in_an_image_answers_as_its_process_does(project, syntheti
         with val.open("rb") as records:
             answers.append(subprocess.run(argv, stdin=records, capture_output=True, check=True).stdout)
     assert answers[0] == answers[1] and answers[0].count(b"\n") == val.read_bytes().count(b"\n")
-    assert all(finding.ok for finding in verify.verify(outputs)) and left(docker_engine) == []
+    assert all(finding.ok for finding in verify(outputs)) and left(docker_engine) == []
 
 
 def test_a_plan_that_is_interrupted_leaves_no_container_and_goes_on(project, docker_engine):
