@@ -134,7 +134,7 @@ def workplace(tmp_path_factory, synthetic_data):
 
 ORDER = ("doctor", "data", "train", "infer", "check", "eval", "bench", "run", "report", "verify")
 OF_IMAGES = ("build", "login", "push", "pull")  # typed in test_images.py and test_registry.py, where an engine runs
-OF_LOGS = ("stats", "plot")  # typed in test_original_logs.py, where there are logs
+OF_LOGS = ("stats", "plot")  # typed in legacy/test_corrected.py, where there are logs
 
 
 @pytest.mark.slow
