@@ -31,7 +31,7 @@ Override = create_model(
     "Override",
     __base__=_Where,
     **{
-        name: (Annotated[field.annotation, *field.metadata] | None, None)
+        name: ((Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation) | None, None)
         for name, field in PlanScalars.model_fields.items()
     },
 )

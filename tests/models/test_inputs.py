@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 
 from morocco_lib import data
 from morocco_lib.models.transformer.heads import head_of
-from morocco_lib.models.transformer.inputs import ENCODINGS, Part, Reader, Template, cut
+from morocco_lib.models.transformer.inputs import Reader, Template, truncate
 from morocco_lib.tasks import get_task, task_names
+from morocco_lib.tasks.form import TextPair
 from morocco_lib.training import backbones
 
 TASKS = task_names()
@@ -52,17 +53,17 @@ def text_of(reader, ids):
 def test_labels_change_nothing_of_what_is_read(name, synthetic_data):
     task = get_task(name)
     for record in val(synthetic_data, name)[:50]:
-        parts = ENCODINGS[name].parts(record, task)
-        assert parts and parts == ENCODINGS[name].parts(task.strip_labels(record), task)
-        assert all(len(part.marks) == ENCODINGS[name].spans for part in parts)
+        parts = task.parts(record)
+        assert parts and parts == task.parts(task.strip_labels(record))
+        assert all(len(part.marks) == task.spans for part in parts)
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "lidirus"])
 def test_every_sequence_has_a_target_and_right_logits_give_the_right_answer(name, synthetic_data):
     task, head = get_task(name), head_of(get_task(name))
     for record in val(synthetic_data, name):
-        targets = torch.tensor(head.targets(record))
-        assert len(targets) == len(ENCODINGS[name].parts(record, task))
+        targets = torch.tensor(task.targets(record))
+        assert len(targets) == len(task.parts(record))
         logits = torch.nn.functional.one_hot(targets, head.outputs) if head.outputs > 1 else targets[:, None] - 0.5
         scores = task.score([task.gold(record)], [head.predict(record, logits.float())])
         assert head.predict(record, logits.float())["idx"] == task.key(record)
@@ -78,7 +79,7 @@ def test_marked_words_are_where_they_are_read(reader, synthetic_data):
     for name in ("russe", "rwsd"):
         task = get_task(name)
         for record in val(synthetic_data, name)[:100]:
-            (part,) = ENCODINGS[name].parts(record, task)
+            (part,) = task.parts(record)
             ((sequence,),) = read([[part]])
             for (number, start, end), (low, high) in zip(part.marks, sequence.spans, strict=True):
                 meant = (part.first, part.second)[number][start:end]
@@ -88,7 +89,7 @@ def test_marked_words_are_where_they_are_read(reader, synthetic_data):
 def test_a_pair_is_read_as_the_tokenizer_would(reader, synthetic_data):
     read = reader()
     for record in val(synthetic_data, "terra")[:20]:
-        ((sequence,),) = read([ENCODINGS["terra"].parts(record, get_task("terra"))])
+        ((sequence,),) = read([get_task("terra").parts(record)])
         expected = read.tokenizer.encode(record["premise"], record["hypothesis"])
         assert sequence.ids == expected.ids
         assert [int(k >= sequence.second) for k in range(len(sequence.ids))] == expected.type_ids
@@ -99,7 +100,7 @@ def test_equal_entities_are_one_candidate_and_offsets_end_where_they_say(synthet
     record = val(synthetic_data, "rucos")[0]
     span = record["passage"]["entities"][0]
     record["passage"]["entities"].append(dict(span))
-    parts = ENCODINGS["rucos"].parts(record, task)
+    parts = get_task("rucos").parts(record)
     names = list(dict.fromkeys(task.entities(record)))
     assert len(parts) == len(names) < len(record["passage"]["entities"])
     for part, name in zip(parts, names, strict=True):
@@ -110,13 +111,13 @@ def test_equal_entities_are_one_candidate_and_offsets_end_where_they_say(synthet
 
 # -- cutting -------------------------------------------------------------------------------------------------------
 def test_of_two_texts_the_longer_is_cut_first_and_both_to_the_same_length():
-    assert [len(kept) for kept in cut([(100, ()), (10, ())], 60)] == [50, 10]
-    assert [len(kept) for kept in cut([(100, ()), (90, ())], 60)] == [30, 30]
-    assert cut([(100, ()), (10, ())], 60)[0] == list(range(50))
+    assert [len(kept) for kept in truncate([(100, ()), (10, ())], 60)] == [50, 10]
+    assert [len(kept) for kept in truncate([(100, ()), (90, ())], 60)] == [30, 30]
+    assert truncate([(100, ()), (10, ())], 60)[0] == list(range(50))
 
 
 def test_of_two_spans_that_do_not_fit_the_shorter_is_whole():
-    (kept,) = cut([(100, [(0, 80), (90, 100)])], 30)
+    (kept,) = truncate([(100, [(0, 80), (90, 100)])], 30)
     assert kept == [*range(20), *range(90, 100)]
 
 
@@ -129,7 +130,7 @@ sizes = st.integers(0, 60)
 )
 def test_what_is_kept_is_in_order_fills_the_room_and_holds_the_spans(texts, room):
     texts = [(size, [(a, min(a + n, size)) for a, n in spans if a < size]) for size, spans in texts]
-    kept = cut(texts, room)
+    kept = truncate(texts, room)
     assert sum(map(len, kept)) == min(room, sum(size for size, _ in texts))
     for places, (size, _) in zip(kept, texts, strict=True):
         assert list(places) == sorted(set(places)) and all(0 <= place < size for place in places)
@@ -165,7 +166,7 @@ def test_the_marked_word_the_answer_and_the_candidate_are_never_cut_away(reader,
     read = reader(max_length=64)
     count = 0
     for task, record in long_records(synthetic_data):
-        parts = ENCODINGS[task.name].parts(record, task)
+        parts = task.parts(record)
         for part, sequence in zip(parts, read([parts])[0], strict=True):
             count += 1
             assert len(sequence.ids) <= 64
@@ -190,7 +191,7 @@ def test_sequences_of_a_record_have_the_same_shared_beginning(reader, synthetic_
         for name in ("muserc", "rucos"):
             task = get_task(name)
             for record in val(synthetic_data, name)[:10]:
-                (sequences,) = read([ENCODINGS[name].parts(record, task)])
+                (sequences,) = read([task.parts(record)])
                 first = sequences[0]
                 assert all(
                     s.shared == first.shared > 1 and s.ids[: s.shared] == first.ids[: s.shared] for s in sequences
@@ -217,7 +218,7 @@ ODD = [
 @pytest.mark.parametrize("second", ["", "да", "\u200b"])
 def test_odd_texts_are_sequences_all_the_same(first, second, reader):
     read = reader(max_length=64)
-    parts = [Part(first, second), Part(first), Part(first, second, marks=((0, 0, 1), (1, 0, 1)))]
+    parts = [TextPair(first, second), TextPair(first), TextPair(first, second, marks=((0, 0, 1), (1, 0, 1)))]
     for sequence in read([[part] for part in parts]):
         (one,) = sequence
         assert 0 < len(one.ids) <= 64 and 0 <= one.second <= len(one.ids)
@@ -226,7 +227,7 @@ def test_odd_texts_are_sequences_all_the_same(first, second, reader):
 
 def test_a_text_of_100_000_characters_is_cut_and_counted(reader):
     read = reader(max_length=256)
-    ((sequence,),) = read([[Part("слово " * 17_000, "вопрос")]])
+    ((sequence,),) = read([[TextPair("слово " * 17_000, "вопрос")]])
     assert len(sequence.ids) == 256 and read.truncated == 1
     assert "вопрос" in text_of(read, sequence.ids)
 

@@ -18,7 +18,7 @@ from morocco_lib.models import weights
 from morocco_lib.tasks import get_task
 
 TERRA = get_task("terra")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Without what would flush for the program.
 ENV = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(ROOT)}
 READY = 'morocco: {"event": "ready"}'
