@@ -56,7 +56,7 @@ def start(names: dict[str, Any]) -> Session:
     """
     root = config.project_root()
     earlier = next((value.given for value in names.values() if isinstance(value, Session)), None)
-    path = config.resolve(config.of_notebook(STEP, names, earlier).logs, root)
+    path = config.resolve(config.of_notebook(config.OriginalParams, STEP, names, earlier).logs, root)
     if not path.exists():
         raise UsageError(
             f"no logs in {path}",
