@@ -118,10 +118,13 @@ def test_a_bad_run_is_flagged_and_left_out(cell, point_of, write_log, name, run,
     assert after.used + after.used_single == before.used + before.used_single - 1
 
 
-def test_a_clock_that_goes_back_is_flagged(cell, point_of, write_log):
+@pytest.mark.parametrize(
+    "again_s", [12, -10]
+)  # total time as of the others, or far below: neither truncated nor fastest
+def test_a_clock_that_goes_back_is_flagged_and_nothing_is_judged_by_it(cell, point_of, write_log, again_s):
     path = cell / "2000_32_02.jsonl"
     first = write_log(path, 13.0).read_bytes()
-    write_log(path, content=first + write_log(path, 13.0, began=1.6e9 + 12).read_bytes())
+    write_log(path, content=first + write_log(path, 13.0, began=1.6e9 + again_s).read_bytes())
     assert {found for found in flags(point_of(cell)) if found[1]} == {(Flag.CLOCK, path.name)}
 
 
