@@ -98,6 +98,14 @@ def test_equal_times_are_not_known_better_than_the_sampling_gap(cell, point_of, 
     assert point.low_per_s == pytest.approx(2000 / (20 + half_s), rel=1e-3)
 
 
+def test_an_interval_that_reaches_no_time_at_all_has_no_upper_end(tmp_path, point_of, write_log):
+    for k in (1, 2):
+        write_log(tmp_path / f"m/rcb/1_1_{k}.jsonl", 10.0, 6.0)
+        write_log(tmp_path / f"m/rcb/2000_32_{k}.jsonl", 8.0 + 2 * k, 3.0)
+    point = point_of(tmp_path)
+    assert point.low_per_s < point.per_s and point.high_per_s is None
+
+
 @pytest.mark.parametrize(
     ("name", "run", "flag"),
     [
