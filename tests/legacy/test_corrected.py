@@ -98,6 +98,14 @@ def test_equal_times_are_not_known_better_than_the_sampling_gap(cell, point_of, 
     assert point.low_per_s == pytest.approx(2000 / (20 + half_s), rel=1e-3)
 
 
+def test_an_interval_that_reaches_no_time_at_all_has_no_upper_end(tmp_path, point_of, write_log):
+    for k in (1, 2):
+        write_log(tmp_path / f"m/rcb/1_1_{k}.jsonl", 10.0, 6.0)
+        write_log(tmp_path / f"m/rcb/2000_32_{k}.jsonl", 8.0 + 2 * k, 3.0)
+    point = point_of(tmp_path)
+    assert point.low_per_s < point.per_s and point.high_per_s is None
+
+
 @pytest.mark.parametrize(
     ("name", "run", "flag"),
     [
@@ -118,10 +126,13 @@ def test_a_bad_run_is_flagged_and_left_out(cell, point_of, write_log, name, run,
     assert after.used + after.used_single == before.used + before.used_single - 1
 
 
-def test_a_clock_that_goes_back_is_flagged(cell, point_of, write_log):
+@pytest.mark.parametrize(
+    "again_s", [12, -10]
+)  # total time as of the others, or far below: neither truncated nor fastest
+def test_a_clock_that_goes_back_is_flagged_and_nothing_is_judged_by_it(cell, point_of, write_log, again_s):
     path = cell / "2000_32_02.jsonl"
     first = write_log(path, 13.0).read_bytes()
-    write_log(path, content=first + write_log(path, 13.0, began=1.6e9 + 12).read_bytes())
+    write_log(path, content=first + write_log(path, 13.0, began=1.6e9 + again_s).read_bytes())
     assert {found for found in flags(point_of(cell)) if found[1]} == {(Flag.CLOCK, path.name)}
 
 
