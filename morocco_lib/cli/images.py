@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from morocco_lib.cli.commands import say, show
+from morocco_lib.cli.output import say, show
 from morocco_lib.errors import UsageError
 
 BASE = "python:3.11-slim-bookworm"
