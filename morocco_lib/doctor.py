@@ -16,13 +16,13 @@ import re
 import shutil
 import socket
 import sys
-import textwrap
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from morocco_lib.formatting import text_table
 from morocco_lib.monitors.host import CGROUP, CLOCKSOURCE, PROC, cgroup_folders, host_facts, read_field, usable_cores
 
 POWERCAP = Path("/sys/class/powercap")
@@ -251,17 +251,14 @@ def examine(root: Path | None = None) -> list[Finding]:
 
 def table(findings: list[Finding]) -> str:
     """Lay findings out as plain text of at most 110 columns, ending in a sentence on what can be measured."""
-    widths, lines = (3, 23, 46, 32), []
+    widths = (3, 23, 46, 32)
     rows = [("yes" if f.ok else "no", f.what, f"{f.seen}; {f.why}" if f.why else f.seen, f.remedy) for f in findings]
-    for row in [("", "what", "seen", "remedy"), tuple("-" * width for width in widths), *rows]:
-        cells = [textwrap.wrap(cell, width, break_on_hyphens=False) for cell, width in zip(row, widths, strict=True)]
-        for parts in itertools.zip_longest(*cells, fillvalue=""):
-            lines.append("  ".join(f"{part:<{width}}" for part, width in zip(parts, widths, strict=True)).rstrip())
+    table = text_table([("", "what", "seen", "remedy"), tuple("-" * width for width in widths), *rows], widths)
     ok = {finding.what for finding in findings if finding.ok}
     able = [[name for name, enough in ABILITIES.items() if bool(ok & set(enough)) is yes] for yes in (True, False)]
     can, cannot = (re.sub(r", ([^,]+)$", r" and \1", ", ".join(names)) for names in able)
     says = f"{can or 'nothing'} can be measured here" + (f"; {cannot} cannot" if cannot else "")
-    return "\n".join([*lines, f"{len(ok)} of {len(findings)} available; {says}."])
+    return "\n".join([table, f"{len(ok)} of {len(findings)} available; {says}."])
 
 
 def as_dict(findings: list[Finding]) -> dict:

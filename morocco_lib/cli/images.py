@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from morocco_lib.cli.commands import say, show
+from morocco_lib.cli.output import say, show
 from morocco_lib.errors import UsageError
 from morocco_lib.images import BASE
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from morocco_lib.cli.commands import say, show
+from morocco_lib.cli.output import say, show
 from morocco_lib.errors import UsageError
 
 LOG = "<model>/<task>/<size>_<batch>_<index>.jsonl, a folder of such, or its .tar.gz"

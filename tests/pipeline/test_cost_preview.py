@@ -1,4 +1,4 @@
-"""A dry run says what a plan will download, write and take, as far as it can be known."""
+"""The cost preview of a dry run: downloads, disk and time, as far as they are known."""
 
 from dataclasses import dataclass
 
@@ -28,14 +28,14 @@ def model(**values):
     }
 
 
-def test_downloads_disk_and_time_are_told(tmp_path):
+def test_downloads_disk_and_time_are_listed(tmp_path):
     down, disk, time = cost_preview.lines(model(), tmp_path, PLAN, 10, tmp_path)
     assert down == "downloads: about 1.00 GiB of weights for big"
     assert disk == "disk: about 1.00 GiB of weights, and 6.00 GiB more while one trains"  # LiDiRus takes TERRa's
-    assert time == "time: 2 bench steps of 10 min at most, 20 min; 3 steps not known before they ran once"
+    assert time == "time: 2 bench steps of at most 10 min, 20 min; 3 steps unknown until run once"
 
 
-def test_a_local_folder_is_not_downloaded_and_what_is_kept_costs_nothing(tmp_path):
+def test_a_local_folder_is_not_downloaded_and_kept_steps_cost_nothing(tmp_path):
     assert not any(
         "downloads" in line for line in cost_preview.lines(model(source=str(tmp_path)), tmp_path, PLAN, 10, tmp_path)
     )
@@ -46,7 +46,7 @@ def test_a_local_folder_is_not_downloaded_and_what_is_kept_costs_nothing(tmp_pat
 def test_finished_steps_say_how_long_the_next_ones_take(tmp_path, monkeypatch):
     monkeypatch.setattr(cost_preview, "durations", lambda folder: {("train", "big"): 3600.0, ("bench", "big"): 60.0})
     assert cost_preview.lines(model(), tmp_path, PLAN, None, tmp_path)[-1] == (
-        "time: 3 steps as before, 1 h 2 min; 2 steps not known before they ran once"
+        "time: 3 steps as before, 1 h 2 min; 2 steps unknown until run once"
     )
 
 
