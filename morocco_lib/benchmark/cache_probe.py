@@ -45,7 +45,7 @@ class Tagged(Sequence):
         return len(self.records)
 
     def __getitem__(self, place: int) -> Record:
-        return self.task.tag(self.records[place], self.tags[place])
+        return self.task.with_nonce(self.records[place], self.tags[place])
 
 
 def workloads(task: Task, records: Sequence[Record], size: int, seed: int, pair: int = 1) -> tuple[Workload, Workload]:

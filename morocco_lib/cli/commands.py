@@ -58,7 +58,7 @@ def train(args) -> int:
     from morocco_lib.tasks import get_task
     from morocco_lib.training import fit as training
 
-    task, root = get_task(get_task(args.task).weights_of), config.find_root(Path.cwd())
+    task, root = get_task(get_task(args.task).trained_on), config.find_root(Path.cwd())
     model = config.load_model(args.model)
     if args.recipe:
         if model.kind != config.TRANSFORMER:

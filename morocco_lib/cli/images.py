@@ -107,7 +107,7 @@ def build(args) -> int:
             args.weights = room.weights.locate(Path(args.model))
             args.model = room.weights.describe(args.weights)["name"]
     found = (
-        room.trained(args.outputs) if not args.weights else {(args.model, get_task(args.task).weights_of): args.weights}
+        room.trained(args.outputs) if not args.weights else {(args.model, get_task(args.task).trained_on): args.weights}
     )
     wanted = room.answered_by(found) if args.all else [(args.model, get_task(args.task).name)]
     if not wanted:

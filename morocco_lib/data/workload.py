@@ -24,7 +24,7 @@ class Workload(Mapping):
         records: Distinct records, labelled or not.
         order: For each position of the stream the place of its record in `records`.
         seed: What the order was drawn with; None if the records are in their own order.
-        gold: The right answers to `records` where these are outlines; None: not known, or in the records.
+        gold: The right answers to `records` where these are skeletons; None: not known, or in the records.
     """
 
     task: Task
@@ -104,7 +104,7 @@ class Workload(Mapping):
                 {"from": 1 << (k - 1) if k else 0, "below": 1 << k, "lines": n} for k, n in sorted(lengths.items())
             ],
             "line_bytes": line_bytes,  # of each record when first fed; its idx may take more digits later
-            "records": [self.task.outline(record) for record in self.records],
+            "records": [self.task.skeleton(record) for record in self.records],
             "gold": gold if None not in gold else None,
             "order": list(self.order),
         }
@@ -132,6 +132,6 @@ def in_order(task: Task, records: Sequence[Record]) -> Workload:
 
 
 def from_description(task: Task, description: Mapping[str, Any]) -> Workload:
-    """Return the workload a `workload.json` describes: of outlines, so it maps back and is checked but cannot be fed."""
+    """Return the workload a `workload.json` describes: of skeletons, so it maps back and is checked but cannot be fed."""
     order, gold = tuple(description["order"]), description["gold"]
     return Workload(task, description["records"], order, description["seed"], gold)

@@ -53,18 +53,18 @@ def trained(outputs: Path) -> dict[tuple[str, str], Path]:
 
 def answered_by(found: dict[tuple[str, str], Path]) -> list[tuple[str, str]]:
     """Return (model, task) of every task that trained models can answer."""
-    return sorted((model, t) for model, task in found for t in task_names() if get_task(t).weights_of == task)
+    return sorted((model, t) for model, task in found for t in task_names() if get_task(t).trained_on == task)
 
 
 def pick(found: dict[tuple[str, str], Path], model: str, task: Task, outputs: Path) -> Path:
     """Return the train step of a model for a task; raises UsageError."""
-    folder = found.get((model, task.weights_of))
+    folder = found.get((model, task.trained_on))
     if folder is None:
         held = ", ".join(f"{name} {trained}" for name, trained in sorted(found)) or "none"
         raise UsageError(
-            f"no {model} trained for {task.weights_of} below {outputs}",
+            f"no {model} trained for {task.trained_on} below {outputs}",
             rule=f"trained there: {held}",
-            remedy=f"`morocco train {model} {task.weights_of} --data DIR --out DIR`, then --weights DIR",
+            remedy=f"`morocco train {model} {task.trained_on} --data DIR --out DIR`, then --weights DIR",
         )
     if (name := weights.describe(folder)["name"]) != model:
         raise UsageError(f"{folder} holds {name}, not {model}", remedy=f"run morocco build {name} {task.name}")
@@ -104,10 +104,10 @@ def build(recipe: Recipe, check: Callable[[engine.Image], None], say: Say = sile
         EnvironmentFailure: the engine, the package index or the disk failed.
     """
     description, task = weights.describe(recipe.weights), get_task(recipe.task)
-    if task.weights_of != description["task"]:
+    if task.trained_on != description["task"]:
         raise UsageError(
             f"{recipe.weights} answers {description['task']}, not {task.name}",
-            remedy=f"train one for {task.weights_of}",
+            remedy=f"train one for {task.trained_on}",
         )
     files = {f"weights/{path.name}": path for path in weights.files(recipe.weights)}
     large = {name: path for name, path in files.items() if path.stat().st_size >= LARGE_BYTES}

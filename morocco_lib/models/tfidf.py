@@ -58,7 +58,7 @@ class Tfidf:
 
         vectorizer, classifier = TfidfVectorizer(), LogisticRegression(random_state=seed)
         try:
-            matrix = vectorizer.fit_transform([task.bag_text(record) for record in records])
+            matrix = vectorizer.fit_transform([task.bow_text(record) for record in records])
             if not compares(task):
                 classifier.fit(matrix, [task.gold(record)["label"] for record in records])
         except ValueError as error:  # one label only, or no term in any text
@@ -116,7 +116,7 @@ class Tfidf:
     def answer(self, records: Sequence[Record]) -> list[Prediction]:
         if compares(self.task):
             return [self._compare(record) for record in records]
-        values = self.decision([self.task.bag_text(record) for record in records])
+        values = self.decision([self.task.bow_text(record) for record in records])
         best = (values[:, 0] > 0).astype(int) if len(self.labels) == 2 else values.argmax(axis=1)
         return [
             {"idx": self.task.key(record), "label": self.labels[k]}
@@ -131,5 +131,5 @@ class Tfidf:
 
 
 def compares(task: Task) -> bool:
-    """Tell whether the task compares texts of one record (tasks.base.RankTask) instead of classifying it."""
+    """Tell whether the task compares texts of one record (`groups` of tasks.base.Task) instead of classifying it."""
     return hasattr(task, "groups")

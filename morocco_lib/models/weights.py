@@ -91,9 +91,9 @@ def load(folder: Path, task_name: str | None = None, options: Options | None = N
     folder = locate(folder)
     description = describe(folder)
     task = get_task(task_name or description["task"])
-    if task.weights_of != description["task"]:
+    if task.trained_on != description["task"]:
         raise UsageError(
-            f"{folder} answers {description['task']}, not {task.name}", remedy=f"train one for {task.weights_of}"
+            f"{folder} answers {description['task']}, not {task.name}", remedy=f"train one for {task.trained_on}"
         )
     known = model_class(description["kind"])
     if not hasattr(known, "from_folder") and options != Options():

@@ -29,7 +29,7 @@ def lines(
     Limits: sizes are of model configs that state `parameters`; times are those of finished steps of the same model.
     """
     listed = [this for this in listed if this.state != "kept"]
-    fitted = {(this.model, get_task(this.task).weights_of): this for this in listed if KINDS[this.step].trains}
+    fitted = {(this.model, get_task(this.task).trained_on): this for this in listed if KINDS[this.step].trains}
     listed = [this for this in listed if not KINDS[this.step].trains or this in fitted.values()]
     training = [this for this in fitted.values() if models[this.model].kind == TRANSFORMER]
     sizes = {name: model.parameters for name, model in models.items() if model.kind == TRANSFORMER}

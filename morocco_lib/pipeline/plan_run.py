@@ -49,7 +49,7 @@ class PlanRun:
         self.data_dir = data_dir or plan.data_dir
         self.machine = resolve.resolve_runner(config.load_machine(plan.machine, root))
         self.models = {name: config.load_model(name, root) for name in plan.models}
-        trained = {get_task(name).weights_of for name in plan.tasks}  # LiDiRus is answered with TERRa's weights
+        trained = {get_task(name).trained_on for name in plan.tasks}  # LiDiRus is answered with TERRa's weights
         self.tasks = {name: config.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}
 
     def cells(self) -> Iterator[tuple[str, str]]:
@@ -181,7 +181,7 @@ class PlanRun:
     def _cell(self, step: str, model: str, task: str, weights_dir: str) -> Job:
         kind = KINDS[step]
         if kind.trains:
-            task = get_task(task).weights_of
+            task = get_task(task).trained_on
         return Job.of(kind, self.parameters(step, model, task, weights_dir), self.root, self.plan_dir)
 
     def _of_plan(self, kind: StepKind) -> Job:
@@ -220,7 +220,7 @@ class PlanRun:
             cell, this = (model, task), StepResult(model, task, step, TO_DO)
             listed.append(this)
             if KINDS[step].trains:
-                shared = (model, get_task(task).weights_of)
+                shared = (model, get_task(task).trained_on)
                 this.state = KEPT if shared in trained else TO_DO  # LiDiRus is answered with TERRa's weights
                 trained.add(shared)
             if not known[cell]:

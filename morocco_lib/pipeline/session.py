@@ -83,7 +83,7 @@ class Session:
         """What to train: the first argument of `fit`."""
         files = {split: self.inputs[split] for split in fit.splits(self.p.model)}
         seeds = getattr(self.p, "all_seeds", [self.p.seed])
-        return fit.Plan(self.p.model, self.task.weights_of, files, seeds, self.root)
+        return fit.Plan(self.p.model, self.task.trained_on, files, seeds, self.root)
 
     @cached_property
     def scheduled(self) -> scheduler.Client:

@@ -19,7 +19,7 @@ from morocco_lib.training import fit
 def train_inputs(p: Any, root: Path) -> dict[str, Path]:
     """Return the splits that a model is fitted on, and the local folder it starts from."""
     task = get_task(p.task.name)
-    trained = get_task(task.weights_of)  # LiDiRus is answered by what was trained on TERRa
+    trained = get_task(task.trained_on)  # LiDiRus is answered by what was trained on TERRa
     files = p.task.files if trained is task else None
     data_dir = resolve(p.data_dir, root)
     found = {split: data.find_split(data_dir, trained, split, files) for split in fit.splits(p.model)}

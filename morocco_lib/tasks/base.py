@@ -1,225 +1,57 @@
-"""The Task protocol, and what tasks with one label a record share."""
+"""What every task is and does, and what tasks with one label a record share."""
 
 import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-from morocco_lib.errors import InvalidResult, UsageError
+from morocco_lib.errors import UsageError
 from morocco_lib.tasks import metrics
+from morocco_lib.tasks.checked import AnswerError, Checked, Idx, Prediction, Problem, shown
 from morocco_lib.tasks.form import AnswerKind, TextPair
 from morocco_lib.tasks.jsonl import Record, open_lines, parse_object, read_objects, split_lines
 
-Prediction = dict[str, Any]
-Idx = int | str
-SHOWN_PROBLEMS = 5  # of each rule; all are counted
 
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with predictions: where, which rule, what was seen, what to do."""
-
-    file: str
-    line: int | None
-    idx: Idx | None
-    rule: str
-    seen: str
-    remedy: str
-
-    def __str__(self) -> str:
-        where = (
-            self.file
-            + (f", line {self.line}" if self.line else "")
-            + (f", idx {self.idx!r:.60}" if self.idx is not None else "")
-        )
-        return f"{where}: {self.rule}: {self.seen}; {RULES[self.rule]}; {self.remedy}"
-
-
-@dataclass
-class Checked:
-    """What `Task.check` found: the answers by idx, and every problem.
-
-    `predictions` holds None where a record was answered, but wrongly. `problems` holds the first five of each rule,
-    `counts` counts them all. `noncanonical` counts what was accepted though not spelt as a submission spells it.
-    """
-
-    expected: int
-    read: int = 0
-    predictions: dict[Idx, Prediction | None] = field(default_factory=dict, repr=False)
-    noncanonical: Counter = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
-    counts: Counter = field(default_factory=Counter)
-
-    @property
-    def ok(self) -> bool:
-        return not self.counts
-
-    def add(self, problem: Problem) -> None:
-        self.counts[problem.rule] += 1
-        if self.counts[problem.rule] <= SHOWN_PROBLEMS:
-            self.problems.append(problem)
-
-    def error(self) -> InvalidResult:
-        """Return the problems as the error a user sees."""
-        counts = ", ".join(f"{n} x {rule}" for rule, n in sorted(self.counts.items()))
-        lines = [f"read {self.read} predictions for {self.expected} records: {counts}"]
-        lines += [f"  {p}" for p in self.problems]
-        if hidden := self.counts.total() - len(self.problems):
-            lines.append(f"  ... and {hidden} more")
-        return InvalidResult("\n".join(lines))
-
-
-RULES = {
-    "broken-line": "every line is one JSON object in UTF-8",
-    "idx": "a prediction has the idx of a record, in the record's own type",
-    "unknown-idx": "a prediction answers a record that was asked",
-    "duplicate-idx": "a record is answered once",
-    "missing-idx": "every record is answered",
-    "label": "a label is one of the task's labels, spelt as in the records",
-}
-
-
-class AnswerError(ValueError):
-    """A prediction that does not answer its record: which rule, what was seen, what to do."""
-
-    def __init__(self, rule: str, seen: str, remedy: str):
-        super().__init__(seen)
-        self.rule, self.seen, self.remedy = rule, seen, remedy
-
-
-class Task(Protocol):
-    """One benchmark task: its official files, its answers, its score.
+class Task:
+    """One benchmark task: its official files, its form, its answers, its score. To be derived from.
 
     A *prediction* is the object a submission file holds for a record: its idx and the answer. `gold` gives the right
     answer in the same form (and may add what the score needs), so gold and predictions are stored and compared alike.
-    An *outline* is a record without its texts: what is needed to check answers and to map them back.
+    A *skeleton* is a record without its texts: what is needed to check answers and to map them back. A task whose
+    TF-IDF baseline compares texts of one record instead of classifying it also has `groups(record)`, which returns
+    (context, options) for each thing asked, and `pick(record, ranking)`, which returns the prediction for the options
+    ranked from the most similar to their context down, one ranking a group.
     """
 
-    name: str  # short id: terra
-    title: str  # official folder and submission file name: TERRa
-    benchmark: str  # whose total it counts in; "" for none
-    metric_names: tuple[str, ...]  # names of what `score` returns that make the task's value: their mean
-    labels: tuple  # the answers there are; empty where an answer is free text
-    files: dict[str, str]  # split -> official file name, where that is not <split>.jsonl
-    sizes: dict[str, int]  # official number of records, by the file's name without its ending
-    weights_of: str  # the task whose records its models are trained on; its own name but for diagnostics
-    answer_kind: AnswerKind  # what the parts of a record are
-    spans: int  # marked spans of each part
-
-    def read(self, path: Path) -> list[Record]:
-        """Read and validate one official file; raises UsageError naming file, line and rule."""
-
-    def validate(self, record: Record) -> None:
-        """Raise ValueError if a record is not one of this task."""
-
-    def key(self, record: Record) -> Idx:
-        """Return the idx an answer to the record carries."""
-
-    def unaligned(self, records: Sequence[Record]) -> int | None:
-        """Return how many marked spans of the records do not lie where they say, None for tasks without spans."""
-
-    def strip_labels(self, record: Record) -> Record:
-        """Return the record without anything that gives the answer away, at every depth."""
-
-    def tag(self, record: Record, tag: str) -> Record:
-        """Return the record with a tag and a space before each of its free texts; what is marked in them moves along."""
-
-    def outline(self, record: Record) -> Record:
-        """Return the record without its texts and labels; `reindex`, `restore`, `key` and `check` work on it alike."""
-
-    def reindex(self, record: Record, position: int) -> Record:
-        """Return the record with idx `position`, in the type the task's idx has, at every depth."""
-
-    def restore(self, prediction: Prediction, record: Record) -> Prediction:
-        """Return a prediction made for a reindexed record with every idx of the original record."""
-
-    def gold(self, record: Record) -> Prediction | None:
-        """Return the right answer in submission form, None for a record without label."""
-
-    def labels_in(self, answer: Prediction) -> list:
-        """Return the labels a prediction or gold gives, one for each thing asked; empty for free text."""
-
-    def parse(self, line: bytes) -> Prediction:
-        """Parse one line of a submission; raises ValueError."""
-
-    def format(self, prediction: Prediction) -> str:
-        """Return the line of a submission, without line end."""
-
-    def check(self, lines: Iterable[bytes], records: Mapping[Idx, Record], file: str) -> Checked:
-        """Hold predictions against the records (or outlines) they answer; never raises for bad predictions."""
-
-    def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Return the task's metrics; both sequences are in the same order."""
-
-    def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
-        """Return the 95 % interval of the task's value over records drawn anew."""
-
-    def majority(self, gold: Sequence[Prediction]) -> dict[str, Any]:
-        """Return what always giving the most frequent answer needs to know, as JSON: {"label": ...}, or {}."""
-
-    def constant(self, state: dict[str, Any], record: Record) -> Prediction:
-        """Return the answer of `majority` to a record or an outline."""
-
-    def parts(self, record: Record) -> list[TextPair]:
-        """Return what a model sees of a record, labelled or not: a part, or one for each option or thing asked."""
-
-    def targets(self, record: Record) -> list[int]:
-        """Return what is right of a labelled record: the place of its label, or 1 and 0 for each of its parts."""
-
-    def prediction(self, record: Record, chosen: Sequence[int]) -> Prediction:
-        """Return the prediction for a record.
-
-        Args:
-            chosen: By `answer_kind`: [place of the label], [place of the part], or 1 and 0 for each part.
-        """
-
-    def bag_text(self, record: Record) -> str:
-        """Return the text a bag-of-words model reads, as the original's TF-IDF baseline joins it."""
-
-
-class RankTask(Task, Protocol):
-    """A task whose TF-IDF baseline compares texts of one record instead of classifying it."""
-
-    def groups(self, record: Record) -> list[tuple[str, list[str]]]:
-        """Return (context, options) for each thing asked: the more an option is like its context, the better."""
-
-    def pick(self, record: Record, ranking: list[list[int]]) -> Prediction:
-        """Return the prediction for options ranked best first, one ranking a group."""
-
-
-def task_value(task: Task, scores: Mapping[str, float]) -> float:
-    """Return the one number of a task: its single metric or the plain mean of its pair."""
-    return sum(scores[name] for name in task.metric_names) / len(task.metric_names)
-
-
-class BaseTask:
-    """Reading files and checking answers, the same for every task."""
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    benchmark: ClassVar[str] = ""
-    metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
-    labels: ClassVar[tuple] = ()
-    files: ClassVar[dict[str, str]] = {}
-    sizes: ClassVar[dict[str, int]] = {}
+    name: ClassVar[str]  # short id: terra
+    title: ClassVar[str]  # official folder and submission file name: TERRa
+    benchmark: ClassVar[str] = ""  # whose total it counts in; "" for none
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)  # of what `score` returns: their mean is the task's value
+    labels: ClassVar[tuple] = ()  # the answers there are; empty where an answer is free text
+    files: ClassVar[dict[str, str]] = {}  # split -> official file name, where that is not <split>.jsonl
+    sizes: ClassVar[dict[str, int]] = {}  # official number of records, by the file's name without its ending
     fields: ClassVar[dict[str, type]]  # what a record must have, apart from idx and label
-    texts: ClassVar[tuple[str, ...]] = ()  # fields of free text, where these are not all of `fields` that are str
+    texts: ClassVar[
+        tuple[str, ...]
+    ] = ()  # fields of free text in reading order, where these are not all of `fields` that are str
     hidden: ClassVar[tuple[str, ...]] = ("label",)  # keys that give the answer away
     idx_type: ClassVar[type] = int
-    answer_kind: ClassVar[AnswerKind] = AnswerKind.CLASSES
-    spans: ClassVar[int] = 0
+    answer_kind: ClassVar[AnswerKind] = AnswerKind.CLASSES  # what `parts` are
+    spans: ClassVar[int] = 0  # marked spans in each of `parts`
 
     def __repr__(self) -> str:
         return f"get_task({self.name!r})"
 
     @property
-    def weights_of(self) -> str:
+    def trained_on(self) -> str:
+        """The task whose records its models are trained on; its own name except for diagnostics."""
         return self.name
 
+    # -- records -------------------------------------------------------------------------------------------------
     def read(self, path: Path) -> list[Record]:
+        """Read and validate one official file; raises UsageError naming file, line and rule."""
         records, first_line = [], {}
         for number, record in read_objects(Path(path)):
             try:
@@ -239,6 +71,7 @@ class BaseTask:
         return records
 
     def validate(self, record: Record) -> None:
+        """Raise ValueError if a record is not one of this task."""
         for key, kind in self.fields.items():
             if type(record.get(key)) is not kind:
                 kinds = ", ".join(f"{k} ({t.__name__})" for k, t in self.fields.items())
@@ -247,16 +80,20 @@ class BaseTask:
             raise ValueError(f"'idx' is {shown(record, 'idx')}; a {self.title} idx is {self.idx_type.__name__}")
 
     def key(self, record: Record) -> Idx:
+        """Return the idx that an answer to the record carries."""
         return record["idx"]
 
     def unaligned(self, records: Sequence[Record]) -> int | None:
+        """Return how many marked spans are not where the records say, None for tasks without spans."""
         return None
 
     def strip_labels(self, record: Record) -> Record:
+        """Return the record without anything that gives the answer away, at every depth."""
         return {key: value for key, value in record.items() if key not in self.hidden}
 
-    def tag(self, record: Record, tag: str) -> Record:
-        return {**record, **{name: f"{tag} {record[name]}" for name in self.text_fields}}
+    def with_nonce(self, record: Record, nonce: str) -> Record:
+        """Return the record with a nonce and a space before each of its free texts; offsets into them are moved."""
+        return {**record, **{name: f"{nonce} {record[name]}" for name in self.text_fields}}
 
     @property
     def text_fields(self) -> tuple[str, ...]:
@@ -264,19 +101,31 @@ class BaseTask:
         return self.texts or tuple(name for name, kind in self.fields.items() if kind is str)
 
     def parts(self, record: Record) -> list[TextPair]:
+        """Return what a model sees of a record, labelled or not: a pair, or one for each option or thing asked.
+
+        By default one pair: the first text, and all others joined by spaces as the second.
+        """
         first, *others = (record[name] for name in self.text_fields)
         return [TextPair(first, " ".join(others) if others else None)]
 
-    def outline(self, record: Record) -> Record:
+    def bow_text(self, record: Record) -> str:
+        """Return the text that a bag-of-words model reads, as the original's TF-IDF baseline joins it."""
+        return " ".join(record[name] for name in self.text_fields)
+
+    def skeleton(self, record: Record) -> Record:
+        """Return the record without texts and labels; `reindex`, `restore`, `key` and `check` work on it alike."""
         return {"idx": record["idx"]}
 
     def reindex(self, record: Record, position: int) -> Record:
+        """Return the record with idx `position`, in the type the task's idx has, at every depth."""
         return {**record, "idx": self.idx_type(position)}
 
     def restore(self, prediction: Prediction, record: Record) -> Prediction:
+        """Return a prediction made for a reindexed record with every idx of the original record."""
         return {**prediction, "idx": self.key(record)}
 
     def parse(self, line: bytes) -> Prediction:
+        """Parse one line of a submission; raises ValueError."""
         return parse_object(line)
 
     def read_idx(self, prediction: Prediction, checked: Checked) -> Idx:
@@ -286,14 +135,12 @@ class BaseTask:
         return prediction["idx"]
 
     def majority(self, gold: Sequence[Prediction]) -> dict[str, Any]:
+        """Return what always giving the most frequent answer needs to know, as JSON: {"label": ...}, or {}."""
         counts = Counter(label for g in gold for label in self.labels_in(g))
         return {"label": max(self.labels, key=lambda label: counts[label])}
 
-    def read_answer(self, prediction: Prediction, record: Record, checked: Checked) -> Prediction:
-        """Return the prediction as a submission spells it; raises AnswerError if it does not answer the record."""
-        raise TypeError(f"{type(self).__name__} does not read answers")
-
     def check(self, lines: Iterable[bytes], records: Mapping[Idx, Record], file: str) -> Checked:
+        """Check predictions against the records (or skeletons) they answer; never raises for bad predictions."""
         checked = Checked(expected=len(records))
         for number, line in split_lines(lines):
             checked.read += 1
@@ -321,8 +168,49 @@ class BaseTask:
                 checked.add(Problem(file, None, idx, "missing-idx", "no prediction", "predict every record"))
         return checked
 
+    # -- what a task without one label a record defines ------------------------------------------------------------
+    def gold(self, record: Record) -> Prediction | None:
+        """Return the right answer in submission form, None for a record without label."""
+        raise NotImplementedError
 
-class LabelTask(BaseTask):
+    def labels_in(self, answer: Prediction) -> list:
+        """Return the labels that a prediction or gold gives, one for each thing asked; empty for free text."""
+        raise NotImplementedError
+
+    def format(self, prediction: Prediction) -> str:
+        """Return the line of a submission, without line end."""
+        raise NotImplementedError
+
+    def read_answer(self, prediction: Prediction, record: Record, checked: Checked) -> Prediction:
+        """Return the prediction as a submission spells it; raises AnswerError if it does not answer the record."""
+        raise NotImplementedError
+
+    def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Return the task's metrics; both sequences are in the same order."""
+        raise NotImplementedError
+
+    def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
+        """Return the 95 % interval of the task's value over records drawn anew."""
+        raise NotImplementedError
+
+    def constant(self, state: dict[str, Any], record: Record) -> Prediction:
+        """Return the answer of `majority` to a record or a skeleton."""
+        raise NotImplementedError
+
+    def targets(self, record: Record) -> list[int]:
+        """Return what is right of a labelled record: the place of its label, or 1 and 0 for each of its parts."""
+        raise NotImplementedError
+
+    def prediction(self, record: Record, chosen: Sequence[int]) -> Prediction:
+        """Return the prediction for a record.
+
+        Args:
+            chosen: By `answer_kind`: [place of the label], [place of the part], or 1 and 0 for each part.
+        """
+        raise NotImplementedError
+
+
+class LabelTask(Task):
     """What tasks with one label a record share.
 
     `labels` are spelt as in a submission; `spellings` are other published ones, as JSON text -> label. In records the
@@ -353,7 +241,10 @@ class LabelTask(BaseTask):
         return {"idx": record["idx"], "label": self.label_of(record["label"])} if "label" in record else None
 
     def targets(self, record: Record) -> list[int]:
-        return [self.labels.index(self.gold(record)["label"])]
+        right = self.gold(record)["label"]
+        if self.answer_kind is AnswerKind.ONE_OF:
+            return [int(label == right) for label in self.labels]
+        return [self.labels.index(right)]
 
     def prediction(self, record: Record, chosen: Sequence[int]) -> Prediction:
         return {"idx": self.key(record), "label": self.labels[chosen[0]]}
@@ -390,6 +281,11 @@ class LabelTask(BaseTask):
         return {"idx": self.key(record), "label": state["label"]}
 
 
+def task_value(task: Task, scores: Mapping[str, float]) -> float:
+    """Return the one number of a task: its single metric or the plain mean of its pair."""
+    return sum(scores[name] for name in task.metric_names) / len(task.metric_names)
+
+
 def check_file(task: Task, path: Path, records: Sequence[Record]) -> Checked:
     """Check a file of predictions against its records; raises UsageError if it cannot be read."""
     try:
@@ -397,10 +293,3 @@ def check_file(task: Task, path: Path, records: Sequence[Record]) -> Checked:
             return task.check(lines, {task.key(record): record for record in records}, str(path))
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"cannot read {path}: {error}", remedy="give the path of a JSONL file") from None
-
-
-def shown(record: Mapping, key: str) -> str:
-    """Return a value as a message shows it: its JSON, cut, and its type."""
-    if key not in record:
-        return "absent"
-    return f"{json.dumps(record[key], ensure_ascii=False)[:60]} ({type(record[key]).__name__})"

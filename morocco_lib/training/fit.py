@@ -97,7 +97,7 @@ def fit(plan: Plan, folder: Path, key: str = "") -> dict[str, Any]:
         UsageError: the records cannot be read or have no labels, or the model cannot be had.
         InvalidResult: training came to nothing.
     """
-    task = get_task(get_task(plan.task).weights_of)
+    task = get_task(get_task(plan.task).trained_on)
     began, cpu_began = time.monotonic(), time.process_time()
     path, seed = plan.files["train"], plan.seeds[0]
     records = read_labelled(task, path)

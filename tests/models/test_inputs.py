@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from morocco_lib import data
-from morocco_lib.models.transformer.heads import head_of
+from morocco_lib.models.transformer.heads import ClassHead, head_of
 from morocco_lib.models.transformer.inputs import Reader, Template, truncate
 from morocco_lib.tasks import get_task, task_names
 from morocco_lib.tasks.form import TextPair
@@ -157,9 +157,9 @@ def long_records(synthetic_data):
                 yield task, record
             elif name == "russe":
                 tag = filler[: rng.randrange(10, 2000)].rsplit(" ", 1)[0]
-                yield task, task.tag({**record, "sentence1": record["sentence1"] + " " + filler}, tag)
+                yield task, task.with_nonce({**record, "sentence1": record["sentence1"] + " " + filler}, tag)
             else:
-                yield task, task.tag(record, filler.strip())
+                yield task, task.with_nonce(record, filler.strip())
 
 
 def test_the_marked_word_the_answer_and_the_candidate_are_never_cut_away(reader, synthetic_data):
@@ -235,3 +235,31 @@ def test_a_text_of_100_000_characters_is_cut_and_counted(reader):
 def test_a_tokenizer_that_puts_nothing_around_a_text_is_refused():
     with pytest.raises(ValueError, match="no special token"):
         Template((), (5,), ())
+
+
+def test_marks_of_all_options_in_the_text_they_share_are_truncated_last(reader):
+    first = " ".join(f"слово{k}" for k in range(200))
+    spans = [(first.index(word), first.index(word) + len(word)) for word in ("слово50", "слово150")]
+    pairs = [TextPair(first, "да", marks=((0, *span),)) for span in spans]
+    read = reader(max_length=64)
+    for sequence, span in zip(read([pairs])[0], spans, strict=True):
+        ((low, high),) = sequence.spans
+        assert text_of(read, sequence.ids[low:high]).replace(" ", "") == first[slice(*span)]
+
+
+def test_options_that_are_one_text_each_are_read_alone(reader):
+    one, other = reader()([[TextPair("дом"), TextPair("дом")], []])
+    assert [len(one), len(other)] == [2, 0] and one[0] == one[1] and one[0].second == len(one[0].ids)
+
+
+@pytest.mark.parametrize(("spans", "width"), [(0, 1), (1, 2), (2, 5), (3, 10)])
+def test_a_head_sees_every_span_and_compares_each_two(spans, width):
+    head = ClassHead(get_task("terra"), 2, spans)
+    whole, *marked = torch.randn(1 + spans, 4, 3).unbind()
+    found = head.inputs(torch.cat([whole, *marked], dim=1))
+    wanted = [whole, *marked]
+    for k in range(spans):
+        for other in marked[k + 1 :]:
+            wanted += [marked[k] * other, (marked[k] - other).abs()]
+    assert found.shape == (4, width * 3) and head.width(3) == width * 3
+    assert torch.equal(found, torch.cat(wanted, dim=1))

@@ -35,7 +35,7 @@ class Colours(LabelTask):
     labels = ("red", "blue", "green")  # not in alphabetical order
     fields = {"text": str}  # noqa: RUF012
 
-    def bag_text(self, record):
+    def bow_text(self, record):
         return record["text"]
 
 
@@ -56,7 +56,7 @@ def colour_records(size: int, seed: int = 0) -> list[dict]:
 def reference(task, records):
     """Fit scikit-learn's own pipeline on the same text."""
     pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression())
-    return pipeline.fit([task.bag_text(r) for r in records], [r["label"] for r in records])
+    return pipeline.fit([task.bow_text(r) for r in records], [r["label"] for r in records])
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +141,14 @@ def test_answers_do_not_depend_on_what_else_is_in_the_batch(pair, synthetic_data
 
 def test_official_val_records_get_sklearns_decisions(real_pair):
     ours, theirs, val = real_pair
-    assert_same_decisions(ours, theirs, [TERRA.bag_text(r) for r in val])
+    assert_same_decisions(ours, theirs, [TERRA.bow_text(r) for r in val])
 
 
 def test_official_val_accuracy_is_sklearns_and_below_the_most_frequent_label(real_pair):
     ours, theirs, val = real_pair
     gold = [TERRA.gold(r) for r in val]
     accuracy = TERRA.score(gold, ours.answer(val))["accuracy"]
-    assert accuracy == theirs.score([TERRA.bag_text(r) for r in val], [r["label"] for r in val])
+    assert accuracy == theirs.score([TERRA.bow_text(r) for r in val], [r["label"] for r in val])
     assert accuracy == pytest.approx(0.3843, abs=5e-5)
     majority = model_class("majority").from_state(TERRA, {"answer": TERRA.majority(gold)}, {})
     bar = TERRA.score(gold, majority.answer(val))["accuracy"]
@@ -160,7 +160,7 @@ def test_three_labels_survive_being_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "get_task", lambda name: COLOURS)
     weights.save(model, COLOURS, tmp_path / "weights", name="tfidf", trained_on={})
     again, _ = weights.load(tmp_path / "weights")
-    texts = [COLOURS.bag_text(r) for r in colour_records(50, seed=1)]
+    texts = [COLOURS.bow_text(r) for r in colour_records(50, seed=1)]
     assert np.array_equal(again.decision(texts), model.decision(texts))
 
 

@@ -71,7 +71,7 @@ def made(synthetic_data, tmp_path_factory):
 
     def make(kind, name):
         if (kind, name) not in folders:
-            task = get_task(get_task(name).weights_of)
+            task = get_task(get_task(name).trained_on)
             texts = backbones.texts_of(data.read_split(synthetic_data, task, "val")[1][:60], task)
             folder = tmp_path_factory.mktemp("weights") / f"{kind}-{name}"
             body = backbones.from_scratch({**CONFIGS[kind], "initializer_range": SPREAD}, texts, 1)

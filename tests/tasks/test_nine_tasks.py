@@ -156,18 +156,18 @@ def test_stripped_records_hold_nothing_that_gives_the_answer_away(real_data, nam
 
 
 @every_task
-def test_outlines_hold_no_text_and_no_label(real_data, name):
+def test_skeletons_hold_no_text_and_no_label(real_data, name):
     task = get_task(name)
     for record in records_of(real_data, name)[:1000]:
-        outline = task.outline(record)
-        assert outline == task.outline(task.strip_labels(record))
-        assert task.key(outline) == task.key(record)
-        for path, value in leaves(outline):
+        skeleton = task.skeleton(record)
+        assert skeleton == task.skeleton(task.strip_labels(record))
+        assert task.key(skeleton) == task.key(record)
+        for path, value in leaves(skeleton):
             allowed = {"lidirus": path == ("idx",), "rucos": path[0] == "mentions"}.get(name, False)
             assert type(value) is int or allowed, (path, value)
             assert not {"label", "text", "gold_sense1", "gold_sense2"} & set(path)
         if name == "rucos":  # the names to choose from are needed to check an answer; nothing says which is right
-            assert outline["mentions"] == [
+            assert skeleton["mentions"] == [
                 record["passage"]["text"][span["start"] : span["end"]] for span in record["passage"]["entities"]
             ]
 
@@ -179,7 +179,7 @@ def test_answers_to_reindexed_records_map_back_at_every_depth(real_data, name, s
     task = get_task(name)
     record = subsample(source.draw, task, records_of(real_data, name), most=1)[0]
     answer = respond(task, record, random.Random(7))
-    for given_ in (record, task.outline(record)):
+    for given_ in (record, task.skeleton(record)):
         before = copy.deepcopy(given_)
         fed = task.reindex(task.strip_labels(given_), position)
         assert task.key(fed) == task.idx_type(position) and type(task.key(fed)) is type(task.key(record))
@@ -203,7 +203,7 @@ def test_formatting_parsing_and_checking_return_the_answer(real_data, name, sour
     lines = [task.format(answer).encode() for answer in answers.values()]
     assert [task.parse(line) for line in lines] == list(answers.values())
     assert not any(b"\n" in line for line in lines)
-    for asked in (records, [task.outline(record) for record in records]):
+    for asked in (records, [task.skeleton(record) for record in records]):
         checked = check(task, lines, asked)
         assert checked.ok and checked.predictions == answers
         assert checked.noncanonical.total() == 0
@@ -255,7 +255,7 @@ def test_missing_duplicate_unknown_and_broken_lines_are_found(real_data, name):
         ([lines[0], b"[1]", *lines[2:]], [("broken-line", 2, None), ("missing-idx", None, key)]),
     ]
     for faulty, expected in faults:
-        for asked in (records, [task.outline(record) for record in records]):
+        for asked in (records, [task.skeleton(record) for record in records]):
             assert found(check(task, faulty, asked)) == expected
 
 
@@ -310,7 +310,7 @@ def test_faults_inside_a_muserc_answer_are_found(real_data, fault):
     faulty = copy.deepcopy(lines)
     change(faulty[1]["passage"]["questions"])
     assert json.dumps(faulty[1]) != json.dumps(lines[1])
-    for asked in (records, [task.outline(record) for record in records]):
+    for asked in (records, [task.skeleton(record) for record in records]):
         assert found(check(task, faulty, asked)) == [(rule, 2, key)]
     for passage in (None, [], {}, {"questions": None}, {"questions": 5}, {"questions": {"a": 1}}):
         faulty[1]["passage"] = passage

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from morocco_lib import data
 from morocco_lib.errors import InvalidResult, UsageError
-from morocco_lib.tasks import base, get_task, metrics, task_names
-from morocco_lib.tasks.base import RULES, SHOWN_PROBLEMS, check_file, task_value
+from morocco_lib.tasks import checked as checking
+from morocco_lib.tasks import get_task, metrics, task_names
+from morocco_lib.tasks.base import check_file, task_value
+from morocco_lib.tasks.checked import RULES, SHOWN_PROBLEMS
 
 TERRA = get_task("terra")
 LABELS = TERRA.labels
@@ -402,7 +404,7 @@ def test_check_finds_exactly_the_planted_faults(kinds, rng):
         if kind in UNANSWERED:
             expected.add(("missing-idx", None, r["idx"]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "SHOWN_PROBLEMS", len(kinds) * 2)  # show all
+        patch.setattr(checking, "SHOWN_PROBLEMS", len(kinds) * 2)  # show all
         checked = check(lines, records)
     assert {(p.rule, p.line, p.idx) for p in checked.problems} == expected
     assert checked.counts.total() == len(checked.problems) == len(expected)

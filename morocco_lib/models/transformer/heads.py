@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch.nn import functional
@@ -21,19 +22,22 @@ class Head(ABC):
     together = False  # the sequences of a record are learnt from together
 
     def width(self, hidden: int) -> int:
-        """Return how many inputs the linear layer has over a body of this width."""
-        return hidden * (5 if self.spans == 2 else 1 + self.spans)
+        """Return how many inputs the linear layer has over a backbone of this width.
+
+        The whole sequence, each marked span, and of each two spans their product and distance: 1, 2, 5 and 10 times the
+        hidden size for 0 to 3 spans.
+        """
+        return hidden * (1 + self.spans + self.spans * (self.spans - 1))
 
     def inputs(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the inputs of the linear layer from an engine's features, shape (sequences, width).
+        """Return the inputs of the linear layer from a backend's features, shape (sequences, width).
 
-        Of two marked texts their product and distance are added (Conneau et al. 2017): that two words mean the same, or
-        that an answer fits its question, is no sum of what each of them means.
+        Product and distance (Conneau et al. 2017) are there because that two words mean the same, or that an answer fits
+        its question, is no sum of what each of them means.
         """
-        if self.spans != 2:
-            return features
-        _, one, other = features.chunk(3, dim=1)
-        return torch.cat([features, one * other, (one - other).abs()], dim=1)
+        _, *spans = features.chunk(1 + self.spans, dim=1)
+        compared = [part for one, other in combinations(spans, 2) for part in (one * other, (one - other).abs())]
+        return torch.cat([features, *compared], dim=1)
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         """Return the mean loss.

@@ -92,28 +92,27 @@ class Reader:
 
     def _record(self, parts: Sequence[TextPair], known: dict[str, Any]) -> list[Tokens]:
         room = self.max_length - self.template.size
-        together = len(parts) > 1 and len({part.first for part in parts}) == 1
-        drawn = [self._drawn(part, known) for part in parts]
-        if not together:
-            return [self._sequence(*one, truncate([(len(ids), spans) for ids, spans in one[0]], room)) for one in drawn]
-        # One cut of the common text, so that it stays common; the seconds matter more.
-        seconds = [truncate([(len(one[0][1][0]), one[0][1][1])], int(room * SECOND_SHARE))[0] for one in drawn]
-        size, spans = len(drawn[0][0][0][0]), drawn[0][0][0][1]
-        first = truncate([(size, spans)], room - max(map(len, seconds)))[0]
+        pairs = [self._encode(part, known) for part in parts]
+        if len(parts) < 2 or len({part.first for part in parts}) > 1 or any(part.second is None for part in parts):
+            return [self._sequence(*one, truncate([(len(ids), spans) for ids, spans in one[0]], room)) for one in pairs]
+        # The common text is truncated once, so that it stays common; the seconds matter more.
+        seconds = [truncate([(len(ids), spans)], int(room * SECOND_SHARE))[0] for (_, (ids, spans)), _ in pairs]
+        spans = list(dict.fromkeys(span for ((_, marked), _), _ in pairs for span in marked))
+        first = truncate([(len(pairs[0][0][0][0]), spans)], room - max(map(len, seconds)))[0]
         shared = len(self.template.start) + len(first) + len(self.template.middle) if self.causal else 0
-        return [self._sequence(*one, [first, second], shared) for one, second in zip(drawn, seconds, strict=True)]
+        return [self._sequence(*one, [first, second], shared) for one, second in zip(pairs, seconds, strict=True)]
 
-    def _drawn(self, part: TextPair, known: dict[str, Any]) -> tuple:
+    def _encode(self, part: TextPair, known: dict[str, Any]) -> tuple:
         """Return ([(ids, spans that are kept) of both texts], [(text, token span) of each mark])."""
         texts = [part.first] if part.second is None else [part.first, part.second]
         encoded = [known[text] if text else None for text in texts]
         marks = [(text, _tokens_of(encoded[text], start, end)) for text, start, end in part.marks]
         kept = [(text, _tokens_of(encoded[text], start, end)) for text, start, end in part.kept]
-        drawn = [
+        pair = [
             (one.ids if one else [], [span for text, span in marks + kept if text == number and span])
             for number, one in enumerate(encoded)
         ]
-        return drawn, marks
+        return pair, marks
 
     def _sequence(self, texts: list, marks: list, places: list, shared: int = 0) -> Tokens:
         self.truncated += any(len(kept) < len(ids) for kept, (ids, _) in zip(places, texts, strict=True))

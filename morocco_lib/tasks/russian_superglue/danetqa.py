@@ -22,7 +22,7 @@ class DaNetQA(LabelTask):
     fields: ClassVar[dict[str, type]] = {"question": str, "passage": str}
     texts = ("passage", "question")
 
-    def bag_text(self, record: Record) -> str:
+    def bow_text(self, record: Record) -> str:
         return record["question"]  # the original's baseline never reads the passage
 
 

@@ -30,11 +30,8 @@ class LiDiRus(LabelTask):
     sizes: ClassVar[dict[str, int]] = {"LiDiRus": 1104}
     files: ClassVar[dict[str, str]] = {"val": "LiDiRus.jsonl", "test": "LiDiRus.jsonl"}
     idx_type = str
-    weights_of = "terra"
+    trained_on = "terra"
     metric_names = ("all_mcc",)
-
-    def bag_text(self, record: Record) -> str:
-        return f"{record['sentence1']} {record['sentence2']}"
 
     def read_idx(self, prediction: Prediction, checked: Checked) -> Idx:
         if type(prediction.get("idx")) is int:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from morocco_lib.tasks import metrics
-from morocco_lib.tasks.base import AnswerError, BaseTask, Checked, Prediction, shown
+from morocco_lib.tasks.base import Task
+from morocco_lib.tasks.checked import AnswerError, Checked, Prediction, shown
 from morocco_lib.tasks.form import AnswerKind, TextPair
 from morocco_lib.tasks.jsonl import Record
 
@@ -18,7 +19,7 @@ CHOSEN = 2  # answers of a question the original's baseline calls right
 STRIDE = 10_000  # fed passages get idx of questions and answers of their own from here on
 
 
-class MuSeRC(BaseTask):
+class MuSeRC(Task):
     name = "muserc"
     title = "MuSeRC"
     benchmark = "Russian SuperGLUE"
@@ -52,12 +53,12 @@ class MuSeRC(BaseTask):
     def strip_labels(self, record: Record) -> Record:
         return _map_answers(record, lambda answer: {k: v for k, v in answer.items() if k != "label"})
 
-    def tag(self, record: Record, tag: str) -> Record:
-        passage = _map_answers(record, lambda answer: {**answer, "text": f"{tag} {answer['text']}"})["passage"]
-        questions = [{**question, "question": f"{tag} {question['question']}"} for question in passage["questions"]]
-        return {**record, "passage": {**passage, "text": f"{tag} {passage['text']}", "questions": questions}}
+    def with_nonce(self, record: Record, nonce: str) -> Record:
+        passage = _map_answers(record, lambda answer: {**answer, "text": f"{nonce} {answer['text']}"})["passage"]
+        questions = [{**question, "question": f"{nonce} {question['question']}"} for question in passage["questions"]]
+        return {**record, "passage": {**passage, "text": f"{nonce} {passage['text']}", "questions": questions}}
 
-    def outline(self, record: Record) -> Record:
+    def skeleton(self, record: Record) -> Record:
         return _nested(record, lambda answer: {"idx": answer["idx"]})
 
     def reindex(self, record: Record, position: int) -> Record:
@@ -73,8 +74,7 @@ class MuSeRC(BaseTask):
         return {**record, "idx": position, "passage": {**record["passage"], "questions": questions}}
 
     def restore(self, prediction: Prediction, record: Record) -> Prediction:
-        labels = iter([a["label"] for a in _answers(prediction)])
-        return _nested(record, lambda answer: {"idx": answer["idx"], "label": next(labels)})
+        return self.prediction(record, self.labels_in(prediction))
 
     def gold(self, record: Record) -> Prediction | None:
         if any("label" not in a for a in _answers(record)):
@@ -170,7 +170,7 @@ class MuSeRC(BaseTask):
         right = iter(chosen)
         return _nested(record, lambda answer: {"idx": answer["idx"], "label": next(right)})
 
-    def bag_text(self, record: Record) -> str:
+    def bow_text(self, record: Record) -> str:
         parts = [record["passage"]["text"]]
         for question in record["passage"]["questions"]:
             parts += [question["question"], *(answer["text"] for answer in question["answers"])]

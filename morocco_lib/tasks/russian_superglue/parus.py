@@ -34,11 +34,7 @@ class PARus(LabelTask):
         question = MODEL_QUESTIONS[record["question"]]
         return [TextPair(record["premise"], f"{question} {record[name]}") for name in ("choice1", "choice2")]
 
-    def targets(self, record: Record) -> list[int]:
-        right = self.gold(record)["label"]
-        return [int(label == right) for label in self.labels]
-
-    def bag_text(self, record: Record) -> str:
+    def bow_text(self, record: Record) -> str:
         return " ".join((record["premise"], QUESTIONS[record["question"]], record["choice1"], record["choice2"]))
 
 

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import LabelTask, Prediction
-from morocco_lib.tasks.jsonl import Record
 
 
 class RCB(LabelTask):
@@ -20,9 +19,6 @@ class RCB(LabelTask):
     sizes: ClassVar[dict[str, int]] = {"train": 438, "val": 220, "test": 438}
     fields: ClassVar[dict[str, type]] = {"premise": str, "hypothesis": str}
     metric_names = ("f1", "accuracy")
-
-    def bag_text(self, record: Record) -> str:
-        return f"{record['premise']} {record['hypothesis']}"
 
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
         right, given = self.columns(gold, predictions)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from morocco_lib.tasks import metrics
-from morocco_lib.tasks.base import AnswerError, BaseTask, Checked, Idx, Prediction, shown
+from morocco_lib.tasks.base import Task
+from morocco_lib.tasks.checked import AnswerError, Checked, Idx, Prediction, shown
 from morocco_lib.tasks.form import AnswerKind, TextPair
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.tasks.spans import bare
@@ -20,7 +21,7 @@ from morocco_lib.tasks.spans import bare
 GAP = "@placeholder"
 
 
-class RuCoS(BaseTask):
+class RuCoS(Task):
     name = "rucos"
     title = "RuCoS"
     benchmark = "Russian SuperGLUE"
@@ -54,13 +55,13 @@ class RuCoS(BaseTask):
     def strip_labels(self, record: Record) -> Record:
         return {**record, "qas": [{k: v for k, v in record["qas"][0].items() if k != "answers"}]}
 
-    def tag(self, record: Record, tag: str) -> Record:
+    def with_nonce(self, record: Record, nonce: str) -> Record:
         def moved(spans: list[dict]) -> list[dict]:
-            return [{**s, "start": s["start"] + len(tag) + 1, "end": s["end"] + len(tag) + 1} for s in spans]
+            return [{**s, "start": s["start"] + len(nonce) + 1, "end": s["end"] + len(nonce) + 1} for s in spans]
 
         passage, query = record["passage"], record["qas"][0]
-        passage = {**passage, "text": f"{tag} {passage['text']}", "entities": moved(passage["entities"])}
-        query = {**query, "query": f"{tag} {query['query']}"}
+        passage = {**passage, "text": f"{nonce} {passage['text']}", "entities": moved(passage["entities"])}
+        query = {**query, "query": f"{nonce} {query['query']}"}
         if "answers" in query:
             query["answers"] = moved(query["answers"])
         return {**record, "passage": passage, "qas": [query]}
@@ -76,7 +77,7 @@ class RuCoS(BaseTask):
         """Return how many entity mentions do not begin and end at the edge of a word."""
         return sum(name != name.strip() or not bare(name) for record in records for name in self.entities(record))
 
-    def outline(self, record: Record) -> Record:
+    def skeleton(self, record: Record) -> Record:
         return {"idx": record["idx"], "qas": [{"idx": self.key(record)}], "mentions": self.entities(record)}
 
     def reindex(self, record: Record, position: int) -> Record:
@@ -154,7 +155,7 @@ class RuCoS(BaseTask):
     def prediction(self, record: Record, chosen: Sequence[int]) -> Prediction:
         return {"idx": self.key(record), "label": self.candidates(record)[chosen[0]]}
 
-    def bag_text(self, record: Record) -> str:
+    def bow_text(self, record: Record) -> str:
         return f"{self.context(record)} {record['qas'][0]['query'].replace(GAP, '')}"
 
     def groups(self, record: Record) -> list[tuple[str, list[str]]]:

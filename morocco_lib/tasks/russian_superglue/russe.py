@@ -29,11 +29,11 @@ class RUSSE(LabelTask):
     texts = ("sentence1", "sentence2")
     spans = 2
 
-    def tag(self, record: Record, tag: str) -> Record:
+    def with_nonce(self, record: Record, nonce: str) -> Record:
         places = ("start1", "end1", "start2", "end2")
-        return super().tag(record, tag) | {name: record[name] + len(tag) + 1 for name in places}
+        return super().with_nonce(record, nonce) | {name: record[name] + len(nonce) + 1 for name in places}
 
-    def bag_text(self, record: Record) -> str:
+    def bow_text(self, record: Record) -> str:
         return " ".join((record["sentence1"], record["sentence2"], record["word"]))
 
     def word_spans(self, record: Record) -> tuple[Span | None, Span | None]:

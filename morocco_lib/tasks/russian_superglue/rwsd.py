@@ -34,12 +34,12 @@ class RWSD(LabelTask):
             if type(record["target"].get(key)) is not kind:
                 raise ValueError(f"target's {key!r} is {shown(record['target'], key)}; it is {kind.__name__}")
 
-    def tag(self, record: Record, tag: str) -> Record:
-        target, words = record["target"], len(tag.split())
+    def with_nonce(self, record: Record, nonce: str) -> Record:
+        target, words = record["target"], len(nonce.split())
         moved = {name: target[name] + words for name in ("span1_index", "span2_index")}
-        return super().tag(record, tag) | {"target": target | moved}
+        return super().with_nonce(record, nonce) | {"target": target | moved}
 
-    def bag_text(self, record: Record) -> str:
+    def bow_text(self, record: Record) -> str:
         return " ".join((record["text"], record["target"]["span1_text"], record["target"]["span2_text"]))
 
     def word_spans(self, record: Record) -> tuple[Span | None, Span | None]:

@@ -7,7 +7,6 @@ of the text. Source: Russian SuperGLUE v1.1, train 2616, val 307, test 3198 reco
 from typing import ClassVar
 
 from morocco_lib.tasks.base import LabelTask
-from morocco_lib.tasks.jsonl import Record
 
 
 class TERRa(LabelTask):
@@ -17,9 +16,6 @@ class TERRa(LabelTask):
     labels = ("entailment", "not_entailment")
     sizes: ClassVar[dict[str, int]] = {"train": 2616, "val": 307, "test": 3198}
     fields: ClassVar = {"premise": str, "hypothesis": str}
-
-    def bag_text(self, record: Record) -> str:
-        return f"{record['premise']} {record['hypothesis']}"
 
 
 TASK = TERRa()

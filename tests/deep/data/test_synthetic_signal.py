@@ -23,8 +23,8 @@ def tfidf_accuracy(name: str, seed: int, val_name: str, val_split: str) -> float
     model = make_pipeline(TfidfVectorizer(), LogisticRegression())
     train = synthetic.records(name, "train", synthetic.generator(name).SIZES["train"], seed)
     val = synthetic.records(val_name, val_split, 400, seed)
-    model.fit([get_task(name).bag_text(record) for record in train], [record["label"] for record in train])
-    return model.score([get_task(val_name).bag_text(record) for record in val], [record["label"] for record in val])
+    model.fit([get_task(name).bow_text(record) for record in train], [record["label"] for record in train])
+    return model.score([get_task(val_name).bow_text(record) for record in val], [record["label"] for record in val])
 
 
 @every_seed
