@@ -5,7 +5,7 @@
 
 An experiment is what `morocco bench` leaves behind of an honest program on a quiet machine: short runs, timed runs, and
 three pairs of runs that look for kept answers, each a folder with the files and facts of the protocol, judged by
-`results.derive`. Speed varies by 0.5 to 3 % between runs; batches vary by 5 to 30 % and one in a hundred is held up for
+`summary.derive`. Speed varies by 0.5 to 3 % between runs; batches vary by 5 to 30 % and one in a hundred is held up for
 some milliseconds; samples come late; other processes take up to a tenth of a core; the wall clock is slewed; in a fifth
 of the experiments the first start is cold; half have a GPU whose power is capped at times and on which a process of the
 run is seen once before it can be named. Counters are whole ticks, as the kernel's are.
