@@ -176,7 +176,7 @@ ONSET_S = 0.4  # after the program has told its pids
 @pytest.fixture
 def on_gpu(tmp_path, monkeypatch):
     """Two one-record and two longer runs of a program that takes hold of a made-up GPU in the middle of its start-up."""
-    made_up = pytest.importorskip("test_nvml")
+    made_up = pytest.importorskip("servers.gpus")
 
     class Late(made_up.Replay):
         def compute(self, n):

@@ -145,7 +145,7 @@ FAULTS = {
 
 def injected() -> list[tuple[str, str, str]]:
     text = EVIDENCE.read_text(encoding="utf-8")
-    return re.findall(r"^\| ([^|]+) \| `([A-Z_]+)` \| `tests/(\w+\.py::\w+)` \|", text, re.M)
+    return re.findall(r"^\| ([^|]+) \| `([A-Z_]+)` \| `tests/([\w/]+\.py::\w+)` \|", text, re.M)
 
 
 def test_every_fault_is_injected_by_a_test_that_exists_and_names_its_code():

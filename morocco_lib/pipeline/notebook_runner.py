@@ -13,7 +13,7 @@ from morocco_lib.artifacts import steps
 from morocco_lib.errors import MoroccoError
 from morocco_lib.pipeline import resolve, scheduler
 from morocco_lib.pipeline.session import identity
-from morocco_lib.runners.process import tie
+from morocco_lib.runners.process import die_with_parent
 
 _starting, _rendering = threading.Lock(), threading.Lock()  # what several threads are not to do at once
 
@@ -152,7 +152,7 @@ def _kernel_class(log: Path, folder: Path, started: list, seat: scheduler.Seat |
             options |= seat.options(options["env"]) if seat else {}
             options["cwd"] = str(folder)  # given to papermill it would be that of our whole process
             with log.open("ab") as stderr:
-                await super()._async_launch_kernel([*tie(), *kernel_cmd], **options, stderr=stderr)
+                await super()._async_launch_kernel([*die_with_parent(), *kernel_cmd], **options, stderr=stderr)
             started.append(self)
             if seat:
                 seat.taken()

@@ -91,7 +91,7 @@ def sweep(machine: "MachineParams") -> None:
 
     if machine.runner == DOCKER:
         with suppress(EnvironmentFailure):  # an engine that is gone has been told of
-            engine.sweep(engine.connect())
+            engine.remove_orphans(engine.connect())
 
 
 def check_image(image: "Image", task: "Task", source: Path, limits: Limits) -> None:
