@@ -155,6 +155,9 @@ def test_little_or_unknown_memory_is_not_enough(tmp_path):
     low = plant(tmp_path / "low", {"meminfo": "MemTotal: 4194304 kB\nMemAvailable: 524288 kB\n"})
     assert not by_what(doctor.probe_size(low, tmp_path / "cgroup"))["memory"].ok
     assert by_what(doctor.probe_size(tmp_path / "none", tmp_path))["memory"].seen == "size unknown"
+    limited = plant(tmp_path / "limited", {"self/cgroup": "0::/\n", "meminfo": MEMINFO})
+    groups = plant(tmp_path / "groups", {"memory.max": "536870912\n"})
+    assert not by_what(doctor.probe_size(limited, groups))["memory"].ok
 
 
 def test_a_slow_clock_source_is_noted(tmp_path):

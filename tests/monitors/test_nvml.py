@@ -60,7 +60,12 @@ def test_a_new_driver_gives_everything_in_si_units():
 
 
 def test_of_a_pid_in_both_lists_the_larger_size_counts():
-    assert nvml.merged([(1, 10), (2, None), (3, 5)], [(1, 30), (2, 4), (9, None)]) == {1: 30, 2: 4, 3: 5, 9: None}
+    assert nvml.merged([(1, 10), (2, None), (3, 5)], [(1, 30), (2, 4), (3, 2), (9, None)]) == {
+        1: 30,
+        2: 4,
+        3: 5,
+        9: None,
+    }
     assert nvml.merged([(1, 10), (1, 20)], None) == {1: 20}
     assert nvml.merged(None, []) == {} and nvml.merged(None, None) is None
 

@@ -58,6 +58,8 @@ def test_the_high_water_mark_is_the_largest_process_without_file_pages(replay):
     replay.reader.read()
     plant_process(replay.proc, 11, kib=(9500, 1000, 700, 100))
     replay.reader.read()
+    plant_process(replay.proc, 11, kib=(9500, 1000, 200, 100))
+    replay.reader.read()
     end(replay.proc, 11)
     replay.reader.read()
     assert replay.reader.high_water_bytes() == (9500 - 700) * KIB

@@ -102,7 +102,7 @@ def test_containers_of_dead_owners_are_removed_and_no_others(client):
         container("dead", pid=pid, start_ticks=ticks + 1, boot_id=boot),
         container("gone", pid=2**22, start_ticks=1, boot_id=boot),
         container("of-another-machine", pid=1, start_ticks=1, boot_id="x"),
-        container("before-the-restart", "exited", pid=1, start_ticks=1, boot_id="x"),
+        container("before-the-restart", "exited", pid=pid, start_ticks=ticks, boot_id="x"),
         SimpleNamespace(id="a", status="exited", labels={engine.OWNER: "somebody's"}),
     ]
     assert engine.remove_orphans(client) == ["dead", "gone", "before-the-restart"] == client.api.removed
