@@ -9,6 +9,8 @@ import pytest
 from morocco_lib.monitors import system_load
 from morocco_lib.reasons import Reason
 
+pytestmark = pytest.mark.real_load
+
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
