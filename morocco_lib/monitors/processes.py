@@ -40,8 +40,8 @@ class Processes:
         """Record the processes that have ended since the last call and, with `find`, watch those that are new."""
         if find or not self._watched:
             self._find()
-        ready = {pidfd for pidfd, _ in self._poll.poll(0)}
-        for pid in [pid for pid, pidfd in self._watched.items() if pidfd in ready] if ready else ():
+        for pidfd, _ in self._poll.poll(0):
+            pid = next(pid for pid, watched in self._watched.items() if watched == pidfd)
             self._record(pid, procfs.exit_status(pid), t_ns)
 
     def _find(self) -> None:

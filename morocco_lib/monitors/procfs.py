@@ -28,7 +28,8 @@ _IO = re.compile(rb"read_bytes: (\d+)\nwrite_bytes: (\d+)")
 def stat_fields(pid: int | str, proc: Path = PROC) -> list[str] | None:
     """Return what follows the name in /proc/PID/stat, None when there is no such process."""
     try:
-        text = (proc / str(pid) / "stat").read_text(errors="replace")
+        with open(f"{proc}/{pid}/stat", errors="replace") as file:
+            text = file.read()
     except OSError:
         return None
     return text[text.rindex(")") + 2 :].split()  # the name before may hold spaces and brackets
@@ -108,7 +109,8 @@ def belongs(pid: int, known: Collection[int], root: int | None, proc: Path = PRO
     if fields[0] in "ZX" or not (int(fields[1]) in known or int(fields[3]) == root):
         return False
     try:
-        group = _TGID.search((proc / str(pid) / "status").read_bytes())
+        with open(f"{proc}/{pid}/status", "rb") as file:
+            group = _TGID.search(file.read())
     except OSError:
         return None
     return group is not None and int(group[1]) == pid  # each thread has a pid as well
@@ -172,7 +174,7 @@ def read_quick(last: Reading, process: ProcessFiles, files: OpenFiles) -> Readin
         return None
     mapped = int(shared) * PAGE_BYTES
     anon, file = int(resident) * PAGE_BYTES - mapped, max(0, mapped - last.shmem_bytes)
-    return last._replace(anon_bytes=anon, file_bytes=file, cpu_s=cpu_s)
+    return Reading(anon, last.shmem_bytes, file, last.high_water_bytes, cpu_s, last.minor_faults, last.major_faults)
 
 
 def _clock_s(clock: int | None) -> float | None:
