@@ -29,9 +29,8 @@ ARG WHICH
 ENV WHICH=${WHICH}
 COPY packages /opt/packages
 COPY code /opt/code
-COPY compile.py /opt/compile.py
 COPY weights /opt/weights
-RUN ["python3", "/opt/compile.py", "/opt"]
+RUN ["python3", "-c", "import compileall; compileall.compile_dir('/opt', quiet=2)"]
 """
 
 
@@ -65,10 +64,7 @@ def naive(client, folder: Path, base: str, number: int) -> float:
             info = tarfile.TarInfo("Dockerfile")
             info.size = len(text)
             tar.addfile(info, io.BytesIO(text))
-            for target, source in (
-                ("packages", packages), ("code/morocco_lib", build.PACKAGE), ("weights", folder),
-                ("compile.py", build.HERE / "compile.py"),
-            ):  # fmt: skip
+            for target, source in (("packages", packages), ("code/morocco_lib", build.PACKAGE), ("weights", folder)):
                 tar.add(source, target)
         context.seek(0)
         arguments = {"BASE_IMAGE": base, "WHICH": str(number)}

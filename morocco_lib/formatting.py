@@ -1,13 +1,16 @@
-"""Numbers as people read them: units, as many digits as the interval allows, and the words of a verdict."""
+"""Numbers with units, estimates with intervals, tables and result summaries as text."""
 
+import itertools
 import math
+import textwrap
+from collections.abc import Container, Sequence
 from typing import Any
 
 from morocco_lib.reasons import MEANING, NOTES, Reason
 
 
 def sized(value: float, digits: int = 3) -> str:
-    """Return a number with so many significant digits and thin thousands: 12345.6 -> "12,300"."""
+    """Return a number with so many significant digits and separated thousands: 12345.6 -> "12,300"."""
     if value == 0:
         return "0"
     value = float(f"{value:.{digits - 1}e}")  # 9.996 is 10.0 before its digits are counted
@@ -42,6 +45,26 @@ def with_interval(estimate: dict[str, Any], text) -> str:
     return f"{text(estimate['value'])} ({text(estimate['low'])} to {text(estimate['high'])})"
 
 
+def text_table(rows: Sequence[Sequence[str]], widths: Sequence[int] = (), right: Container[int] = ()) -> str:
+    """Return rows of cells as aligned text columns.
+
+    Args:
+        rows: Cells of each row, the heads first.
+        widths: Of the columns, longer cells being wrapped; without them each column is as wide as its longest cell.
+        right: Numbers of the columns that are aligned to the right.
+    """
+    widths = widths or [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [textwrap.wrap(cell, width, break_on_hyphens=False) for cell, width in zip(row, widths, strict=True)]
+        for parts in itertools.zip_longest(*cells, fillvalue=""):
+            aligned = (
+                f"{p:>{w}}" if k in right else f"{p:<{w}}" for k, (p, w) in enumerate(zip(parts, widths, strict=True))
+            )
+            lines.append("  ".join(aligned).rstrip())
+    return "\n".join(lines)
+
+
 def speed_text(value: float) -> str:
     """Return records a second with four digits."""
     return sized(value, 4)
@@ -57,8 +80,8 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def majority_words(score: dict[str, Any]) -> str:
-    """Return how a score stands to always giving the most frequent answer."""
+def majority_text(score: dict[str, Any]) -> str:
+    """Return how a score compares with always giving the most frequent answer."""
     if score["value"] is None:
         return ""
     bar = score["majority"]["value"]
@@ -71,8 +94,8 @@ def majority_words(score: dict[str, Any]) -> str:
     return f"above the most frequent answer's {score_text(bar)}"
 
 
-def answer_words(result: dict[str, Any]) -> str:
-    """Return how answers to one record agree: between repeats, and between batch sizes."""
+def agreement_text(result: dict[str, Any]) -> str:
+    """Return how often answers to the same record differ, between repeats and between batch sizes."""
     parts = [f"{result['flips']['value']} of {result['flips']['compared']} repeated ones differ"]
     if other := result.get("batch_flips"):
         parts.append(f"{other['value']} of {other['compared']} from those at batch {other['against_batch_size']}")
@@ -84,9 +107,9 @@ def protocol_lines(result: dict[str, Any]) -> list[str]:
     protocol = result["protocol"]
     lines = []
     if found := protocol.get("conformance"):
-        how = "kept" if found["ok"] else f"broken: {', '.join(found['failed'])}"
+        how = "passed" if found["ok"] else f"violated: {', '.join(found['failed'])}"
         warned = f"; warnings: {', '.join(found['warned'])}" if found["warned"] else ""
-        lines.append(f"contract: {how}{warned}" + (", held against it when built" if found["when"] != "now" else ""))
+        lines.append(f"contract: {how}{warned}" + (", checked when built" if found["when"] != "now" else ""))
     if isinstance(idle := protocol.get("idle"), dict):
         lines.append(f"before: other processes kept {idle['cores']:.2f} of {idle['of_cores']} cores busy")
     cold = result["cold_init_s"]
@@ -94,11 +117,11 @@ def protocol_lines(result: dict[str, Any]) -> list[str]:
         lines.append(f"cold starts: {with_interval(cold, seconds_text)}, file caches dropped before each")
     if "predicted_s" in protocol:
         runs, whole = (seconds_text(protocol[name]) for name in ("predicted_s", "took_s"))
-        lines.append(f"time: {runs} expected of the timed runs and the look for kept answers; all of it took {whole}")
+        lines.append(f"time: {runs} expected for the timed runs and the cache probe; everything took {whole}")
     stopped = {
-        "repeats": "so many were asked for",
+        "repeats": "as many as requested",
         "precision": "the interval is narrow enough",
-        "max_minutes": "the time was up",
+        "max_minutes": "the time limit was reached",
     }
     if "stopped_by" in protocol:
         lines.append(
@@ -119,8 +142,8 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
         ("start-up", with_interval(result["init_s"], seconds_text)),
         ("cold", with_interval(result["cold_init_s"], seconds_text)),
         ("memory", with_interval(result["ram_bytes"], bytes_text)),
-        ("score", f"{with_interval(score, score_text)}, {majority_words(score)}".rstrip(", ")),
-        ("answers", answer_words(result)),
+        ("score", f"{with_interval(score, score_text)}, {majority_text(score)}".rstrip(", ")),
+        ("answers", agreement_text(result)),
         (
             "caching",
             with_interval(result["kept_answers"], sized)
@@ -136,7 +159,7 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
     for row in result["per_run"]:
         if row["verdict"] != "VALID":
             ended = f"signal {row['exit']['signal']}" if row["exit"]["signal"] else f"exit code {row['exit']['code']}"
-            lines.append(f"  {'':<9} {row['run']}: {ended}; what it said is in {row['run']}/stderr.log")
+            lines.append(f"  {'':<9} {row['run']}: {ended}; see {row['run']}/stderr.log")
             lines += [f"  {'':<9}   {example}" for example in row["examples"]]
             break  # the others are in bench.json
     return lines

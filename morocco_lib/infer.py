@@ -4,6 +4,7 @@ Answers are flushed batch by batch; `morocco: {"event": "ready"}` on stderr tell
 answered. Imports only what the `infer` extra installs.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -13,9 +14,9 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from morocco_lib.errors import UsageError
+from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.models import Model
-from morocco_lib.options import Options
+from morocco_lib.options import BACKENDS, PRECISIONS, Options
 from morocco_lib.tasks.base import Prediction, Task
 from morocco_lib.tasks.jsonl import Record, parse_object, split_lines
 
@@ -95,3 +96,28 @@ def main(folder: Path, task_name: str | None, batch_size: int, options: Options)
         return 0
     except BrokenPipeError:
         os._exit(128 + signal.SIGPIPE)  # nobody listens any more; not even for an error message
+
+
+def in_container(argv: list[str] | None = None) -> int:
+    """Answer as an image does: `python -m morocco_lib.infer WEIGHTS` takes the options of `morocco infer`; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m morocco_lib.infer", allow_abbrev=False)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("task", nargs="?")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--backend", choices=BACKENDS, default="torch")
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        parser.error(f"argument --batch-size: {args.batch_size} is not a whole number above 0")
+    try:
+        return main(args.weights, args.task, args.batch_size, Options(args.precision, args.backend))
+    except MoroccoError as error:
+        say(f"morocco: {error}")
+        return error.exit_code
+    except Exception as error:
+        say(f"morocco: {type(error).__name__}: {error}")
+        return 3
+
+
+if __name__ == "__main__":
+    raise SystemExit(in_container())

@@ -4,6 +4,7 @@ Also what holds for every test: the machine looks quiet (tests/quiet), torch has
 fixture runs in one worker, tests/deep/ is taken in shards, and an unmarked test keeps to its budget of time.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -12,12 +13,13 @@ from collections import defaultdict
 from contextlib import ExitStack, chdir
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import engine
 import pytest
 import quiet_machine
-from helpers import QUIET, ROOT, environment
+from helpers import QUIET, ROOT, environment, write_plan
 
 from morocco_lib import cli, data
 from morocco_lib.data import synthetic
@@ -66,6 +68,8 @@ def worker_group(item) -> str | None:
     """Return the name of the tests that must run in one worker with this one: they share what is made once, or time."""
     if ENGINES & set(item.fixturenames):
         return "engine"
+    if "quick_plan" in item.fixturenames:
+        return "quick_plan"
     if item.get_closest_marker("timed"):
         return "timed"
     file = item.nodeid.split("::")[0]
@@ -212,6 +216,16 @@ def main(tmp_path_factory):
         return subprocess.CompletedProcess(argv, code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def quick_plan(main, tmp_path_factory) -> SimpleNamespace:
+    """A plan of two models on TERRa, run once: `file`, `folder`, `summary` (of --json), `stderr`. Change copies only."""
+    home = tmp_path_factory.mktemp("quick_plan")
+    plan = write_plan(home, models=["majority", "tfidf"], input_size=2000, repeats=2)
+    done = main("run", plan, "--out", home / "small", "--json", cwd=ROOT, env={"MOROCCO_DATA": ""})
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(file=plan, folder=home / "small", summary=json.loads(done.stdout), stderr=done.stderr)
 
 
 @pytest.fixture(scope="session")

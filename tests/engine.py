@@ -1,9 +1,10 @@
 """A Docker Engine for the tests: the one that DOCKER_HOST names, else one of our own beside whatever runs here.
 
-The own one has its socket, data and network namespace to itself, and no way out of the machine. Images for the tests are
-made of the Python that runs them: 40 MB, no hub.
+The own one has its socket, data and network namespace to itself, and no way out of the machine: any number of test
+sessions may have one. Images for the tests are made of the Python that runs them: 40 MB, no hub.
 """
 
+import hashlib
 import importlib.util
 import io
 import json
@@ -17,8 +18,9 @@ import sys
 import sysconfig
 import tarfile
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TINY = "morocco-tests/python:tiny"
@@ -33,6 +35,7 @@ LEFT_OUT = {
     "__pycache__",
     "pydoc_data",
 }
+USER, SECRET = "ann", "canary-7e1f?>%~0d"  # of a registry that is guarded
 
 
 def why_none() -> str | None:
@@ -61,7 +64,7 @@ def running(folder: Path, path: str | None = None, options: tuple[str, ...] = ()
 def start(folder: Path, path: str | None = None, options: tuple[str, ...] = ()) -> tuple[str, subprocess.Popen]:
     folder.mkdir(parents=True, exist_ok=True)
     address = f"unix://{folder}/docker.sock"
-    namespace = re.sub(r"\W", "-", folder.name)
+    namespace = f"morocco-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"  # the same after a restart
     argv = ["unshare", "--net", "--mount", "dockerd", "--data-root", folder / "data", "--exec-root", folder / "exec"]
     argv += ["-H", address, "-p", folder / "pid", "--containerd-namespace", namespace]
     argv += ["--containerd-plugins-namespace", f"{namespace}-plugins", *options]
@@ -70,11 +73,15 @@ def start(folder: Path, path: str | None = None, options: tuple[str, ...] = ()) 
         program = subprocess.Popen(
             argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env, start_new_session=True
         )
-    end = time.monotonic() + 60
-    while not answers(address):
-        if program.poll() is not None or time.monotonic() > end:
-            raise RuntimeError(f"no engine came up:\n{(folder / 'log').read_text()[-3000:]}")
-        time.sleep(0.1)
+    try:
+        end = time.monotonic() + 60
+        while not answers(address):
+            if program.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"no engine came up:\n{(folder / 'log').read_text()[-3000:]}")
+            time.sleep(0.1)
+    except BaseException:
+        stop(program)
+        raise
     return address, program
 
 
@@ -107,8 +114,21 @@ def stop(program: subprocess.Popen) -> None:
     try:
         program.wait(30)
     except subprocess.TimeoutExpired:
+        children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()  # containerd
         program.kill()
         program.wait(10)
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+
+
+def left_containers(client) -> list[str]:
+    """Return the containers of morocco that are left, and remove them, so that one failing test fails no other."""
+    left = client.containers.list(all=True, filters={"label": "morocco.owner"}, ignore_removed=True)
+    for container in left:
+        with suppress(Exception):
+            container.remove(force=True)
+    return [container.id for container in left]
 
 
 def beside(address: str) -> list[str]:
@@ -171,10 +191,6 @@ class Registry:
 
     def let_go(self) -> None:
         self.program.send_signal(signal.SIGCONT)
-
-    def blobs(self) -> list[Path]:
-        """Return what it stores, layers, configurations and manifests, the largest first."""
-        return sorted((self.folder / "data").glob("**/blobs/**/data"), key=lambda path: -path.stat().st_size)
 
     def stored_bytes(self) -> int:
         """Return how much it stores, uploads that are not finished included."""
@@ -256,32 +272,39 @@ def slim_image(client) -> str:
     installed, library = Path(importlib.util.find_spec("numpy").origin).parents[1], sysconfig.get_path("stdlib")
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
-        text = f"FROM {tiny_image(client)}\nCOPY carried {library}/site-packages\n".encode()
-        text += b"COPY pip /usr/local/bin/pip\n"
-        for name, data, mode in (
-            ("Dockerfile", text, 0o644),
-            (
-                "pip",
-                b"#!/usr/local/bin/python3\nfrom pip._internal.cli.main import main\nraise SystemExit(main())\n",
-                0o755,
-            ),
-        ):
+        texts = {
+            "Dockerfile": f"FROM {tiny_image(client)}\nCOPY carried {library}/site-packages\nCOPY pip /usr/local/bin/pip\n",
+            "pip": "#!/usr/local/bin/python3\nfrom pip._internal.cli.main import main\nraise SystemExit(main())\n",
+        }
+        for name, text in texts.items():
             info = tarfile.TarInfo(name)
-            info.size, info.mode = len(data), mode
-            tar.addfile(info, io.BytesIO(data))
-        for name in CARRIED:
-            for path in (
-                *installed.glob(name),
-                *installed.glob(f"{name}.py"),
-                *installed.glob(f"{name}.libs"),
-                *installed.glob(f"{name}-*.dist-info"),
-            ):
-                tar.add(path, f"carried/{path.name}", filter=lambda info: None if "/tests/" in info.name else info)
-        for path in installed.glob("scikit_learn*"):
-            tar.add(path, f"carried/{path.name}")
+            info.size, info.mode = len(text), 0o755
+            tar.addfile(info, io.BytesIO(text.encode()))
+        patterns = ["scikit_learn*", *(n + end for n in CARRIED for end in ("", ".py", ".libs", "-*.dist-info"))]
+        for path in (path for pattern in patterns for path in installed.glob(pattern)):
+            tar.add(path, f"carried/{path.name}", filter=lambda info: None if "/tests/" in info.name else info)
     context.seek(0)
     client.images.build(fileobj=context, custom_context=True, tag=SLIM, rm=True, forcerm=True)
     return SLIM
+
+
+@contextmanager
+def noise_image(client, size: int) -> Iterator[str]:
+    """Make an image of random bytes, which nothing else holds, and yield its name; it goes with all its names."""
+    import docker.errors
+
+    tar_bytes, name = io.BytesIO(), f"noise-{uuid.uuid4().hex[:12]}"
+    with tarfile.open(fileobj=tar_bytes, mode="w") as tar:
+        info = tarfile.TarInfo("bytes")
+        info.size = size
+        tar.addfile(info, io.BytesIO(os.urandom(size)))
+    client.api.import_image_from_data(tar_bytes.getvalue(), name, "1")
+    made = client.images.get(f"{name}:1").id
+    try:
+        yield f"{name}:1"
+    finally:
+        with suppress(docker.errors.ImageNotFound):
+            client.api.remove_image(made, force=True)
 
 
 def build(client, name: str, files: dict[str, str], entrypoint: list[str], base: str = TINY, extra: str = "") -> str:
@@ -297,3 +320,35 @@ def build(client, name: str, files: dict[str, str], entrypoint: list[str], base:
     context.seek(0)
     client.images.build(fileobj=context, custom_context=True, tag=name, rm=True, forcerm=True)
     return name
+
+
+# -- plans ---------------------------------------------------------------------------------------------------------
+class Project:
+    """The project's parameters and notebooks in a folder of their own, with machines that start from the tiny image."""
+
+    def __init__(self, root: Path):
+        self.root, here = root, Path(__file__).resolve().parents[1]
+        for name in ("params", "notebooks"):
+            shutil.copytree(here / name, root / name)
+        shutil.copy(here / "pyproject.toml", root)
+        for runner in ("docker", "auto"):
+            text = f"machine:\n  name: {runner}\n  runner: {runner}\n  base: {TINY}\n  timeout_s: 120\n"
+            (root / f"params/machines/{runner}.yaml").write_text(text)
+
+    def start(self, name: str, **values) -> subprocess.Popen:
+        """Start a plan of this name: tfidf on TERRa in containers, unless values say otherwise."""
+        plan = {"name": name, "models": ["tfidf"], "tasks": ["terra"], "machine": "docker", "input_size": 400}
+        plan |= {"repeats": 2, **values}
+        path = self.root / f"params/plans/{name}.yaml"
+        path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in plan.items()))
+        argv = [sys.executable, "-m", "morocco_lib", "run", path]
+        return subprocess.Popen(argv, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, name: str, **values) -> tuple[int, str]:
+        """Run a plan and return its exit code and what it printed to stderr."""
+        with self.start(name, **values) as program:
+            try:
+                _, talk = program.communicate(timeout=500)
+                return program.returncode, talk
+            finally:
+                program.kill()

@@ -5,7 +5,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -116,4 +118,50 @@ def write_records(path: Path, n: int, *, labelled=True, premise_chars=460) -> Pa
             if not labelled:
                 del record["label"]
             file.write(json.dumps({**record, "idx": FIRST_IDX + i}, ensure_ascii=False) + "\n")
+    return path
+
+
+# -- processes of a plan -------------------------------------------------------------------------------------------
+MARK = "MOROCCO_TEST_MARK"  # an environment variable: every process of a plan inherits it
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Return pid -> command line of every process that inherited the mark."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+    return found
+
+
+def kernels_of(mark: str) -> list[int]:
+    """Return the pids of the kernels that inherited the mark."""
+    return [pid for pid, command in marked(mark).items() if "ipykernel_launcher" in command]
+
+
+def wait_until(true: Callable[[], object], seconds: float = 60) -> bool:
+    """Return whether a condition comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def start_plan(plan: Path, out: Path, mark: str) -> subprocess.Popen:
+    """Start `morocco run` as a program of its own whose processes inherit the mark."""
+    argv = [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(out)]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(argv, cwd=ROOT, env=environment({"MOROCCO_DATA": "", MARK: mark}), **options)
+
+
+def write_plan(folder: Path, **changes) -> Path:
+    """Write a plan of one model on one task into a folder; returns the file."""
+    plan = {"name": "small", "models": ["majority"], "tasks": ["terra"], "input_size": 200, "repeats": 1, "quick": True}
+    path = folder / "small.yaml"
+    path.write_text(json.dumps(plan | changes))  # JSON is YAML
     return path

@@ -21,8 +21,10 @@ from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import clocks, system_load
 from morocco_lib.monitors.host import host_facts
 from morocco_lib.monitors.nvml import GpuSampler
+from morocco_lib.monitors.periodic import open_samples
 from morocco_lib.monitors.processes import Processes
-from morocco_lib.monitors.sampler import Sampler, open_samples, reader_for
+from morocco_lib.monitors.readers import reader_for
+from morocco_lib.monitors.sampler import Sampler
 from morocco_lib.runners.contract import Conversation, Handle, converse
 
 BLOCK_BYTES = 64 * 1024  # what is fed at a time
@@ -238,7 +240,7 @@ def _run_once(
         **sampler.used(),
         "ended_processes": processes.ended(),
         "sampler": sampling,
-        "others": system_load.others(before, after, end.cpu_s, processes.seen, engine=runner.name == "docker"),
+        "others": system_load.others(before, after, end.cpu_s, processes.pids, engine=runner.name == "docker"),
         "gpu": gpu,
         "clock": clocks.compare(offsets, clocks.read(), (end.ended_ns - origin_ns) / 1e9),
         "started": started,

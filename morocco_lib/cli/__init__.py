@@ -1,3 +1,3 @@
-"""The command line: parse, call, print. The verbs themselves are functions of the other packages."""
+"""The command line: parse, call, print. The work is done by the other packages."""
 
 from morocco_lib.cli.entry import main as main

@@ -1,6 +1,5 @@
-"""What each verb does with its parsed arguments: results to stdout, talk to stderr, the exit code back."""
+"""What the commands on one model do with their parsed arguments; each returns the exit code."""
 
-import json
 import signal
 import sys
 from contextlib import contextmanager
@@ -8,29 +7,19 @@ from functools import partial
 from operator import eq, itemgetter
 from pathlib import Path
 
+from morocco_lib.cli.output import say, show
 from morocco_lib.errors import MoroccoError, UsageError
 
 
-def say(text: str) -> None:
-    """Print talk."""
-    if sys.stderr is not None:  # closed: print would fall back to stdout
-        print(text, file=sys.stderr, flush=True)
-
-
-def show(value) -> None:
-    """Print a result as one JSON object."""
-    print(json.dumps(value, ensure_ascii=False))
-
-
 def doctor(args) -> int:
-    from morocco_lib import doctor as room
+    from morocco_lib import doctor
     from morocco_lib.config import find_root
 
-    findings = room.examine(find_root(Path.cwd()))
+    findings = doctor.examine(find_root(Path.cwd()))
     if args.json:
-        show(room.as_dict(findings))
+        show(doctor.as_dict(findings))
     else:
-        print(room.table(findings))
+        print(doctor.table(findings))
     return 0
 
 
@@ -67,7 +56,7 @@ def train(args) -> int:
     from morocco_lib import config, data
     from morocco_lib.artifacts import steps
     from morocco_lib.tasks import get_task
-    from morocco_lib.training import fit as train
+    from morocco_lib.training import fit as training
 
     task, root = get_task(get_task(args.task).weights_of), config.find_root(Path.cwd())
     model = config.load_model(args.model)
@@ -75,10 +64,10 @@ def train(args) -> int:
         if model.kind != config.TRANSFORMER:
             raise UsageError(f"{model.name} has no recipe", rule="recipes are for transformers")
         model = model.model_copy(update={"recipe": config.load_recipe(args.recipe, root)})
-    files = {split: data.find_split(args.data, task, split) for split in train.splits(model)}
-    plan = train.Plan(model, task.name, files, args.seeds or [args.seed], root or Path.cwd())
-    if not train.is_first():  # torchrun: another process keeps the step
-        train.fit(plan, args.out)
+    files = {split: data.find_split(args.data, task, split) for split in training.splits(model)}
+    plan = training.Plan(model, task.name, files, args.seeds or [args.seed], root or Path.cwd())
+    if not training.is_first():  # torchrun: the first process writes the step
+        training.fit(plan, args.out)
         return 0
     with steps.Step.begin(
         args.out,
@@ -86,9 +75,9 @@ def train(args) -> int:
         model=model.name,
         task=task.name,
         parameters={"model": model.model_dump(), "seed": plan.seeds[0] if len(plan.seeds) == 1 else plan.seeds},
-        inputs=files | train.sources(model, plan.root),
+        inputs=files | training.sources(model, plan.root),
     ) as step:
-        result = train.fit(plan, args.out, step.status["key"])
+        result = training.fit(plan, args.out, step.status["key"])
     if args.json:
         show(result)
     else:
@@ -98,16 +87,16 @@ def train(args) -> int:
             spread = f", {len(plan.seeds)} seeds from {low:.3f} to {high:.3f}" if len(plan.seeds) > 1 else ""
             say(f"val {result['val_score']:.3f} with seed {result['chosen_seed']}{spread}")
         for warning in result.get("warnings", []):
-            say(f"mind: {warning}")
+            say(f"warning: {warning}")
         print(args.out / "weights")
     return 0
 
 
 def infer(args) -> int:
-    from morocco_lib.infer import main as run
+    from morocco_lib import infer
     from morocco_lib.options import Options
 
-    return run(args.weights, args.task, args.batch_size, Options(args.precision, args.backend))
+    return infer.main(args.weights, args.task, args.batch_size, Options(args.precision, args.backend))
 
 
 def evaluate(args) -> int:
@@ -138,14 +127,16 @@ def evaluate(args) -> int:
             remedy="name the file of predictions first, then the labelled records",
         )  # fmt: skip
     if odd := {name: count for name, count in checked.noncanonical.items() if count}:
-        say(f"accepted though not spelt as in a submission: {', '.join(f'{n} x {name}' for name, n in odd.items())}")
+        say(
+            f"warning: accepted, but not spelled as in a submission: {', '.join(f'{n} x {name}' for name, n in odd.items())}"
+        )
     show(task.score(gold, [checked.predictions[task.key(record)] for record in records]))
     return 0
 
 
 @contextmanager
-def _counter(quiet: bool):
-    """Give the hooks that report progress: on a terminal a line with speed and time left."""
+def _progress(quiet: bool):
+    """Yield the hooks that report progress; on a terminal a line with speed and time left."""
     from morocco_lib.benchmark import Hooks
 
     if quiet:
@@ -161,13 +152,13 @@ def _counter(quiet: bool):
 
             def expect(total: int) -> None:
                 bar.total = total
-                bar.unpause()  # what came before the timed runs is no time of theirs
+                bar.unpause()  # the time before the timed runs does not count
 
             yield Hooks(partial(bar.write, file=sys.stderr), bar.update, expect)
 
 
 def target_of(args, limits):
-    """Return what --image or --command names, and what runs it."""
+    """Return the program of --image or --command with its runner and limits."""
     from morocco_lib.benchmark import Target
 
     if args.image:
@@ -198,8 +189,8 @@ def check(args) -> int:
 
 
 def bench(args) -> int:
+    from morocco_lib import benchmark
     from morocco_lib.artifacts import steps
-    from morocco_lib.benchmark import bench as measure
     from morocco_lib.runners.contract import Limits
     from morocco_lib.tasks import get_task
 
@@ -207,7 +198,7 @@ def bench(args) -> int:
     if args.repeats and (args.precision or args.max_minutes):
         raise UsageError(
             "--repeats with --precision or --max-minutes",
-            rule="the count is fixed, or found",
+            rule="the number of runs is fixed or found, not both",
             remedy="give one of them",
         )
     target = target_of(args, Limits(args.timeout, args.memory, args.pids, args.cpus))
@@ -240,9 +231,9 @@ def bench(args) -> int:
             steps.Step.begin(
                 folder, "bench", model=program.model, task=task.name, parameters=parameters, inputs={"data": args.data}
             ) as step,
-            _counter(args.quiet) as hooks,
+            _progress(args.quiet) as hooks,
         ):
-            result = measure(
+            result = benchmark.bench(
                 target, task, args.data, folder, hooks=hooks, batch_size=batch_size, **chosen,
                 baseline=made[0] if made else None, single_record=bool(args.original_logs) and not made,
             )  # fmt: skip
@@ -257,13 +248,13 @@ def bench(args) -> int:
 
             print("\n".join(bench_lines(result)))
     if args.original_logs:
-        logs = write.write(_worth_a_log(made), args.original_logs)
+        logs = write.write(_loggable_runs(made), args.original_logs)
         say(f"{len(logs)} logs in {args.original_logs}")
     return worst
 
 
-def _worth_a_log(folders: list[Path]) -> list[Path]:
-    """Return the runs of one record and the timed runs that ended well: a log has no room for a verdict."""
+def _loggable_runs(folders: list[Path]) -> list[Path]:
+    """Return the valid runs, of one record and timed: the original's logs have no verdict."""
     from morocco_lib import fileio
     from morocco_lib.analysis import summary
     from morocco_lib.benchmark.protocol import SINGLE_RECORD
@@ -271,31 +262,3 @@ def _worth_a_log(folders: list[Path]) -> list[Path]:
     points = [(folder, fileio.read_json(folder / summary.BENCH)) for folder in folders]
     timed = [folder / row["run"] for folder, result in points for row in result["per_run"] if row["verdict"] == "VALID"]
     return [*summary.sound_runs(folders[0] / SINGLE_RECORD), *timed]
-
-
-def run(args) -> int:
-    from morocco_lib.pipeline import plan_run
-
-    return plan_run.main(args, (lambda text: None) if args.quiet else say, show)
-
-
-def report(args) -> int:
-    from morocco_lib.pipeline import writable_home
-    from morocco_lib.pipeline.step_kinds import KINDS
-    from morocco_lib.report import build
-
-    with writable_home.lent(args.outputs):
-        print(build.report_step(args.outputs, KINDS, args.out))
-    return 0
-
-
-def verify(args) -> int:
-    from morocco_lib.artifacts.verify import as_dict, table
-    from morocco_lib.pipeline.step_kinds import verify
-
-    findings = verify(args.outputs)
-    if args.json:
-        show(as_dict(findings))
-    else:
-        print(table(findings))
-    return 0 if all(f.ok for f in findings) else 1

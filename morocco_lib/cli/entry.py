@@ -1,4 +1,4 @@
-"""The verbs. Results go to stdout, talk to stderr; exit 0 valid, 1 invalid, 2 wrong usage, 3 the environment failed."""
+"""The commands. Results go to stdout, messages to stderr; exit 0 valid, 1 invalid, 2 wrong usage, 3 the environment failed."""
 
 import argparse
 import os
@@ -6,17 +6,15 @@ import sys
 from pathlib import Path
 
 import morocco_lib
-from morocco_lib.cli import commands as do
-from morocco_lib.cli import images
-from morocco_lib.cli import legacy as original
+from morocco_lib.cli import commands, images, legacy, plans
 from morocco_lib.cli.arguments import positive, positives, seconds, seeds, share, size, subject
-from morocco_lib.cli.commands import say
+from morocco_lib.cli.output import say
 from morocco_lib.errors import EnvironmentFailure, MoroccoError
 from morocco_lib.options import BACKENDS, PRECISIONS
 
 
 def open_streams() -> None:
-    """Open what is closed of stdin, stdout and stderr, and make them UTF-8 whatever the locale."""
+    """Open closed ones of stdin, stdout and stderr, and make them UTF-8 in any locale."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -29,7 +27,7 @@ def open_streams() -> None:
 
 
 def flush_stdout() -> None:
-    """Write what is still to be written; raises BrokenPipeError and EnvironmentFailure."""
+    """Flush stdout; raises BrokenPipeError and EnvironmentFailure."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -43,13 +41,13 @@ def flush_stdout() -> None:
 
 
 def drop_stdout() -> None:
-    """Give up what is still to be written, or the interpreter complains when it flushes at exit."""
+    """Discard unwritten output, or the interpreter complains when it flushes at exit."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def folder_is_gone() -> bool:
-    """Tell whether the current folder has been removed."""
+    """Return whether the current folder has been removed."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -64,9 +62,9 @@ How good, how fast and how big is a text model? Measured, with evidence you can 
   morocco run params/plans/demo.yaml       train, measure, score and report two models on synthetic records
   morocco bench --command CMD TASK ...     measure a program of your own (morocco bench --help)
   morocco report outputs/demo              one page with every number and where it comes from
-  morocco verify outputs/demo              recompute every number, hold every file against its digest
+  morocco verify outputs/demo              recompute every number, check every file against its digest
 
-morocco --help lists all verbs, morocco VERB --help shows commands that work."""
+morocco --help lists all commands, morocco COMMAND --help shows commands that work."""
 
 
 # -- the command line ----------------------------------------------------------------------------------------------
@@ -84,9 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--print-completion", choices=("bash", "zsh", "tcsh"), metavar="SHELL",
         help='print what completes commands in bash, zsh or tcsh: eval "$(morocco --print-completion bash)"',
     )  # fmt: skip
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="COMMAND", title="commands")
 
-    def verb(name, handler, text, *examples, among=verbs):
+    def command(name, handler, text, *examples, among=subparsers):
         sub = among.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter, epilog="try: " + "\n     ".join(examples),
@@ -94,23 +92,23 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(handler=handler)
         return sub
 
-    sub = verb(
+    sub = command(
         "doctor",
-        do.doctor,
-        "what can be measured here, why not the rest, the remedy",
+        commands.doctor,
+        "what can be measured here, why not the rest, and how to enable it",
         "morocco doctor",
         "morocco doctor --json",
     )
     sub.add_argument("--json", action="store_true", help="one JSON object")
 
-    sub = verbs.add_parser(
+    sub = subparsers.add_parser(
         "data", help="records to work on", description="Records to work on.", allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="try: morocco data synthetic --out records\n     morocco data fetch --out russian-superglue",
     )  # fmt: skip
     kinds = sub.add_subparsers(dest="kind", metavar="KIND", required=True)
-    sub = verb(
-        "synthetic", do.synthetic, "write synthetic records in the official layout; a tenth of the labels is wrong on purpose",
+    sub = command(
+        "synthetic", commands.synthetic, "write synthetic records in the official layout; a tenth of the labels is wrong on purpose",
         "morocco data synthetic --out records", "morocco data synthetic terra --seed 2 --out records2", among=kinds,
     )  # fmt: skip
     sub.add_argument("tasks", nargs="*", metavar="TASK", help="default: all tasks")
@@ -118,19 +116,23 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--records", type=positive, metavar="N", help="of each train split (default 150 to 2000, by task)")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
 
-    sub = verb(
-        "fetch", do.fetch, "download the official archives, hold them against known digests and unpack them",
+    sub = command(
+        "fetch", commands.fetch, "download the official archives, check their digests and unpack them",
         "morocco data fetch --out russian-superglue", "morocco data fetch terra rcb --out russian-superglue", among=kinds,
     )  # fmt: skip
     sub.add_argument("tasks", nargs="*", metavar="TASK", help="default: all tasks")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; tasks fetched before are kept")
     sub.add_argument("--sources", type=Path, metavar="FILE", help="YAML with other addresses and digests")
     sub.add_argument(
-        "--timeout", type=seconds, default=3600.0, metavar="S", help="seconds a download may take (default 3600)"
+        "--timeout",
+        type=seconds,
+        default=3600.0,
+        metavar="S",
+        help="time limit of a download in seconds (default 3600)",
     )
 
-    sub = verb(
-        "train", do.train, "fit a model on a task's train split", "morocco train tfidf terra --data records --out fitted",
+    sub = command(
+        "train", commands.train, "fit a model on a task's train split", "morocco train tfidf terra --data records --out fitted",
         "morocco train majority terra --data records --out fitted-majority --json",
     )  # fmt: skip
     sub.add_argument(
@@ -148,8 +150,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--recipe", metavar="NAME", help="how a transformer is trained: one of params/recipes, or a file")
     sub.add_argument("--json", action="store_true", help="print train.json")
 
-    sub = verb(
-        "infer", do.infer, "answer JSONL records on stdin with JSONL predictions on stdout",
+    sub = command(
+        "infer", commands.infer, "answer JSONL records on stdin with JSONL predictions on stdout",
         "morocco infer fitted < records/TERRa/val.jsonl",
         "morocco infer fitted terra --batch-size 8 < records/TERRa/test.jsonl > preds.jsonl",
     )  # fmt: skip
@@ -161,10 +163,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="of a transformer's computations (default fp32)"
     )
-    sub.add_argument("--backend", choices=BACKENDS, default="torch", help="what computes a transformer (default torch)")
+    sub.add_argument("--backend", choices=BACKENDS, default="torch", help="what runs a transformer (default torch)")
 
-    sub = verb(
-        "eval", do.evaluate, "score a file of predictions", "morocco eval terra preds.jsonl records/TERRa/val.jsonl",
+    sub = command(
+        "eval", commands.evaluate, "score a file of predictions", "morocco eval terra preds.jsonl records/TERRa/val.jsonl",
         "morocco infer fitted < records/TERRa/val.jsonl | morocco eval terra /dev/stdin records/TERRa/val.jsonl",
     )  # fmt: skip
     sub.add_argument("task", metavar="TASK")
@@ -174,8 +176,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--original", action="store_true", help="the original's lenient rules, to compare with its figures"
     )
 
-    sub = verb(
-        "check", do.check, "hold a program to the contract with a few records, before anything is measured",
+    sub = command(
+        "check", commands.check, "check a program against the contract with a few records, before anything is measured",
         "morocco check --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl",
         "morocco check --command 'morocco infer fitted' terra --data records/TERRa/test.jsonl --show 3 --json",
     )  # fmt: skip
@@ -183,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("task", metavar="TASK")
     sub.add_argument("--data", type=Path, required=True, metavar="FILE", help="JSONL records; labels are never fed")
     sub.add_argument(
-        "--records", type=positive, default=25, metavar="N", help="records fed, so that no last batch is full (default 25)"
+        "--records", type=positive, default=25, metavar="N", help="records fed; the last batch is not full (default 25)"
     )  # fmt: skip
     sub.add_argument("--show", metavar="IDX", help="show what is fed and answered for this record")
     sub.add_argument("--model", metavar="NAME", help="name in the report (default: the program's)")
@@ -191,8 +193,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     sub.add_argument("--json", action="store_true", help="one JSON object")
 
-    sub = verb(
-        "bench", do.bench, "measure speed, start-up, memory and score of a program",
+    sub = command(
+        "bench", commands.bench, "measure speed, start-up, memory and score of a program",
         "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --input-size 2000 --repeats 3 --out bench1",
         "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --batch-size 1,8 --repeats 1 --out bench2 --json",
     )  # fmt: skip
@@ -220,7 +222,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-minutes", type=seconds, metavar="M", help="make no run that would end later than this (default 30)"
     )
     sub.add_argument(
-        "--quick", action="store_true", help="timed runs only: no check, no cold starts, no look for kept answers; so is --repeats 1"
+        "--quick", action="store_true", help="timed runs only: no check, no cold starts, no cache probe; so is --repeats 1"
     )  # fmt: skip
     sub.add_argument(
         "--original-logs", type=Path, metavar="DIR", help="add runs of one record, and write all in the original's format"
@@ -228,7 +230,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=1, help="of the order records are fed in (default 1)")
     sub.add_argument("--model", metavar="NAME", help="name in results (default: the program's)")
     sub.add_argument(
-        "--timeout", type=seconds, default=3600.0, metavar="S", help="seconds a run may take (default 3600)"
+        "--timeout", type=seconds, default=3600.0, metavar="S", help="time limit of a run in seconds (default 3600)"
     )
     sub.add_argument(
         "--memory", type=size, metavar="SIZE", help="memory limit of a run, as 512M or 2G; needs a cgroup of its own"
@@ -241,50 +243,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     sub.add_argument("--json", action="store_true", help="one JSON object an operating point")
 
-    images.add(verb)
-    original.add(verb)
+    images.add(command)
+    legacy.add(command)
 
-    sub = verb(
-        "run", do.run, "run a plan: train, bench, eval and report its models on its tasks",
-        "MOROCCO_DATA=path/to/official/folders morocco run params/plans/terra.yaml",
-        "morocco run params/plans/demo.yaml --dry-run", "morocco run params/plans/demo.yaml",
-    )  # fmt: skip
-    sub.add_argument("plan", type=Path, metavar="PLAN.yaml")
-    sub.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="plan folder (default outputs/<plan's name>); finished steps in it are kept",
-    )
-    sub.add_argument(
-        "--fresh", action="store_true", help="compute every step anew in a new plan folder, outputs/<plan>-<time>"
-    )
-    sub.add_argument(
-        "--force", action="store_true", help="repeat finished steps; earlier ones are kept as <folder>.1, .2"
-    )
-    sub.add_argument("--dry-run", action="store_true", help="list the steps and what would be done")
-    sub.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
-    sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
-
-    sub = verb(
-        "report",
-        do.report,
-        "build the page and the tables of a folder of results",
-        "morocco report outputs/demo",
-        "morocco report bench1 --out page1",
-    )
-    sub.add_argument("outputs", type=Path, metavar="OUTPUTS")
-    sub.add_argument("--out", type=Path, metavar="DIR", help="new or empty folder (default OUTPUTS/report-<key>)")
-
-    sub = verb(
-        "verify",
-        do.verify,
-        "recompute every number and digest of a folder of results",
-        "morocco verify outputs/demo",
-        "morocco verify bench1 --json",
-    )
-    sub.add_argument("outputs", type=Path, metavar="OUTPUTS")
-    sub.add_argument("--json", action="store_true", help="one JSON object")
+    plans.add(command)
     return parser
 
 
@@ -314,9 +276,9 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb and return the exit code."""
+    """Run one command and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    # The handler of every message a user sees; a traceback is for those who ask for it.
+    # Every error becomes one line for the user; --debug shows the traceback.
     open_streams()
     parser, debug = build_parser(), False
     try:
@@ -328,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
         debug = args.debug
         if args.print_completion:
             code = completion(parser, args.print_completion)
-        elif args.verb is None:
+        elif args.subcommand is None:
             print(FIRST)
             code = 0
         else:
@@ -349,28 +311,28 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if debug:
             raise
-        say(f"morocco: {error.name} is not installed; this verb needs the kit; run `make setup`")
+        say(f"morocco: {error.name} is not installed; this command needs the kit; run `make setup`")
         return 3
     except MemoryError:
         if debug:
             raise
-        say("morocco: not enough memory; free some, raise the limit, or give a smaller file")
+        say("morocco: out of memory; free some, raise the limit, or give a smaller file")
         return 3
     except OSError as error:
         if debug:
             raise
         if folder_is_gone():
-            say("morocco: the current folder is not there any more; change into another one")
+            say("morocco: the current folder was removed; change into another one")
         else:
-            where = "" if error.filename else " (no file is named; see where stdout goes)"
-            say(f"morocco: {error}{where}; the system refused this; mend what it names and run again")
+            where = "" if error.filename else " (see where stdout goes)"
+            say(f"morocco: {error}{where}; the system refused this; correct the cause and run again")
         drop_stdout()
         return 3
     except Exception as error:
         if debug:
             raise
         say(
-            f"morocco: {type(error).__name__}: {error}; this should not happen; "
+            f"morocco: {type(error).__name__}: {error}; this is a bug; "
             f"run `morocco --debug {' '.join(argv)}` and report what it prints"
         )
         return 3

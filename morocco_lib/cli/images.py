@@ -1,6 +1,7 @@
 """The verbs of images and registries: their options, and what each does with them."""
 
 import argparse
+import getpass
 import os
 import signal
 import sys
@@ -9,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from morocco_lib.cli.commands import say, show
+from morocco_lib.cli.output import say, show
 from morocco_lib.errors import UsageError
+from morocco_lib.images import BASE
 
-BASE = "python:3.11-slim-bookworm"
 EVERY_S = 10.0  # between two lines of progress where there is no terminal
 
 
@@ -46,7 +47,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     _add_output(sub, "image, id, bytes")
 
     sub = verb(
-        "login", login, "have a registry judge a user's password, and keep it as `docker login` does",
+        "login", login, "check a user's password with a registry, and keep it as `docker login` does",
         "morocco login localhost:5000 --username ann --password-stdin < password.txt",
         "morocco login docker.io",
     )  # fmt: skip
@@ -70,7 +71,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     _add_output(sub)
 
     sub = verb(
-        "pull", pull, "get an image from a registry, held against its digest", "morocco pull localhost:5000/tfidf-terra:1",
+        "pull", pull, "get an image from a registry by its digest", "morocco pull localhost:5000/tfidf-terra:1",
         "morocco pull localhost:5000/tfidf-terra:1 --quiet --json",
     )  # fmt: skip
     sub.add_argument(
@@ -85,7 +86,7 @@ def _add_output(sub: argparse.ArgumentParser, facts: str = "image, name, reposit
 
 
 def _refused(text: str) -> None:
-    raise argparse.ArgumentTypeError("everybody on this machine can read an argument; say --password-stdin")
+    raise argparse.ArgumentTypeError("everybody on this machine can read an argument; use --password-stdin")
 
 
 def build(args) -> int:
@@ -136,38 +137,61 @@ def build(args) -> int:
 
 
 def login(args) -> int:
-    from morocco_lib.images import credentials, registry
+    from morocco_lib.images import registry
 
-    stdin = sys.stdin or open(os.devnull)  # noqa: SIM115 - until we end
-    source = stdin.buffer if args.password_stdin else None
-    credential = credentials.given(args.registry, args.username, source, ask=not source and stdin.isatty())
-    where = registry.login(args.registry, credential, say=say)
-    say(f"kept in {where}")
-    print(f"logged in to {credentials.host(args.registry)} as {credential['username']}")
+    name = registry.host(args.registry)
+    credential = read_credential(name, args.username, args.password_stdin)
+    say(f"kept in {registry.login(name, credential)}")
+    print(f"logged in to {name} as {credential['username']}")
     return 0
+
+
+def read_credential(registry: str, username: str, from_stdin: bool) -> dict[str, str]:
+    """Return {"username", "password"} from the options, stdin, the environment and a terminal; raises UsageError."""
+    from morocco_lib.images.registry import environment
+
+    found = environment(registry, default=registry)
+    stdin = sys.stdin or open(os.devnull)  # noqa: SIM115 - until we end
+    if username:
+        found["username"] = username
+    if from_stdin:
+        found["password"] = stdin.buffer.read().decode(errors="replace").removesuffix("\n").removesuffix("\r")
+    elif stdin.isatty():
+        with suppress(EOFError):
+            if not found.get("username"):
+                print(f"user name at {registry}: ", end="", file=sys.stderr, flush=True)
+                found["username"] = input()
+            if not found.get("password"):
+                found["password"] = getpass.getpass(f"password of {found['username']}: ")
+    if missing := [what for what in ("username", "password") if not found.get(what)]:
+        raise UsageError(
+            f"no {' and no '.join(missing)} for {registry}",
+            rule="a password is read from stdin, the environment or a terminal, never from an argument",
+            remedy=f"morocco login {registry} --username NAME --password-stdin < FILE, "
+            "or set MOROCCO_REGISTRY_USERNAME and MOROCCO_REGISTRY_PASSWORD",
+        )
+    return found
 
 
 def push(args) -> int:
     from morocco_lib.images import registry
 
     with _progress("pushing", args.quiet) as (talk, watch):
-        held = registry.push(args.image, args.name, say=talk, watch=watch)
-    return _print(held, args.json)
+        return _print(registry.push(args.image, args.name, talk, watch), args.json)
 
 
 def pull(args) -> int:
     from morocco_lib.images import registry
 
     with _progress("pulling", args.quiet) as (talk, watch):
-        held = registry.pull(args.name, say=talk, watch=watch)
-    return _print(held, args.json)
+        return _print(registry.pull(args.name, talk, watch), args.json)
 
 
-def _print(held, as_json: bool) -> int:
+def _print(facts: dict[str, str], as_json: bool) -> int:
     if as_json:
-        show(held.as_dict())
+        show(facts)
     else:
-        print(held.image)
+        print(facts["image"])
     return 0
 
 

@@ -1,17 +1,17 @@
-"""The verbs of the original's logs: their options, and what each does with them."""
+"""The commands for the original's logs: their options, and what each does with them."""
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from morocco_lib.cli.commands import say, show
+from morocco_lib.cli.output import say, show
 from morocco_lib.errors import UsageError
 
 LOG = "<model>/<task>/<size>_<batch>_<index>.jsonl, a folder of such, or its .tar.gz"
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the verbs.
+    """Add the commands.
 
     Args:
         verb: Called with name, handler, text and examples of each; returns its parser.
@@ -49,7 +49,7 @@ def stats(args) -> int:
             of = {"model": model} if several else {}
             show({**of, "task": task, "gpu_ram": numbers.gpu_ram, "rps": numbers.rps})
             if numbers.rps is None:
-                say(f"{model} on {task}: longer runs took no longer than one-record runs, so there is no speed")
+                say(f"{model} on {task}: no speed, the longer runs took no longer than the single-record runs")
         return 0
     from morocco_lib.legacy.corrected import corrected
 
@@ -58,15 +58,14 @@ def stats(args) -> int:
         for point in points:
             show(point.as_dict())
     else:
-        print("\n".join(_lines(points)))
+        print("\n".join([*_table(points), *_flags(points)]))
     return 0
 
 
-def _lines(points: Sequence) -> list[str]:
-    from morocco_lib.formatting import counted, sized
-    from morocco_lib.legacy.corrected import MEANING, Flag
+def _table(points: Sequence) -> list[str]:
+    from morocco_lib.formatting import sized
 
-    def per_s(value: float | None, none: str = "—") -> str:
+    def text(value: float | None, none: str = "—") -> str:
         return none if value is None else sized(value)
 
     rows = [
@@ -74,26 +73,27 @@ def _lines(points: Sequence) -> list[str]:
     ]
     for p in points:
         times = "—" if p.per_s is None or p.original_per_s is None else f"{p.original_per_s / p.per_s:.2f}"
-        width = "—" if p.low_per_s is None else f"{per_s(p.low_per_s)} to {per_s(p.high_per_s, 'any')}"
-        memory = ("—" if v is None else f"{v / 2**30:.2f} GiB" for v in (p.gpu_ram_bytes, p.gpu_ram_one_bytes))
+        interval = "—" if p.low_per_s is None else f"{text(p.low_per_s)} to {text(p.high_per_s, 'any')}"
+        memory = ("—" if v is None else f"{v / 2**30:.2f} GiB" for v in (p.gpu_ram_bytes, p.gpu_ram_single_bytes))
         rows.append((
-            p.model, p.task, f"{p.input_size}_{p.batch_size}", per_s(p.per_s, p.reason), width, per_s(p.original_per_s),
-            times, *memory, f"{p.used}/{p.runs} + {p.used_ones}/{p.ones}",
+            p.model, p.task, f"{p.input_size}_{p.batch_size}", text(p.per_s, p.reason), interval, text(p.original_per_s),
+            times, *memory, f"{p.used}/{p.runs} + {p.used_single}/{p.single}",
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            f"{cell:<{w}}" if n < 3 else f"{cell:>{w}}" for n, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    cells = [f"{{:<{w}}}" if n < 3 else f"{{:>{w}}}" for n, w in enumerate(widths)]
+    return ["  ".join(cells).format(*row) for row in rows]
+
+
+def _flags(points: Sequence) -> list[str]:
+    from morocco_lib.formatting import counted
+    from morocco_lib.legacy.corrected import MEANING, Flag
+
     found = dict.fromkeys((f.flag, f.file or f"{p.model}/{p.task}", f.seen) for p in points for f in p.findings)
+    lines = []
     for flag in Flag:
-        of = [(where, seen) for kind, where, seen in found if kind == flag]
-        if of:
+        if of := [f"  {where}: {seen}" for kind, where, seen in found if kind is flag]:
             noun = "point" if flag in (Flag.MISSING, Flag.ONSET_SHIFT) else "log"
-            lines += ["", f"{flag}, {counted(len(of), noun)}: {MEANING[flag]}"]
-            lines += [f"  {where}: {seen}" for where, seen in of]
+            lines += ["", f"{flag}, {counted(len(of), noun)}: {MEANING[flag]}", *of]
     return lines
 
 

@@ -4,7 +4,7 @@ May import `tasks` and what stands below it. Choices only, no facts.
 """
 
 from morocco_lib.config.machine import MachineParams, load_machine
-from morocco_lib.config.model import TRANSFORMER, ModelParams, load_model, load_recipe, settled
+from morocco_lib.config.model import TRANSFORMER, ModelParams, load_model, load_recipe, with_recipe
 from morocco_lib.config.notebooks import (
     BenchParams,
     EvalParams,
@@ -18,7 +18,7 @@ from morocco_lib.config.recipe import Recipe
 from morocco_lib.config.schema import (
     ROOT_MARKS,
     Count,
-    Strict,
+    Schema,
     find_root,
     load,
     parse_seeds,
@@ -43,7 +43,7 @@ __all__ = [
     "PlanScalars",
     "Recipe",
     "ReportParams",
-    "Strict",
+    "Schema",
     "TaskParams",
     "TrainParams",
     "find_root",
@@ -58,6 +58,6 @@ __all__ = [
     "project_root",
     "read_yaml",
     "resolve",
-    "settled",
     "validate",
+    "with_recipe",
 ]

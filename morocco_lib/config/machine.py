@@ -1,16 +1,16 @@
-"""Where it runs: params/machines."""
+"""Machine files: runner and limits (params/machines)."""
 
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from morocco_lib.config.schema import Count, Strict, load
+from morocco_lib.config.schema import Count, Schema, load
 from morocco_lib.errors import UsageError
 
 
-class MachineParams(Strict):
-    """Where it runs, and what a run may use: a params/machines file."""
+class MachineParams(Schema):
+    """Which runner, and what a run may use: a params/machines file."""
 
     name: str = "local"
     runner: Literal["process", "docker", "auto"] = "process"
@@ -20,7 +20,7 @@ class MachineParams(Strict):
     memory_bytes: Count | None = None
     pids: Count | None = None  # for containers, as is cpus
     cpus: float | None = Field(default=None, gt=0)
-    chosen: str = ""  # how `auto` was settled
+    chosen: str = ""  # how `auto` was resolved
 
 
 def load_machine(name: str, root: Path) -> MachineParams:

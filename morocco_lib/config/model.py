@@ -1,4 +1,4 @@
-"""Who answers: params/models and params/recipes."""
+"""Model files (params/models) and the recipes that they name (params/recipes)."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, StrictInt, ValidationError, field_validator, model_serializer, model_validator
 
 from morocco_lib.config.recipe import Recipe
-from morocco_lib.config.schema import Strict, find_root, load, refuse
+from morocco_lib.config.schema import Schema, find_root, load, refuse
 from morocco_lib.errors import UsageError
 from morocco_lib.options import BACKENDS, KINDS, PRECISIONS, check_kind
 from morocco_lib.tasks import get_task
@@ -15,16 +15,16 @@ from morocco_lib.tasks import get_task
 TRANSFORMER = "transformer"
 
 
-class ModelParams(Strict):
-    """Who answers: a params/models file. All but name and kind are of transformers.
+class ModelParams(Schema):
+    """A model config: a params/models file. All but name and kind are for transformers.
 
     Attributes:
         source: A hub id, or a folder as transformers saves it (relative ones count from the project root).
         revision: Of the hub's repository.
         scratch: Instead of a source: `model_type` and settings of a model with random weights.
         recipe: How it is trained: a name in params/recipes, or what such a file holds.
-        precision, backend: How it computes when it answers.
-        parameters: How many weights it has, about; for the forecast of a dry run.
+        precision, backend: Of inference.
+        parameters: How many parameters it has, about; for the cost preview of a dry run.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -57,7 +57,7 @@ class ModelParams(Strict):
 
     @model_serializer(mode="wrap")
     def _chosen(self, whole) -> dict[str, Any]:
-        """What is left as it is by default is not named."""
+        """Leave out what equals its default."""
         fields = type(self).model_fields
         left = {n: field.get_default(call_default_factory=True) for n, field in fields.items()}
         kept = {n: v for n, v in whole(self).items() if v != left[n]}
@@ -67,7 +67,7 @@ class ModelParams(Strict):
 
 
 def load_model(name: str, root: Path | None = None) -> ModelParams:
-    """Return a model, its recipe read.
+    """Return a model config, its recipe read.
 
     Args:
         name: Of params/models/<name>.yaml; else a kind of the kit that needs no settings, a folder as transformers saves
@@ -76,7 +76,7 @@ def load_model(name: str, root: Path | None = None) -> ModelParams:
     root = root or find_root(Path.cwd())
     path = root / "params" / "models" / f"{name}.yaml" if root else None
     if path and path.is_file():
-        return settled(load("model", ModelParams, path), root)
+        return with_recipe(load("model", ModelParams, path), root)
     if "/" in name or Path(name).is_dir():
         short = re.sub(r"[^a-z0-9._-]+", "-", Path(name).resolve().name.lower()).strip("-._") or "model"
         return ModelParams(name=short, kind=TRANSFORMER, source=name, recipe=Recipe())
@@ -88,8 +88,8 @@ def load_model(name: str, root: Path | None = None) -> ModelParams:
     return ModelParams(name=name, kind=name)
 
 
-def settled(model: ModelParams, root: Path | None) -> ModelParams:
-    """Return a model with its recipe in place of the recipe's name; raises UsageError."""
+def with_recipe(model: ModelParams, root: Path | None) -> ModelParams:
+    """Return a model config with its recipe read; raises UsageError."""
     if model.kind != TRANSFORMER:
         return model
     if isinstance(model.recipe, Recipe):
@@ -112,7 +112,7 @@ def load_recipe(name: str, root: Path | None) -> Recipe:
 
 
 def check_tasks(recipe: Recipe, where: str) -> None:
-    """Refuse a recipe that changes for a task what there is not; raises UsageError."""
+    """Refuse a recipe that changes an unknown setting or task; raises UsageError."""
     for task in recipe.tasks:
         get_task(task)
         try:

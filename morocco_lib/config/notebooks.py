@@ -5,18 +5,18 @@ from collections.abc import Container
 from types import ModuleType
 from typing import Any
 
-from pydantic import Field, StrictBool, StrictInt, field_validator
+from pydantic import Field, StrictBool, StrictInt
 
 from morocco_lib.config.machine import MachineParams
 from morocco_lib.config.model import ModelParams
-from morocco_lib.config.schema import Count, CountOrFound, Strict, parse_seeds, validate
+from morocco_lib.config.schema import Count, CountOrFound, Schema, Seeds, parse_seeds, validate
 from morocco_lib.config.task import TaskParams
 from morocco_lib.errors import UsageError
 from morocco_lib.options import SYNTHETIC
 
 
-class Common(Strict):
-    """What every notebook of one model and one task takes."""
+class Common(Schema):
+    """Parameters of every notebook of one model and one task."""
 
     model: ModelParams
     task: TaskParams
@@ -29,14 +29,7 @@ class Common(Strict):
 class TrainParams(Common):
     """Parameters of train.ipynb. `seeds` ("1-5", "1,3") trains a transformer with each and keeps the best by val."""
 
-    seeds: str = ""
-
-    @field_validator("seeds")
-    @classmethod
-    def _numbers(cls, text: str) -> str:
-        if text:
-            parse_seeds(text)
-        return text
+    seeds: Seeds = ""
 
     @property
     def all_seeds(self) -> list[int]:
@@ -44,7 +37,7 @@ class TrainParams(Common):
         return parse_seeds(self.seeds) if self.seeds else [self.seed]
 
 
-class ProtocolSettings(Strict):
+class ProtocolSettings(Schema):
     """How an operating point is measured: see `benchmark.bench`."""
 
     input_size: CountOrFound = 2000
@@ -56,7 +49,7 @@ class ProtocolSettings(Strict):
 
 
 class TargetParams(Common):
-    """`command` or `image` names any program; else the weights answer, fitted first if need be."""
+    """The program: `command`, `image`, else the model's weights, fitted first if none are given."""
 
     weights_dir: str = ""
     command: str = ""
@@ -73,20 +66,20 @@ class EvalParams(TargetParams):
     batch_size: Count = 32
 
 
-class ReportParams(Strict):
+class ReportParams(Schema):
     """Parameters of report.ipynb. An empty `plan_dir` takes the newest folder of results."""
 
     plan_dir: str = ""
     out_dir: str = ""
 
 
-class OriginalParams(Strict):
+class OriginalParams(Schema):
     """Parameters of original.ipynb: the original's logs, a folder or a .tar.gz."""
 
     logs: str = "../MOROCCO/bench/data/jiant"
 
 
-def of_notebook(schema: type[Strict], title: str, names: dict[str, Any], given: Container[str] | None = None) -> Strict:
+def of_notebook(schema: type[Schema], title: str, names: dict[str, Any], given: Container[str] | None = None) -> Schema:
     """Return the validated parameters of a notebook from its global names, so that a misspelt one stops it at once.
 
     Args:

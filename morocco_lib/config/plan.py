@@ -5,21 +5,27 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt, create_model, field_validator
+from pydantic.fields import FieldInfo
 
 from morocco_lib.config.notebooks import ProtocolSettings
-from morocco_lib.config.schema import Strict, read_yaml, validate
+from morocco_lib.config.schema import Schema, Seeds, read_yaml, validate
 from morocco_lib.errors import UsageError
 from morocco_lib.options import SYNTHETIC
 
 
 class PlanScalars(ProtocolSettings):
-    """What a plan sets for the notebooks, and an override changes for some cells."""
+    """What a plan sets for its notebooks, and an override for some cells (a cell: one model on one task)."""
 
-    seeds: str = ""
+    seeds: Seeds = ""
 
 
-class _Where(Strict):
-    """A change for the cells it names; without `model` or `task` for all of them."""
+def _optional(field: FieldInfo) -> tuple:
+    kind = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    return kind | None, None
+
+
+class _Where(Schema):
+    """The cells that an override is for; without `model` or `task` all of them."""
 
     model: str | None = None
     task: str | None = None
@@ -30,10 +36,7 @@ class _Where(Strict):
 Override = create_model(
     "Override",
     __base__=_Where,
-    **{
-        name: (Annotated[field.annotation, *field.metadata] | None, None)
-        for name, field in PlanScalars.model_fields.items()
-    },
+    **{name: _optional(field) for name, field in PlanScalars.model_fields.items()},
 )
 
 
@@ -53,7 +56,7 @@ class PlanParams(PlanScalars):
     @classmethod
     def _once(cls, names: list[str]) -> list[str]:
         if twice := sorted({n for n in names if names.count(n) > 1}):
-            raise ValueError(f"named twice: {', '.join(twice)}")
+            raise ValueError(f"duplicate: {', '.join(twice)}")
         return names
 
 

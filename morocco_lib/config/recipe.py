@@ -1,4 +1,4 @@
-"""How a transformer is trained: params/recipes/*.yaml."""
+"""Recipes: how a transformer is trained (params/recipes)."""
 
 from typing import Annotated, Any, Literal
 
@@ -20,14 +20,14 @@ class Recipe(BaseModel):
         batch_size: Examples of a step, on all devices together: a sequence, or a record where its sequences compete.
         accumulation: Steps of a device whose gradients are added up before one update; they divide `batch_size`.
         dropout: Before the head.
-        body_dropout: Of the body, attention included; None leaves what its configuration says.
+        body_dropout: Of the backbone, attention included; None leaves what its configuration says.
         max_length: Tokens of a sequence.
-        pooling: What the head sees of a sequence; None is the first token of encoders and the last of decoders.
+        pooling: What of a sequence the head reads; None is the first token of encoders and the last of decoders.
         precision: Of the computations; weights and optimizer are fp32.
-        eval_every: Updates between two looks at val; 0 is once an epoch.
-        max_evals: Looks at val after which training ends; 0 is no limit.
-        patience: Looks without a better score after which training ends; 0 is no limit.
-        val_records: Records of val that are looked at, the first; 0 is all.
+        eval_every: Updates between two evaluations on val; 0 is once an epoch.
+        max_evals: Evaluations after which training ends; 0 is no limit.
+        patience: Evaluations without a better score after which training ends; 0 is no limit.
+        val_records: Records of val that are evaluated, the first ones; 0 is all.
         report_to: Where transformers sends its curves (tensorboard, wandb ...); "none" sends nothing.
     """
 

@@ -1,11 +1,11 @@
-"""Values from YAML and from notebooks, taken whole or refused: what is unknown, double or impossible is named."""
+"""Validation of values from YAML files and notebooks: unknown, duplicate and impossible ones are refused by name."""
 
 import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from morocco_lib.errors import UsageError
 
@@ -14,11 +14,22 @@ Count = Annotated[StrictInt, Field(ge=1)]  # strict: YAML's `yes` and "32" are n
 CountOrFound = Annotated[StrictInt, Field(ge=0)]  # 0: the protocol finds it
 
 
-class Strict(BaseModel):
+def _check_seeds(text: str) -> str:
+    if text:
+        parse_seeds(text)
+    return text
+
+
+Seeds = Annotated[str, AfterValidator(_check_seeds)]  # "1-5" or "1,3,8"; "" is none
+
+
+class Schema(BaseModel):
+    """Immutable, and refuses unknown names."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-# -- places --------------------------------------------------------------------------------------------------------
+# -- paths ---------------------------------------------------------------------------------------------------------
 def find_root(start: Path) -> Path | None:
     """Return the project root at or above a folder, None if there is none."""
     start = Path(start).resolve()
@@ -54,12 +65,12 @@ def refuse(error: ValidationError, where: str, known: type[BaseModel]) -> UsageE
         before = finding["loc"][:-1]
         others = [other for other in findings if other is not finding and other["loc"][: len(before)] == before]
         if finding["loc"][-1:] == ("str",) and others:
-            continue  # not a text either; what was meant is told by the others
-        # Of what may be given in two ways, pydantic puts the name of the class between.
-        place = ".".join(str(part) for part in finding["loc"] if not str(part)[:1].isupper())
+            continue  # not a text either; the other findings say what is wrong
+        place = _place(finding["loc"])
         if finding["type"] == "extra_forbidden":
-            names = _names_at(known, finding["loc"][:-1])
-            near = difflib.get_close_matches(str(finding["loc"][-1]), names, n=1, cutoff=0.4)
+            names, unknown = _names_at(known, finding["loc"][:-1]), str(finding["loc"][-1])
+            place = ".".join([*filter(None, [_place(finding["loc"][:-1])]), unknown])
+            near = difflib.get_close_matches(unknown, names, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
             lines.append(f"unknown parameter {place!r}; {hint}")
         elif finding["type"] == "missing":
@@ -68,6 +79,10 @@ def refuse(error: ValidationError, where: str, known: type[BaseModel]) -> UsageE
             message = finding["msg"].removeprefix("Value error, ")
             lines.append(f"parameter {place!r} is {finding['input']!r}: {message}")
     return UsageError(f"{where}: " + "; ".join(lines))
+
+
+def _place(loc: tuple) -> str:
+    return ".".join(str(part) for part in loc if not str(part)[:1].isupper())  # not the class of a union's member
 
 
 def _names_at(known: type[BaseModel], loc: tuple) -> list[str]:
@@ -97,14 +112,14 @@ def validate(known: type[BaseModel], values: dict[str, Any], where: str):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, where YAML would silently keep the last."""
+    """Refuses duplicate keys, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -138,5 +153,5 @@ def parse_seeds(text: str) -> list[int]:
             raise ValueError(f"seeds are {text!r}; they are written as 1-5 or 1,3,8")
         found += range(int(low), int(high or low) + 1)
     if len(set(found)) < len(found) or not found:
-        raise ValueError(f"seeds {text!r}: none, or one stands twice")
+        raise ValueError(f"seeds {text!r}: none, or a duplicate")
     return found

@@ -1,17 +1,17 @@
-"""What is asked: params/tasks."""
+"""Task files: which split of which task (params/tasks)."""
 
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from morocco_lib.config.schema import Strict, load
+from morocco_lib.config.schema import Schema, load
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
 
 
-class TaskParams(Strict):
-    """What is asked: a params/tasks file. `files` replaces official names by split, relative to the data folder."""
+class TaskParams(Schema):
+    """Which split of a task: a params/tasks file. `files` replaces official names by split, relative to the data folder."""
 
     name: str
     split: Literal["val", "test", "train"] = "val"

@@ -23,7 +23,7 @@ import urllib3
 from pydantic import Field
 
 from morocco_lib import config, fileio
-from morocco_lib.config import Count, Strict
+from morocco_lib.config import Count, Schema
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.tasks.base import Task
 
@@ -34,7 +34,7 @@ MEMBERS = 1000  # files in an archive; the official ones hold a handful
 UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, ValueError)
 
 
-class Archive(Strict):
+class Archive(Schema):
     """One archive: where it is, and the digest and size without which it is refused."""
 
     url: str = Field(pattern=r"^https?://")
@@ -42,7 +42,7 @@ class Archive(Strict):
     bytes: Count
 
 
-class Sources(Strict):
+class Sources(Schema):
     """The file that says where the archives are."""
 
     unpacked_bytes: Count  # an archive that unpacks to more is refused

@@ -1,8 +1,8 @@
-"""A weights folder -> an image that answers one task: built, held against the contract, and only then named.
+"""A weights folder -> an image that answers one task: built, checked against the contract, and only then named.
 
-    base  +  packages           morocco-packages:<key>    once for a base and a set of packages
-          +  large weight files morocco-model:<key>       once for each distinct weights
-          +  program, task      <model>-<task>            what is run; a few hundred kilobytes
+    base  +  packages            morocco-packages:<key>   once for a base and a set of packages
+          +  large weight files  morocco-model:<key>      once for each distinct weights
+          +  library, task       <model>-<task>           what is run; a few hundred kilobytes
 
 A key is a digest over everything that goes into an image: what exists under its key is not built again.
 """
@@ -14,7 +14,8 @@ import os
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +25,7 @@ from morocco_lib import fileio
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.images import bases
-from morocco_lib.images.bases import Talk, silent
+from morocco_lib.images.bases import Say, silent
 from morocco_lib.models import weights
 from morocco_lib.runners import engine
 from morocco_lib.tasks import get_task, task_names
@@ -33,15 +34,14 @@ from morocco_lib.tasks.base import Task
 CONTRACT = "1"
 HERE = Path(__file__).parent
 PACKAGE = Path(morocco_lib.__file__).parent
+ANSWERS = ("__init__", "errors", "options", "tasks", "models", "infer")  # modules and packages in an image
 LARGE_BYTES = 1 << 20  # of a weight file that gets a layer of the model image
 KEY = "morocco.key"
-EXTRAS = {
-    "majority": ("infer",),
-    "tfidf": ("infer",),
-    "transformer": ("infer", "torch"),
-}  # kind of model -> what its container needs
+# kind of model -> extras that its container needs
+EXTRAS = {"majority": ("infer",), "tfidf": ("infer",), "transformer": ("infer", "torch")}
 
 
+# -- what to build -------------------------------------------------------------------------------------------------
 def trained(outputs: Path) -> dict[tuple[str, str], Path]:
     """Return (model, task it was trained for) -> folder of the newest train step that is done below a folder."""
     found = {}
@@ -67,7 +67,7 @@ def pick(found: dict[tuple[str, str], Path], model: str, task: Task, outputs: Pa
             remedy=f"`morocco train {model} {task.weights_of} --data DIR --out DIR`, then --weights DIR",
         )
     if (name := weights.describe(folder)["name"]) != model:
-        raise UsageError(f"{folder} holds {name}, not {model}", remedy=f"say morocco build {name} {task.name}")
+        raise UsageError(f"{folder} holds {name}, not {model}", remedy=f"run morocco build {name} {task.name}")
     return folder
 
 
@@ -79,7 +79,7 @@ class Recipe:
         weights: A weights folder, or a train step's.
         base: Name of the image to start from, or "debian".
         tag: Name of the result; "" is <model>-<task>.
-        buildkit: Build with the `docker` program and BuildKit instead of through the engine's own builder.
+        buildkit: Build with the `docker` program and BuildKit instead of the engine's own builder.
     """
 
     weights: Path
@@ -93,8 +93,9 @@ class Recipe:
         return self.tag or f"{weights.describe(self.weights)['name']}-{self.task}"
 
 
-def build(recipe: Recipe, check: Callable[[engine.Image], None], say: Talk = silent) -> engine.Image:
-    """Build an image, or find that it is there already, and return it.
+# -- building ------------------------------------------------------------------------------------------------------
+def build(recipe: Recipe, check: Callable[[engine.Image], None], say: Say = silent) -> engine.Image:
+    """Build an image unless the engine holds it, and return it.
 
     Args:
         check: Called with a new image before it gets its name; what it raises leaves the name as it was.
@@ -102,192 +103,171 @@ def build(recipe: Recipe, check: Callable[[engine.Image], None], say: Talk = sil
         UsageError: no such weights, task or base.
         EnvironmentFailure: the engine, the package index or the disk failed.
     """
-    description = weights.describe(recipe.weights)
-    task = get_task(recipe.task)
+    description, task = weights.describe(recipe.weights), get_task(recipe.task)
     if task.weights_of != description["task"]:
         raise UsageError(
             f"{recipe.weights} answers {description['task']}, not {task.name}",
             remedy=f"train one for {task.weights_of}",
         )
-    client = engine.connect()
-    try:
-        builder = _Builder(client, recipe, say)
-        files = {path.name: path for path in weights.files(recipe.weights)}
-        large = {name: path for name, path in files.items() if path.stat().st_size >= LARGE_BYTES}
-        small = {name: path for name, path in files.items() if name not in large}
-        code = {path.relative_to(PACKAGE.parent).as_posix(): path for path in _code()}
-        packages = builder.packages(EXTRAS[description["kind"]])
-        model = builder.stage("model", {"PACKAGES_IMAGE": packages}, {"weights": large}, name="morocco-model")
-        arguments = {"MODEL_IMAGE": model, "TASK_NAME": task.name}
-        labels = _labels(recipe, description, {name: builder.digest(path) for name, path in files.items()})
-        image = builder.stage("task", arguments, {"code": code, "weights": small}, labels=labels)
+    files = {f"weights/{path.name}": path for path in weights.files(recipe.weights)}
+    large = {name: path for name, path in files.items() if path.stat().st_size >= LARGE_BYTES}
+    small = {name: path for name, path in files.items() if name not in large}
+    with closing(engine.connect()) as client:
+        packages = _packages(client, recipe, EXTRAS[description["kind"]], say)
+        stage = _Stage("model", {"PACKAGES_IMAGE": packages}, digests(large))
+        model = _image(client, recipe, stage, large, say)
+        labels = {
+            "org.opencontainers.image.title": recipe.name,
+            "org.opencontainers.image.version": morocco_lib.__version__,
+            "morocco.model": description["name"],
+            "morocco.task": task.name,
+            "morocco.data": str(description["trained_on"].get("sha256", "")),
+            "morocco.weights": _digest(digests(files)),
+            "morocco.contract": CONTRACT,
+        }
+        inside = library() | small
+        stage = _Stage("task", {"MODEL_IMAGE": model, "TASK_NAME": task.name}, digests(inside), labels)
+        image = _image(client, recipe, stage, inside, say)
         named = engine.held(client, recipe.name)
         if named is None or named.id != image:
             say(f"checking {recipe.name}")
             check(replace(engine.find_image(client, image), name=recipe.name))
             with engine.engine_errors(f"name the image {recipe.name}"):
-                client.api.tag(image, *engine.split(recipe.name))
+                client.api.tag(image, recipe.name)
             named = engine.find_image(client, recipe.name)
         return named
-    finally:
-        client.close()
 
 
-def _labels(recipe: Recipe, description: dict[str, Any], digests: dict[str, str]) -> dict[str, str]:
-    code, trained_on = steps.code_facts(), description["trained_on"]
-    return {
-        "org.opencontainers.image.title": recipe.name,
-        "org.opencontainers.image.version": code["version"],
-        "org.opencontainers.image.revision": code["commit"] or "",
-        "morocco.dirty": "" if code["dirty"] is None else str(code["dirty"]).lower(),
-        "morocco.model": description["name"],
-        "morocco.task": recipe.task,
-        "morocco.data": str(trained_on.get("sha256", "")),
-        "morocco.weights": _digest(digests),
-        "morocco.contract": CONTRACT,
-    }
+def library() -> dict[str, Path]:
+    """Return name in a build context -> file, of the part of this library that an image holds: what answers."""
+    paths = [path for name in ANSWERS for path in (*PACKAGE.glob(f"{name}.py"), *PACKAGE.glob(f"{name}/**/*.py"))]
+    return {f"code/{path.relative_to(PACKAGE.parent).as_posix()}": path for path in paths}
 
 
-def _code() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+def digests(files: dict[str, Path]) -> dict[str, str]:
+    """Return name -> sha256 of files."""
+    return {name: fileio.sha256_file(path) for name, path in files.items()}
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(fileio.canonical(value).encode()).hexdigest()
 
 
-# -- one image -----------------------------------------------------------------------------------------------------
-class _Builder:
-    """Builds the images of one recipe, each once."""
+@dataclass(frozen=True)
+class _Stage:
+    """An image by everything that goes into it: its Dockerfile, arguments, content and labels."""
 
-    def __init__(self, client: Any, recipe: Recipe, say: Talk):
-        self.client, self.recipe, self.say = client, recipe, say
-        self._digests: dict[Path, str] = {}
+    name: str
+    arguments: dict[str, str]
+    content: Any
+    labels: dict[str, str] | None = None
 
-    def digest(self, path: Path) -> str:
-        if path not in self._digests:
-            self._digests[path] = fileio.sha256_file(path)
-        return self._digests[path]
+    @property
+    def dockerfile(self) -> str:
+        return (HERE / f"{self.name}.Dockerfile").read_text()
 
-    def stage(
-        self,
-        stage: str,
-        arguments: dict[str, str],
-        folders: dict[str, dict[str, Path]],
-        *,
-        name: str = "",
-        key: str = "",
-        labels: dict[str, str] | None = None,
-    ) -> str:
-        """Return the image of a stage, built unless it is there: `name`:<key>, or its id without a name.
+    @property
+    def key(self) -> str:
+        return _digest([self.dockerfile, self.arguments, self.content, self.labels])
 
-        Args:
-            folders: Folder of the context -> name in it -> file.
-            key: What it is found by again; "" is a digest over all that goes into it.
-        """
-        dockerfile = HERE / f"{stage}.Dockerfile"
-        files = {f"{folder}/{inner}": path for folder, inside in folders.items() for inner, path in inside.items()}
-        if stage == "packages":
-            files["compile.py"] = HERE / "compile.py"
-        if not key:
-            content = {target: self.digest(path) for target, path in files.items()}
-            key = _digest([dockerfile.read_text(), arguments, labels, content, sorted(folders)])
-        tag = f"{name}:{key[:12]}" if name else ""
-        if tag and engine.held(self.client, tag):
-            return tag
-        with engine.engine_errors("look for images"):
-            found = [] if tag else self.client.api.images(filters={"label": f"{KEY}={key}"}, quiet=True)
-        if found:
-            return found[0]
-        self.say(f"building {tag or self.recipe.name}")
-        with tempfile.TemporaryFile() as context:
-            text = f"{dockerfile.read_text()}LABEL {_label_words({**(labels or {}), KEY: key})}\n"
-            write_context(context, text, files, folders)
-            context.seek(0)
-            build_one = _with_buildkit if self.recipe.buildkit else _with_engine
-            return build_one(self.client, context, tag, arguments)
-
-    def packages(self, extras: tuple[str, ...]) -> str:
-        """Return the image of the base with the packages that extras ask for."""
-        client = self.client
-        base = bases.get(client, self.recipe.base, self.say)
-        wanted = bases.requirements(extras)
-        key = _digest([base.id, wanted, (HERE / "packages.Dockerfile").read_text()])
-        if engine.held(client, f"morocco-packages:{key[:12]}"):
-            return f"morocco-packages:{key[:12]}"
-        facts = bases.probe(client, base.name)
-        missing = [r for r in wanted if facts["have"].get(r.split("==")[0]) != r.split("==")[1]]
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name) / "packages"
-            folder.mkdir()
-            self.say(f"installing {', '.join(missing) or 'nothing'} for Python {'.'.join(map(str, facts['python']))}")
-            bases.install(missing, facts, folder)
-            files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-            return self.stage(
-                "packages", {"BASE_IMAGE": base.name}, {"packages": files}, name="morocco-packages", key=key
-            )
+    @property
+    def tag(self) -> str:
+        return "" if self.name == "task" else f"morocco-{self.name}:{self.key[:12]}"
 
 
-def _label_words(labels: dict[str, str]) -> str:
+def _held(client: Any, stage: _Stage) -> str | None:
+    with engine.engine_errors("look for images"):
+        found = client.api.images(filters={"label": f"{KEY}={stage.key}"}, quiet=True)
+    return next(iter(found), None) if not stage.tag else stage.tag if engine.held(client, stage.tag) else None
+
+
+def _packages(client: Any, recipe: Recipe, extras: tuple[str, ...], say: Say) -> str:
+    """Return the image of the base with the packages that extras require."""
+    base, wanted = bases.get(client, recipe.base, say), bases.requirements(extras)
+    stage = _Stage("packages", {"BASE_IMAGE": base.name}, [base.id, wanted])
+    if held := _held(client, stage):
+        return held
+    python, have = bases.probe(client, base.name)
+    missing = [line for line in wanted if have.get(line.split("==")[0]) != line.split("==")[1]]
+    with tempfile.TemporaryDirectory() as name:
+        if missing:
+            say(f"installing {', '.join(missing)} for Python {python}")
+            bases.install(missing, python, Path(name))
+        files = {f"packages/{path.relative_to(name)}": path for path in Path(name).rglob("*") if path.is_file()}
+        return _image(client, recipe, stage, files, say)
+
+
+def _image(client: Any, recipe: Recipe, stage: _Stage, files: dict[str, Path], say: Say) -> str:
+    """Return the tag or id of a stage's image, built unless the engine holds it."""
+    if held := _held(client, stage):
+        return held
+    say(f"building {stage.tag or recipe.name}")
+    labels = {**(stage.labels or {}), KEY: stage.key}
+    if stage.labels:  # where it was built is said, and makes no other image
+        code = steps.code_facts()
+        labels["org.opencontainers.image.revision"] = code["commit"] or ""
+        labels["morocco.dirty"] = "" if code["dirty"] is None else str(code["dirty"]).lower()
     # One instruction for all: each is a layer to commit, of a tenth of a second.
-    return " ".join(f"{name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in sorted(labels.items()))
+    words = " ".join(f"{name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in labels.items())
+    with tempfile.TemporaryFile() as context:
+        write_context(context, f"{stage.dockerfile}LABEL {words}\n", files)
+        context.seek(0)
+        build_one = _with_buildkit if recipe.buildkit else _with_engine
+        return build_one(client, context, stage.tag, stage.arguments)
 
 
-def write_context(out: IO[bytes], dockerfile: str, files: dict[str, Path], folders: Iterable[str]) -> None:
+def write_context(out: IO[bytes], dockerfile: str, files: dict[str, Path]) -> None:
     """Write a build context in which equal files are equal bytes: no owner, no date, one mode."""
-
-    def add(tar: tarfile.TarFile, name: str, size: int, source: IO[bytes] | None, kind: bytes, mode: int) -> None:
-        info = tarfile.TarInfo(name)
-        info.size, info.type, info.mode = size, kind, mode
-        tar.addfile(info, source)
-
     with tarfile.open(fileobj=out, mode="w") as tar:
-        text = dockerfile.encode()
-        add(tar, "Dockerfile", len(text), io.BytesIO(text), tarfile.REGTYPE, 0o644)
-        parents = {str(up) for name in files for up in Path(name).parents if str(up) != "."}
-        for folder in sorted({*folders, *parents}):
-            add(tar, folder, 0, None, tarfile.DIRTYPE, 0o755)
+
+        def add(
+            name: str, size: int, source: IO[bytes] | None, kind: bytes = tarfile.REGTYPE, mode: int = 0o644
+        ) -> None:
+            info = tarfile.TarInfo(name)
+            info.size, info.type, info.mode = size, kind, mode
+            tar.addfile(info, source)
+
+        add("Dockerfile", len(dockerfile.encode()), io.BytesIO(dockerfile.encode()))
+        folders = {str(parent) for name in files for parent in Path(name).parents if parent.name}
+        for folder in sorted({"code", "packages", "weights"} | folders):  # COPY fails where there is none
+            add(folder, 0, None, tarfile.DIRTYPE, 0o755)
         for name, path in sorted(files.items()):
             with path.open("rb") as source:
-                add(tar, name, path.stat().st_size, source, tarfile.REGTYPE, 0o644)
+                add(name, path.stat().st_size, source)
 
 
 def _with_engine(client: Any, context: IO[bytes], tag: str, arguments: dict[str, str]) -> str:
-    image, last = None, []
+    image, last = "", []
     with engine.engine_errors("build an image"):
-        stream = client.api.build(
+        for line in client.api.build(
             fileobj=context, custom_context=True, decode=True, rm=True, forcerm=True, network_mode="none",
-            buildargs=arguments, **({"tag": tag} if tag else {}),
-        )  # fmt: skip
-        for line in stream:
+            buildargs=arguments, tag=tag or None,
+        ):  # fmt: skip
             if "error" in line:
                 raise _failed(line["error"], last)
             image = line.get("aux", {}).get("ID", image)
-            if text := line.get("stream", "").strip():
-                last = [*last[-9:], text]
+            last = [*last[-9:], *line.get("stream", "").split("\n")]
     return tag or image
 
 
 def _with_buildkit(client: Any, context: IO[bytes], tag: str, arguments: dict[str, str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "id"
-        words = ["docker", "build", "--network", "none", "--iidfile", str(written)]
-        words += [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
-        words += ["--tag", tag] if tag else []
+        argv = ["docker", "build", "--network", "none", "--iidfile", str(written), *(["--tag", tag] if tag else [])]
+        argv += [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
         try:
             done = subprocess.run(
-                [*words, "-"], stdin=context, capture_output=True, text=True, errors="replace", check=False,
+                [*argv, "-"], stdin=context, capture_output=True, text=True, errors="replace", check=False,
                 env={**os.environ, "DOCKER_BUILDKIT": "1"},
             )  # fmt: skip
         except FileNotFoundError:
-            raise EnvironmentFailure(
-                "there is no `docker` program", rule="--buildkit builds with it", remedy="leave --buildkit away"
-            ) from None
+            raise EnvironmentFailure("there is no `docker` program", remedy="leave --buildkit away") from None
         if done.returncode:
-            raise _failed(done.stderr.strip().splitlines()[-1:] or "no word of it", done.stderr.splitlines()[-10:])
+            lines = done.stderr.strip().splitlines()
+            raise _failed(lines[-1] if lines else f"exit {done.returncode}", lines[-10:-1])
         return tag or written.read_text().strip()
 
 
-def _failed(error: Any, last: list[str]) -> Exception:
-    text = " ".join(error) if isinstance(error, list) else str(error)
-    return EnvironmentFailure(f"cannot build an image: {text}", rule=" | ".join(last), remedy=engine.remedy(text))
+def _failed(text: str, last: list[str]) -> EnvironmentFailure:
+    rule = " | ".join(filter(None, map(str.strip, last)))
+    return EnvironmentFailure(f"cannot build an image: {text}", rule=rule, remedy=engine.remedy(text))

@@ -1,345 +1,284 @@
-"""Registries: log in, push, pull. The engine speaks to them; what it reports is judged here.
+"""Registries: log in, push and pull through the Docker Engine.
 
-What the network did is tried again, what was asked wrongly or is not there is said at once. A digest is what the registry
-calls an image: both ways return it, and a pull is held against it.
+Passwords come from stdin, a terminal, the environment or Docker's own credentials, never from an argument; no message shows one.
 """
 
-import contextlib
+import base64
+import json
 import os
 import re
-import time
+import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError, UsageError
-from morocco_lib.images.credentials import HOST, HUB, Credential, address, host, keep, kept, known, shown
 from morocco_lib.runners import engine
 
-ATTEMPTS = 3
-PAUSE_S = 2.0  # before the second attempt; doubled before the third
-SILENCE_S = 300.0  # a registry may take minutes to put a large layer away
-PATH = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-NAME = re.compile(
-    rf"(?P<repository>(?:{HOST}/)?{PATH}(?:/{PATH})*)(?::(?P<tag>\w[\w.-]{{0,127}}))?(?:@(?P<digest>sha256:[0-9a-f]{{64}}))?",
-    re.ASCII,
-)
-HUB_ITSELF = re.compile(r"^(?:index\.)?docker\.io/(?:library/)?")
-# Engines and registries answer in words only.
-FALSE = ("verification failed for digest",)
-DENIED = ("unauthorized", "basic auth credentials", "authentication required", "denied:", "is denied", "forbidden")
-MISSING = ("manifest unknown", "name unknown", "not found", "does not exist")
-UNTRUSTED = ("http response to https client", "x509", "certificate")
-PASSING = (
-    "connection refused", "connection reset", "broken pipe", "unreachable", "no such host", "timeout", "timed out",
-    "temporary failure", "server misbehaving", "deadline exceeded", "toomanyrequests", "status: 5",
-    "closed network connection", "in time",
+SILENCE_S = 300.0  # a registry may take minutes to store a large layer
+HOST = r"([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])(:\d{1,5})?"
+# Engines and registries report in prose only: signs -> kind of failure, rule, remedy. The last takes what is left.
+FAULTS: tuple[tuple[str, type[MoroccoError], str, str], ...] = (
+    ("verification failed", InvalidResult, "these are not the bytes that the digest stands for", "push {name} again"),
+    (
+        "unauthorized|basic auth credentials|authentication required|denied:|is denied|forbidden",
+        UsageError, "{registry} requires a user and password with this permission",
+        "morocco login {registry}, or set MOROCCO_REGISTRY={registry} with MOROCCO_REGISTRY_USERNAME and _PASSWORD",
+    ),
+    (
+        "manifest unknown|name unknown|not found|does not exist", UsageError, "{registry} has no {name}",
+        "check the name and tag, or push it first",
+    ),
+    ("invalid reference", UsageError, "a name is REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST, NAME in lower case", ""),
+    ("no space left", EnvironmentFailure, "", engine.remedy("no space left")),
+    ("", EnvironmentFailure, "", "check that the engine's machine reaches {registry}, then rerun the command"),
 )  # fmt: skip
-Talk = Callable[[str], None]
-Watch = Callable[[int, int], None]  # bytes that went, of bytes known so far
+Say = Callable[[str], None]
+Watch = Callable[[int, int], None]  # bytes transferred, of bytes known so far
 
 
-def silent(text: str) -> None:
-    pass
-
-
-def unwatched(done: int, total: int) -> None:
-    pass
+class Reported(Exception):
+    """A failure in the report of a push or a pull."""
 
 
 # -- names ---------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Name:
-    """An image's name, taken apart."""
+def host(text: str) -> str:
+    """Return HOST[:PORT] of a registry, "docker.io" for the Docker Hub; raises UsageError."""
+    from docker import auth
 
-    repository: str
-    tag: str
-    digest: str
-
-    @classmethod
-    def parse(cls, text: str) -> "Name":
-        """Raises UsageError if no registry takes such a name."""
-        found = NAME.fullmatch(text)
-        name = found and cls(HUB_ITSELF.sub("", found["repository"]), found["tag"] or "", found["digest"] or "")
-        if not name or (name.registry == HUB and name.repository != name.repository.lower()):
-            raise UsageError(
-                f"{shown(text)} is no name of an image",
-                rule="a name is REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST, small letters in NAME",
-            )
-        return name
-
-    @property
-    def registry(self) -> str:
-        first, slash, _ = self.repository.partition("/")
-        return first if slash and (set(".:") & set(first) or first == "localhost") else HUB
-
-    @property
-    def tagged(self) -> str:
-        return f"{self.repository}:{self.tag or 'latest'}"
+    name = auth.resolve_index_name(text)
+    if not re.fullmatch(HOST, name):  # not repeated: it may be USER:PASSWORD@HOST
+        raise UsageError("this is not a registry", rule="a registry is HOST or HOST:PORT, and nothing else")
+    return name
 
 
-@dataclass(frozen=True)
-class Held:
-    """An image that an engine and a registry both hold.
+def parse(text: str) -> tuple[str, str, str, str]:
+    """Return (registry, repository, tag, digest) of an image's name, "" for what it does not give; raises UsageError."""
+    from docker import auth, errors, utils
 
-    Args:
-        name: With its tag, "" where it was pulled by digest alone.
-        digest: sha256:..., what the registry calls it.
-        id: What the engine calls it.
+    name, digest = utils.parse_repository_tag(text) if "@" in text else (text, "")
+    if "@" in text and not digest.startswith("sha256:"):  # not repeated: it may be USER:PASSWORD@HOST/NAME
+        raise UsageError("this is not the name of an image", rule="what follows @ in a name is a digest, sha256:...")
+    repository, tag = utils.parse_repository_tag(name)
+    try:
+        registry, path = auth.resolve_repository_name(repository)
+    except errors.InvalidRepository as error:
+        raise UsageError(str(error)) from None
+    return registry, path.removeprefix("library/") if registry == auth.INDEX_NAME else repository, tag or "", digest
+
+
+# -- credentials ---------------------------------------------------------------------------------------------------
+def environment(registry: str, default: str = "") -> dict[str, str]:
+    """Return the "username" and "password" that the environment gives for a registry, if MOROCCO_REGISTRY names it."""
+    # A name of an image names a registry too, and pulling a stranger's image must not send the stranger the password.
+    if (os.environ.get("MOROCCO_REGISTRY") or default) != registry:
+        return {}
+    names = {name: f"MOROCCO_REGISTRY_{name.upper()}" for name in ("username", "password")}
+    return {name: os.environ[variable] for name, variable in names.items() if os.environ.get(variable)}
+
+
+def config_file() -> Path:
+    """Return where Docker keeps its settings."""
+    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+
+
+@contextmanager
+def _settings() -> Iterator[tuple[dict[str, Any], Any]]:
+    """Give Docker's settings and what the SDK makes of them; failures of these and of credential helpers become ours."""
+    from docker import auth, errors
+
+    path = config_file()
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the SDK, about a helper that is not installed
+            config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            yield config, auth.load_config(config_dict={**config})
+    except (errors.InvalidConfigFile, ValueError, TypeError, AttributeError):
+        raise UsageError(f"cannot read the credentials in {path}", remedy="correct or remove the entry") from None
+    except (errors.DockerException, RuntimeError, OSError, KeyError):  # not repeated: a helper may print the password
+        helpers = {config.get("credsStore"), *(config.get("credHelpers") or {}).values()} - {None}
+        raise EnvironmentFailure(
+            f"the credential helper {' or '.join(f'docker-credential-{name}' for name in sorted(helpers))} failed",
+            rule=f"{path} names it for this registry", remedy="run it with the argument `list`",
+        ) from None  # fmt: skip
+
+
+def known(registry: str) -> dict[str, Any]:
+    """Return the credential for a transfer: the environment's, else Docker's own, else an empty one.
+
+    Raises:
+        UsageError: Docker's settings cannot be read.
+        EnvironmentFailure: the credential helper failed.
     """
-
-    name: str
-    repository: str
-    digest: str
-    id: str
-
-    @property
-    def image(self) -> str:
-        return f"{self.repository}@{self.digest}"
-
-    def as_dict(self) -> dict[str, str]:
-        return {"image": self.image, **asdict(self)}
+    given = environment(registry)
+    with _settings() as (_, settings):
+        return given if len(given) == 2 else settings.resolve_authconfig(registry) or {}
 
 
-# -- what goes wrong -----------------------------------------------------------------------------------------------
-class _Trouble(Exception):
-    """What the stream of a transfer reported."""
+def _store(registry: str, credential: dict[str, str]) -> str:
+    # As `docker login` does; the SDK does not.
+    from docker.credentials import Store
+
+    with _settings() as (config, settings):
+        helper, entry = settings.get_credential_store(registry), {}
+        if helper:
+            Store(helper).store(registry, credential["username"], credential["password"])
+        else:
+            pair = f"{credential['username']}:{credential['password']}"
+            entry["auth"] = base64.b64encode(pair.encode()).decode()
+    config["auths"] = {**(config.get("auths") or {}), registry: entry}
+    path = Path(os.path.realpath(config_file()))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:  # readable by its owner only
+        json.dump(config, file, indent="\t")
+    os.replace(file.name, path)
+    if helper:
+        return f"docker-credential-{helper}"
+    return f"{config_file()} (readable by you alone, not encrypted; a credential helper is safer)"
 
 
-def _patiently(what: str, name: str, registry: str, act: Callable[[], Any], credential: Credential, say: Talk) -> Any:
-    """Return what `act` returns, tried again where the network failed; its failures become our errors."""
-    for attempt in range(ATTEMPTS):
-        # The failure is raised outside of any handler: the SDK's own hold the request, and that the credential.
-        with engine.engine_errors(what):
-            result, trouble = _once(act, registry)
-        if trouble is None:
-            return result
-        failure = _judge(what, name, registry, " ".join(credential.hide(trouble).split()), attempt + 1)
-        if attempt == ATTEMPTS - 1 or not getattr(failure, "passing", False):
-            raise failure
-        say(f"{failure.seen}; trying again")
-        time.sleep(PAUSE_S * 2**attempt)
+# -- failures ------------------------------------------------------------------------------------------------------
+def hide(credential: dict[str, Any], text: str) -> str:
+    """Return a text without the secrets of a credential: a registry may repeat in its refusal what it was sent."""
+    lower = {name.lower(): value for name, value in credential.items()}
+    for secret in filter(None, (lower.get("password"), lower.get("identitytoken"))):
+        pair = base64.b64encode(f"{lower.get('username')}:{secret}".encode()).decode()
+        text = text.replace(pair, "***").replace(secret, "***")
+    return text
 
 
-def _once(act: Callable[[], Any], registry: str) -> tuple[Any, str | None]:
+def judge(what: str, name: str, registry: str, text: str) -> MoroccoError:
+    """Return the error that stands for what an engine or a registry reported."""
+    kind, rule, remedy = next(fault for signs, *fault in FAULTS if re.search(signs, text, re.IGNORECASE))
+    words = {"name": name, "registry": registry}
+    return kind(f"cannot {what}: {text}", rule=rule.format(**words), remedy=remedy.format(**words))
+
+
+@contextmanager
+def _connected(what: str, name: str, registry: str, credential: dict[str, Any]) -> Iterator[Any]:
+    """Give a client of the engine; failures of the engine and the registry become our errors, without secrets."""
     import docker.errors
     import requests.exceptions
     import urllib3.exceptions
 
-    try:
-        return act(), None
-    except _Trouble as trouble:
-        return None, str(trouble)
-    except docker.errors.APIError as error:
-        return None, str(error.explanation or error)
-    except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError):
-        return None, f"{registry} did not answer in time"
+    with engine.engine_errors(what), closing(engine.connect()) as client:
+        post = client.api.post  # in the SDK a pull waits for ever
+        client.api.post = lambda *args, **options: post(*args, **options | {"timeout": SILENCE_S})
+        try:
+            yield client
+        except (Reported, docker.errors.APIError) as error:
+            text = " ".join(str(getattr(error, "explanation", None) or error).split())
+            raise judge(what, name, registry, hide(credential, text)) from None
+        except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError):
+            raise judge(what, name, registry, f"{registry} did not answer for {SILENCE_S:g} s") from None
 
 
-def _judge(what: str, name: str, registry: str, text: str, attempts: int) -> MoroccoError:
-    def has(signs: Iterable[str]) -> bool:
-        return any(sign in text.lower() for sign in signs)
-
-    seen = f"cannot {what}: {text}"
-    if has(FALSE):
-        return InvalidResult(
-            seen, rule="what the registry gave is not what the digest stands for", remedy=f"push {name} once more"
-        )
-    if has(DENIED):
-        aside = os.environ.get("MOROCCO_REGISTRY_USERNAME") and os.environ.get("MOROCCO_REGISTRY") != registry
-        return UsageError(
-            seen,
-            rule=f"{registry} wants a user and password that may do this",
-            remedy=f"morocco login {registry}" + (f", or set MOROCCO_REGISTRY={registry}" if aside else ""),
-        )
-    if has(MISSING):
-        nothing = f"{registry} holds no {name}" if name != registry else f"{registry} is no registry"
-        return UsageError(seen, rule=nothing, remedy="check its name and tag, or push it first")
-    if has(UNTRUSTED):
-        return EnvironmentFailure(
-            f"cannot {what}: {text}",
-            rule="an engine wants a certificate that it trusts from every registry but this machine's own",
-            remedy=f"put it into /etc/docker/certs.d/{registry}/ca.crt, or name {registry} under insecure-registries",
-        )
-    if has(PASSING) or "EOF" in text:
-        failure = EnvironmentFailure(
-            f"cannot {what}: {text}",
-            rule=f"tried {attempts} times",
-            remedy=f"see that the engine's machine reaches {registry}, and say the same once more",
-        )
-        failure.passing = True
-        return failure
-    return EnvironmentFailure(f"cannot {what}: {text}", remedy=engine.remedy(text))
-
-
-def _follow(stream: Iterable[dict[str, Any]], say: Talk, watch: Watch) -> str:
-    """Read the stream of a push or a pull to its end and return the digest that it names."""
+def follow(stream: Iterable[dict[str, Any]], watch: Watch) -> str:
+    """Read the report of a push or a pull to its end and return the digest in it; raises Reported."""
     layers: dict[str, tuple[int, int]] = {}
-    digest, again = "", False
+    digest = ""
     for line in stream:
-        status = line.get("status", "")
         if "error" in line or "message" in line:
-            raise _Trouble(line.get("error") or line.get("message") or "no word of why")
-        if status.startswith("Retrying in") and not again:
-            say("a layer broke off; the engine tries it again")
-        again = status.startswith("Retrying in")
-        detail, layer = line.get("progressDetail") or {}, line.get("id", "")
+            raise Reported(line.get("error") or line.get("message") or "no reason given")
+        status, detail = line.get("status", ""), line.get("progressDetail") or {}
         if status in ("Pushing", "Downloading") and "current" in detail:
-            total = max(detail.get("total", 0), layers.get(layer, (0, 0))[1], detail["current"])
-            layers[layer] = (detail["current"], total)
-        elif status in ("Pushed", "Download complete") and layer in layers:
-            layers[layer] = (layers[layer][1],) * 2
-        watch(sum(done for done, _ in layers.values()), sum(total for _, total in layers.values()))
+            layers[line["id"]] = (detail["current"], max(detail["current"], detail.get("total", 0)))
+            watch(*map(sum, zip(*layers.values(), strict=True)))
         if found := re.search(r"\bdigest: (sha256:[0-9a-f]{64})", status, re.IGNORECASE):
             digest = found[1]
     if not digest:
-        raise _Trouble("the engine's report ended too early (unexpected EOF)")
+        raise Reported("the engine's report ended before the digest")
     return digest
 
 
-# -- the verbs -----------------------------------------------------------------------------------------------------
-def login(registry: str, credential: Credential, *, say: Talk = silent) -> str:
-    """Have a registry judge a credential, keep it as Docker does, and return where it is kept.
+# -- the commands --------------------------------------------------------------------------------------------------
+def login(registry: str, credential: dict[str, str]) -> str:
+    """Have a registry accept a "username" and "password", store them as `docker login` does, and return where.
 
     Raises:
-        UsageError: the registry refuses it.
-        EnvironmentFailure: the registry or the engine cannot be reached; nothing was kept.
+        UsageError: the registry refuses them.
+        EnvironmentFailure: the registry, the engine or the credential helper failed; nothing was stored.
     """
-    registry = host(registry)
-    kept(registry)  # what cannot be read is not written either
-    with _client() as client:
-        given = {"username": credential["username"], "password": credential["password"], "registry": address(registry)}
-        what = f"log in to {registry} as {credential['username']}"
-        _patiently(what, registry, registry, lambda: client.api.login(**given, reauth=True), credential, say)
-    return keep(registry, credential)
+    from docker import auth
+
+    known(registry)  # settings that cannot be read are not written either
+    address = auth.INDEX_URL if registry == auth.INDEX_NAME else registry
+    with _connected(
+        f"log in to {registry} as {credential['username']}", "registry API", registry, credential
+    ) as client:
+        client.api.login(credential["username"], credential["password"], registry=address, reauth=True)
+    return _store(address, credential)
 
 
-def push(image: str, name: str = "", *, say: Talk = silent, watch: Watch = unwatched) -> Held:
-    """Push an image to a registry; the name it has there stays as a name here.
+def push(image: str, name: str, say: Say, watch: Watch) -> dict[str, str]:
+    """Push an image and return its "image" (repository@digest), "name", "repository", "digest" and "id".
 
     Args:
-        name: In the registry; "" is the image's own name.
+        name: In the registry, which stays as a name here; "" is the image's own name.
     Raises:
-        UsageError: no such image, no registry in the name, or the registry does not let us.
+        UsageError: no such image, no registry in the name, or the registry does not permit it.
         EnvironmentFailure: the registry or the engine failed; names here are what they were.
     """
-    target = Name.parse(name or image)
-    if "/" not in target.repository or target.digest:
+    parse(image)
+    registry, repository, tag, digest = parse(name or image)
+    if "/" not in repository or digest:
         raise UsageError(
             f"{name or image!r} does not say where to push to",
-            rule="a name in a registry is REGISTRY/NAME:TAG, and its digest is the registry's to give",
-            remedy=f"morocco push {image} REGISTRY/{target.repository.split('/')[-1]}",
+            rule="a name in a registry is REGISTRY/NAME:TAG; the registry gives the digest",
+            remedy=f"morocco push {image} REGISTRY/{repository.split('/')[-1]}",
         )
-    say(f"pushing {target.tagged}")
-    credential = known(target.registry)
-    with _client() as client:
-        held = engine.find_image(client, image)
-        with _named(client, held.id, target, say):
-            digest = _patiently(
-                f"push {target.tagged}", target.tagged, target.registry,
-                lambda: _follow(
-                    client.api.push(target.tagged, stream=True, decode=True, auth_config=credential), say, watch
-                ), credential, say,
-            )  # fmt: skip
-    return Held(target.tagged, target.repository, digest, held.id)
+    target, credential = f"{repository}:{tag or 'latest'}", known(registry)
+    say(f"pushing {target}")
+    with _connected(f"push {target}", target, registry, credential) as client:
+        held, before = engine.find_image(client, image), engine.held(client, target)
+        try:
+            client.api.tag(held.id, target)
+            digest = follow(client.api.push(target, stream=True, decode=True, auth_config=credential), watch)
+        except BaseException:
+            with suppress(Exception):  # an engine that is gone is reported already
+                if before:
+                    client.api.tag(before.id, target)
+                elif len(client.images.get(target).tags) > 1:  # with its only name the image would go
+                    client.api.remove_image(target, noprune=True)
+            raise
+    return _facts(repository, digest, target, held.id)
 
 
-def pull(name: str, *, say: Talk = silent, watch: Watch = unwatched) -> Held:
-    """Pull an image; it gets its name here when all of it is here and has the digest it should have.
+def pull(name: str, say: Say, watch: Watch) -> dict[str, str]:
+    """Pull an image by its digest and return what `push` returns; "name" is empty if only a digest was given.
 
     Args:
         name: REGISTRY/NAME[:TAG][@DIGEST]. With a digest nothing else is taken. Without, a name that the engine knows
             by a digest already must still have that one.
     Raises:
         InvalidResult: the registry gives something else under this digest or name.
-        UsageError: the registry has no such image, or does not let us.
+        UsageError: the registry has no such image, or does not permit it.
         EnvironmentFailure: the registry or the engine failed.
     """
-    wanted = Name.parse(name)
-    tag = "" if wanted.digest and not wanted.tag else wanted.tagged
+    registry, repository, tag, digest = parse(name)
+    target = "" if digest and not tag else f"{repository}:{tag or 'latest'}"
+    credential = known(registry)
     say(f"pulling {name}")
-    credential = known(wanted.registry)
-    with _client() as client:
-
-        def patiently(act: Callable[[], Any]) -> Any:
-            return _patiently(f"pull {name}", name, wanted.registry, act, credential, say)
-
-        digest = wanted.digest
+    with _connected(f"pull {name}", name, registry, credential) as client:
         if not digest:
-            facts = patiently(lambda: client.api.inspect_distribution(tag, auth_config=credential))
-            digest = facts["Descriptor"]["digest"]
-            before = _digests(client, tag, wanted.repository)
+            digest = client.api.inspect_distribution(target, auth_config=credential)["Descriptor"]["digest"]
+            held = client.images.get(target).attrs["RepoDigests"] if engine.held(client, target) else []
+            before = [entry.partition("@")[2] for entry in held if entry.startswith(f"{repository}@")]
             if before and digest not in before:
                 raise InvalidResult(
-                    f"{tag} is {digest} in the registry and {', '.join(sorted(before))} here",
+                    f"{target} is {digest} in the registry and {', '.join(before)} here",
                     rule="a name that is known by a digest keeps it",
-                    remedy=f"if the new one is meant: morocco pull {tag}@{digest}",
+                    remedy=f"if the new one is meant: morocco pull {target}@{digest}",
                 )
-        got = patiently(
-            lambda: _follow(
-                client.api.pull(wanted.repository, tag=digest, stream=True, decode=True, auth_config=credential),
-                say, watch,
-            )
-        )  # fmt: skip
-        if got != digest:
-            raise InvalidResult(f"pulled {got}, not {digest}", rule="only the digest asked for is taken")
-        held = engine.find_image(client, f"{wanted.repository}@{digest}")
-        if tag:
-            with engine.engine_errors(f"name the image {tag}"):
-                client.api.tag(held.id, *tag.rsplit(":", 1))
-    return Held(tag, wanted.repository, digest, held.id)
+        follow(client.api.pull(repository, digest, stream=True, decode=True, auth_config=credential), watch)
+        held = engine.find_image(client, f"{repository}@{digest}")
+        if target:
+            client.api.tag(held.id, target)
+    return _facts(repository, digest, target, held.id)
 
 
-@contextlib.contextmanager
-def _client() -> Iterator[Any]:
-    """Give a client that waits long, and not for ever: the SDK does, in a pull."""
-    client = engine.connect()
-    post = client.api.post
-    patient = {"timeout": SILENCE_S}
-    client.api.post = lambda *args, **options: post(*args, **options | (patient if options.get("stream") else {}))
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-@contextlib.contextmanager
-def _named(client: Any, image: str, target: Name, say: Talk) -> Iterator[None]:
-    """Give an image a name, which is taken back when what is done under it fails."""
-    facts, before = _facts(client, image), _facts(client, target.tagged)
-    others = [*(facts.get("RepoTags") or []), *(facts.get("RepoDigests") or [])]
-    if before.get("Id") == image:
-        yield
-        return
-
-    def tag(which: str) -> None:
-        with engine.engine_errors(f"name the image {target.tagged}"):
-            client.api.tag(which, *target.tagged.rsplit(":", 1))
-
-    try:
-        tag(image)
-        yield
-    except BaseException:
-        with contextlib.suppress(MoroccoError):  # the engine is gone; that is said already
-            if before:
-                tag(before["Id"])
-            elif others:
-                with engine.engine_errors(f"take the name {target.tagged} back"):
-                    client.api.remove_image(target.tagged, noprune=True)
-            else:
-                say(f"{target.tagged} stays: it is the image's only name, and goes with it")
-        raise
-
-
-def _facts(client: Any, name: str) -> dict[str, Any]:
-    try:
-        with engine.engine_errors(f"find image {name}"):
-            return client.api.inspect_image(name)
-    except UsageError:
-        return {}
-
-
-def _digests(client: Any, name: str, repository: str) -> set[str]:
-    """Return the digests by which the engine knows the image it holds under a name."""
-    entries = [entry.split("@") for entry in _facts(client, name).get("RepoDigests") or []]
-    return {digest for where, digest in entries if where == repository}
+def _facts(repository: str, digest: str, name: str, image_id: str) -> dict[str, str]:
+    return {
+        "image": f"{repository}@{digest}", "name": name, "repository": repository, "digest": digest, "id": image_id
+    }  # fmt: skip

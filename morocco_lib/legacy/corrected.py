@@ -4,15 +4,15 @@ The original wrote the whole input before it looked at the clock. A long input b
 so part of the start-up is lost from the longer runs and still subtracted from them. Here the clock of every run starts
 at its first sample with GPU memory instead, and cold, blind and truncated runs are left out:
 
-    speed = records of a longer run / (median aligned time of these - median aligned time of the warm one-record runs)
+    speed = records / (median aligned time of the longer runs - median aligned time of the warm single-record runs)
 
 Its 95 % interval is Welch's t on the difference, with the variance of a median (at most pi / 2 times that of a mean of
-as many normal values), and no median taken as known better than the steps of sampling allow.
+as many normal values), and no median is taken as known better than the sampling steps allow.
 
 Limits: a correction, not the truth. The first GPU sample is when the GPU was first held, not when the model was ready;
 what differs between start-ups after that (reading a long input, a first batch of 32 instead of 1) counts as work. The
-record that a one-record run answers is taken for start-up, as in the original: 0.05 % of 2000. The runs of a cell are
-of one machine and a day or two: nothing is known of others.
+record that a single-record run answers is taken for start-up, as in the original: 0.05 % of 2000. The runs of a model
+on a task are of one machine and a day or two: nothing is known of others.
 """
 
 import math
@@ -25,20 +25,14 @@ from typing import Any
 from morocco_lib.legacy.logs import Log
 from morocco_lib.legacy.stats import split
 
-COLD_EXCESS = (
-    0.25  # of the fastest start-up: warm ones are within 10 % of each other, cold ones 1.25 to 4 times as long
-)
+# COLD_EXCESS is of the fastest start-up: warm ones are within 10 % of each other, cold ones 1.25 to 4 times as long.
+COLD_EXCESS = 0.25
 COLD_SHARE = 0.05  # of the fastest run: below, a late start-up does not show among what equal runs differ by
 TRUNCATED_SHARE = 0.75  # of the median: equal work differs by a few per cent, a run that is a quarter short did less
-LOADED_SHARE = 0.9  # of the median GPU memory: a one-record run below it ended before the model was loaded
-RUNS_TO_JUDGE = 3  # fewer do not tell which one is the odd one
+LOADED_SHARE = 0.9  # of the median GPU memory: a single-record run below it ended before the model was loaded
+RUNS_TO_JUDGE = 3  # fewer do not tell which one is the outlier
 SHIFT_GAPS = 2  # sampling gaps: an onset is known to one, so a difference of two to two
-SHIFT_SPREADS = 4  # times what onsets of equal runs are usually off their median: less is chance
-# Student's t, 97.5 %, for 1 to 30 degrees of freedom; the last for more, which is a little wide.
-T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+SHIFT_SPREADS = 4  # times the usual deviation of the onsets of equal runs from their median: less is chance
 
 
 class Flag(StrEnum):
@@ -53,12 +47,12 @@ class Flag(StrEnum):
 
 
 MEANING = {
-    Flag.BLIND: "no sample saw the GPU; the run has no onset, and the original counts its memory as 0",
+    Flag.BLIND: "no sample has GPU memory; the run has no onset, and the original counts its memory as 0",
     Flag.TRUNCATED: "it ended before its work was done",
-    Flag.COLD: "it took far longer than the fastest of its kind, as when program and weights come from the disk, not from memory",
+    Flag.COLD: "it took far longer than the fastest of its kind, as when program and weights are read from disk, not from memory",
     Flag.CLOCK: "the wall clock went back during the run",
-    Flag.MISSING: "a run that the other input size of the task has is not there",
-    Flag.ONSET_SHIFT: "the GPU is first seen sooner in the longer runs: that much start-up was lost from their clock",
+    Flag.MISSING: "the other input size of the task has a run that is missing here",
+    Flag.ONSET_SHIFT: "the GPU is first held sooner in the longer runs: that much start-up was lost from their clock",
 }
 
 
@@ -77,11 +71,11 @@ class Point:
 
     Attributes:
         per_s, low_per_s, high_per_s: Records a second and its 95 % interval; None: `reason` says why, or one run alone
-            gives no interval; `high_per_s` alone is None when the runs do not tell a speed from an endless one.
+            gives no interval; `high_per_s` alone is None when the interval has no upper end.
         original_per_s: What the original makes of the same runs; None: no time is left after start-up.
-        onset_shift_s: Median onset of the one-record runs less that of the longer ones.
-        gpu_ram_bytes, gpu_ram_one_bytes: Median of the largest reading: at this point, and with one record.
-        used, used_ones: Longer and one-record runs that the speed rests on, of `runs` and `ones`.
+        onset_shift_s: Median onset of the single-record runs less that of the longer ones.
+        gpu_ram_bytes, gpu_ram_single_bytes: Median of the largest reading: at this point, and with one record.
+        used, used_single: Longer and single-record runs that the speed rests on, of `runs` and `single`.
     """
 
     model: str
@@ -95,11 +89,11 @@ class Point:
     original_per_s: float | None
     onset_shift_s: float | None
     gpu_ram_bytes: float | None
-    gpu_ram_one_bytes: float | None
+    gpu_ram_single_bytes: float | None
     used: int
     runs: int
-    used_ones: int
-    ones: int
+    used_single: int
+    single: int
     findings: tuple[Finding, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -118,9 +112,9 @@ class Point:
             "original_per_s": self.original_per_s,
             "onset_shift_s": self.onset_shift_s,
             "gpu_ram_bytes": self.gpu_ram_bytes,
-            "gpu_ram_one_record_bytes": self.gpu_ram_one_bytes,
+            "gpu_ram_one_record_bytes": self.gpu_ram_single_bytes,
             "runs": {"found": self.runs, "used": self.used},
-            "one_record_runs": {"found": self.ones, "used": self.used_ones},
+            "one_record_runs": {"found": self.single, "used": self.used_single},
             "flags": [{"flag": f.flag, "file": f.file, "seen": f.seen} for f in self.findings],
         }
 
@@ -129,134 +123,111 @@ def corrected(model: str, task: str, logs: Sequence[Log]) -> list[Point]:
     """Return a point for each input size and batch size above one record.
 
     Raises:
-        UsageError: there is no one-record run, or no other.
+        UsageError: there is no single-record run, or no other.
     """
-    ones, longer = split(logs)
-    sizes = sorted({(log.place.input_size, log.place.batch_size) for log in longer})
-    of_ones = _judge_ones(ones)
-    return [
-        _point(model, task, ones, of_ones, [lo for lo in longer if (lo.place.input_size, lo.place.batch_size) == size])
-        for size in sizes
-    ]
+    single, longer = split(logs)
+    of_single = _judge_single(single)
+    sizes = sorted({log.size for log in longer})
+    return [_point(model, task, single, of_single, [log for log in longer if log.size == size]) for size in sizes]
 
 
-def _point(model: str, task: str, ones: list[Log], of_ones: list[Finding], runs: list[Log]) -> Point:
-    first = runs[0].place
-    warm = _unflagged(ones, of_ones)
-    findings = [*of_ones, *_judge_longer(runs, warm), *_missing(ones, runs)]
-    good = _unflagged(runs, findings)
+def _point(model: str, task: str, single: list[Log], of_single: list[Finding], runs: list[Log]) -> Point:
+    warm = unflagged(single, of_single)
+    findings = [*of_single, *_judge_longer(runs, warm), *_missing(single, runs)]
+    good = unflagged(runs, findings)
     shift_s, shifted = _onset_shift(warm, good)
-    findings += shifted
-    value, low, high, reason = _speed(good, warm)
-    init_s = median(log.total_s for log in ones)
-    left_s = median(log.total_s for log in runs) - init_s
-    peaks, peaks_one = ([lo.gpu_ram_bytes for lo in some if lo.gpu_ram_bytes is not None] for some in (good, ones))
+    input_size, batch_size = runs[0].size
+    left_s = median(log.total_s for log in runs) - median(log.total_s for log in single)
+    peaks, peaks_single = ([p for log in some if (p := log.gpu_ram_bytes) is not None] for some in (good, single))
     return Point(
-        model, task, first.input_size, first.batch_size, value, low, high, reason,
-        first.input_size / left_s if left_s > 0 else None, shift_s,
-        median(peaks) if peaks else None, median(peaks_one) if peaks_one else None,
-        len(good), len(runs), len(warm), len(ones), tuple(findings),
+        model, task, input_size, batch_size, *_speed(good, warm), input_size / left_s if left_s > 0 else None, shift_s,
+        median(peaks) if peaks else None, median(peaks_single) if peaks_single else None,
+        len(good), len(runs), len(warm), len(single), (*findings, *shifted),
     )  # fmt: skip
 
 
-# -- judging -------------------------------------------------------------------------------------------------------
-def _unflagged(logs: Iterable[Log], findings: Iterable[Finding]) -> list[Log]:
-    odd = {finding.file for finding in findings}
-    return [log for log in logs if log.place.file not in odd]
+# -- flags ---------------------------------------------------------------------------------------------------------
+def unflagged(logs: Iterable[Log], findings: Iterable[Finding]) -> list[Log]:
+    """Return the logs of which there is no finding."""
+    files = {finding.file for finding in findings}
+    return [log for log in logs if log.file not in files]
 
 
-def _of_one_run(logs: Sequence[Log]) -> list[Finding]:
-    blind = [
-        Finding(Flag.BLIND, log.place.file, f"none of {log.samples} samples has GPU memory")
-        for log in logs
-        if log.onset_s is None
+def _judge_any(logs: Sequence[Log]) -> list[Finding]:
+    blind = [log for log in logs if log.onset_s is None]
+    back = [log for log in logs if log.went_back]
+    return [
+        *(Finding(Flag.BLIND, log.file, f"none of {log.samples} samples has GPU memory") for log in blind),
+        *(Finding(Flag.CLOCK, log.file, "a timestamp is below the one before it") for log in back),
     ]
-    back = "a timestamp is below the one before it"
-    return blind + [Finding(Flag.CLOCK, log.place.file, back) for log in logs if log.went_back]
 
 
-def _judge_ones(ones: Sequence[Log]) -> list[Finding]:
-    findings = _of_one_run(ones)
-    held = [log for log in ones if log.gpu_ram_bytes is not None]
-    if len(held) >= RUNS_TO_JUDGE:  # their time tells nothing: warm ones are as much shorter than cold ones
+def _judge_single(single: Sequence[Log]) -> list[Finding]:
+    findings = _judge_any(single)
+    held = [log for log in single if log.gpu_ram_bytes is not None]
+    if len(held) >= RUNS_TO_JUDGE:  # by memory: their times differ as much between warm and cold
         usual = median(log.gpu_ram_bytes for log in held)
-        findings += [
-            Finding(
-                Flag.TRUNCATED,
-                log.place.file,
-                f"held {log.gpu_ram_bytes / 2**30:.2f} GiB of GPU memory at most, below {LOADED_SHARE:g} of the usual {usual / 2**30:.2f}",
-            )
-            for log in held
-            if log.gpu_ram_bytes < LOADED_SHARE * usual
-        ]
-    return findings + _cold(_whole(ones, findings))
+        for log in held:
+            if log.gpu_ram_bytes < LOADED_SHARE * usual:
+                peak = f"held {log.gpu_ram_bytes / 2**30:.2f} GiB of GPU memory at most"
+                seen = f"{peak}, below {LOADED_SHARE:g} of the usual {usual / 2**30:.2f}"
+                findings.append(Finding(Flag.TRUNCATED, log.file, seen))
+    return findings + _cold(_whole(single, findings))
 
 
 def _judge_longer(runs: Sequence[Log], warm: Sequence[Log]) -> list[Finding]:
-    findings = _of_one_run(runs)
+    findings = _judge_any(runs)
     aligned = [log for log in runs if log.aligned_s is not None and not log.went_back]
     if len(aligned) >= RUNS_TO_JUDGE:
         usual = median(log.aligned_s for log in aligned)
-        findings += [
-            Finding(
-                Flag.TRUNCATED,
-                log.place.file,
-                f"ended {log.aligned_s:.1f} s after its first GPU sample, below {TRUNCATED_SHARE:g} of the usual {usual:.1f} s",
-            )
-            for log in aligned
-            if log.aligned_s < TRUNCATED_SHARE * usual
-        ]
-    if not warm:
-        return findings
-    return findings + _cold(_whole(runs, findings), min(log.total_s for log in warm))
+        for log in aligned:
+            if log.aligned_s < TRUNCATED_SHARE * usual:
+                ended = f"ended {log.aligned_s:.1f} s after its first GPU sample"
+                seen = f"{ended}, below {TRUNCATED_SHARE:g} of the usual {usual:.1f} s"
+                findings.append(Finding(Flag.TRUNCATED, log.file, seen))
+    return findings + _cold(_whole(runs, findings), min(log.total_s for log in warm)) if warm else findings
 
 
 def _whole(logs: Sequence[Log], findings: Iterable[Finding]) -> list[Log]:
-    odd = {finding.file for finding in findings if finding.flag in (Flag.TRUNCATED, Flag.CLOCK)}
-    return [log for log in logs if log.place.file not in odd]
+    return unflagged(logs, (finding for finding in findings if finding.flag in (Flag.TRUNCATED, Flag.CLOCK)))
 
 
 def _cold(logs: Sequence[Log], start_s: float | None = None) -> list[Finding]:
     """Return the runs whose start-up took more than a quarter longer than the fastest, where that shows.
 
     Args:
-        start_s: The fastest start-up; left out, the fastest of these.
+        start_s: The fastest start-up; None: the fastest of these runs.
     """
     if not logs:
         return []
-    seeing = [log for log in logs if log.onset_s is not None]  # a blind one may have ended anywhere
-    fastest = min(log.total_s for log in seeing or logs)
+    aligned = [log for log in logs if log.onset_s is not None]  # a blind one may have ended anywhere
+    fastest = min(log.total_s for log in aligned or logs)
     bound = max(COLD_EXCESS * (fastest if start_s is None else start_s), COLD_SHARE * fastest)
-    return [
-        Finding(
-            Flag.COLD,
-            log.place.file,
-            f"took {log.total_s:.1f} s, over {bound:.1f} s more than the fastest of its kind with {fastest:.1f} s",
-        )
-        for log in logs
-        if log.total_s - fastest > bound
-    ]
+    rule = f"over {bound:.1f} s more than the fastest of its kind with {fastest:.1f} s"
+    late = [log for log in logs if log.total_s - fastest > bound]
+    return [Finding(Flag.COLD, log.file, f"took {log.total_s:.1f} s, {rule}") for log in late]
 
 
-def _missing(ones: Sequence[Log], runs: Sequence[Log]) -> list[Finding]:
-    here, there = ({log.place.index for log in logs} for logs in (runs, ones))
-    first, one = runs[0].place, ones[0].place
-    names = [(f"{first.input_size}_{first.batch_size}", n) for n in there - here]
-    names += [(f"{one.input_size}_{one.batch_size}", n) for n in here - there]
-    pairs = f"{len(runs)} and {len(ones)} runs"
-    return [Finding(Flag.MISSING, None, f"{name}_{n:02d}.jsonl is not there ({pairs})") for name, n in sorted(names)]
+def _missing(single: Sequence[Log], runs: Sequence[Log]) -> list[Finding]:
+    counts = f"{len(runs)} and {len(single)} runs"
+    found = []
+    for here, there in ((single, runs), (runs, single)):
+        absent = {log.index for log in there} - {log.index for log in here}
+        name = "_".join(map(str, here[0].size))
+        found += [Finding(Flag.MISSING, None, f"{name}_{n:02d}.jsonl is missing ({counts})") for n in sorted(absent)]
+    return found
 
 
 def _onset_shift(warm: Sequence[Log], good: Sequence[Log]) -> tuple[float | None, list[Finding]]:
     if not warm or not good:
         return None, []
-    one_s, long_s = (median(log.onset_s for log in logs) for logs in (warm, good))
-    gap_s = median(log.gap_s for log in (*warm, *good))
-    spread_s = median(abs(log.onset_s - usual) for logs, usual in ((warm, one_s), (good, long_s)) for log in logs)
-    if one_s - long_s <= max(SHIFT_GAPS * gap_s, SHIFT_SPREADS * spread_s):
-        return one_s - long_s, []
-    seen = f"first GPU sample after {long_s:.1f} s, in one-record runs after {one_s:.1f} s: {one_s - long_s:.1f} s are lost"
-    return one_s - long_s, [Finding(Flag.ONSET_SHIFT, None, seen)]
+    single_s, long_s = (median(log.onset_s for log in logs) for logs in (warm, good))
+    shift_s, gap_s = single_s - long_s, median(log.gap_s for log in (*warm, *good))
+    spread_s = median(abs(log.onset_s - usual) for logs, usual in ((warm, single_s), (good, long_s)) for log in logs)
+    if shift_s <= max(SHIFT_GAPS * gap_s, SHIFT_SPREADS * spread_s):
+        return shift_s, []
+    onsets = f"first GPU sample after {long_s:.1f} s, in single-record runs after {single_s:.1f} s"
+    return shift_s, [Finding(Flag.ONSET_SHIFT, None, f"{onsets}: {shift_s:.1f} s are lost")]
 
 
 # -- speed ---------------------------------------------------------------------------------------------------------
@@ -264,21 +235,21 @@ def _speed(good: Sequence[Log], warm: Sequence[Log]) -> tuple[float | None, floa
     """Return (records a second, low, high, why there is none)."""
     if not good or not warm:
         return None, None, None, f"NO_{'RUN' if not good else 'WARM_START'}_LEFT"
-    records = good[0].place.input_size
+    records = good[0].input_size
     seconds = median(log.aligned_s for log in good) - median(log.aligned_s for log in warm)
     if seconds <= 0:
         return None, None, None, "NO_TIME_LEFT"
-    half = _half_width(good, warm)
-    if half is None:
-        return records / seconds, None, None, ""
-    high = records / (seconds - half) if seconds > half else None
-    return records / seconds, records / (seconds + half), high, ""
-
-
-def _half_width(good: Sequence[Log], warm: Sequence[Log]) -> float | None:
-    """Return half the 95 % interval of the difference of two medians, in seconds; None: a side has one run."""
     if min(len(good), len(warm)) < 2:
-        return None
+        return records / seconds, None, None, ""
+    half_s = _half_width_s(good, warm)
+    high = records / (seconds - half_s) if seconds > half_s else None
+    return records / seconds, records / (seconds + half_s), high, ""
+
+
+def _half_width_s(good: Sequence[Log], warm: Sequence[Log]) -> float:
+    """Return half the 95 % interval of the difference of two medians of aligned times, of two runs or more each."""
+    from scipy.special import stdtrit
+
     shares, bottom = [], 0.0
     for logs in (good, warm):
         # Samples come in steps, and so do times: a median of nearly equal ones is off by up to half a gap, however many.
@@ -286,5 +257,5 @@ def _half_width(good: Sequence[Log], warm: Sequence[Log]) -> float | None:
         share = max(math.pi / 2 * variance(log.aligned_s for log in logs) / len(logs), step)
         shares.append(share)
         bottom += share**2 / (len(logs) - 1)
-    freedom = sum(shares) ** 2 / bottom if bottom else 1.0
-    return T_975[min(len(T_975), max(1, int(freedom))) - 1] * math.sqrt(sum(shares))
+    freedom = max(1, int(sum(shares) ** 2 / bottom)) if bottom else 1
+    return float(stdtrit(freedom, 0.975)) * math.sqrt(sum(shares))

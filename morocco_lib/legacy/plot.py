@@ -6,30 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from morocco_lib.errors import UsageError
-from morocco_lib.legacy import files, logs
+from morocco_lib.legacy import logs
 
 FORMATS = (".png", ".svg", ".pdf")
-PANELS = (  # column of a log, title, divisor
-    (1, "CPU, cores (CPU time over lifetime)", 1.0),
-    (2, "RAM, GiB", 2**30),
-    (3, "GPU usage, share of time", 1.0),
-    (4, "GPU RAM, GiB", 2**30),
+PANELS = (  # key of a log, title, divisor
+    ("cpu_usage", "CPU, cores (CPU time over lifetime)", 1.0),
+    ("ram", "RAM, GiB", 2**30),
+    ("gpu_usage", "GPU usage, share of time", 1.0),
+    ("gpu_ram", "GPU RAM, GiB", 2**30),
 )
-OWN_COLOUR = 10  # lines; more colours are not told apart
+OWN_COLOUR = 10  # lines; more colours cannot be distinguished
 
 
 def plot(paths: Sequence[Path], out: Path) -> None:
     """Draw logs into a new picture.
 
     Raises:
-        UsageError: a log cannot be read, or `out` is there already, lies nowhere, or is no kind of picture.
+        UsageError: a log cannot be read, or `out` exists already, is in no folder, or has no format of a picture.
     """
     if out.suffix not in FORMATS:
         raise UsageError(
-            f"{out} is no picture", rule=f"a picture ends in {', '.join(FORMATS)}", remedy="give it after the logs"
+            f"{out} is not a picture", rule=f"a picture ends in {', '.join(FORMATS)}", remedy="give it after the logs"
         )
     if out.exists() or not out.parent.is_dir():
-        why = "is there already" if out.exists() else "lies in no folder"
+        why = "exists already" if out.exists() else "is in a folder that does not exist"
         raise UsageError(f"{out} {why}", rule="a result is never overwritten", remedy="give another name")
     figure = draw(paths)
     unfinished = out.with_name(f".{os.getpid()}.{out.name}")
@@ -45,24 +45,23 @@ def draw(paths: Sequence[Path]):
 
     Up to ten logs have a colour each; of more, those of one input size and batch size share one.
     """
-    from matplotlib.figure import Figure  # no pyplot: nothing is to be shown
+    from matplotlib.figure import Figure  # not pyplot: no window is opened
 
-    drawn = [(place, logs.series(place, file)) for place, file in files.walk(paths)]
-    own = len(drawn) <= OWN_COLOUR
-    names = [_name(place) if own else f"{place.input_size}_{place.batch_size}" for place, _ in drawn]
+    drawn = logs.read_all(paths)
+    names = ["_".join(map(str, log.size)) for log in drawn]
+    if len(drawn) <= OWN_COLOUR:
+        names = [f"{log.model}/{log.task}/{name}_{log.index:02d}" for log, name in zip(drawn, names, strict=True)]
     colours = {name: f"C{number % 10}" for number, name in enumerate(dict.fromkeys(names))}
     figure = Figure(figsize=(12, 7.5), layout="constrained")
     axes = list(figure.subplots(2, 2, sharex=True).flat)
-    for axis, (column, title, divisor) in zip(axes, PANELS, strict=True):
-        any_reading = False
-        for name, (_, columns) in zip(names, drawn, strict=True):
-            values = [math.nan if v is None else v / divisor for v in columns[column]]
-            any_reading = any_reading or not all(map(math.isnan, values))
-            axis.plot(columns[0], values, color=colours[name], linewidth=1)
+    for axis, (key, title, divisor) in zip(axes, PANELS, strict=True):
+        for name, log in zip(names, drawn, strict=True):
+            values = [math.nan if value is None else value / divisor for value in log.columns[key]]
+            axis.plot(log.seconds(), values, color=colours[name], linewidth=1)
         axis.set_title(title, loc="left", fontsize=10)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-        if not any_reading:
+        if all(log.first(key) is None for log in drawn):
             axis.text(0.5, 0.5, "no reading", ha="center", transform=axis.transAxes)
     for axis in axes[2:]:
         axis.set_xlabel("s since the first sample")
@@ -70,7 +69,3 @@ def draw(paths: Sequence[Path]):
         axes[0].plot([], [], color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     return figure
-
-
-def _name(place: files.Place) -> str:
-    return f"{place.model}/{place.task}/{place.input_size}_{place.batch_size}_{place.index:02d}"

@@ -1,9 +1,9 @@
 """Scores as the original computed them, to compare with what it published.
 
-Records without a prediction are not counted, a record predicted twice counts twice (RuCoS: the last one), answers of a
-MuSeRC question that were left out do not count against it, empty RuCoS answers are skipped, trailing punctuation and
-spaces are cut off, and an answer that names no entity is replaced by the alphabetically first one. A prediction for an
-unknown record, or a label it does not know, is an error there as here.
+Records without a prediction are not counted, a record predicted twice counts twice (RuCoS: the last one), missing
+answers to a MuSeRC question do not count against it, empty RuCoS answers are skipped, trailing punctuation and spaces
+are removed, and an answer that names no entity is replaced by the alphabetically first one. A prediction for an unknown
+record, or with an unknown label, is an error there as here.
 """
 
 import re
@@ -51,7 +51,7 @@ def score(task: Task, lines: Iterable[bytes], records: Sequence[Record], file: s
         except ValueError as error:
             raise InvalidResult(
                 f"{file}, line {number}: {error}",
-                rule="the original stops at a prediction it does not know",
+                rule="the original stops at an unknown record or label",
                 remedy="without --original all such lines are listed",
             ) from None
         if pair:
@@ -65,7 +65,7 @@ def score(task: Task, lines: Iterable[bytes], records: Sequence[Record], file: s
 
 
 def _pair(task: Task, prediction: Prediction, record: Record, checked: Checked) -> tuple[Prediction, Prediction] | None:
-    """Return (gold, prediction), both cut down to what was predicted; None for a prediction that is skipped."""
+    """Return (gold, prediction), both reduced to what was predicted; None for a prediction that is skipped."""
     gold = task.gold(record)
     if task.name == "rucos":
         label = prediction.get("label")
@@ -80,7 +80,7 @@ def _pair(task: Task, prediction: Prediction, record: Record, checked: Checked) 
 
 
 def _predicted_part(prediction: Prediction, record: Record, gold: Prediction) -> tuple[Record, Prediction]:
-    # A question is right there if every answer that was given is; answers left out are as good as never asked.
+    # A question is right there if every answer that was given is right; missing answers are removed from the gold, too.
     try:
         given = {
             (question["idx"], answer["idx"])

@@ -1,9 +1,9 @@
 """The numbers as the original computed them, quirks included, to compare with what it published.
 
-Start-up is the median total time of the one-record runs, whether they saw anything or not; speed is what the rest of a
-longer run leaves for its records; GPU memory is the median over the one-record runs of the largest reading. Two rules:
-`command`, its program's, pools every input size above 1 and counts a run without any reading of the GPU as 0;
-`table`, its notebook's and README's, takes 2000_32 alone and leaves such runs out.
+Start-up is the median total time of the single-record runs, whether they read anything or not; speed is what the rest
+of a longer run leaves for its records; GPU memory is the median over the single-record runs of the largest reading.
+Two rules: `command`, its program's, pools every input size above 1 and counts a run without any reading of the GPU as
+0; `table`, its notebook's and README's, takes 2000_32 alone and leaves such runs out.
 """
 
 import math
@@ -21,11 +21,11 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Original:
-    """The original's two numbers of a cell.
+    """The original's two numbers of a model on a task.
 
     Attributes:
-        gpu_ram: GiB; None: no one-record run saw the GPU.
-        rps: Records a second; None: the longer runs took no longer than the one-record runs.
+        gpu_ram: GiB; None: no single-record run has a reading of the GPU.
+        rps: Records a second; None: the longer runs took no longer than the single-record runs.
     """
 
     gpu_ram: float | None
@@ -33,46 +33,46 @@ class Original:
 
 
 def original(logs: Sequence[Log], rule: str) -> Original:
-    """Return the numbers of one cell under a rule.
+    """Return the numbers of a model on a task under a rule.
 
     Raises:
-        UsageError: no one-record run, or no run of the size asked for.
+        UsageError: no single-record run, or no run of the size that the rule takes.
     """
-    ones, longer = split(logs)
+    single, longer = split(logs)
     if rule == "table":
-        longer = [log for log in longer if (log.place.input_size, log.place.batch_size) == POINT]
+        longer = [log for log in longer if log.size == POINT]
         if not longer:
             raise UsageError(
-                f"no 2000_32 run among {shown(logs)}", rule="the table takes these alone", remedy="give --rule command"
+                f"no 2000_32 run among {described(logs)}",
+                rule="the table takes these alone",
+                remedy="give --rule command",
             )
-    init_s = median(log.total_s for log in ones)
-    if rule == "table":  # a median of times; even numbers of runs make it another number than a median of speeds
+    init_s = median(log.total_s for log in single)
+    if rule == "table":  # a median of times: of an even number of runs it differs from a median of speeds
         rps = _ratio(POINT[0], median(log.total_s - init_s for log in longer))
     else:
-        rps = median(_ratio(log.place.input_size, log.total_s - init_s) for log in longer)
-    peaks = [log.gpu_ram_bytes for log in ones if rule == "command" or log.gpu_ram_bytes is not None]
+        rps = median(_ratio(log.input_size, log.total_s - init_s) for log in longer)
+    peaks = [log.gpu_ram_bytes for log in single if rule == "command" or log.gpu_ram_bytes is not None]
     gpu_ram = median(peak or 0 for peak in peaks) / GIB if peaks else None
-    return Original(gpu_ram, rps if math.isfinite(rps) and rps > 0 else None)
+    return Original(gpu_ram, rps if 0 < rps < math.inf else None)
 
 
 def split(logs: Sequence[Log]) -> tuple[list[Log], list[Log]]:
-    """Return (one-record runs, longer runs), neither empty."""
-    ones = [log for log in logs if log.place.input_size == 1]
-    longer = [log for log in logs if log.place.input_size > 1]
-    if not ones or not longer:
-        lacking = "one-record run (1_1_01.jsonl)" if not ones else "run of more than one record (2000_32_01.jsonl)"
+    """Return (single-record runs, longer runs); raises UsageError if there are none of either."""
+    single = [log for log in logs if log.input_size == 1]
+    longer = [log for log in logs if log.input_size > 1]
+    if not single or not longer:
+        missing = "run of more than one record (2000_32_01.jsonl)" if single else "single-record run (1_1_01.jsonl)"
         raise UsageError(
-            f"no {lacking} among {shown(logs)}",
-            rule="speed is records over total time less start-up, which the one-record runs tell",
+            f"no {missing} among {described(logs)}",
+            rule="speed is records over total time less start-up, and start-up is the time of the single-record runs",
             remedy="give all logs of a task",
         )
-    return ones, longer
+    return single, longer
 
 
-def shown(logs: Sequence[Log]) -> str:
-    """Return where logs are, in a few words."""
-    first = logs[0].place
-    return f"{len(logs)} log{'' if len(logs) == 1 else 's'} of {first.model} on {first.task}"
+def described(logs: Sequence[Log]) -> str:
+    return f"{len(logs)} log{'' if len(logs) == 1 else 's'} of {logs[0].model} on {logs[0].task}"
 
 
 def _ratio(records: int, seconds: float) -> float:

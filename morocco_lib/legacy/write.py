@@ -1,10 +1,10 @@
 """Our runs as logs of the original, so that its rules, and tools made for its logs, can be tried on an honest clock.
 
 A line every 0.1 s from the start of the program (of a container, from when its engine started it), and one at its end,
-so that the last timestamp less the first is the run's total time, of which the original's rules make speed. RAM and GPU
+so that the last timestamp less the first is the run's total time, from which the original's rules compute speed. RAM and GPU
 memory are the largest reading since the line before, so that no peak is lost; GPU usage is their mean; a key is null
 where nothing was read. The original had a line every 0.33 s: here the moment a GPU is first held is known three times
-better, a run of an hour is 5 MB, and the sampler reads a GPU's usage no more often.
+better, and a log of an hour has 5 MB.
 
 Limits: the original began its logs when it had fed its input, these begin before the program does. RAM is anonymous and
 shared memory of the whole process tree, in the original the resident size of the first process alone. The format has no
@@ -38,15 +38,15 @@ def write(runs: Sequence[Path], folder: Path) -> list[Path]:
         UsageError: a log is there already (then none is written), or a run cannot be read.
         EnvironmentFailure: the folder cannot be written.
     """
-    logs, seen = {}, Counter()
+    logs, counts = {}, Counter()
     for run in map(read_run, runs):
         facts = run.facts
         point = cell(folder, facts["model"], facts["task"]) / f"{facts['records_fed']}_{facts['batch_size']}"
-        seen[point] += 1
-        logs[point.with_name(f"{point.name}_{seen[point]:02d}.jsonl")] = run
-    if there := next(filter(Path.exists, logs), None):
+        counts[point] += 1
+        logs[point.with_name(f"{point.name}_{counts[point]:02d}.jsonl")] = run
+    if existing := next(filter(Path.exists, logs), None):
         raise UsageError(
-            f"{there} is there already", rule="a result is never overwritten", remedy="give another folder"
+            f"{existing} exists already", rule="a result is never overwritten", remedy="give another folder"
         )
     try:
         for path, run in logs.items():
@@ -62,7 +62,7 @@ def write(runs: Sequence[Path], folder: Path) -> list[Path]:
 def cell(folder: Path, model: str, task: str) -> Path:
     """Return the folder of the logs of a model on a task; raises UsageError if the model's name cannot be a folder's."""
     if model in ("", ".", "..") or "/" in model:
-        raise UsageError(f"model {model!r} is no name of a folder", rule="a log is <model>/<task>/...")
+        raise UsageError(f"model {model!r} is not a folder name", rule="a log is <model>/<task>/...")
     return Path(folder) / model / task
 
 
@@ -75,35 +75,35 @@ def lines(run: Run) -> Iterator[dict[str, Any]]:
     last = -(-long_ns // PERIOD_NS)
     readings: list[dict[str, list[float]]] = [{key: [] for key in KEYS[1:]} for _ in range(last + 1)]
 
-    def keep(t_ns: int, **found: float | None) -> None:
+    def add(t_ns: int, **values: float | None) -> None:
         after_ns = t_ns - start_ns
-        if 0 < after_ns <= long_ns:  # the GPU is looked at once more when the program has gone
-            for key, value in found.items():
+        if 0 < after_ns <= long_ns:  # the GPU is read once more after the program has ended
+            for key, value in values.items():
                 readings[-(-after_ns // PERIOD_NS)][key] += [] if value is None else [value]
 
     for sample in run.samples:
         lived_s = (sample["t_ns"] - start_ns) / 1e9
         ram = sample["anon_bytes"] + sample["shmem_bytes"]
-        keep(sample["t_ns"], ram=ram, cpu_usage=sample["cpu_s"] / lived_s if lived_s else None)
+        add(sample["t_ns"], ram=ram, cpu_usage=sample["cpu_s"] / lived_s if lived_s else None)
     for t_ns, gpu_ram, gpu_usage in _gpu(run):
-        keep(t_ns, gpu_ram=gpu_ram, gpu_usage=gpu_usage)
-    for number, found in enumerate(readings):
+        add(t_ns, gpu_ram=gpu_ram, gpu_usage=gpu_usage)
+    for number, of_line in enumerate(readings):
         yield {
             "timestamp": began_s + min(number * PERIOD_NS, long_ns) / 1e9,
-            "cpu_usage": found["cpu_usage"][-1] if found["cpu_usage"] else None,
-            "ram": max(found["ram"], default=None),
-            "gpu_usage": fmean(found["gpu_usage"]) if found["gpu_usage"] else None,
-            "gpu_ram": max(found["gpu_ram"], default=None),
+            "cpu_usage": of_line["cpu_usage"][-1] if of_line["cpu_usage"] else None,
+            "ram": max(of_line["ram"], default=None),
+            "gpu_usage": fmean(of_line["gpu_usage"]) if of_line["gpu_usage"] else None,
+            "gpu_ram": max(of_line["gpu_ram"], default=None),
         }
 
 
 def _gpu(run: Run) -> Iterator[tuple[int, float | None, float | None]]:
-    """Yield (t_ns, bytes that the run holds on all GPUs, mean usage of these) of the moments it holds any."""
+    """Yield (t_ns, bytes that the run holds on all GPUs, mean usage of these) of each moment it holds any."""
     if isinstance(run.facts["gpu"], str):
         return
-    ours, at_once = {str(pid) for pid in run.facts["gpu"]["pids"]}, {}
+    own, at_once = {str(pid) for pid in run.facts["gpu"]["pids"]}, {}
     for sample in run.gpu_samples:
-        sizes = [size for pid, size in (sample["processes"] or {}).items() if pid in ours]
+        sizes = [size for pid, size in (sample["processes"] or {}).items() if pid in own]
         if sizes:
             at_once.setdefault(sample["t_ns"], []).append((sizes, sample.get("utilisation_share")))
     for t_ns, devices in at_once.items():

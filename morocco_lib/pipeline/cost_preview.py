@@ -1,4 +1,4 @@
-"""What a plan will take before it is run: downloads, disk, time, as far as that can be known without doing anything."""
+"""Cost preview of a plan: downloads, disk and time, as far as they are known before it runs."""
 
 import statistics
 from collections.abc import Iterable
@@ -13,18 +13,20 @@ from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.tasks import get_task
 
 WEIGHT_BYTES = 4  # of a parameter: weights are kept in fp32
-CHECKPOINT_BYTES = 2 * 12  # of a parameter while it trains: the best and the last look, each with AdamW's two moments
+CHECKPOINT_BYTES = (
+    2 * 12
+)  # of a parameter while it trains: the best and the last checkpoint, each with AdamW's two moments
 
 
 def lines(
     models: dict[str, ModelParams], plan_dir: Path, listed: Iterable[Any], minutes: float, root: Path
 ) -> list[str]:
-    """Return the forecast as lines of text.
+    """Return the cost preview as lines of text.
 
     Args:
         listed: The plan's steps as `PlanRun.preview` gives them.
-        minutes: What a bench step may take at most, None where a count of runs is asked.
-    Limits: sizes are of models that say how many parameters they have; time is that of finished steps of the same model.
+        minutes: Limit of a bench step, None where the number of runs is fixed.
+    Limits: sizes are of model configs that state `parameters`; times are those of finished steps of the same model.
     """
     listed = [this for this in listed if this.state != "kept"]
     fitted = {(this.model, get_task(this.task).weights_of): this for this in listed if KINDS[this.step].trains}
@@ -45,7 +47,7 @@ def lines(
             f"disk: about {formatting.bytes_text(kept)} of weights, and {formatting.bytes_text(peak)} more while one trains"
         )
     if unknown:
-        found.append(f"not counted, as their files name no `parameters`: {', '.join(unknown)}")
+        found.append(f"not counted, as their model configs state no `parameters`: {', '.join(unknown)}")
     known = durations(plan_dir)
     timed = [known[this.step, this.model] for this in listed if (this.step, this.model) in known]
     new = [this for this in listed if (this.step, this.model) not in known and this.model]
@@ -56,10 +58,10 @@ def lines(
         parts.append(f"{formatting.counted(len(timed), 'step')} as before, {clock(sum(timed))}")
     if benches:
         parts.append(
-            f"{formatting.counted(len(benches), 'bench step')} of {minutes:g} min at most, {clock(60 * minutes * len(benches))}"
+            f"{formatting.counted(len(benches), 'bench step')} of at most {minutes:g} min, {clock(60 * minutes * len(benches))}"
         )
     if rest:
-        parts.append(f"{formatting.counted(len(rest), 'step')} not known before they ran once")
+        parts.append(f"{formatting.counted(len(rest), 'step')} unknown until run once")
     if parts:
         found.append(f"time: {'; '.join(parts)}")
     return found
@@ -76,7 +78,7 @@ def durations(plan_dir: Path) -> dict[tuple[str, str], float]:
 
 
 def in_cache(model: ModelParams) -> bool:
-    """Tell whether a hub model lies on this machine already."""
+    """Return whether a hub model is in this machine's cache."""
     try:
         from huggingface_hub import try_to_load_from_cache
     except ModuleNotFoundError:

@@ -10,56 +10,51 @@ from typing import Any
 
 from morocco_lib import errors
 from morocco_lib.artifacts import steps
-from morocco_lib.artifacts.step_kind import PLAN, StepKind
+from morocco_lib.artifacts.step_kind import CELL
 from morocco_lib.errors import MoroccoError
 from morocco_lib.pipeline import resolve, scheduler
-from morocco_lib.pipeline.session import identity
-from morocco_lib.runners.process import tie
+from morocco_lib.pipeline.job import Job
+from morocco_lib.runners.process import die_with_parent
 
-_starting, _rendering = threading.Lock(), threading.Lock()  # what several threads are not to do at once
+_starting, _rendering = threading.Lock(), threading.Lock()  # one thread at a time
 
 
 def check_loopback() -> None:
-    """Raise EnvironmentFailure where no kernel could be spoken to, which would take a minute to be noticed."""
+    """Raise EnvironmentFailure where no kernel could be reached, which would otherwise take a minute to be noticed."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             socket.create_connection(server.getsockname(), timeout=5).close()
     except OSError as error:
         raise errors.EnvironmentFailure(
             f"the loopback address 127.0.0.1 does not answer: {error.strerror or error}",
-            rule="kernels are spoken to over it",
+            rule="kernels communicate over it",
             remedy="`ip link set lo up`, or allow it in the sandbox",
         ) from None
 
 
-def execute(
-    kind: StepKind, p: Any, inputs: dict[str, Path], folder: Path, key: str, root: Path, check: Callable[[], None],
-    seat: scheduler.Seat | None = None,
-) -> int:  # fmt: skip
-    """Run one notebook in a fresh kernel, keep it executed and rendered in its step folder, and return its exit code.
+def run_notebook(job: Job, root: Path, check: Callable[[], None], slot: scheduler.WorkerSlot | None = None) -> int:
+    """Run a step's notebook in a fresh kernel, keep it executed and rendered in its folder, and return its exit code.
 
-    The status is ours, not papermill's, which records a dead kernel or a timeout as completed.
+    The status is written here: papermill records a dead kernel or a timeout as completed.
 
     Args:
         check: Called ten times a second; what it raises ends the notebook.
-        seat: The kernel's, if it takes turns with others that run at the same time.
+        slot: The kernel's, if it is measured in turn with others that run at the same time.
     Raises:
-        MoroccoError: the notebook failed; the folder says so too.
+        MoroccoError: the notebook failed; its status says so too.
     """
-    names = {} if kind.scope == PLAN else {"model": p.model.name, "task": p.task.name}
-    with _starting:  # it sets the process's umask to ask for it
-        attempt = steps.Step.begin(folder, kind.name, **names, parameters=identity(p), inputs=inputs, key=key)
+    kind, folder = job.kind, job.folder
+    with _starting:  # it sets the process's umask to read it
+        attempt = job.begin()
     with attempt:
         notebook = folder / "notebook.ipynb"
-        parameters = {
-            **p.model_dump(),
-            "out_dir": str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder),
-        }
+        out_dir = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+        parameters = {**job.p.model_dump(), "out_dir": out_dir}
         try:
-            _papermill(root / "notebooks" / f"{kind.name}.ipynb", notebook, parameters, root, check, seat)
+            _papermill(root / "notebooks" / f"{kind.name}.ipynb", notebook, parameters, root, check, slot)
         except BaseException:
-            if names:
-                resolve.remove_orphans(p.machine)
+            if kind.scope == CELL:
+                resolve.remove_orphans(job.p.machine)
             raise
         finally:
             if notebook.exists():
@@ -74,39 +69,39 @@ def execute(
 
 def _papermill(
     source: Path, target: Path, parameters: dict[str, Any], root: Path, check: Callable[[], None],
-    seat: scheduler.Seat | None = None,
+    slot: scheduler.WorkerSlot | None = None,
 ) -> None:  # fmt: skip
     with _starting:
         import papermill
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
         from papermill.exceptions import PapermillExecutionError
 
-    for name in ("papermill", "asyncio"):  # what they have to say comes back as the exceptions below
+    for name in ("papermill", "asyncio"):  # their errors come back as the exceptions below
         logging.getLogger(name).setLevel(logging.CRITICAL)
     failures: list[BaseException] = []
     kernels: list = []
     options = {"kernel_name": "python3", "progress_bar": False, "log_output": False}
-    options["shutdown_kernel"] = "immediate"  # nothing is left to do, and a graceful end takes seconds now and then
+    options["shutdown_kernel"] = "immediate"  # a graceful end takes seconds now and then
 
     def run() -> None:
         try:
-            manager = _kernel_class(target.with_name("kernel.log"), root, kernels, seat)
+            manager = _kernel_class(target.with_name("kernel.log"), root, kernels, slot)
             papermill.execute_notebook(
                 str(source), str(target), parameters=parameters, kernel_manager_class=manager, **options
             )
         except BaseException as error:
             failures.append(error)
 
-    # In a thread of its own: in ours nbclient would replace our signal handlers, and not put them back.
+    # In a thread: in the main one nbclient would replace our signal handlers and not restore them.
     thread = threading.Thread(target=run, name="morocco-papermill", daemon=True)
     thread.start()
     try:
         while thread.is_alive():
             thread.join(0.1)
             check()
-        if seat:
-            seat.leave()
-            while not seat.over.wait(0.1):  # a page costs seconds of a CPU
+        if slot:
+            slot.leave()
+            while not slot.over.wait(0.1):  # rendering takes seconds of a CPU
                 check()
     except BaseException:
         deadline = time.monotonic() + 10
@@ -138,24 +133,24 @@ def _papermill(
     raise error
 
 
-def _kernel_class(log: Path, folder: Path, started: list, seat: scheduler.Seat | None):
-    """Return a kernel manager class whose kernels work in a folder, end with us, talk to a log, and are noted in `started`."""
+def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.WorkerSlot | None):
+    """Return a kernel manager class: kernels run in `folder`, end with us, write to `log` and are listed in `started`."""
     from jupyter_client import AsyncKernelManager
 
     class Kernel(AsyncKernelManager):
-        # What a kernel says of itself, its death throes too, belongs beside its notebook and not on our terminal; one
-        # that outlived us would go on writing into a folder that the next run has set aside.
+        # A kernel's own messages belong beside its notebook, not on our terminal; one that outlived us would go on
+        # writing into a folder that the next run has set aside.
         async def _async_launch_kernel(self, kernel_cmd, **options):
-            options |= seat.options(options["env"]) if seat else {}
-            options["cwd"] = str(folder)  # given to papermill it would be that of our whole process
+            options |= slot.options(options["env"]) if slot else {}
+            options["cwd"] = str(folder)  # papermill would change that of our whole process
             with log.open("ab") as stderr:
-                await super()._async_launch_kernel([*tie(), *kernel_cmd], **options, stderr=stderr)
+                await super()._async_launch_kernel([*die_with_parent(), *kernel_cmd], **options, stderr=stderr)
             started.append(self)
-            if seat:
-                seat.taken()
+            if slot:
+                slot.started()
 
         async def _async_pre_start_kernel(self, **options):
-            with _starting:  # two that look for ports at once may find the same
+            with _starting:  # two that look for free ports at once may find the same
                 return await super()._async_pre_start_kernel(**options)
 
         _launch_kernel, pre_start_kernel = _async_launch_kernel, _async_pre_start_kernel

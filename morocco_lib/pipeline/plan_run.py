@@ -1,9 +1,8 @@
-"""Runs a plan: each step of each model and task in a fresh kernel through papermill, and what is done stays done."""
+"""Runs a plan: each step of each model and task in a fresh kernel; finished steps are kept and not repeated."""
 
 import fcntl
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -17,17 +16,15 @@ from typing import Any
 from morocco_lib import config
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import CELL, PLAN, POINT, SCORE, StepKind
-from morocco_lib.artifacts.verify import table as verify_table
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.options import SYNTHETIC
-from morocco_lib.pipeline import cost_preview, resolve, scheduler, writable_home
-from morocco_lib.pipeline.notebook_runner import check_loopback, execute
-from morocco_lib.pipeline.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, Progress, StepResult
-from morocco_lib.pipeline.session import key_of
-from morocco_lib.pipeline.signals import Signals
-from morocco_lib.pipeline.step_kinds import KINDS, verify
+from morocco_lib.pipeline import resolve, scheduler
+from morocco_lib.pipeline.job import Job
+from morocco_lib.pipeline.notebook_runner import run_notebook
+from morocco_lib.pipeline.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, StepResult
+from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.pipeline.synthetic_step import synthetic_step
-from morocco_lib.report import build, seeds_table, tables
+from morocco_lib.report import build, seeds_table
 from morocco_lib.tasks import get_task
 
 LOCK = ".lock"
@@ -35,7 +32,7 @@ DATA_VARIABLE = "MOROCCO_DATA"  # read here and nowhere else, and injected as da
 
 
 class PlanRun:
-    """One go at a plan.
+    """One run of a plan.
 
     Args:
         plan: The validated plan.
@@ -52,7 +49,7 @@ class PlanRun:
         self.data_dir = data_dir or plan.data_dir
         self.machine = resolve.resolve_runner(config.load_machine(plan.machine, root))
         self.models = {name: config.load_model(name, root) for name in plan.models}
-        trained = {get_task(name).weights_of for name in plan.tasks}  # LiDiRus is answered by what TERRa trained
+        trained = {get_task(name).weights_of for name in plan.tasks}  # LiDiRus is answered with TERRa's weights
         self.tasks = {name: config.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}
 
     def cells(self) -> Iterator[tuple[str, str]]:
@@ -67,8 +64,13 @@ class PlanRun:
     def plan_steps(self) -> list[StepKind]:
         return [kind for name, kind in KINDS.items() if kind.scope == PLAN and name in self.plan.steps]
 
+    @property
+    def total(self) -> int:
+        """How many steps the plan has."""
+        return len(list(self.cells())) * len(self.cell_steps()) + len(self.plan_steps())
+
     def order(self) -> Iterator[tuple[str, str]]:
-        """Yield (task, step) in the order of execution: a step is taken with all models before the next one."""
+        """Yield (task, step) in the order of execution: each step with all models before the next step."""
         return product(self.plan.tasks, self.cell_steps())
 
     def parameters(self, step: str, model: str, task: str, weights_dir: str) -> Any:
@@ -95,10 +97,6 @@ class PlanRun:
             **values,
         )
 
-    def folder_of(self, step: str, p: Any, inputs: dict[str, Path]) -> tuple[Path, str]:
-        key = key_of(step, p, inputs)
-        return self.plan_dir / p.model.name / p.task.name / f"{step}-{key}", key
-
     def check_data(self) -> None:
         """Raise UsageError if the data folder is not there."""
         if self.data_dir != SYNTHETIC and not (folder := config.resolve(self.data_dir, self.root)).is_dir():
@@ -108,7 +106,7 @@ class PlanRun:
             )
 
     def prepare(self) -> None:
-        """Make synthetic records if the plan wants them."""
+        """Make synthetic records if the plan has them."""
         self.check_data()
         if self.data_dir == SYNTHETIC:
             self.data_dir = self._path(synthetic_step(self.plan_dir, list(self.tasks), self.plan.seed))
@@ -118,7 +116,7 @@ class PlanRun:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def run(self, progress, check: Callable[[], None] = lambda: None) -> PlanResult:
-        """Run every step that is not done; a failed one takes only the later steps of its cell with it.
+        """Run every step that is not done; after a failed one only the later steps of its cell are skipped.
 
         Args:
             progress: Called with (StepResult, "start" | "end").
@@ -154,65 +152,60 @@ class PlanRun:
         return result
 
     def _in_turn(self, due: list[tuple[StepResult, Callable]], progress, check) -> None:
-        """Run steps together, a kernel each, in which only one run is measured at a time, in turn: see `turns`."""
+        """Run steps together, a kernel each, of which only one is measured at a time, in turn: see `scheduler`."""
         ended: list[BaseException] = []
 
         def check_ended() -> None:
             if ended:
                 raise ended[0]
 
-        def one(seat: scheduler.Seat, this: StepResult, prepare: Callable) -> None:
+        def one(slot: scheduler.WorkerSlot, this: StepResult, prepare: Callable) -> None:
             try:
-                self._step(this, prepare, progress, check_ended, seat)
+                self._step(this, prepare, progress, check_ended, slot)
             finally:
-                seat.leave()
+                slot.leave()
 
-        groups = -(-len(due) // scheduler.SEATS)
+        groups = -(-len(due) // scheduler.SLOTS)
         for group in (due[first::groups] for first in range(groups)):
-            with scheduler.Turns(len(group)) as given, ThreadPoolExecutor(len(group)) as pool:
-                underway = [pool.submit(one, seat, *step) for seat, step in zip(given.seats, group, strict=True)]
+            with scheduler.Scheduler(len(group)) as turns, ThreadPoolExecutor(len(group)) as pool:
+                underway = [pool.submit(one, slot, *step) for slot, step in zip(turns.slots, group, strict=True)]
                 try:
                     while wait(underway, 0.1).not_done:
                         check()
                 except BaseException as error:
-                    ended.append(error)  # they end their kernels, and are waited for
+                    ended.append(error)  # the others end their kernels, and are waited for
                     raise
             for step in underway:
                 step.result()
 
-    def _cell(self, step: str, model: str, task: str, weights_dir: str):
+    def _cell(self, step: str, model: str, task: str, weights_dir: str) -> Job:
         kind = KINDS[step]
         if kind.trains:
             task = get_task(task).weights_of
-        p = self.parameters(step, model, task, weights_dir)
-        inputs = kind.inputs(p, self.root)
-        folder, key = self.folder_of(step, p, inputs)
-        return p, inputs, folder, key
+        return Job.of(kind, self.parameters(step, model, task, weights_dir), self.root, self.plan_dir)
 
-    def _of_plan(self, kind: StepKind):
-        p = kind.params(plan_dir=self._path(self.plan_dir))
-        inputs = kind.inputs(p, self.root)
-        key = key_of(kind.name, p, inputs)
-        folder = self.plan_dir / f"{kind.name}-{key}"
+    def _of_plan(self, kind: StepKind) -> Job:
+        job = Job.of(kind, kind.params(plan_dir=self._path(self.plan_dir)), self.root, self.plan_dir)
         for older in self.plan_dir.glob(f"{kind.name}-*"):
-            if not steps.is_retired(older) and older != folder:
-                steps.retire(older)  # it shows what was, and rests on files that may have been set aside
-        return p, inputs, folder, key
+            if not steps.is_retired(older) and older != job.folder:
+                steps.retire(older)  # it is out of date, and rests on files that may have been set aside
+        return job
 
-    def _step(self, this: StepResult, prepare, progress, check, seat: scheduler.Seat | None = None) -> None:
+    def _step(self, this: StepResult, prepare, progress, check, slot: scheduler.WorkerSlot | None = None) -> None:
         check()
         began = time.monotonic()
         progress(this, "start")
         try:
-            p, inputs, this.folder, key = prepare()
+            job = prepare()
+            this.folder = job.folder
             status = steps.read_status(this.folder) if (this.folder / steps.STATUS).exists() else None
             if status and status["state"] == steps.DONE and not self.force:
                 this.state, this.exit = KEPT, status["exit"]
             else:
                 if status and status["state"] == steps.DONE:
-                    (self.plan_dir / seeds_table.RESULTS).unlink(missing_ok=True)  # it may tell of what is set aside
+                    (self.plan_dir / seeds_table.RESULTS).unlink(missing_ok=True)  # it may list what is set aside
                 steps.retire(this.folder)
-                this.exit = execute(KINDS[this.step], p, inputs, this.folder, key, self.root, check, seat)
+                this.exit = run_notebook(job, self.root, check, slot)
                 this.state = DONE
         except MoroccoError as error:
             this.state, this.exit, this.error = FAILED, error.exit_code, str(error)
@@ -220,7 +213,7 @@ class PlanRun:
         progress(this, "end")
 
     def preview(self) -> list[StepResult]:
-        """Return what `run` would do, in its order, as far as it can be known before weights exist; writes nothing."""
+        """Return what `run` would do, in its order, as far as it is known before weights exist; writes nothing."""
         listed, weights_dirs, trained = [], {}, set()
         known = dict.fromkeys(self.cells(), self.data_dir != SYNTHETIC)
         for (task, step), model in product(self.order(), self.plan.models):
@@ -228,12 +221,12 @@ class PlanRun:
             listed.append(this)
             if KINDS[step].trains:
                 shared = (model, get_task(task).weights_of)
-                this.state = KEPT if shared in trained else TO_DO  # LiDiRus is answered by what TERRa trained
+                this.state = KEPT if shared in trained else TO_DO  # LiDiRus is answered with TERRa's weights
                 trained.add(shared)
             if not known[cell]:
                 continue
             try:
-                _, _, this.folder, _ = self._cell(step, model, task, weights_dirs.get(cell, ""))
+                this.folder = self._cell(step, model, task, weights_dirs.get(cell, "")).folder
             except MoroccoError as error:
                 this.state, this.exit, this.error = FAILED, error.exit_code, str(error)
                 known[cell] = False
@@ -247,7 +240,7 @@ class PlanRun:
         return listed
 
 
-# -- the verb ------------------------------------------------------------------------------------------------------
+# -- its folder ---------------------------------------------------------------------------------------------------
 def plan_folder(plan: config.PlanParams, root: Path, out: Path | None, fresh: bool) -> Path:
     """Return where a plan's step folders go."""
     if out:
@@ -262,7 +255,7 @@ def plan_folder(plan: config.PlanParams, root: Path, out: Path | None, fresh: bo
 
 @contextmanager
 def lock(plan_dir: Path) -> Iterator[None]:
-    """Hold a plan folder for this process alone; the system lets go of it however the process ends.
+    """Lock a plan folder for this process; the system releases it however the process ends.
 
     Raises:
         EnvironmentFailure: another process works on it, which is named; or the folder cannot be written.
@@ -291,68 +284,3 @@ def lock(plan_dir: Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
-
-
-def main(args, say, show) -> int:
-    """Run the verb `run`; talk goes to `say`, a result for machines to `show`."""
-
-    plan = config.load_plan(args.plan, KINDS)
-    root = config.find_root(args.plan.resolve().parent) or config.project_root()
-    data_dir = os.environ.get(DATA_VARIABLE)
-    plan_dir = plan_folder(plan, root, args.out, args.fresh)
-    job = PlanRun(plan, root, plan_dir, str(Path(data_dir).resolve()) if data_dir else None, args.force)
-    source = "synthetic" if job.data_dir == SYNTHETIC else job.data_dir
-    say(f"plan {plan.name}: {source} records; results go to {plan_dir}")
-    if job.machine.chosen:
-        say(job.machine.chosen)
-    if args.dry_run:
-        listed = job.preview()
-        for s in listed:
-            print(
-                "  ".join(
-                    [s.state.ljust(6), s.step.ljust(6), f"{s.model or ''} {s.task or ''}".strip(), s.error or ""]
-                ).rstrip()
-            )
-        for line in cost_preview.lines(job.models, plan_dir, listed, None if plan.repeats else plan.max_minutes, root):
-            print(line)
-        return max((s.exit for s in listed), default=0)
-    if plan_dir.exists() and not plan_dir.is_dir():
-        raise UsageError(f"{plan_dir} is a file", remedy="give --out a folder")
-    job.check_data()
-    total = len(list(job.cells())) * len(job.cell_steps()) + len(job.plan_steps())
-    check_loopback()
-    with lock(plan_dir), writable_home.lent(plan_dir), Signals() as signals:
-        result = job.run(Progress(total, say, bar=not args.quiet and sys.stderr.isatty()), signals.check)
-    rows = tables.collect(plan_dir, KINDS)
-    new = {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE}
-    findings = verify(plan_dir, new)
-    broken = [f for f in findings if not f.ok]
-    code = max(result.exit, 1 if broken else 0)
-    if args.json:
-        show(
-            {
-                "schema": 1,
-                "plan_dir": str(plan_dir),
-                "exit": code,
-                "report": str(result.page) if result.page else None,
-                "verified": not broken,
-                "steps": [{**s.__dict__, "folder": str(s.folder) if s.folder else None} for s in result.steps],
-                "rows": rows,
-            }
-        )
-        return code
-    print(tables.text_table(rows))
-    for line in tables.remarks(rows):
-        print(f"- {line}")
-    print(verify_table(findings))
-    if any(s.state == KEPT for s in result.steps):
-        print(
-            f"kept steps were held against their digests; `morocco verify {_shown(plan_dir)}` rebuilds their numbers too"
-        )
-    if result.page:
-        print(f"report: {_shown(result.page)}")
-    return code
-
-
-def _shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""What becomes of the steps of a plan, and telling of it while it runs."""
+"""The state of a plan's steps, and progress while it runs."""
 
 import sys
 import threading
@@ -11,7 +11,7 @@ TO_DO, KEPT, DONE, FAILED, SKIPPED = "to do", "kept", "done", "failed", "skipped
 
 @dataclass
 class StepResult:
-    """What became of one step of a plan."""
+    """The outcome of one step of a plan."""
 
     model: str | None
     task: str | None
@@ -25,7 +25,7 @@ class StepResult:
 
 @dataclass
 class PlanResult:
-    """What became of a plan; `exit` is the worst of its steps."""
+    """The outcome of a plan; `exit` is the worst of its steps."""
 
     plan_dir: Path
     steps: list[StepResult] = field(default_factory=list)
@@ -37,7 +37,7 @@ class PlanResult:
 
 
 class Progress:
-    """A bar on a terminal, one line a finished step elsewhere; steps that run together may tell of themselves at once."""
+    """A bar on a terminal, elsewhere one line a finished step. Thread-safe, as steps run together."""
 
     def __init__(self, total: int, say: Callable[[str], None], *, bar: bool):
         self.total, self.say, self.done, self.bar = total, say, 0, None
@@ -51,9 +51,9 @@ class Progress:
 
     def __call__(self, this: StepResult, moment: str) -> None:
         with self._lock:
-            self._tell(this, moment)
+            self._report(this, moment)
 
-    def _tell(self, this: StepResult, moment: str) -> None:
+    def _report(self, this: StepResult, moment: str) -> None:
         name = " ".join(filter(None, (this.step, this.model, this.task)))
         if moment == "start":
             if self.bar is not None:

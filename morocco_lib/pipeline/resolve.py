@@ -1,4 +1,4 @@
-"""From a machine and a model to a target: which runner, which program, with which limits."""
+"""Machine and model config -> target: which runner, which program, with which limits."""
 
 import sys
 from collections.abc import Callable
@@ -22,7 +22,7 @@ PROCESS, DOCKER, AUTO = "process", "docker", "auto"
 
 
 def resolve_runner(machine: "MachineParams") -> "MachineParams":
-    """Return the machine with `auto` replaced by what can be had here, and the reason in `chosen`."""
+    """Return the machine with `auto` replaced by docker or process, and the reason in `chosen`."""
     if machine.runner != AUTO:
         return machine
     runner, why = choose(machine.base)
@@ -30,7 +30,7 @@ def resolve_runner(machine: "MachineParams") -> "MachineParams":
 
 
 def choose(base: str) -> tuple[str, str]:
-    """Return (process | docker, why): docker where an engine answers and holds, or can make, the base of our images."""
+    """Return (process | docker, why): docker where an engine answers and has, or can build, the base image."""
     from morocco_lib.images import bases
     from morocco_lib.runners import engine
 
@@ -56,7 +56,7 @@ def target_from_weights(
 
     Args:
         folder: A weights folder, or a train step's.
-        source: A file of the task's records, of which the check takes some.
+        source: A file of the task's records, some of which are used for the check.
         model: Names the results, and says how a transformer computes.
     """
     options = [f"--{name}={value}" for name, value in model.model_dump(include={"precision", "backend"}).items()]
@@ -87,15 +87,15 @@ def remove_orphans(machine: "MachineParams") -> None:
     from morocco_lib.runners import engine
 
     if machine.runner == DOCKER:
-        with suppress(EnvironmentFailure):  # an engine that is gone has been told of
-            engine.sweep(engine.connect())
+        with suppress(EnvironmentFailure):  # a lost engine has been reported
+            engine.remove_orphans(engine.connect())
 
 
 def check_image(image: "Image", task: "Task", source: Path, limits: Limits) -> None:
-    """Hold an image against the contract.
+    """Check an image against the contract.
 
     Raises:
-        InvalidResult: it breaks it.
+        InvalidResult: it breaks the contract.
     """
     from morocco_lib.benchmark import conformance
     from morocco_lib.runners.docker import DockerRunner

@@ -1,14 +1,15 @@
-"""Turns: models that are compared are measured in the same minutes, one run of each after the other: A B C A B C ...
+"""Interleaved measuring: models that are compared are measured one run at a time, round robin: A B C A B C ...
 
-A machine drifts: it warms up, clocks fall, other work comes and goes. What all models go through alike does not show as
-a difference between them.
+A machine drifts: it warms up, clock rates fall, other work comes and goes. Interleaved, all models are exposed to the same
+drift, and it does not show as a difference between them.
 
-    Turns   in the process that runs a plan: gives the turns, a seat for each kernel
-    Place   in a kernel: asks for a turn before each run, and leaves when all is measured
+    Scheduler   in the process that runs a plan: grants turns, one worker slot a kernel
+    Client      in a kernel: waits for its turn before each run, and leaves when everything is measured
 
-A turn is given when nobody is at work: all others wait, have left, or are gone. So nothing is measured while a kernel
-still starts, prepares its model or computes; who needs more runs than the others takes more, and nobody draws before the
-last run is over. Kernels wait in a read of a socket, which costs nothing and ends with either process.
+A turn is granted when no kernel is working: all others wait, have left, or are gone. So nothing is measured while another
+kernel starts, prepares its model or computes; a kernel that needs more runs than the others gets more turns, and none
+draws figures before the last run is over. Kernels wait in a read of a socket, which costs nothing and ends with either
+process.
 """
 
 import os
@@ -21,148 +22,148 @@ from typing import Any
 
 from morocco_lib.errors import EnvironmentFailure
 
-SEATS = 8  # kernels that wait for each other at most; each holds some 150 MB
-VARIABLE = "MOROCCO_TURNS"  # in a kernel's environment: the file descriptor of its socket
-TURN, MEET, LEAVE, GO = b"t", b"m", b"l", b"g"
+SLOTS = 8  # kernels that run together at most; each needs some 150 MB
+VARIABLE = "MOROCCO_SCHEDULER"  # in a kernel's environment: the file descriptor of its socket
+TURN, BARRIER, LEAVE, GO = b"t", b"b", b"l", b"g"
 
 
-class Place:
-    """A place among those that take turns. Enter it to measure; leaving it waits until all others have left too.
+class Client:
+    """A kernel's connection to the scheduler. Enter it to measure; leaving it waits until all others have left too.
 
     Args:
-        line: The socket to who gives turns; None: nobody does, and nothing is waited for.
+        connection: The socket to the scheduler; None: there is no scheduler, and nothing is waited for.
     """
 
-    def __init__(self, line: socket.socket | None = None):
-        self._line, self._turns = line, 0
+    def __init__(self, connection: socket.socket | None = None):
+        self._connection, self._depth = connection, 0
 
     @classmethod
-    def of_this_process(cls) -> "Place":
-        """Return the place that the process was started with; a second call finds none."""
+    def of_this_process(cls) -> "Client":
+        """Return the client that the process was started with; a second call finds none."""
         number = os.environ.pop(VARIABLE, None)  # not for the programs that are measured
         if number is None:
             return cls()
-        line = socket.socket(fileno=int(number))
-        line.set_inheritable(False)
-        return cls(line)
+        connection = socket.socket(fileno=int(number))
+        connection.set_inheritable(False)
+        return cls(connection)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a turn; it lasts until the next is asked for, and one within it is the same.
+        """Wait for a turn; it lasts until the next one is requested. A nested turn is the same turn.
 
         Raises:
-            EnvironmentFailure: the process that gives turns is gone.
+            EnvironmentFailure: the scheduler's process is gone.
         """
-        if not self._turns:
+        if not self._depth:
             self._wait(TURN)
-        self._turns += 1
+        self._depth += 1
         try:
             yield
         finally:
-            self._turns -= 1
+            self._depth -= 1
 
-    def meet(self) -> None:
-        """Wait until all others have come to their `meet` too, or have left, so that what follows is in step."""
-        self._wait(MEET)
+    def barrier(self) -> None:
+        """Wait until all others have reached their barrier too, or have left."""
+        self._wait(BARRIER)
 
-    def __enter__(self) -> "Place":
+    def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *raised) -> None:
-        if self._line:
-            with self._line:
+        if self._connection:
+            with self._connection:
                 self._wait(LEAVE)
-            self._line = None
+            self._connection = None
 
-    def _wait(self, word: bytes) -> None:
-        if self._line is None:
+    def _wait(self, request: bytes) -> None:
+        if self._connection is None:
             return
-        answer = b""
+        reply = b""
         with suppress(ConnectionError):
-            self._line.sendall(word)
-            answer = self._line.recv(1)
-        if not answer:
+            self._connection.sendall(request)
+            reply = self._connection.recv(1)
+        if not reply:
             raise EnvironmentFailure("the plan that this notebook is part of has ended", remedy="run the plan again")
 
 
-class Seat:
-    """The other end of a kernel's place."""
+class WorkerSlot:
+    """The scheduler's end of a client's connection."""
 
     def __init__(self, over: threading.Event):
-        self.over = over  # set when nobody will measure any more
-        self.line, self._theirs = socket.socketpair()
+        self.over = over  # set when everything is measured
+        self.connection, self._theirs = socket.socketpair()
 
     def options(self, environment: dict[str, str]) -> dict[str, Any]:
-        """Return what `subprocess.Popen` is to be told for a process that takes this seat."""
+        """Return the options of `subprocess.Popen` for the process of this slot."""
         number = self._theirs.fileno()
         return {"env": {**environment, VARIABLE: str(number)}, "pass_fds": (number,)}
 
-    def taken(self) -> None:
-        """Say that the process has been started: from now on the seat falls free with its end."""
+    def started(self) -> None:
+        """Note that the process has been started: from now on its end frees the slot."""
         self._theirs.close()
 
     def leave(self) -> None:
-        """Free the seat, whatever its process does; more than once is fine."""
+        """Free the slot, whatever its process does; more than once is fine."""
         with suppress(OSError):
-            self.line.shutdown(socket.SHUT_RDWR)
+            self.connection.shutdown(socket.SHUT_RDWR)
 
-    def say(self, word: bytes) -> None:
-        with suppress(OSError):  # gone, which is heard next
-            self.line.sendall(word)
+    def go(self) -> None:
+        with suppress(OSError):  # gone, which the next read shows
+            self.connection.sendall(GO)
 
-    def hear(self) -> bytes:
-        """Return a word, empty when the other end is gone."""
+    def read(self) -> bytes:
+        """Return a request; empty when the process is gone."""
         try:
-            return self.line.recv(1)
+            return self.connection.recv(1)
         except OSError:
             return b""
 
     def close(self) -> None:
-        self.line.close()
+        self.connection.close()
         self._theirs.close()
 
 
-class Turns:
-    """Gives turns, round robin, to the processes in its seats, until each has left or ended.
+class Scheduler:
+    """Grants turns, round robin, to the processes in its slots, until each has left or ended.
 
     Args:
-        count: How many seats; each is waited for until its first turn is asked for, or `Seat.leave`.
+        count: Number of slots; each is waited for until its first request, or `WorkerSlot.leave`.
     """
 
     def __init__(self, count: int):
         self.over = threading.Event()
-        self.seats = [Seat(self.over) for _ in range(count)]
-        self._thread = threading.Thread(target=self._give, name="morocco-turns", daemon=True)
+        self.slots = [WorkerSlot(self.over) for _ in range(count)]
+        self._thread = threading.Thread(target=self._grant, name="morocco-scheduler", daemon=True)
 
-    def __enter__(self) -> "Turns":
+    def __enter__(self) -> "Scheduler":
         self._thread.start()
         return self
 
     def __exit__(self, *raised) -> None:
-        for seat in self.seats:
-            seat.leave()
+        for slot in self.slots:
+            slot.leave()
         self._thread.join()
-        for seat in self.seats:
-            seat.close()
+        for slot in self.slots:
+            slot.close()
 
-    def _give(self) -> None:
-        asked = dict.fromkeys(self.seats, b"")  # what each waits for, in the order of turns; nothing while it works
-        with selectors.DefaultSelector() as lines:
-            for seat in self.seats:
-                lines.register(seat.line, selectors.EVENT_READ, seat)
-            while any(word != LEAVE for word in asked.values()):
-                if all(asked.values()):
-                    turn = [seat for seat, word in asked.items() if word == TURN][:1]
-                    for seat in turn or [seat for seat, word in asked.items() if word == MEET]:
-                        del asked[seat]
-                        asked[seat] = b""  # at the end of the row
-                        seat.say(GO)
-                for key, _ in lines.select():
-                    if word := key.data.hear():
-                        asked[key.data] = word
+    def _grant(self) -> None:
+        requests = dict.fromkeys(self.slots, b"")  # in the order of turns; nothing while the process works
+        with selectors.DefaultSelector() as selector:
+            for slot in self.slots:
+                selector.register(slot.connection, selectors.EVENT_READ, slot)
+            while any(request != LEAVE for request in requests.values()):
+                if all(requests.values()):
+                    turn = [slot for slot, request in requests.items() if request == TURN][:1]
+                    for slot in turn or [slot for slot, request in requests.items() if request == BARRIER]:
+                        del requests[slot]
+                        requests[slot] = b""  # at the end of the queue
+                        slot.go()
+                for key, _ in selector.select():
+                    if request := key.data.read():
+                        requests[key.data] = request
                     else:
-                        lines.unregister(key.fileobj)
-                        del asked[key.data]
-        for seat in asked:
-            seat.say(GO)
+                        selector.unregister(key.fileobj)
+                        del requests[key.data]
+        for slot in requests:
+            slot.go()
         self.over.set()

@@ -1,4 +1,4 @@
-"""What a notebook opens with and ends with: strict parameters, its step folder, provenance, the verdict."""
+"""A notebook's session: validated parameters, its step folder, provenance, the verdict."""
 
 import html
 import sys
@@ -11,48 +11,52 @@ from morocco_lib import config, data, fileio, formatting
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import CELL, PLAN, POINT, SCORE, StepKind, shown_as
 from morocco_lib.benchmark.target import Hooks, Target
-from morocco_lib.config import resolve
 from morocco_lib.errors import UsageError
 from morocco_lib.monitors.host import host_facts
 from morocco_lib.options import KINDS as MODEL_KINDS
 from morocco_lib.options import SYNTHETIC
-from morocco_lib.pipeline import resolve as launch
-from morocco_lib.pipeline import scheduler as turns
+from morocco_lib.pipeline import resolve, scheduler
+from morocco_lib.pipeline.job import Job
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.pipeline.synthetic_step import synthetic_step
+from morocco_lib.report import build
 from morocco_lib.tasks import get_task
 from morocco_lib.training import fit
 
 INTERACTIVE = "outputs/interactive"  # plan folder of notebooks run by hand
-PLACES = ("data_dir", "out_dir", "weights_dir", "plan_dir")  # say where, not what: not part of a step's key
-
-
-def identity(p: config.Strict) -> dict[str, Any]:
-    """Return the parameters that make a step what it is."""
-    chosen = {"machine": {"chosen"}} if "machine" in type(p).model_fields else {}
-    return {name: value for name, value in p.model_dump(exclude=chosen).items() if name not in PLACES}
-
-
-def key_of(step: str, p: Any, inputs: dict[str, Path]) -> str:
-    """Return the key of a step: see `steps.make_key`."""
-    return steps.make_key(step, identity(p), {name: fileio.sha256_file(path) for name, path in inputs.items()})
 
 
 @dataclass
 class Session:
-    """A notebook at work. Made by `start`, closed by `finish`."""
+    """A running notebook. `start_session` opens it, `finish` closes it."""
 
-    kind: StepKind
-    p: Any  # the validated parameters
+    job: Job
     root: Path
     folder: Path
-    inputs: dict[str, Path]
-    step: steps.Step | None  # None when the plan runner keeps the status
-    given: frozenset[str]  # global names before the later cells made theirs
+    step: steps.Step | None  # None when the plan runner writes the status
+    given: frozenset[str]  # global names before the later cells defined theirs
 
     def __repr__(self) -> str:
         what = f" of {self.p.model.name} on {self.p.task.name}" if self.kind.scope == CELL else ""
         return f"<{self.kind.name}{what} in {_short(self.folder, self.root)}>"
+
+    @property
+    def kind(self) -> StepKind:
+        return self.job.kind
+
+    @property
+    def p(self) -> Any:
+        """The validated parameters."""
+        return self.job.p
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """Name and path of every file that the step reads."""
+        return self.job.inputs
+
+    @property
+    def key(self) -> str:
+        return self.job.key
 
     @cached_property
     def task(self):
@@ -69,46 +73,45 @@ class Session:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the parameters say of the protocol; see `bench`."""
+        """The parameters of the protocol, as arguments of `bench`; 0 becomes None."""
         names = (name for name in (*config.PlanScalars.model_fields, "seed") if name in type(self.p).model_fields)
         chosen = {name: getattr(self.p, name) for name in names}
         return chosen | {name: chosen[name] or None for name in ("input_size", "repeats")}
 
     @property
     def training(self) -> fit.Plan:
-        """What is to be trained: see `train.fit`."""
+        """What to train: the first argument of `fit`."""
         files = {split: self.inputs[split] for split in fit.splits(self.p.model)}
         seeds = getattr(self.p, "all_seeds", [self.p.seed])
         return fit.Plan(self.p.model, self.task.weights_of, files, seeds, self.root)
 
-    @property
-    def key(self) -> str:
-        """The step's key: see `key_of`."""
-        return key_of(self.kind.name, self.p, self.inputs)
-
     @cached_property
-    def scheduled(self) -> turns.Place:
-        """Its place among the notebooks that take turns with this one; alone where it is run by hand."""
-        return turns.Place.of_this_process()
+    def scheduled(self) -> scheduler.Client:
+        """Its connection to the scheduler of the plan; without one where it is run by hand. Enter it to measure."""
+        return scheduler.Client.of_this_process()
 
     @cached_property
     def target(self) -> Target:
-        """The program to run, its runner and limits: the command, the image, else our own on the weights, fitted now if none are given."""
+        """The command, the image, else the model's weights, which are fitted now if none are given."""
         p = self.p
         if p.command:
-            return Target.of_command(p.command, p.model.name, launch.limits_of(p.machine))
+            return Target.of_command(p.command, p.model.name, resolve.limits_of(p.machine))
         if p.image:
-            return launch.target_from_image(p.image, p.model.name, p.machine)
-        folder = resolve(p.weights_dir, self.root) if p.weights_dir else self.folder
+            return resolve.target_from_image(p.image, p.model.name, p.machine)
+        folder = config.resolve(p.weights_dir, self.root) if p.weights_dir else self.folder
         with self.scheduled.turn():  # two that build on one engine at once would make the same layers twice
             if not p.weights_dir:
                 fit.fit(self.training, self.folder, self.key)
-            return launch.target_from_weights(p.machine, folder, self.task, self.source, p.model)
+            return resolve.target_from_weights(p.machine, folder, self.task, self.source, p.model)
 
     @property
     def hooks(self) -> Hooks:
-        """Prints each run, and measures in turn with the notebooks that run at the same time."""
-        return Hooks(progress=print, turn=self.scheduled.turn, barrier=self.scheduled.meet)
+        """Hooks for `bench`: each run is printed, and measured in turn with the notebooks that run at the same time."""
+        return Hooks(progress=print, turn=self.scheduled.turn, barrier=self.scheduled.barrier)
+
+    def report(self) -> dict[str, Any]:
+        """Build the page of a report: see `report.build.build`."""
+        return build.build(Path(self.p.plan_dir), self.folder, KINDS, own_notebook=self.step is None)
 
     def provenance(self) -> "Facts":
         """Return what this notebook is, reads and runs on."""
@@ -144,7 +147,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values; shows itself as text and as HTML, nothing cut off."""
+    """Names and values, displayed as text and as HTML, not truncated."""
 
     rows: dict[str, str]
 
@@ -159,7 +162,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """VALID or INVALID with its reasons; shows itself as text and as HTML."""
+    """VALID or INVALID with its reasons, displayed as text and as HTML."""
 
     verdict: str
     reasons: tuple[str, ...]
@@ -179,6 +182,11 @@ def start_session(step: str, names: dict[str, Any]) -> Session:
     With `out_dir` set by the plan runner, that folder and its status are the runner's. Otherwise the step gets a folder
     of its own (`out_dir`, or one below outputs/interactive), and an earlier one with the same key is set aside.
 
+    Args:
+        step: Name of the step kind: train, bench, eval, report.
+        names: `globals()` of the notebook.
+    Returns:
+        The session: `task`, `source`, `target`, `settings`, `hooks`, `folder`, `provenance()`, `finish()`.
     Raises:
         UsageError: unknown or impossible parameters, missing input.
     """
@@ -187,35 +195,33 @@ def start_session(step: str, names: dict[str, Any]) -> Session:
     p, given = config.of_notebook(kind.params, step, names, earlier), earlier or frozenset(names)
     plan_dir = root / INTERACTIVE
     if kind.scope == PLAN:
-        plan_dir = resolve(p.plan_dir, root) if p.plan_dir else newest_plan(root)
+        plan_dir = config.resolve(p.plan_dir, root) if p.plan_dir else newest_plan(root)
         p = p.model_copy(update={"plan_dir": str(plan_dir)})
-        folder = plan_dir
     else:
-        p = p.model_copy(update={"machine": launch.resolve_runner(p.machine), "model": config.settled(p.model, root)})
-        if (
-            getattr(p, "command", "") or getattr(p, "image", "")
-        ) and p.model.name in MODEL_KINDS:  # not one of our models
-            target = Target.of_command(p.command) if p.command else launch.target_from_image(p.image, None, p.machine)
-            p = p.model_copy(update={"model": p.model.model_copy(update={"name": target.program.model})})
-        if p.data_dir == SYNTHETIC:
-            p = p.model_copy(update={"data_dir": str(synthetic_step(plan_dir, [p.task.name], p.seed))})
-        folder = plan_dir / p.model.name / p.task.name
-    inputs = kind.inputs(p, root)
-    if not inputs:
-        raise UsageError(f"no result in {plan_dir}", remedy="run `morocco run PLAN.yaml` or the bench notebook first")
-    key = key_of(step, p, inputs)
-    folder = resolve(p.out_dir, root) if p.out_dir else folder / f"{step}-{key}"
+        p = _resolved(p, root, plan_dir)
+    job = Job.of(kind, p, root, plan_dir)
+    folder = config.resolve(p.out_dir, root) if p.out_dir else job.folder
     if p.out_dir and (folder / steps.STATUS).exists() and steps.read_status(folder)["state"] == steps.RUNNING:
-        return Session(kind, p, root, folder, inputs, None, given)
+        return Session(job, root, folder, None, given)
     if not p.out_dir:
         steps.retire(folder)
-    names = {} if kind.scope == PLAN else {"model": p.model.name, "task": p.task.name}
-    begun = steps.Step.begin(folder, step, **names, parameters=p.model_dump(), inputs=inputs, key=key)
-    return Session(kind, p, root, folder, inputs, begun, given)
+    return Session(job, root, folder, job.begin(folder, p.model_dump()), given)
+
+
+def _resolved(p: Any, root: Path, plan_dir: Path) -> Any:
+    """Return the parameters with runner, recipe, the program's name and synthetic records filled in."""
+    p = p.model_copy(update={"machine": resolve.resolve_runner(p.machine), "model": config.with_recipe(p.model, root)})
+    command, image = getattr(p, "command", ""), getattr(p, "image", "")
+    if (command or image) and p.model.name in MODEL_KINDS:  # not one of our models: named after its program
+        target = Target.of_command(command) if command else resolve.target_from_image(image, None, p.machine)
+        p = p.model_copy(update={"model": p.model.model_copy(update={"name": target.program.model})})
+    if p.data_dir == SYNTHETIC:
+        p = p.model_copy(update={"data_dir": str(synthetic_step(plan_dir, [p.task.name], p.seed))})
+    return p
 
 
 def newest_plan(root: Path) -> Path:
-    """Return the plan folder under outputs/ in which a step was started last; raises UsageError if there is none."""
+    """Return the plan folder under outputs/ with the newest result; raises UsageError if there is none."""
     outputs = root / "outputs"
     found = [
         (status["started"], folder)

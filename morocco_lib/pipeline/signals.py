@@ -6,13 +6,13 @@ import sys
 
 
 class Signals:
-    """SIGINT and SIGTERM as something that is asked for, and raised where it does no harm; a second one ends at once.
+    """Notes SIGINT and SIGTERM, to be raised by `check` where that is safe; a second one ends the process at once.
 
-    An exception raised wherever a signal happens to arrive may be swallowed there, and leaves what it interrupts undone.
+    An exception raised wherever a signal arrives may be swallowed there, and leaves what it interrupts half done.
     """
 
     def __enter__(self) -> "Signals":
-        self.seen = None
+        self.received = None
         self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -23,13 +23,13 @@ class Signals:
             self.check()
 
     def _note(self, number: int, frame) -> None:
-        again, self.seen = self.seen is not None, number
+        again, self.received = self.received is not None, number
         if again:
-            os._exit(128 + number)  # kernels die with us; the step's status is set right by the next run
+            os._exit(128 + number)  # kernels end with us; the next run corrects the step's status
 
     def check(self) -> None:
         """Raise KeyboardInterrupt or SystemExit if a signal has come."""
-        if self.seen == signal.SIGINT:
+        if self.received == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.seen:
-            sys.exit(128 + self.seen)
+        if self.received:
+            sys.exit(128 + self.received)

@@ -15,7 +15,7 @@ from morocco_lib.tasks import get_task
 from morocco_lib.training import fit
 
 
-# -- what they read ------------------------------------------------------------------------------------------------
+# -- inputs -------------------------------------------------------------------------------------------------------
 def train_inputs(p: Any, root: Path) -> dict[str, Path]:
     """Return the splits that a model is fitted on, and the local folder it starts from."""
     task = get_task(p.task.name)
@@ -42,7 +42,7 @@ def report_inputs(p: Any, root: Path) -> dict[str, Path]:
     return build.inputs_of(resolve(p.plan_dir, root))
 
 
-# -- what follows from their files ---------------------------------------------------------------------------------
+# -- exit codes and rebuilding -------------------------------------------------------------------------------------
 def bench_exit(folder: Path) -> int:
     return 0 if fileio.read_json(folder / summary.BENCH)["verdict"] == "VALID" else 1
 

@@ -1,4 +1,4 @@
-"""The step of synthetic records, which a plan and a notebook make before all others."""
+"""The step that makes synthetic records, before all others of a plan."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A stand-in for a home folder that is not there or cannot be written, for libraries that keep things in it."""
+"""Temporary folders for libraries that write to the home folder, where that is missing or read-only."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PLACES = {  # variable: the folders used where it is not set
+FOLDERS = {  # variable: the folders used where it is not set
     "IPYTHONDIR": ("~/.ipython",),
     "JUPYTER_CONFIG_DIR": ("~/.jupyter",),
     "JUPYTER_DATA_DIR": ("~/.local/share/jupyter",),
@@ -15,8 +15,8 @@ PLACES = {  # variable: the folders used where it is not set
 }
 
 
-def _writable(place: str) -> bool:
-    folder = os.path.expanduser(place)  # stays as it is for a user without a home
+def _is_writable(folder: str) -> bool:
+    folder = os.path.expanduser(folder)  # unchanged for a user without a home
     while os.path.isabs(folder) and not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     return os.path.isabs(folder) and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
@@ -31,29 +31,29 @@ def _temporary(fallback: Path) -> Path | None:
 
 
 @contextmanager
-def lent(fallback: Path) -> Iterator[None]:
-    """Name folders that can be written to Jupyter, IPython and matplotlib, and to our children, where theirs cannot be.
+def writable(fallback: Path) -> Iterator[None]:
+    """Give Jupyter, IPython and matplotlib, and our child processes, writable folders where theirs are not.
 
-    HOME stays as it is: a program that is measured may keep its models there.
+    HOME is not changed: a measured program may have its models there.
 
     Args:
-        fallback: An existing folder to make them in on a machine without a temporary one.
+        fallback: An existing folder to make them in on a machine without a temporary folder.
     """
-    taken = {name: [os.environ[name]] if os.environ.get(name) else usual for name, usual in PLACES.items()}
-    wanting = [name for name, places in taken.items() if not all(map(_writable, places))]
-    place = _temporary(fallback)
-    if not wanting and not place:
+    used = {name: [os.environ[name]] if os.environ.get(name) else usual for name, usual in FOLDERS.items()}
+    missing = [name for name, folders in used.items() if not all(map(_is_writable, folders))]
+    base = _temporary(fallback)
+    if not missing and not base:
         yield
         return
     before = dict(os.environ)
-    with tempfile.TemporaryDirectory(dir=place, prefix=".morocco-home-", ignore_cleanup_errors=True) as folder:
-        os.environ.update({name: os.path.join(folder, name.lower()) for name in wanting})
-        if place:
+    with tempfile.TemporaryDirectory(dir=base, prefix=".morocco-home-", ignore_cleanup_errors=True) as folder:
+        os.environ.update({name: os.path.join(folder, name.lower()) for name in missing})
+        if base:
             os.environ["TMPDIR"] = tempfile.tempdir = folder
         try:
             yield
         finally:
             os.environ.clear()
             os.environ.update(before)
-            if place:
+            if base:
                 tempfile.tempdir = None

@@ -1,4 +1,4 @@
-"""The page: one file that loads nothing, with its table as CSV and every executed notebook beside it."""
+"""The report page: one self-contained file, with its table as CSV and every executed notebook beside it."""
 
 import os
 import shutil
@@ -23,19 +23,22 @@ _FORMS = {
 
 
 def inputs_of(plan_dir: Path) -> dict[str, Path]:
-    """Return the status files a report of a plan folder rests on, by their place in it."""
-    return {
+    """Return the status files that a report of a plan folder reads, by their path in it; raises UsageError without any."""
+    found = {
         folder.relative_to(plan_dir).as_posix(): folder / steps.STATUS
         for folder, status in steps.find_steps(plan_dir)
         if status["task"] and not steps.is_retired(folder) and status["state"] != steps.RUNNING
     }
+    if not found:
+        raise _nothing_in(plan_dir)
+    return found
 
 
 def _nothing_in(plan_dir: Path) -> UsageError:
     return UsageError(
         f"no result in {plan_dir}",
         rule="a report shows bench and eval steps",
-        remedy="run `morocco run PLAN.yaml` or `morocco bench` first",
+        remedy="run `morocco run PLAN.yaml`, `morocco bench` or the bench notebook first",
     )
 
 
@@ -91,30 +94,13 @@ def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = Fa
     return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
 
 
-def report_step(plan_dir: Path, kinds: Kinds, out: Path | None = None) -> Path:
-    """Build a report as a step of its own, without a notebook, and return the page."""
-    plan_dir = Path(plan_dir)
-    if not plan_dir.is_dir():
-        raise UsageError(f"no folder {plan_dir}", remedy="give outputs/<plan>")
-    inputs = inputs_of(plan_dir)
-    if not inputs:
-        raise _nothing_in(plan_dir)
-    parameters = {"form": "page"}
-    key = steps.make_key("report", parameters, {name: fileio.sha256_file(path) for name, path in inputs.items()})
-    folder = out or plan_dir / f"report-{key}"
-    if out is None:
-        steps.retire(folder)
-    with steps.Step.begin(folder, "report", parameters=parameters, inputs=inputs, key=key):
-        return build(plan_dir, folder, kinds)["page"]
-
-
 def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     """Return (how many numbers a report's table holds, what does not follow from the steps it rests on)."""
-    # From the steps it rested on: what was added to the plan since is another report's.
+    # From the steps that it read: what was added to the plan since is in a later report.
     plan_dir = (folder / fileio.read_json(folder / RESULT)["plan_dir"]).resolve()
     used = {(folder / name).resolve().parent for name in steps.read_status(folder)["inputs"]}
     if not all((place / steps.STATUS).is_file() for place in used):
-        return 0, []  # moved alone, or a step was set aside: its own bytes hold, its numbers cannot be followed here
+        return 0, []  # moved alone, or a step was set aside: nothing to rebuild the numbers from
     rows = tables.collect(plan_dir, kinds, used)
     kept = (folder / tables.CSV).read_text(encoding="utf-8")
     wrong = [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]

@@ -27,7 +27,8 @@ COLUMNS = 3  # panels side by side: more are too small to be read on a page
 _RC = {"svg.fonttype": "none", "svg.hashsalt": "morocco", "font.size": 10, "axes.edgecolor": GREY}
 
 
-def _style():
+def style():
+    """Return pyplot with the style of all figures: of notebooks, of pages and of the original's logs."""
     if "matplotlib" not in sys.modules:  # MPLBACKEND of a cluster would leave notebooks without figures
         os.environ["MPLBACKEND"] = INLINE if "ipykernel" in sys.modules else "agg"
     import matplotlib
@@ -56,7 +57,7 @@ def overview(rows: list[dict[str, Any]]):
     models, tasks = (sorted({key[k] for key in best}) for k in (0, 1))
     if len(models) < 2 or len(tasks) < 2:
         return None
-    plt = _style()
+    plt = style()
     import pandas
     import seaborn
 
@@ -84,7 +85,7 @@ def disc(rows: list[dict[str, Any]]):
     shown = [row for row in rows if row["score"]["value"] is not None and row["speed_per_s"]["value"] is not None]
     if not shown:
         return None
-    plt = _style()
+    plt = style()
     tasks = sorted({row["task"] for row in shown})
     figure, axes = _panels(plt, len(tasks), 1, 3.6)
     memory, name = _memory(shown)
@@ -162,7 +163,7 @@ def traces(folders: list[tuple[str, Path]]):
     runs = [(name, run) for name, run in runs if run.samples]
     if not runs:
         return None
-    plt = _style()
+    plt = style()
     lines = -(-len(runs) // COLUMNS)
     figure, panels = _panels(plt, len(runs), 2, 4.0, height_ratios=(3, 2) * lines)
     heights = []

@@ -22,8 +22,8 @@ COLUMNS = (
 def rows(plan_dir: Path, kinds: Kinds) -> list[dict[str, Any]]:
     """Return the lines, sorted by task, model and seed; None is what is not known.
 
-    `val_score` is of the looks in training, `score` of the split that an eval step fed to the kept seed. Where its task
-    is not the one learnt (LiDiRus), it has a line of its own.
+    `val_score` is of the evaluations in training, `score` of the split that an eval step fed to the kept seed. Where its task
+    is not the training task (LiDiRus), it has a line of its own.
     """
     found = []
     for fitted, result, evals in _fitted(plan_dir, kinds):
@@ -85,9 +85,9 @@ def write(plan_dir: Path, kinds: Kinds) -> Path:
 
 
 def wrong_lines(path: Path, kinds: Kinds) -> Iterator[int]:
-    """Yield the numbers of the lines in a results.tsv that follow from no step beside it.
+    """Yield the numbers of the lines in a results.tsv that do not follow from the steps beside it.
 
-    A file may be older than the newest step, if something was killed in between: what it says is true then, if not all.
+    A file may be older than the newest step, if a run was killed in between: it is incomplete then, but not wrong.
     """
     plan_dir = path.parent
     every = rows(plan_dir, kinds)

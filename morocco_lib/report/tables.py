@@ -1,4 +1,4 @@
-"""The one table: a row for each operating point of each model and task. Notebook, page, CSV and terminal show the same."""
+"""The results table: a row for each operating point, the same in notebook, page, CSV and terminal."""
 
 import csv
 import io
@@ -58,16 +58,16 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Container[Path] | None = None
         if failed and not here:
             here = [{**_empty(), "verdict": "FAILED"}]
         fitted = [read_result(folder, s, kinds) for folder, s in done if shown_as(s, kinds) == TRAINING]
-        learnt, looked = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
+        trained, selected = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
         for row in here:
             digest = (row["data"] or {}).get("sha256", "")
-            known = {"trained_on_these": digest in learnt, "chosen_by_these": digest in looked}
+            known = {"trained_on_these": digest in trained, "chosen_by_these": digest in selected}
             rows.append({"task": task, "model": model, **row, **known, "failed": failed})
     return sorted(rows, key=lambda row: (row["task"], row["model"], row["batch_size"] or 0, row["bench_folder"] or ""))
 
 
 def _subject(status: dict[str, Any]) -> tuple:
-    """Return what was asked of whom: the digests of records and weights, the command, the batch size."""
+    """Return what identifies an operating point: the digests of records and weights, the command, the batch size."""
     parameters = status["parameters"]
     return frozenset(status["inputs"].values()), parameters.get("command") or "", parameters["batch_size"]
 
@@ -145,7 +145,7 @@ def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def total_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the totals in sentences; none where a single task was asked."""
+    """Return the totals as sentences; none for a single task."""
     if len({row["task"] for row in rows}) < 2:
         return []
     lacking, lines = {}, []
@@ -155,7 +155,7 @@ def total_lines(rows: list[dict[str, Any]]) -> list[str]:
         if total["value"] is None:
             lacking.setdefault((what, *total["missing"]), []).append(total["model"])
         else:
-            note = ", on samples and so not to be compared with official totals" if sampled else ""
+            note = ", on samples, so not comparable with official totals" if sampled else ""
             lines.append(f"{total['model']}: {formatting.score_text(total['value'])}, mean of all {what}{note}.")
     for (what, *missing), models in lacking.items():
         lines.append(f"No total over the {what} for {', '.join(dict.fromkeys(models))}; missing {', '.join(missing)}.")
@@ -185,7 +185,7 @@ COLUMNS = ("task", "model", "score", "most frequent answer", "records/s", "start
 
 
 def readable(row: dict[str, Any]) -> dict[str, str]:
-    """Return a row as people read it, with the keys of COLUMNS."""
+    """Return a row as text, with the keys of COLUMNS."""
 
     def text(name, form):
         estimate = row[name]
@@ -210,7 +210,7 @@ def readable(row: dict[str, Any]) -> dict[str, str]:
 
 
 def remarks(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the sentences that belong under the table: what stands out, what failed, what is synthetic."""
+    """Return the remarks under the table: samples, leaks, scores below the majority, reasons, failures."""
     lines = []
     if any(origin_of(row) == SYNTHETIC for row in rows):
         lines.append(
@@ -223,16 +223,16 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     }
     if samples:
         lines.append(f"Samples, not the official splits: {', '.join(samples.values())} records.")
-    if learnt := sorted({row["task"] for row in rows if row["trained_on_these"]}):
-        lines.append(f"{', '.join(learnt)}: scored on the very records that were given for training.")
-    if looked := sorted({f"{row['model']} on {row['task']}" for row in rows if row["chosen_by_these"]}):
+    if leaked := sorted({row["task"] for row in rows if row["trained_on_these"]}):
+        lines.append(f"{', '.join(leaked)}: scored on the training records themselves.")
+    if selected := sorted({f"{row['model']} on {row['task']}" for row in rows if row["chosen_by_these"]}):
         lines.append(
-            f"Scored on the records that chose the kept look and seed, so somewhat too well: {', '.join(looked)}."
+            f"Scored on the records that selected the checkpoint and seed, so slightly too high: {', '.join(selected)}."
         )
     missed = {
         row["task"]: row["data"]["unaligned_spans"] for row in rows if row["data"] and row["data"]["unaligned_spans"]
     }
-    lines += [f"{task}: {count} marked spans are not where the records say." for task, count in missed.items()]
+    lines += [f"{task}: {count} marked spans do not match the text of their records." for task, count in missed.items()]
     lines += total_lines(rows)
     for row in rows:
         if row["score"]["value"] is not None and row["score"]["value"] < row["score"]["majority"]["value"]:
@@ -250,40 +250,20 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def text_table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows for a terminal, intervals left out."""
-    heads = ("task", "model", "score", "majority", "records/s", "start-up", "memory", "verdict")
-    cells = [heads]
+    """Return the rows for a terminal, without intervals."""
+    forms = {
+        "score": formatting.score_text, "speed_per_s": formatting.speed_text, "init_s": formatting.seconds_text,
+        "ram_bytes": formatting.bytes_text,
+    }  # fmt: skip
+    cells = [("task", "model", "score", "majority", "records/s", "start-up", "memory", "verdict")]
     for row in rows:
-        shown = {name: row[name]["value"] for name in ("score", "speed_per_s", "init_s", "ram_bytes")}
+        values = {name: row[name]["value"] for name in forms}
+        score, *others = ("—" if values[name] is None else form(values[name]) for name, form in forms.items())
         majority = row["score"].get("majority", {}).get("value")
-        forms = (
-            ("score", formatting.score_text),
-            ("speed_per_s", formatting.speed_text),
-            ("init_s", formatting.seconds_text),
-            ("ram_bytes", formatting.bytes_text),
-        )
-        score, speed, init, ram = ("—" if shown[n] is None else f(shown[n]) for n, f in forms)
         bar = "—" if majority is None else formatting.score_text(majority)
-        cells.append(
-            (
-                row["task"] + ("*" if origin_of(row) == "sample" else ""),
-                row["model"],
-                score,
-                bar,
-                speed,
-                init,
-                ram,
-                row["verdict"] or "—",
-            )
-        )
-    widths = [max(len(str(line[k])) for line in cells) for k in range(len(heads))]
-    return "\n".join(
-        "  ".join(
-            str(c).ljust(w) if k in (0, 1, 7) else str(c).rjust(w)
-            for k, (c, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
+        task = row["task"] + ("*" if origin_of(row) == "sample" else "")
+        cells.append((task, row["model"], score, bar, *others, row["verdict"] or "—"))
+    return formatting.text_table(cells, right=range(2, 7))
 
 
 def frame(rows: list[dict[str, Any]]):
@@ -294,6 +274,6 @@ def frame(rows: list[dict[str, Any]]):
 
 
 def styled(rows: list[dict[str, Any]]):
-    """Return the table of `frame` as notebooks show it: what is INVALID in grey."""
+    """Return the table of `frame` as notebooks show it: INVALID rows in grey."""
     grey = ["color: #999999" if row["verdict"] == "INVALID" else "" for row in rows]
     return frame(rows).reset_index().style.apply(lambda column: grey).hide(axis="index")

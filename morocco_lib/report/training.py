@@ -1,4 +1,4 @@
-"""What training came to, as tables for a notebook."""
+"""Training results as tables for a notebook."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from morocco_lib import formatting
 
 
 def seeds_table(result: dict[str, Any]) -> pd.DataFrame:
-    """Return a line a seed: val's score, updates, cost, error; empty for a model that is fitted at once.
+    """Return a row a seed: val's score, updates, cost, error; empty for a model that is fitted at once.
 
     Args:
         result: What `train.json` holds.
@@ -48,5 +48,5 @@ def cost(result: dict[str, Any]) -> pd.DataFrame:
             whole["energy_j"], lambda joules: f"{formatting.sized(joules)} J"
         )
     if "recipe" in result:
-        rows["sequences cut"] = f"{result['truncated']} of {result['sequences']}"
+        rows["truncated sequences"] = f"{result['truncated']} of {result['sequences']}"
     return pd.Series(rows, name="cost").to_frame()

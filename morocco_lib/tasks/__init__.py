@@ -10,7 +10,7 @@ import pkgutil
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Task
 
-_SHARED = {"base", "jsonl", "metrics", "spans"}
+_SHARED = {"base", "form", "jsonl", "metrics", "spans"}
 
 
 def _modules() -> dict[str, str]:

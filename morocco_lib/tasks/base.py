@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.tasks import metrics
+from morocco_lib.tasks.form import AnswerKind, TextPair
 from morocco_lib.tasks.jsonl import Record, open_lines, parse_object, read_objects, split_lines
 
 Prediction = dict[str, Any]
@@ -105,6 +106,8 @@ class Task(Protocol):
     files: dict[str, str]  # split -> official file name, where that is not <split>.jsonl
     sizes: dict[str, int]  # official number of records, by the file's name without its ending
     weights_of: str  # the task whose records its models are trained on; its own name but for diagnostics
+    answer_kind: AnswerKind  # what the parts of a record are
+    spans: int  # marked spans of each part
 
     def read(self, path: Path) -> list[Record]:
         """Read and validate one official file; raises UsageError naming file, line and rule."""
@@ -160,6 +163,19 @@ class Task(Protocol):
     def constant(self, state: dict[str, Any], record: Record) -> Prediction:
         """Return the answer of `majority` to a record or an outline."""
 
+    def parts(self, record: Record) -> list[TextPair]:
+        """Return what a model sees of a record, labelled or not: a part, or one for each option or thing asked."""
+
+    def targets(self, record: Record) -> list[int]:
+        """Return what is right of a labelled record: the place of its label, or 1 and 0 for each of its parts."""
+
+    def prediction(self, record: Record, chosen: Sequence[int]) -> Prediction:
+        """Return the prediction for a record.
+
+        Args:
+            chosen: By `answer_kind`: [place of the label], [place of the part], or 1 and 0 for each part.
+        """
+
     def bag_text(self, record: Record) -> str:
         """Return the text a bag-of-words model reads, as the original's TF-IDF baseline joins it."""
 
@@ -193,6 +209,8 @@ class BaseTask:
     texts: ClassVar[tuple[str, ...]] = ()  # fields of free text, where these are not all of `fields` that are str
     hidden: ClassVar[tuple[str, ...]] = ("label",)  # keys that give the answer away
     idx_type: ClassVar[type] = int
+    answer_kind: ClassVar[AnswerKind] = AnswerKind.CLASSES
+    spans: ClassVar[int] = 0
 
     def __repr__(self) -> str:
         return f"get_task({self.name!r})"
@@ -238,8 +256,16 @@ class BaseTask:
         return {key: value for key, value in record.items() if key not in self.hidden}
 
     def tag(self, record: Record, tag: str) -> Record:
-        names = self.texts or [name for name, kind in self.fields.items() if kind is str]
-        return {**record, **{name: f"{tag} {record[name]}" for name in names}}
+        return {**record, **{name: f"{tag} {record[name]}" for name in self.text_fields}}
+
+    @property
+    def text_fields(self) -> tuple[str, ...]:
+        """The fields of free text, in the order a model reads them."""
+        return self.texts or tuple(name for name, kind in self.fields.items() if kind is str)
+
+    def parts(self, record: Record) -> list[TextPair]:
+        first, *others = (record[name] for name in self.text_fields)
+        return [TextPair(first, " ".join(others) if others else None)]
 
     def outline(self, record: Record) -> Record:
         return {"idx": record["idx"]}
@@ -325,6 +351,12 @@ class LabelTask(BaseTask):
 
     def gold(self, record: Record) -> Prediction | None:
         return {"idx": record["idx"], "label": self.label_of(record["label"])} if "label" in record else None
+
+    def targets(self, record: Record) -> list[int]:
+        return [self.labels.index(self.gold(record)["label"])]
+
+    def prediction(self, record: Record, chosen: Sequence[int]) -> Prediction:
+        return {"idx": self.key(record), "label": self.labels[chosen[0]]}
 
     def format(self, prediction: Prediction) -> str:
         return json.dumps({"idx": prediction["idx"], "label": prediction["label"]}, ensure_ascii=False)

@@ -15,7 +15,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.models.transformer.inputs import ENCODINGS, Template
+from morocco_lib.models.transformer.inputs import Template
 from morocco_lib.models.transformer.model import is_causal
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
@@ -152,7 +152,7 @@ def save_folder(body: Body, folder: Path) -> None:
 
 def texts_of(records: Iterable[Record], task: Task) -> list[str]:
     """Return every text a transformer reads of the records, each once."""
-    parts = (part for record in records for part in ENCODINGS[task.name].parts(record, task))
+    parts = (part for record in records for part in task.parts(record))
     return list(dict.fromkeys(text for part in parts for text in (part.first, part.second) if text))
 
 

@@ -24,7 +24,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.transformer.heads import Head, head_of
-from morocco_lib.models.transformer.inputs import ENCODINGS, Reader
+from morocco_lib.models.transformer.inputs import Reader
 from morocco_lib.models.transformer.model import Transformer, device_of, out_of_memory
 from morocco_lib.models.transformer.padded import positions_of
 from morocco_lib.models.transformer.pooling import pool
@@ -121,11 +121,11 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
 
 def examples_of(task: Task, head: Head, reader: Reader, records: Sequence[Record]) -> list[Example]:
     """Return what can be learnt from labelled records, in their order."""
-    encoding, found = ENCODINGS[task.name], []
+    found: list[Example] = []
     for first in range(0, len(records), 1000):
         some = records[first : first + 1000]
-        for record, sequences in zip(some, reader([encoding.parts(r, task) for r in some]), strict=True):
-            targets = head.targets(record)
+        for record, sequences in zip(some, reader([task.parts(r) for r in some]), strict=True):
+            targets = task.targets(record)
             if head.together:
                 found.append(Example(len(found), sequences, targets))
             else:

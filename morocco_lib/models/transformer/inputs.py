@@ -1,120 +1,23 @@
-"""From records to the token sequences a transformer reads: one encoding for each way of asking, one rule of cutting.
+"""From the parts of a record to the token sequences a transformer reads: one sequence a part, one rule of truncation.
 
-    pair         TERRa, RCB, LiDiRus, DaNetQA     two texts, one sequence
-    marked words RUSSE, RWSD                      one or two texts, and two words pooled beside the whole
-    choice       PARus                            the premise with each choice: two sequences
-    answers      MuSeRC                           the passage with each question and answer, and both pooled beside the whole
-    candidates   RuCoS                            the passage with the query, each entity in its gap: a sequence an entity
-
-Orders and question texts are those of the original's jiant models. Not theirs: a RuCoS entity is text[start:end] and
-equal mentions are one candidate; what matters is never cut away.
+Which texts, spans and options a record has, its task declares (`Task.parts`). What matters is never truncated away.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from morocco_lib.models.transformer.sequences import Tokens
-from morocco_lib.tasks.base import Task
-from morocco_lib.tasks.jsonl import Record
-from morocco_lib.tasks.russian_superglue.rucos import GAP
+from morocco_lib.tasks.form import TextPair
 
-PARUS_QUESTIONS = {"cause": "Что было причиной этого?", "effect": "Что произошло в результате?"}
 LOOKAHEAD = 4  # tokens after a marked word that are pooled with it in a decoder, which knows what follows only there
 SECOND_SHARE = 0.75  # of a sequence that the question and answer may take from their passage
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One sequence before it is tokenised.
-
-    Args:
-        first, second: The texts; None for no second.
-        marks: (text 0 or 1, start, end) in characters: what is pooled beside the whole. Cut last.
-        kept: The same for what is not pooled, but may not be cut either.
-    """
-
-    first: str
-    second: str | None = None
-    marks: tuple[tuple[int, int, int], ...] = ()
-    kept: tuple[tuple[int, int, int], ...] = ()
-
-
-def pair(first: str, second: str) -> Callable[[Record, Task], list[Part]]:
-    return lambda record, task: [Part(record[first], record[second])]
-
-
-def two_sentences(record: Record, task: Task) -> list[Part]:
-    marks = []
-    for number, span in enumerate(task.word_spans(record)):
-        start, end = span or (record[f"start{number + 1}"], record[f"end{number + 1}"])
-        marks.append((number, start, end))
-    return [Part(record["sentence1"], record["sentence2"], tuple(marks))]
-
-
-def two_words(record: Record, task: Task) -> list[Part]:
-    spans = (span or (0, 0) for span in task.word_spans(record))
-    return [Part(record["text"], marks=tuple((0, *span) for span in spans))]
-
-
-def choice(record: Record, task: Task) -> list[Part]:
-    question = PARUS_QUESTIONS[record["question"]]
-    return [Part(record["premise"], f"{question} {record[name]}") for name in ("choice1", "choice2")]
-
-
-def answers(record: Record, task: Task) -> list[Part]:
-    parts = []
-    for question in record["passage"]["questions"]:
-        for answer in question["answers"]:
-            asked = f"{question['question']} {answer['text']}"
-            marks = (1, 0, len(question["question"])), (1, len(asked) - len(answer["text"]), len(asked))
-            parts.append(Part(record["passage"]["text"], asked, marks))
-    return parts
-
-
-def candidates(record: Record, task: Task) -> list[Part]:
-    query, context = record["qas"][0]["query"], task.context(record)
-    gap = re.search(re.escape(GAP), query)
-    place = gap.start() if gap else len(query)
-    parts = []
-    for name in dict.fromkeys(task.entities(record)):
-        asked = query.replace(GAP, name) if gap else f"{query} {name}"
-        kept = (1, place, place + len(name)) if gap else (1, place + 1, place + 1 + len(name))
-        parts.append(Part(context, asked, kept=(kept,)))
-    return parts
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How records of a task are asked.
-
-    Args:
-        parts: Record -> its sequences; none where nothing is asked.
-        spans: Marked texts of a sequence.
-    """
-
-    parts: Callable[[Record, Task], list[Part]]
-    spans: int = 0
-
-
-ENCODINGS = {
-    "terra": Encoding(pair("premise", "hypothesis")),
-    "rcb": Encoding(pair("premise", "hypothesis")),
-    "lidirus": Encoding(pair("sentence1", "sentence2")),
-    "danetqa": Encoding(pair("passage", "question")),
-    "russe": Encoding(two_sentences, spans=2),
-    "rwsd": Encoding(two_words, spans=2),
-    "parus": Encoding(choice),
-    "muserc": Encoding(answers, spans=2),
-    "rucos": Encoding(candidates),
-}
-
-
-# -- cutting -------------------------------------------------------------------------------------------------------
-def cut(texts: Sequence[tuple[int, Sequence[tuple[int, int]]]], room: int) -> list[range | list[int]]:
+# -- truncation ----------------------------------------------------------------------------------------------------
+def truncate(texts: Sequence[tuple[int, Sequence[tuple[int, int]]]], room: int) -> list[range | list[int]]:
     """Choose the tokens that are kept of texts that share some room.
 
     The nearer a token is to one of its text's spans (to the text's start, where it has none), the longer it is kept; so
@@ -179,7 +82,7 @@ class Reader:
         self.truncated = 0
         tokenizer.no_truncation(), tokenizer.no_padding()
 
-    def __call__(self, asked: Sequence[Sequence[Part]]) -> list[list[Tokens]]:
+    def __call__(self, asked: Sequence[Sequence[TextPair]]) -> list[list[Tokens]]:
         """Return the sequences of each record."""
         texts = {text: None for parts in asked for part in parts for text in (part.first, part.second) if text}
         spans = any(part.marks or part.kept for parts in asked for part in parts)
@@ -187,20 +90,20 @@ class Reader:
         known = dict(zip(texts, encode(list(texts), add_special_tokens=False), strict=True))
         return [self._record(parts, known) for parts in asked]
 
-    def _record(self, parts: Sequence[Part], known: dict[str, Any]) -> list[Tokens]:
+    def _record(self, parts: Sequence[TextPair], known: dict[str, Any]) -> list[Tokens]:
         room = self.max_length - self.template.size
         together = len(parts) > 1 and len({part.first for part in parts}) == 1
         drawn = [self._drawn(part, known) for part in parts]
         if not together:
-            return [self._sequence(*one, cut([(len(ids), spans) for ids, spans in one[0]], room)) for one in drawn]
+            return [self._sequence(*one, truncate([(len(ids), spans) for ids, spans in one[0]], room)) for one in drawn]
         # One cut of the common text, so that it stays common; the seconds matter more.
-        seconds = [cut([(len(one[0][1][0]), one[0][1][1])], int(room * SECOND_SHARE))[0] for one in drawn]
+        seconds = [truncate([(len(one[0][1][0]), one[0][1][1])], int(room * SECOND_SHARE))[0] for one in drawn]
         size, spans = len(drawn[0][0][0][0]), drawn[0][0][0][1]
-        first = cut([(size, spans)], room - max(map(len, seconds)))[0]
+        first = truncate([(size, spans)], room - max(map(len, seconds)))[0]
         shared = len(self.template.start) + len(first) + len(self.template.middle) if self.causal else 0
         return [self._sequence(*one, [first, second], shared) for one, second in zip(drawn, seconds, strict=True)]
 
-    def _drawn(self, part: Part, known: dict[str, Any]) -> tuple:
+    def _drawn(self, part: TextPair, known: dict[str, Any]) -> tuple:
         """Return ([(ids, spans that are kept) of both texts], [(text, token span) of each mark])."""
         texts = [part.first] if part.second is None else [part.first, part.second]
         encoded = [known[text] if text else None for text in texts]

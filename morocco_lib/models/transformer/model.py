@@ -13,12 +13,13 @@ from torch.nn import functional
 
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.transformer.heads import head_of
-from morocco_lib.models.transformer.inputs import ENCODINGS, Part, Reader, Template
+from morocco_lib.models.transformer.inputs import Reader, Template
 from morocco_lib.models.transformer.packed import ENCODERS, Packed
 from morocco_lib.models.transformer.padded import Padded, body_of, hidden_size
 from morocco_lib.models.transformer.sequences import Engine, Tokens
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Prediction, Task
+from morocco_lib.tasks.form import TextPair
 from morocco_lib.tasks.jsonl import Record
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,7 +55,7 @@ class Transformer:
     def __init__(self, task: Task, values: dict[str, Any], body: dict, head: dict, tokenizer: str, options=None):
         options = options or Options()
         self.task, self.values, self.options = task, values, options
-        self.encoding, self.head = ENCODINGS[task.name], head_of(task)
+        self.head = head_of(task)
         if values["labels"] != [str(label) for label in task.labels]:
             raise ValueError(f"labels {', '.join(values['labels']) or 'none'} do not fit {task.title}")
         self.weight, self.bias = head["weight"].float(), head["bias"].float()
@@ -132,11 +133,11 @@ class Transformer:
 
     def _windows(self, records: Iterable[Record], batch_size: int) -> Iterator[Window]:
         held: list[Record] = []
-        asked: list[list[Part]] = []
+        asked: list[list[TextPair]] = []
         count = characters = 0
         sequences = batch_size
         for record in records:
-            parts = self.encoding.parts(record, self.task)
+            parts = self.task.parts(record)
             held.append(record)
             asked.append(parts)
             count += len(parts)

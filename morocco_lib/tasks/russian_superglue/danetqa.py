@@ -20,6 +20,7 @@ class DaNetQA(LabelTask):
     spellings: ClassVar[dict] = TRUE_FALSE
     sizes: ClassVar[dict[str, int]] = {"train": 1749, "val": 821, "test": 805}
     fields: ClassVar[dict[str, type]] = {"question": str, "passage": str}
+    texts = ("passage", "question")
 
     def bag_text(self, record: Record) -> str:
         return record["question"]  # the original's baseline never reads the passage

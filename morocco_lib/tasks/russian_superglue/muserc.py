@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import AnswerError, BaseTask, Checked, Prediction, shown
+from morocco_lib.tasks.form import AnswerKind, TextPair
 from morocco_lib.tasks.jsonl import Record
 
 CHOSEN = 2  # answers of a question the original's baseline calls right
@@ -25,6 +26,8 @@ class MuSeRC(BaseTask):
     sizes: ClassVar[dict[str, int]] = {"train": 500, "val": 100, "test": 322}
     fields: ClassVar[dict[str, type]] = {"passage": dict}
     metric_names = ("ans_f1", "em")
+    answer_kind = AnswerKind.EACH_OF
+    spans = 2  # the question and the answer
 
     def validate(self, record: Record) -> None:
         super().validate(record)
@@ -150,6 +153,23 @@ class MuSeRC(BaseTask):
     def constant(self, state: dict[str, Any], record: Record) -> Prediction:
         return _nested(record, lambda answer: {"idx": answer["idx"], "label": state["label"]})
 
+    def parts(self, record: Record) -> list[TextPair]:
+        """Return the passage with each question and answer, both marked."""
+        parts = []
+        for question in record["passage"]["questions"]:
+            for answer in question["answers"]:
+                asked = f"{question['question']} {answer['text']}"
+                marks = (1, 0, len(question["question"])), (1, len(asked) - len(answer["text"]), len(asked))
+                parts.append(TextPair(record["passage"]["text"], asked, marks))
+        return parts
+
+    def targets(self, record: Record) -> list[int]:
+        return self.labels_in(self.gold(record))
+
+    def prediction(self, record: Record, chosen: Sequence[int]) -> Prediction:
+        right = iter(chosen)
+        return _nested(record, lambda answer: {"idx": answer["idx"], "label": next(right)})
+
     def bag_text(self, record: Record) -> str:
         parts = [record["passage"]["text"]]
         for question in record["passage"]["questions"]:
@@ -164,8 +184,7 @@ class MuSeRC(BaseTask):
         ]
 
     def pick(self, record: Record, ranking: list[list[int]]) -> Prediction:
-        chosen = iter([k in ranks[:CHOSEN] for ranks in ranking for k in range(len(ranks))])
-        return _nested(record, lambda answer: {"idx": answer["idx"], "label": int(next(chosen))})
+        return self.prediction(record, [int(k in ranks[:CHOSEN]) for ranks in ranking for k in range(len(ranks))])
 
 
 def _answers(record: Record) -> list[dict]:

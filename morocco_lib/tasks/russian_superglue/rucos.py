@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import AnswerError, BaseTask, Checked, Idx, Prediction, shown
+from morocco_lib.tasks.form import AnswerKind, TextPair
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.tasks.spans import bare
 
@@ -26,6 +27,7 @@ class RuCoS(BaseTask):
     sizes: ClassVar[dict[str, int]] = {"train": 72193, "val": 7577, "test": 7257}
     fields: ClassVar[dict[str, type]] = {"passage": dict, "qas": list}
     metric_names = ("f1", "em")
+    answer_kind = AnswerKind.ONE_OF
 
     def validate(self, record: Record) -> None:
         super().validate(record)
@@ -130,16 +132,37 @@ class RuCoS(BaseTask):
         """Return the passage with its highlights joined by spaces."""
         return re.sub(r"\s*@highlight\s*", " ", record["passage"]["text"])
 
+    def candidates(self, record: Record) -> list[str]:
+        """Return the different texts of the passage's entities, in order."""
+        return list(dict.fromkeys(self.entities(record)))
+
+    def parts(self, record: Record) -> list[TextPair]:
+        """Return the passage with the query, a candidate in its gap: text[start:end] of the entities, equal mentions once."""
+        query, context = record["qas"][0]["query"], self.context(record)
+        gap = query.find(GAP)
+        parts = []
+        for name in self.candidates(record):
+            asked = query.replace(GAP, name) if gap >= 0 else f"{query} {name}"
+            start = gap if gap >= 0 else len(query) + 1
+            parts.append(TextPair(context, asked, kept=((1, start, start + len(name)),)))
+        return parts
+
+    def targets(self, record: Record) -> list[int]:
+        right = set(self.gold(record)["answers"])
+        return [int(name in right) for name in self.candidates(record)]
+
+    def prediction(self, record: Record, chosen: Sequence[int]) -> Prediction:
+        return {"idx": self.key(record), "label": self.candidates(record)[chosen[0]]}
+
     def bag_text(self, record: Record) -> str:
         return f"{self.context(record)} {record['qas'][0]['query'].replace(GAP, '')}"
 
     def groups(self, record: Record) -> list[tuple[str, list[str]]]:
-        query, names = record["qas"][0]["query"], dict.fromkeys(self.entities(record))
+        query, names = record["qas"][0]["query"], self.candidates(record)
         return [(self.context(record), [query.replace(GAP, name) for name in names])]
 
     def pick(self, record: Record, ranking: list[list[int]]) -> Prediction:
-        names = list(dict.fromkeys(self.entities(record)))
-        return {"idx": self.key(record), "label": names[ranking[0][0]]}
+        return self.prediction(record, [ranking[0][0]])
 
 
 TASK = RuCoS()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from morocco_lib.tasks.base import LabelTask
+from morocco_lib.tasks.form import TextPair
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.tasks.russian_superglue.danetqa import TRUE_FALSE
 from morocco_lib.tasks.spans import Span, word_at
@@ -26,6 +27,7 @@ class RUSSE(LabelTask):
         "word": str, "sentence1": str, "sentence2": str, "start1": int, "end1": int, "start2": int, "end2": int,
     }  # fmt: skip
     texts = ("sentence1", "sentence2")
+    spans = 2
 
     def tag(self, record: Record, tag: str) -> Record:
         places = ("start1", "end1", "start2", "end2")
@@ -37,6 +39,11 @@ class RUSSE(LabelTask):
     def word_spans(self, record: Record) -> tuple[Span | None, Span | None]:
         """Return the places of the marked word in both sentences, None where no word stands there or it is no form of it."""
         return tuple(word_at(record[f"sentence{n}"], record[f"start{n}"], record["word"]) for n in "12")
+
+    def parts(self, record: Record) -> list[TextPair]:
+        places = [(record[f"start{n}"], record[f"end{n}"]) for n in "12"]
+        marks = [(k, *(span or places[k])) for k, span in enumerate(self.word_spans(record))]
+        return [TextPair(record["sentence1"], record["sentence2"], tuple(marks))]
 
     def unaligned(self, records: Sequence[Record]) -> int:
         return sum(span is None for record in records for span in self.word_spans(record))

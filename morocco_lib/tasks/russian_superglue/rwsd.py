@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import LabelTask, Prediction, shown
+from morocco_lib.tasks.form import TextPair
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.tasks.spans import Span, bare, words_at
 
@@ -25,6 +26,7 @@ class RWSD(LabelTask):
     sizes: ClassVar[dict[str, int]] = {"train": 606, "val": 204, "test": 154}
     fields: ClassVar[dict[str, type]] = {"text": str, "target": dict}
     metric_names = ("acc",)
+    spans = 2
 
     def validate(self, record: Record) -> None:
         super().validate(record)
@@ -46,6 +48,9 @@ class RWSD(LabelTask):
         return tuple(
             words_at(record["text"], target[f"span{n}_index"], len(target[f"span{n}_text"].split())) for n in "12"
         )
+
+    def parts(self, record: Record) -> list[TextPair]:
+        return [TextPair(record["text"], marks=tuple((0, *(span or (0, 0))) for span in self.word_spans(record)))]
 
     def unaligned(self, records: Sequence[Record]) -> int:
         """Return how many spans are not, but for case and punctuation, the words at their index."""

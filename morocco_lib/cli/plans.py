@@ -1,0 +1,146 @@
+"""The commands on plans and their results: run, report, verify."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from morocco_lib.cli.output import say, show
+from morocco_lib.errors import UsageError
+
+
+def add(command: Callable) -> None:
+    """Add the commands; see `images.add`."""
+    sub = command(
+        "run", run, "run a plan: train, bench, eval and report its models on its tasks",
+        "MOROCCO_DATA=path/to/official/folders morocco run params/plans/terra.yaml",
+        "morocco run params/plans/demo.yaml --dry-run", "morocco run params/plans/demo.yaml",
+    )  # fmt: skip
+    option = sub.add_argument
+    option("plan", type=Path, metavar="PLAN.yaml")
+    option(
+        "--out", type=Path, metavar="DIR", help="plan folder (default outputs/<name>); finished steps in it are kept"
+    )
+    option("--fresh", action="store_true", help="compute every step anew in a new plan folder, outputs/<plan>-<time>")
+    option("--force", action="store_true", help="repeat finished steps; earlier ones are kept as <folder>.1, .2")
+    option("--dry-run", action="store_true", help="list the steps and what would be done")
+    option("--quiet", action="store_true", help="nothing on stderr but errors")
+    option("--json", action="store_true", help="print the summary as one JSON object")
+
+    sub = command(
+        "report", report, "build the page and the tables of a folder of results",
+        "morocco report outputs/demo", "morocco report bench1 --out page1",
+    )  # fmt: skip
+    sub.add_argument("outputs", type=Path, metavar="OUTPUTS")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="new or empty folder (default OUTPUTS/report-<key>)")
+
+    sub = command(
+        "verify", verify, "recompute every number and digest of a folder of results",
+        "morocco verify outputs/demo", "morocco verify bench1 --json",
+    )  # fmt: skip
+    sub.add_argument("outputs", type=Path, metavar="OUTPUTS")
+    sub.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args) -> int:
+    from morocco_lib import config
+    from morocco_lib.options import SYNTHETIC
+    from morocco_lib.pipeline import plan_run, writable_home
+    from morocco_lib.pipeline.notebook_runner import check_loopback
+    from morocco_lib.pipeline.progress import Progress
+    from morocco_lib.pipeline.signals import Signals
+    from morocco_lib.pipeline.step_kinds import KINDS
+
+    talk = (lambda text: None) if args.quiet else say
+    plan = config.load_plan(args.plan, KINDS)
+    root = config.find_root(args.plan.resolve().parent) or config.project_root()
+    data_dir = os.environ.get(plan_run.DATA_VARIABLE)
+    plan_dir = plan_run.plan_folder(plan, root, args.out, args.fresh)
+    job = plan_run.PlanRun(plan, root, plan_dir, str(Path(data_dir).resolve()) if data_dir else None, args.force)
+    source = "synthetic" if job.data_dir == SYNTHETIC else job.data_dir
+    talk(f"plan {plan.name}: {source} records; results go to {plan_dir}")
+    if job.machine.chosen:
+        talk(job.machine.chosen)
+    if args.dry_run:
+        return _preview(job)
+    if plan_dir.exists() and not plan_dir.is_dir():
+        raise UsageError(f"{plan_dir} is a file", remedy="give --out a folder")
+    job.check_data()
+    check_loopback()
+    bar = not args.quiet and sys.stderr.isatty()
+    with plan_run.lock(plan_dir), writable_home.writable(plan_dir), Signals() as signals:
+        result = job.run(Progress(job.total, talk, bar=bar), signals.check)
+    return _summary(args, plan_dir, result)
+
+
+def _preview(job) -> int:
+    from morocco_lib.pipeline import cost_preview
+
+    listed, plan = job.preview(), job.plan
+    width = max(6, *(len(s.step) for s in listed))
+    for s in listed:
+        cells = [s.state.ljust(6), s.step.ljust(width), f"{s.model or ''} {s.task or ''}".strip(), s.error or ""]
+        print("  ".join(cells).rstrip())
+    minutes = None if plan.repeats else plan.max_minutes
+    for line in cost_preview.lines(job.models, job.plan_dir, listed, minutes, job.root):
+        print(line)
+    return max((s.exit for s in listed), default=0)
+
+
+def _summary(args, plan_dir: Path, result) -> int:
+    from morocco_lib.artifacts import verify as verification
+    from morocco_lib.pipeline.progress import DONE, KEPT
+    from morocco_lib.pipeline.step_kinds import KINDS, verify
+    from morocco_lib.report import tables
+
+    rows = tables.collect(plan_dir, KINDS)
+    findings = verify(plan_dir, {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE})
+    broken = [f for f in findings if not f.ok]
+    code = max(result.exit, 1 if broken else 0)
+    if args.json:
+        show(
+            {
+                "schema": 1,
+                "plan_dir": str(plan_dir),
+                "exit": code,
+                "report": str(result.page) if result.page else None,
+                "verified": not broken,
+                "steps": [{**s.__dict__, "folder": str(s.folder) if s.folder else None} for s in result.steps],
+                "rows": rows,
+            }
+        )
+        return code
+    print(tables.text_table(rows))
+    for line in tables.remarks(rows):
+        print(f"- {line}")
+    print(verification.table(findings))
+    if any(s.state == KEPT for s in result.steps):
+        print(f"kept steps: digests checked; `morocco verify {_short(plan_dir)}` rebuilds their numbers too")
+    if result.page:
+        print(f"report: {_short(result.page)}")
+    return code
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def report(args) -> int:
+    from morocco_lib.pipeline import writable_home
+    from morocco_lib.pipeline.report_step import report_step
+
+    with writable_home.writable(args.outputs):
+        print(report_step(args.outputs, args.out))
+    return 0
+
+
+def verify(args) -> int:
+    from morocco_lib.artifacts.verify import as_dict, table
+    from morocco_lib.pipeline.step_kinds import verify
+
+    findings = verify(args.outputs)
+    if args.json:
+        show(as_dict(findings))
+    else:
+        print(table(findings))
+    return 0 if all(f.ok for f in findings) else 1

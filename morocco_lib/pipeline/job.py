@@ -1,0 +1,51 @@
+"""A step that is to be run: its kind, its parameters, and the inputs, key and folder that follow from them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from morocco_lib import config, fileio
+from morocco_lib.artifacts import steps
+from morocco_lib.artifacts.step_kind import PLAN, StepKind
+
+PATHS = ("data_dir", "out_dir", "weights_dir", "plan_dir")  # where, not what: no part of a step's key
+
+
+def identity(p: config.Schema) -> dict[str, Any]:
+    """Return the parameters that a step's key depends on."""
+    chosen = {"machine": {"chosen"}} if "machine" in type(p).model_fields else {}
+    return {name: value for name, value in p.model_dump(exclude=chosen).items() if name not in PATHS}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A step of a plan, in its folder. Use `of`."""
+
+    kind: StepKind
+    p: Any  # validated parameters
+    inputs: dict[str, Path]
+    parameters: dict[str, Any]  # the part of `p` that the key depends on
+    key: str
+    folder: Path
+
+    @classmethod
+    def of(cls, kind: StepKind, p: Any, root: Path, plan_dir: Path, **also: Any) -> "Job":
+        """Return the job of a kind with these parameters; raises UsageError if an input is missing.
+
+        Args:
+            root: The project root, from which paths in parameters count.
+            plan_dir: Where the step folders of its plan are.
+            also: What else distinguishes it from other steps.
+        """
+        inputs, parameters = kind.inputs(p, root), identity(p) | also
+        key = steps.make_key(kind.name, parameters, {name: fileio.sha256_file(path) for name, path in inputs.items()})
+        parent = plan_dir if kind.scope == PLAN else plan_dir / p.model.name / p.task.name
+        return cls(kind, p, inputs, parameters, key, parent / f"{kind.name}-{key}")
+
+    def begin(self, folder: Path | None = None, parameters: dict[str, Any] | None = None) -> steps.Step:
+        """Begin the step in its own folder or another; see `Step.begin`."""
+        names = {} if self.kind.scope == PLAN else {"model": self.p.model.name, "task": self.p.task.name}
+        return steps.Step.begin(
+            folder or self.folder, self.kind.name, **names, parameters=parameters or self.parameters,
+            inputs=self.inputs, key=self.key,
+        )  # fmt: skip

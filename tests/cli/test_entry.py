@@ -1,0 +1,483 @@
+"""The command line: help, exit codes, what goes to stdout, and that no traceback reaches the user."""
+
+import argparse
+import contextlib
+import json
+import os
+import pty
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from helpers import environment
+
+import morocco_lib
+from morocco_lib import doctor
+from morocco_lib.cli import arguments
+from morocco_lib.cli import entry as cli
+from morocco_lib.tasks import get_task
+
+ROOT = Path(__file__).resolve().parents[1]
+TERRA = get_task("terra")
+HEAVY = ("torch", "pandas", "matplotlib", "sklearn", "scipy", "docker", "numpy", "pydantic", "yaml", "papermill")
+
+
+def parsers(parser=None, path=()) -> dict[tuple[str, ...], argparse.ArgumentParser]:
+    """Return every command of the program, verbs of verbs included."""
+    found = {}
+    for action in (parser or cli.build_parser())._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, sub in action.choices.items():
+                found[(*path, name)] = sub
+                found |= parsers(sub, (*path, name))
+    return found
+
+
+COMMANDS = parsers()
+
+
+def refused(done, code=2):
+    """Hold a run to what a refusal looks like, and return what was said."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == "" and done.stderr
+    assert "Traceback" not in done.stderr and "this should not happen" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def val(synthetic_data):
+    return synthetic_data / "TERRa" / "val.jsonl"
+
+
+@pytest.fixture
+def predictions(val, tmp_path):
+    """A valid file of predictions, three quarters of them right."""
+    other = dict(zip(TERRA.labels, reversed(TERRA.labels), strict=True))
+    gold = [TERRA.gold(r) for r in TERRA.read(val)]
+    path = tmp_path / "preds.jsonl"
+    lines = [TERRA.format({**g, "label": other[g["label"]]} if i % 4 == 0 else g) for i, g in enumerate(gold)]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+# -- help ----------------------------------------------------------------------------------------------------------
+def test_the_verbs_are_those_of_the_design():
+    assert {path[0] for path in COMMANDS} >= {
+        "doctor", "data", "train", "infer", "eval", "bench", "run", "report", "verify"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [(), *COMMANDS], ids=lambda path: " ".join(("morocco", *path)))
+def test_help_ends_with_two_commands(main, path):
+    done = main(*path, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    examples = [line.removeprefix("try:").strip() for line in done.stdout.splitlines()[-2:]]
+    assert all(line.startswith("morocco ") for line in examples) and len(set(examples)) == 2
+    assert path or all(verb in done.stdout for verb in {p[0] for p in COMMANDS})
+
+
+@pytest.mark.parametrize("path", [(), *COMMANDS], ids=lambda path: " ".join(("morocco", *path)))
+def test_the_commands_in_help_are_understood(path):
+    # Each is parsed, as a shell would split it, up to a redirection or a pipe; what it would do is not done.
+    parser = COMMANDS[path] if path else cli.build_parser()
+    lines = [line.removeprefix("try:") for line in parser.epilog.splitlines()]
+    assert len(lines) >= 2
+    for line in lines:
+        for part in " ".join(line.split()).split(" | "):
+            words = shlex.split(part.split(" < ")[0].split(" > ")[0])
+            words = words[words.index("morocco") + 1 :]
+            args = cli.build_parser().parse_args(words)
+            assert args.verb == words[0] and callable(args.handler)
+
+
+def cpu_of(*args) -> float:
+    process = subprocess.Popen([sys.executable, *args], stdout=subprocess.DEVNULL, cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("args", "limit"),
+    [(("-m", "morocco_lib", "--help"), 0.15), (("-c", "import morocco_lib"), 0.1)],
+    ids=["help", "import"],
+)
+def test_starting_is_cheap(args, limit):
+    assert min(cpu_of(*args) for _ in range(5)) <= limit
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, synthetic_data):
+    """A folder where the commands of the help can be typed in the order of ORDER."""
+    folder = tmp_path_factory.mktemp("workplace")
+    for name in ("params", "notebooks", "pyproject.toml"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "path/to/official").mkdir(parents=True)
+    (folder / "path/to/official/folders").symlink_to(synthetic_data)
+    plan = {
+        "name": "demo",
+        "models": ["majority"],
+        "tasks": ["terra"],
+        "input_size": 200,
+        "repeats": 1,
+        "data_dir": "records",
+    }
+    (folder / "small.yaml").write_text(json.dumps(plan))
+    return folder
+
+
+ORDER = ("doctor", "data", "train", "infer", "check", "eval", "bench", "run", "report", "verify")
+OF_IMAGES = ("build", "login", "push", "pull")  # typed in test_images.py and test_registry.py, where an engine runs
+OF_LOGS = ("stats", "plot")  # typed in legacy/test_corrected.py, where there are logs
+
+
+@pytest.mark.slow
+def test_the_commands_in_help_work(workplace):
+    # `data fetch` needs a network and is tried in data/test_download.py; a plan is only listed, the README's test runs one.
+    (workplace / "bin").mkdir()
+    (workplace / "bin/morocco").write_text(f'#!/bin/sh\nexec {sys.executable} -m morocco_lib "$@"\n')
+    (workplace / "bin/morocco").chmod(0o755)
+    path = f"{workplace / 'bin'}:{os.environ['PATH']}"
+
+    def type_in(line):
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line],
+            cwd=workplace,
+            env=environment({"PATH": path}),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (line, done.stderr)
+
+    typed = set()
+    here = [path for path in COMMANDS if path[0] not in OF_IMAGES + OF_LOGS]
+    for path in sorted(here, key=lambda path: ORDER.index(path[0])):
+        if path[0] == "report" and "small" not in typed:
+            type_in("morocco run small.yaml --out outputs/demo")
+            typed.add("small")
+        for line in COMMANDS[path].epilog.splitlines():
+            line = line.removeprefix("try:").strip()
+            if line in typed or "data fetch" in line:
+                continue
+            typed.add(line)
+            type_in(f"{line} --dry-run" if path == ("run",) and "--dry-run" not in line else line)
+    assert len(typed) >= 2 * len(ORDER)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import morocco_lib",
+        "import morocco_lib.cli.entry as cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass",
+        "import morocco_lib.cli.entry as cli\ntry: cli.main(['bench', '--help'])\nexcept SystemExit: pass",
+        "import morocco_lib.cli.entry as cli\ncli.main(['eval', 'terra', 'missing', 'missing'])",
+    ],
+    ids=["import", "help", "bench help", "eval"],
+)
+def test_nothing_heavy_is_imported_before_it_is_used(code):
+    code += f"\nimport sys; print('heavy:', *sorted(set({HEAVY}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_the_version_is_that_of_the_package(main):
+    done = main("--version")
+    assert (done.returncode, done.stdout) == (0, f"morocco {morocco_lib.__version__}\n")
+
+
+def test_without_a_verb_the_five_one_needs_first_are_shown(main):
+    done = main()
+    shown = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  morocco ")]
+    assert (done.returncode, shown) == (0, ["doctor", "run", "bench", "report", "verify"])
+    assert "morocco --help" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["mor", "be"], {"bench"}),
+        (["mor", "eval", "ter"], {"terra"}),
+        (["mor", "bench", "--q"], {"--quiet", "--quick"}),
+    ],
+)
+def test_the_shell_completes_verbs_tasks_and_options(main, typed, offered):
+    done = main("--print-completion", "bash")
+    assert done.returncode == 0, done.stderr
+    script = f"{done.stdout}\nCOMP_WORDS=({' '.join(typed)}) COMP_CWORD={len(typed) - 1}\n_shtab_morocco\necho ${{COMPREPLY[@]}}"
+    shell = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert set(shell.stdout.split()) == offered, shell.stderr
+
+
+# -- progress ------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def slow_program(tmp_path):
+    """A program that answers 600 records in about 1.5 s."""
+    path = tmp_path / "slow.py"
+    path.write_text(
+        "import json, sys, time\n"
+        "for line in sys.stdin:\n"
+        "    print(json.dumps({'idx': json.loads(line)['idx'], 'label': 'entailment'}), flush=True)\n"
+        "    time.sleep(0.002)\n"
+    )
+    return f"{sys.executable} {path}"
+
+
+def bench_args(command, val, out, *options):
+    return [
+        "bench", "--command", command, "terra", "--data", str(val), "--input-size", "600", "--repeats", "1", "--out", str(out), *options
+    ]  # fmt: skip
+
+
+def test_on_a_terminal_a_bench_shows_speed_and_time_left(slow_program, val, tmp_path):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    argv = [sys.executable, "-m", "morocco_lib", *bench_args(slow_program, val, tmp_path / "out")]
+    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # the terminal is gone with its program
+        while block := os.read(ours, 65536):
+            said += block
+    os.close(ours)
+    assert process.wait() == 0
+    assert re.search(rb"\d+ of 600 records, +[\d.]+ records/s, \d\d:\d\d left", said), said
+
+
+def test_in_a_log_a_bench_says_a_line_a_run_and_quiet_says_nothing(main, slow_program, val, tmp_path):
+    done = main(*bench_args(slow_program, val, tmp_path / "a"))
+    assert done.returncode == 0 and re.fullmatch(r"run 1 of 1: 600 answers, [\d.]+ s\n", done.stderr)
+    done = main(*bench_args(slow_program, val, tmp_path / "b", "--quiet"))
+    assert done.returncode == 0 and done.stderr == "" and "records/s" in done.stdout
+
+
+# -- wrong usage ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["evaluate"], "invalid choice: 'evaluate'"),
+        (["--fast"], "unrecognized arguments: --fast"),
+        (["data"], "required: KIND"),
+        (["data", "synth"], "invalid choice: 'synth'"),
+        (["eval", "terra"], "required: PREDS, GOLD"),
+        (["eval", "terra", "a", "b", "--loud"], "unrecognized arguments: --loud"),
+        (["eval", "tera", "a", "b"], "did you mean 'terra'?"),
+        (["train", "tfidf", "terra", "--data", "d"], "required: --out"),
+        (["train", "tfidf", "terra", "--data", "missing", "--out", "o"], "no train split of TERRa in missing"),
+        (["train", "tfidff", "terra", "--data", "d", "--out", "o"], "did you mean 'tfidf'?"),
+        (["train", "tfidf", "terra", "--data", "d", "--out", "o", "--seed", "x"], "invalid int value: 'x'"),
+        (["infer", "missing"], "no model in missing"),
+        (["infer", "missing", "--batch", "3"], "unrecognized arguments: --batch"),
+        (["data", "synthetic", "tera", "--out", "o"], "did you mean 'terra'?"),
+        (["report", "missing"], "no folder missing; give outputs/<plan>"),
+        (["verify", "missing"], "no step folder in missing; a step folder holds status.json"),
+        (["verify", "."], "no step folder in ."),
+        (["run", "missing.yaml"], "cannot read missing.yaml: No such file or directory"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else "",
+)
+def test_wrong_usage_is_refused_in_words(main, tmp_path, args, message):
+    assert message in refused(main(*args, cwd=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(morocco):
+    done = morocco("--debug", "infer", "missing")
+    assert done.returncode == 1 and "Traceback" in done.stderr and "no model in missing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, ["interrupted; what was finished is kept"]),
+        (ModuleNotFoundError("No module named 'yaml'", name="yaml"), 3, ["yaml is not installed", "`make setup`"]),
+        (MemoryError(), 3, ["not enough memory; free some"]),
+        (PermissionError(13, "Permission denied", "/a/file"), 3, ["'/a/file'", "the system refused this"]),
+        (ValueError("odd"), 3, ["ValueError: odd; this should not happen", "`morocco --debug doctor --json`"]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_an_error_nobody_foresaw_ends_in_one_line_and_in_full_with_debug(main, monkeypatch, error, code, words):
+    def broken(args):
+        raise error
+
+    monkeypatch.setattr(cli.do, "doctor", broken)
+    done = main("doctor", "--json")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("morocco: ") and done.stderr.count("\n") == 1
+    assert all(word in done.stderr for word in words)
+    if not isinstance(error, KeyboardInterrupt):
+        with pytest.raises(type(error)):
+            main("--debug", "doctor", "--json")
+
+
+# -- doctor --------------------------------------------------------------------------------------------------------
+def test_the_doctor_says_the_same_to_people_and_to_machines(main, monkeypatch):
+    once = doctor.examine(ROOT)  # load and free memory change from look to look
+    monkeypatch.setattr(doctor, "examine", lambda root: once)
+    table, found = main("doctor", cwd=ROOT), main("doctor", "--json", cwd=ROOT)
+    assert (table.returncode, found.returncode, table.stderr, found.stderr) == (0, 0, "", "")
+    findings = json.loads(found.stdout)["findings"]
+    rows = [line for line in table.stdout.splitlines() if line.startswith(("yes", "no"))]
+    assert [f["what"] for f in findings] == [row[5:28].strip() for row in rows] and len(rows) >= 18
+    assert [f["ok"] for f in findings] == [row.startswith("yes") for row in rows]
+    assert f"{sum(f['ok'] for f in findings)} of {len(findings)} available; " in table.stdout.splitlines()[-1]
+
+
+# -- data ----------------------------------------------------------------------------------------------------------
+def test_synthetic_records_are_written_and_listed(main, synthetic_data, tmp_path):
+    done = main("data", "synthetic", "terra", "--seed", 1, "--out", tmp_path / "new")
+    assert done.returncode == 0
+    listed = [Path(line) for line in done.stdout.splitlines()]
+    assert {p.relative_to(tmp_path / "new").as_posix() for p in listed} == {
+        "TERRa/train.jsonl", "TERRa/val.jsonl", "TERRa/test.jsonl", "SYNTHETIC.md"
+    }  # fmt: skip
+    for split in ("train", "val", "test"):
+        name = f"TERRa/{split}.jsonl"
+        assert (tmp_path / "new" / name).read_bytes() == (synthetic_data / name).read_bytes()
+
+
+def test_synthetic_records_overwrite_nothing(main, tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine").write_text("mine")
+    for place in ("used", "used/mine"):
+        assert "is not an empty folder" in refused(main("data", "synthetic", "--out", tmp_path / place))
+    assert [p.name for p in (tmp_path / "used").iterdir()] == ["mine"]
+
+
+# -- eval ----------------------------------------------------------------------------------------------------------
+def test_eval_prints_one_json_object(main, predictions, val):
+    done = main("eval", "terra", predictions, val)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+    assert json.loads(done.stdout) == {"accuracy": 0.75}
+
+
+def test_eval_refuses_the_labelled_records_as_predictions(main, val, tmp_path):
+    copy = tmp_path / "preds.jsonl"
+    for text in (val.read_bytes(), val.read_bytes().replace(b"\n", b"\r\n")):
+        copy.write_bytes(text)
+        assert "the labelled records themselves" in refused(main("eval", "terra", copy, val))
+
+
+@pytest.mark.parametrize(("text", "value"), [("4096", 4096), ("64M", 64 << 20), ("2GiB", 2 << 30), ("1KB", 1024)])
+def test_sizes_take_units(text, value):
+    assert arguments.size(text) == value
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5G", "2X", "MB", "", "64MM", "1iB"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="not a size"):
+        arguments.size(text)
+
+
+def test_eval_reads_predictions_from_a_pipe(morocco, predictions, val):
+    done = morocco("eval", "terra", "/dev/stdin", val, input=predictions.read_bytes())
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"accuracy": 0.75})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[1:], "1 x missing-idx"),
+        (lambda lines: [*lines, lines[0]], "line 301, idx 0: duplicate-idx"),
+        (lambda lines: [*lines, lines[0].replace(b'"idx": 0', b'"idx": 999')], "line 301, idx 999: unknown-idx"),
+        (lambda lines: [lines[0].replace(b"entail", b"Entail"), *lines[1:]], "line 1, idx 0: label"),
+        (lambda lines: [lines[0][:-5] + b"\n", *lines[1:]], "line 1: broken-line"),
+        (lambda lines: [b"\n", *lines], "line 1: broken-line"),
+        (lambda lines: [], "read 0 predictions for 300 records"),
+        (lambda lines: [b"\x00\xff" * 1000], "broken-line: not UTF-8"),
+    ],
+)
+def test_wrong_predictions_exit_1_and_leave_stdout_empty(main, predictions, val, change, message):
+    predictions.write_bytes(b"".join(change(predictions.read_bytes().splitlines(keepends=True))))
+    said = refused(main("eval", "terra", predictions, val), code=1)
+    assert message in said and len(said) < 20_000
+
+
+def test_eval_refuses_what_it_cannot_read(main, predictions, val, tmp_path):
+    (tmp_path / "garbage").write_bytes(bytes(range(256)) * 9)
+    test = val.with_name("test.jsonl")
+    for preds, gold, message in (
+        (tmp_path / "missing", val, "cannot read"),
+        (tmp_path, val, "cannot read"),
+        (predictions, tmp_path / "missing", "cannot read"),
+        (predictions, tmp_path, "cannot read"),
+        (predictions, tmp_path / "garbage", "garbage, line 1: broken JSON"),
+        (predictions, predictions, "preds.jsonl, line 1: 'premise' is absent"),
+        (predictions, test, "300 of 300 records in"),
+    ):
+        assert message in refused(main("eval", "terra", preds, gold))
+
+
+def test_eval_into_a_pipe_that_closes_says_nothing(predictions, val):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "morocco_lib", "eval", "terra", predictions, val],
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+# -- train ---------------------------------------------------------------------------------------------------------
+def test_train_into_a_folder_with_anything_in_it_is_refused(main, synthetic_data, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    for place in (tmp_path, tmp_path / "mine"):
+        done = main("train", "majority", "terra", "--data", synthetic_data, "--out", place)
+        assert "is not empty; a result is never overwritten" in refused(done)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"] and (tmp_path / "mine").read_text() == "mine"
+
+
+def test_train_prints_what_train_json_holds(main, synthetic_data, tmp_path):
+    done = main("train", "majority", "terra", "--data", synthetic_data, "--out", tmp_path / "out", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    assert result == json.loads((tmp_path / "out" / "train.json").read_text(encoding="utf-8"))
+    assert (result["task"], result["kind"], result["data"]["origin"]) == ("terra", "majority", "synthetic")
+    assert result["data"]["records"] == sum(result["labels"].values()) == 1500
+    assert result["weights_bytes"] == sum(p.stat().st_size for p in (tmp_path / "out" / "weights").iterdir())
+    assert json.loads((tmp_path / "out" / "status.json").read_text(encoding="utf-8"))["state"] == "done"
+
+
+def test_training_that_cannot_work_is_refused_and_recorded(main, val, tmp_path):
+    (tmp_path / "unlabelled").mkdir()
+    shutil.copy(val.with_name("test.jsonl"), tmp_path / "unlabelled" / "train.jsonl")
+    (tmp_path / "one label").mkdir()
+    same = [json.dumps({**r, "label": TERRA.labels[0]}) for r in TERRA.read(val)]
+    (tmp_path / "one label" / "train.jsonl").write_text("\n".join(same))
+    for name, message in (("unlabelled", "300 of 300 records"), ("one label", "cannot be fitted")):
+        out = tmp_path / f"out {name}"
+        assert message in refused(main("train", "tfidf", "terra", "--data", tmp_path / name, "--out", out))
+        status = json.loads((out / "status.json").read_text(encoding="utf-8"))
+        assert (status["state"], status["exit"]) == ("failed", 2) and message in status["error"]
+        assert not (out / "weights").exists()
+
+
+def test_train_infer_and_eval_work_in_a_folder_with_spaces_and_cyrillic(main, synthetic_data, tmp_path):
+    home = tmp_path / "моя папка, с 'пробелами'"
+    shutil.copytree(synthetic_data, home / "дан ные")
+    done = main("train", "tfidf", "terra", "--data", "дан ные", "--out", "обу чено", cwd=home)
+    assert (done.returncode, done.stdout) == (0, "обу чено/weights\n")
+    assert "1500 TERRa records (synthetic)" in done.stderr
+    val = home / "дан ные" / "TERRa" / "val.jsonl"
+    done = main("infer", "обу чено", "terra", "--batch-size", 8, input=val.read_bytes(), cwd=home)
+    assert done.returncode == 0
+    (home / "ответы.jsonl").write_text(done.stdout, encoding="utf-8")
+    done = main("eval", "terra", "ответы.jsonl", val, cwd=home)
+    assert done.returncode == 0 and 0.75 <= json.loads(done.stdout)["accuracy"] <= 0.95
+
+
+@pytest.mark.slow
+def test_on_the_official_files_the_published_way_gives_the_known_score(morocco, real_data, tmp_path):
+    assert morocco("train", "tfidf", "terra", "--data", real_data / "rsg", "--out", tmp_path / "out").returncode == 0
+    val = real_data / "rsg" / "TERRa" / "val.jsonl"
+    answers = morocco("infer", tmp_path / "out", input=val.read_bytes()).stdout
+    done = morocco("eval", "terra", "/dev/stdin", val, input=answers)
+    assert json.loads(done.stdout) == {"accuracy": pytest.approx(0.3843, abs=5e-5)}

@@ -1,0 +1,141 @@
+"""Plans in containers: on real records, with a transformer, interrupted, and on engines that stop or are full."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import engine
+import pytest
+
+from morocco_lib.artifacts import steps
+from morocco_lib.pipeline.step_kinds import verify
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, tiny_image):
+    return engine.Project(tmp_path_factory.mktemp("contained"))
+
+
+def left(address) -> list[str]:
+    with engine.client(address) as client:
+        return engine.left_containers(client)
+
+
+def wait_for(condition, program, seconds=90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert program.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_plan_on_real_records(project, real_data, docker_engine):
+    code, talk = project.run("real", tasks=["terra", "rcb", "muserc"], data_dir=str(real_data / "rsg"))
+    assert code == 0, talk
+    outputs = project.root / "outputs/real"
+    benches = sorted(outputs.glob("tfidf/*/bench-????????/bench.json"))
+    assert [path.parts[-3] for path in benches] == ["muserc", "rcb", "terra"]
+    assert all(json.loads(path.read_text())["verdict"] == "VALID" for path in benches)
+    assert all(finding.ok for finding in verify(outputs)) and left(docker_engine) == []
+
+
+def test_a_transformer_in_an_image_answers_as_its_process_does(project, synthetic_data, docker_engine):
+    pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
+    machine = "machine:\n  name: debian\n  runner: docker\n  base: debian\n  timeout_s: 300\n"
+    (project.root / "params/machines/debian.yaml").write_text(machine)
+    code, talk = project.run("torch", models=["tiny-bert"], machine="debian", input_size=300, repeats=1)
+    assert code == 0, talk
+    outputs = project.root / "outputs/torch"
+    (bench,) = outputs.glob("tiny-bert/terra/bench-*/bench.json")
+    result = json.loads(bench.read_text())
+    assert (result["verdict"], result["runner"], result["score"]["value"] > 0) == ("VALID", "docker", True)
+    assert (result["precision"], result["backend"], result["device"]) == ("fp32", "torch", "cpu")
+    (trained,) = outputs.glob("tiny-bert/terra/train-*")
+    bare = [sys.executable, "-m", "morocco_lib", "infer", str(trained)]
+    val, answers = synthetic_data / "TERRa" / "val.jsonl", []
+    for argv in (["docker", "run", "-i", "--rm", "tiny-bert-terra"], bare):
+        with val.open("rb") as records:
+            answers.append(subprocess.run(argv, stdin=records, capture_output=True, check=True).stdout)
+    assert answers[0] == answers[1] and answers[0].count(b"\n") == val.read_bytes().count(b"\n")
+    assert all(finding.ok for finding in verify(outputs)) and left(docker_engine) == []
+
+
+def test_a_plan_that_is_interrupted_leaves_no_container_and_goes_on(project, docker_engine):
+    cell = project.root / "outputs/ended/tfidf/terra"
+    for number in (signal.SIGINT, signal.SIGKILL):
+        program = project.start("ended", input_size=20_000)
+        with engine.client(docker_engine) as client:
+            wait_for(
+                lambda client=client: (
+                    list(cell.glob("bench-????????")) and client.api.containers(filters={"label": "morocco.owner"})
+                ),
+                program,
+            )
+        program.send_signal(number)
+        program.communicate(timeout=60)
+        assert program.returncode in (130, -signal.SIGKILL)
+        if number == signal.SIGINT:
+            assert left(docker_engine) == []
+    code, talk = project.run("ended", input_size=20_000)
+    assert code == 0, talk
+    assert left(docker_engine) == [] and "kept" in talk  # what had been trained
+
+
+def test_an_engine_that_is_gone_fails_the_step_and_the_next_run_does_the_rest(project, monkeypatch):
+    address = os.environ["DOCKER_HOST"]
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    code, talk = project.run("gone")
+    assert code == 3 and "cannot reach the Docker Engine" in talk and "Traceback" not in talk
+    monkeypatch.setenv("DOCKER_HOST", address)
+    code, talk = project.run("gone")
+    assert code == 0 and len(re.findall("train.*kept", talk)) == 1, talk
+
+
+def test_an_engine_that_stops_in_the_middle_of_a_plan_costs_one_step(project, monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="mt-", ignore_cleanup_errors=True) as name:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{name}/e/docker.sock")
+        cell = project.root / "outputs/stops/tfidf/terra"
+        with engine.running(Path(name) / "e") as address:
+            with engine.client(address) as client:
+                engine.tiny_image(client)
+            program = project.start("stops", input_size=50_000)
+            wait_for(lambda: list(cell.glob("bench-????????/runs/01/run.json")), program)
+        _, talk = program.communicate(timeout=120)
+        assert program.returncode == 3 and "Traceback" not in talk, talk
+        (bench,) = cell.glob("bench-????????")
+        assert steps.read_status(bench)["state"] == "failed" and (bench / "runs/01/run.json").exists()
+        with engine.running(Path(name) / "e"):
+            code, talk = project.run("stops", input_size=50_000)
+        assert code == 0 and "train tfidf terra: kept" in talk, talk
+        assert (bench.with_name(f"{bench.name}.1") / "runs/01/run.json").exists()  # set aside, not lost
+
+
+def test_an_engine_without_room_is_an_environment_failure(project, small_disk, monkeypatch):
+    with engine.running(small_disk) as address:
+        monkeypatch.setenv("DOCKER_HOST", address)
+        with engine.client(address) as client:
+            engine.tiny_image(client)
+        (small_disk / "filler").write_bytes(b"\0" * (int(os.statvfs(small_disk).f_bavail) * 4096 - 200_000))
+        code, talk = project.run("full")
+        assert code == 3 and "docker system df" in talk and "Traceback" not in talk, talk
+        (small_disk / "filler").unlink()
+        code, talk = project.run("full")
+        assert code == 0, talk
+
+
+@pytest.fixture
+def small_disk(tmp_path_factory, docker_engine):
+    """A disk of 300 MB for an engine."""
+    place = tmp_path_factory.mktemp("e")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "none", place], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount a small disk: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=False)

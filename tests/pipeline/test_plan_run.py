@@ -1,0 +1,236 @@
+"""Plans: from one command to verified results; what is done is kept, what fails or dies is named and repeated."""
+
+import json
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+from helpers import ROOT, start_plan, wait_until, write_plan
+
+from morocco_lib import config, fileio
+from morocco_lib.artifacts import steps
+from morocco_lib.artifacts.verify import verify as verify_steps
+from morocco_lib.errors import InvalidResult
+from morocco_lib.pipeline import plan_run, scheduler, synthetic_step
+from morocco_lib.pipeline.plan_run import PlanRun
+from morocco_lib.pipeline.step_kinds import KINDS, verify
+from morocco_lib.report import seeds_table, tables
+
+DEMO = ROOT / "params/plans/demo.yaml"
+
+
+@pytest.fixture
+def run_plan(main):
+    """Run a plan in this process, its kernels in their own as ever; `data_dir` is MOROCCO_DATA."""
+
+    def run(plan, out, *options, data_dir=""):
+        return main("run", plan, "--out", out, *options, cwd=ROOT, env={"MOROCCO_DATA": str(data_dir)})
+
+    return run
+
+
+# -- what a plan leaves --------------------------------------------------------------------------------------------
+def test_every_step_is_done_verified_and_keeps_its_notebook(quick_plan):
+    folder, summary = quick_plan.folder, quick_plan.summary
+    cells = [(s["step"], s["model"], s["task"], s["state"]) for s in summary["steps"]]
+    assert cells == [
+        (step, model, "terra", "done") for model in ("majority", "tfidf") for step in ("train", "bench", "eval")
+    ] + [("report", None, None, "done")]
+    assert summary["verified"] and summary["exit"] == 0
+    findings = verify(folder)
+    assert all(f.ok for f in findings) and len({f.step for f in findings}) == 1 + 7 + 1  # records, steps, results.tsv
+    for step_folder, status in steps.find_steps(folder):
+        made = {path.name for path in step_folder.iterdir()}
+        assert status["step"] == "synthetic" or {"notebook.ipynb", "notebook.html"} <= made
+
+
+def test_a_dry_run_lists_the_steps_in_the_order_they_are_run_in(run_plan, quick_plan, tmp_path):
+    done = run_plan(quick_plan.file, tmp_path / "new", "--dry-run")
+    listed = [line.removeprefix("to do").split() for line in done.stdout.splitlines() if line.startswith("to do")]
+    progress = [line for line in quick_plan.stderr.splitlines() if line.startswith("[")]
+    run = [line.partition("] ")[2].partition(":")[0].split() for line in progress]
+    run[2:4] = sorted(run[2:4])  # measured together: any may end first
+    assert run == listed and len(run) == 7 and not (tmp_path / "new").exists()
+
+
+def test_a_dry_run_of_the_demo_counts_its_steps(run_plan, tmp_path):
+    done = run_plan(DEMO, tmp_path / "out", "--dry-run")
+    *listed, preview = done.stdout.splitlines()
+    assert done.returncode == 0 and [line[:5] for line in listed] == ["to do"] * 19
+    assert preview == "time: 18 steps unknown until run once"
+
+
+def test_a_second_run_repeats_nothing(run_plan, quick_plan):
+    before = {f: (f / steps.STATUS).read_text() for f, _ in steps.find_steps(quick_plan.folder)}
+    done = run_plan(quick_plan.file, quick_plan.folder)
+    assert done.returncode == 0 and done.stderr.count(": kept in") == 7
+    assert {f: (f / steps.STATUS).read_text() for f, _ in steps.find_steps(quick_plan.folder)} == before
+    assert done.stdout.count("Synthetic records") == 1 and "kept steps: digests checked" in done.stdout
+
+
+def test_a_moved_plan_verifies_and_a_wrong_number_with_a_right_digest_does_not(main, quick_plan, tmp_path):
+    folder = shutil.copytree(quick_plan.folder, tmp_path / "deep" / "copy")
+    done = main("verify", folder)
+    assert done.returncode == 0 and "note" not in done.stdout
+    (path,) = (folder / "tfidf/terra").glob("bench-*/bench.json")
+    result = json.loads(path.read_text())
+    result["speed_per_s"]["value"] *= 1.01
+    fileio.write_json(path, result)
+    steps.Step(path.parent, steps.read_status(path.parent)).finish("done", 0)
+    done = main("verify", folder)
+    assert done.returncode == 1 and "speed_per_s.value" in done.stdout and "rebuilt" in done.stdout
+
+
+def test_a_report_verifies_after_something_is_added_to_its_plan(quick_plan, tmp_path):
+    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
+    (bench,) = (folder / "tfidf/terra").glob("bench-*")
+    shutil.copytree(bench, folder / "other/terra" / bench.name)
+    assert len(tables.collect(folder, KINDS)) == 3
+    assert all(f.ok for f in verify_steps(folder, KINDS))
+
+
+def test_what_runs_are_shown_as_is_the_number_of_bench_json(quick_plan):
+    # One place computes a run's speed: what the notebook printed is read from per_run.
+    (folder,) = (quick_plan.folder / "tfidf/terra").glob("bench-*")
+    result = json.loads((folder / "bench.json").read_text())
+    page = (folder / "notebook.html").read_text()
+    for row in result["per_run"]:
+        assert f"{round(row['speed_per_s'], 3)}" in page
+
+
+# -- one run of a plan, its notebooks replaced ---------------------------------------------------------------------
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """Make a PlanRun whose steps do nothing but what `act(job)` does, and end as done."""
+    monkeypatch.setattr(seeds_table, "write", lambda plan_dir, kinds: None)
+
+    def make(act=lambda job: None, force=False, **changes) -> PlanRun:
+        def run_notebook(job, root, check, slot=None):
+            with job.begin():
+                act(job)
+            return 0
+
+        monkeypatch.setattr(plan_run, "run_notebook", run_notebook)
+        plan = config.load_plan(write_plan(tmp_path, **changes), KINDS)
+        return PlanRun(plan, ROOT, tmp_path / "out", force=force)
+
+    return make
+
+
+def run(job: PlanRun) -> dict[tuple, str]:
+    return {(s.model, s.step): s.state for s in job.run(lambda this, moment: None).steps}
+
+
+def test_force_repeats_and_keeps_what_was_there(planned, tmp_path):
+    assert run(planned(steps=["train"])) == {("majority", "train"): "done"}
+    assert run(planned(steps=["train"])) == {("majority", "train"): "kept"}
+    assert run(planned(steps=["train"], force=True)) == {("majority", "train"): "done"}
+    names = sorted(f.name for f in (tmp_path / "out/majority/terra").iterdir())
+    assert len(names) == 2 and names[1] == f"{names[0]}.1"
+
+
+def test_a_failed_step_takes_only_the_later_steps_of_its_cell_with_it(planned):
+    def act(job):
+        if (job.kind.name, job.p.model.name) == ("bench", "majority"):
+            raise InvalidResult("no answers")
+
+    assert run(planned(act, models=["majority", "tfidf"], steps=["bench", "eval"])) == {
+        ("majority", "bench"): "failed", ("majority", "eval"): "skipped",
+        ("tfidf", "bench"): "done", ("tfidf", "eval"): "done",
+    }  # fmt: skip
+
+
+def test_more_models_than_slots_are_measured_in_groups(planned, monkeypatch):
+    together, most = [], []
+    lock = threading.Lock()
+
+    def act(job):
+        with lock:
+            together.append(job.p.model.name)
+            most.append(len(together))
+        time.sleep(0.1)
+        with lock:
+            together.remove(job.p.model.name)
+
+    monkeypatch.setattr(scheduler, "SLOTS", 2)
+    run(planned(act, models=["majority", "tfidf", "tiny-bert"], steps=["bench"]))
+    assert len(most) == 3 and max(most) == 2
+
+
+def test_overrides_apply_to_their_cells_in_the_order_of_the_plan(planned):
+    overrides = [{"batch_size": 4}, {"model": "tfidf", "batch_size": 8}, {"task": "terra", "split": "test"}]
+    job = planned(models=["majority", "tfidf"], tasks=["terra", "rwsd"], overrides=overrides)
+    given = {cell: job.parameters("bench", *cell, "") for cell in job.cells()}
+    sizes = {cell: (p.batch_size, p.task.split) for cell, p in given.items()}
+    assert sizes == {
+        ("majority", "terra"): (4, "test"), ("tfidf", "terra"): (8, "test"),
+        ("majority", "rwsd"): (4, "val"), ("tfidf", "rwsd"): (8, "val"),
+    }  # fmt: skip
+
+
+def test_synthetic_records_that_were_changed_are_made_anew(tmp_path):
+    folder = synthetic_step.synthetic_step(tmp_path, ["terra"], 1)
+    assert synthetic_step.synthetic_step(tmp_path, ["terra"], 1) == folder
+    before = (folder / "TERRa/val.jsonl").read_bytes()
+    (folder / "TERRa/val.jsonl").write_text("")
+    assert synthetic_step.synthetic_step(tmp_path, ["terra"], 1) == folder
+    assert (folder / "TERRa/val.jsonl").read_bytes() == before
+    assert folder.with_name(f"{folder.name}.1").is_dir()
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------
+def test_a_second_run_of_a_plan_is_refused_and_names_the_first(run_plan, tmp_path):
+    with plan_run.lock(tmp_path / "out"):
+        done = run_plan(DEMO, tmp_path / "out")
+    assert done.returncode == 3 and "is being worked on by process " in done.stderr and "--out" in done.stderr
+    with plan_run.lock(tmp_path / "out"):  # the lock went with its owner
+        pass
+
+
+def test_a_data_folder_that_is_not_there_is_named(run_plan, tmp_path):
+    done = run_plan(DEMO, tmp_path / "out", data_dir=tmp_path / "nowhere")
+    assert done.returncode == 2 and "nowhere" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_plan_that_is_invalid_starts_nothing(run_plan, tmp_path):
+    for options in ((), ("--dry-run",)):
+        done = run_plan(write_plan(tmp_path, repeat=3), tmp_path / "out", *options)
+        assert done.returncode == 2 and "did you mean 'repeats'?" in done.stderr and done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+# -- failures and deaths, with real kernels ------------------------------------------------------------------------
+@pytest.mark.slow
+def test_one_failing_cell_does_not_stop_the_others(run_plan, tmp_path, synthetic_data):
+    records = shutil.copytree(synthetic_data / "TERRa", tmp_path / "records/TERRa")
+    (records / "bad.jsonl").write_text('{"premise": "a"\n')
+    override = {"model": "majority", "files": {"train": "TERRa/train.jsonl", "val": "TERRa/bad.jsonl"}}
+    plan = write_plan(tmp_path, models=["majority", "tfidf"], data_dir=str(records.parent), overrides=[override])
+    done = run_plan(plan, tmp_path / "out", "--json")
+    listed = json.loads(done.stdout)["steps"]
+    states = {(s["model"], s["step"]): s["state"] for s in listed}
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert (states["majority", "bench"], states["majority", "eval"]) == ("failed", "skipped")
+    assert states["tfidf", "bench"] == states["tfidf", "eval"] == states[None, "report"] == "done"
+    assert "bad.jsonl, line 1: broken JSON" in next(s["error"] for s in listed if s["state"] == "failed")
+    assert "bad.jsonl" in next((tmp_path / "out").glob("report-*/report.html")).read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed_and_what_was_killed_is_set_aside(run_plan, main, tmp_path):
+    plan, out = write_plan(tmp_path, input_size=400_000), tmp_path / "out"
+    process = start_plan(plan, out, "killed")
+    assert wait_until(lambda: list(out.glob("*/terra/bench-*/runs/.01.partial/chunks.jsonl")))
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    (killed,), (trained,) = out.glob("majority/terra/bench-*"), out.glob("majority/terra/train-*")
+    status = (trained / steps.STATUS).read_text()
+    assert main("verify", out).returncode == 1
+    done = run_plan(plan, out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [s["state"] for s in json.loads(done.stdout)["steps"]] == ["kept", "done", "done", "done"]
+    aside = killed.with_name(f"{killed.name}.1")
+    assert steps.read_status(aside)["state"] == "killed" and not list((aside / "runs").glob("[0-9]*/run.json"))
+    assert (trained / steps.STATUS).read_text() == status and main("verify", out).returncode == 0

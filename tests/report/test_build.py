@@ -1,0 +1,149 @@
+"""The report page: self-contained, every number with its interval, broken and failed steps named; and its table."""
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from morocco_lib import fileio
+from morocco_lib.artifacts import steps
+from morocco_lib.pipeline.step_kinds import KINDS
+from morocco_lib.report import tables
+
+
+@pytest.fixture(scope="session")
+def page(main, quick_plan, tmp_path_factory):
+    """The folder of a page built by `morocco report`."""
+    out = tmp_path_factory.mktemp("page") / "page"
+    done = main("report", quick_plan.folder, "--out", out)
+    assert (done.returncode, done.stdout) == (0, f"{out / 'report.html'}\n"), done.stderr
+    return out
+
+
+class References(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.scripts = [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        names = ("src", "href", "srcset", "data", "action", "xlink:href")
+        self.scripts += tag == "script"
+        self.found += [value for name, value in attributes if name in names and value]
+
+
+# -- the page ------------------------------------------------------------------------------------------------------
+def test_pages_load_nothing_from_outside_and_the_report_is_small(quick_plan, page):
+    reports = [*quick_plan.folder.glob("report-*/report.html"), page / "report.html"]
+    pages = [*quick_plan.folder.rglob("notebook.html"), *page.glob("notebooks/*.html"), *reports]
+    assert len(pages) == 7 + 6 + 2
+    for path in pages:
+        text = path.read_text()
+        references = References(text)
+        assert references.scripts == 0
+        outside = [r for r in references.found if not r.startswith(("data:", "#")) and not (path.parent / r).exists()]
+        assert outside == [] and not re.search(r"@import|url\((?!['\"]?(#|data:))", text), path
+    assert max(report.stat().st_size for report in reports) <= 1_000_000
+
+
+def test_the_report_shows_every_number_with_its_interval_and_verdict(quick_plan, page):
+    text = (page / "report.html").read_text()
+    assert text.count("<svg") == 2 and text.count(">VALID<") == 2  # discs and traces of one task
+    for row in quick_plan.summary["rows"]:
+        score = row["score"]
+        assert row["model"] in text and f"{score['value']:.3f}<small>{score['low']:.3f} to {score['high']:.3f}" in text
+    assert "Synthetic records" in text
+
+
+def test_command_and_notebook_build_the_same_table_from_the_same_steps(quick_plan, page):
+    (of_notebook,) = quick_plan.folder.glob("report-*")
+    assert (page / "table.csv").read_bytes() == (of_notebook / "table.csv").read_bytes()
+    with (page / "table.csv").open(encoding="utf-8") as file:
+        speeds = {row["model"]: float(row["speed_per_s"]) for row in csv.DictReader(file)}
+    for model, speed in speeds.items():
+        (result,) = quick_plan.folder.glob(f"{model}/terra/bench-*/bench.json")
+        assert json.loads(result.read_text())["speed_per_s"]["value"] == speed
+
+
+def test_synthetic_records_are_called_synthetic_in_every_notebook(quick_plan):
+    for name in ("train", "bench", "eval"):
+        (path,) = (quick_plan.folder / "tfidf/terra").glob(f"{name}-*/notebook.html")
+        assert "synthetic, a tenth of the labels wrong on purpose" in path.read_text()
+
+
+# -- what cannot be reported ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("broken", ["{", "[]", "without a speed"])
+def test_a_broken_result_is_named(main, quick_plan, tmp_path, broken):
+    (path,) = quick_plan.folder.glob("tfidf/terra/bench-*/bench.json")
+    folder = shutil.copytree(path.parent, tmp_path / "plan/bench")
+    result = json.loads(path.read_text())
+    del result["speed_per_s"]
+    (folder / "bench.json").write_text(json.dumps(result) if broken == "without a speed" else broken)
+    done = main("report", folder.parent)
+    assert done.returncode == 2 and str(folder) in done.stderr and "run the step again" in done.stderr
+    assert not list(folder.parent.glob("report-*/report.html"))
+
+
+def test_without_a_result_there_is_nothing_to_report(main, quick_plan, tmp_path):
+    done = main("report", tmp_path)
+    assert done.returncode == 2 and f"no result in {tmp_path}" in done.stderr and list(tmp_path.iterdir()) == []
+    (train,) = quick_plan.folder.glob("tfidf/terra/train-*")
+    shutil.copytree(train, tmp_path / "plan/train")
+    done = main("report", tmp_path / "plan")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"no result in {tmp_path / 'plan'}; a report shows bench and eval steps" in done.stderr
+
+
+def test_a_failed_step_is_in_the_report_with_its_reason(main, synthetic_data, tmp_path):
+    (tmp_path / "train.jsonl").symlink_to(synthetic_data / "TERRa/test.jsonl")
+    assert main("train", "majority", "terra", "--data", tmp_path, "--out", tmp_path / "plan/train").returncode == 2
+    done = main("report", tmp_path / "plan")
+    assert done.returncode == 0, done.stderr
+    with open(done.stdout.strip(), encoding="utf-8") as file:
+        text = file.read()
+    assert "FAILED" in text and "majority on terra: train failed: " in text and "have no label" in text
+
+
+# -- the table -----------------------------------------------------------------------------------------------------
+def test_invalid_rows_are_grey_with_their_reason(quick_plan):
+    row = tables.collect(quick_plan.folder, KINDS)[0]
+    valid, invalid = row | {"model": "one"}, row | {"model": "other", "verdict": "INVALID", "reasons": ["DRIFT"]}
+    styles = tables.styled([valid, invalid])._compute().ctx
+    assert {place[0] for place, style in styles.items() if ("color", "#999999") in style} == {1}
+    assert "INVALID DRIFT" in tables.styled([valid, invalid, invalid]).to_html()  # two of one name
+
+
+def test_a_speed_never_gets_the_score_of_other_records(quick_plan, tmp_path):
+    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
+    (scored,) = folder.glob("tfidf/terra/eval-*")
+    status = steps.read_status(scored)
+    name = next(iter(status["inputs"]))
+    status["inputs"][name] = "0" * 64
+    fileio.write_json(scored / steps.STATUS, steps.seal(status))
+    rows = [row for row in tables.collect(folder, KINDS) if row["model"] == "tfidf"]
+    assert [(bool(row["bench_folder"]), bool(row["eval_folder"])) for row in rows] == [(False, True), (True, False)]
+    assert rows[0]["speed_per_s"]["value"] is None
+
+
+def test_a_score_on_the_training_records_is_called_that(quick_plan):
+    (row, _) = tables.collect(quick_plan.folder, KINDS)
+    leak = "terra: scored on the training records themselves."
+    assert not row["trained_on_these"] and leak not in tables.remarks([row])
+    assert leak in tables.remarks([row | {"trained_on_these": True}])
+    chosen = tables.remarks([row | {"chosen_by_these": True}])
+    assert (
+        "Scored on the records that selected the checkpoint and seed, so slightly too high: majority on terra."
+        in chosen
+    )
+
+
+def test_records_of_training_are_recognized_by_their_digest(quick_plan, tmp_path):
+    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
+    (trained,), (scored,) = folder.glob("tfidf/terra/train-*/train.json"), folder.glob("tfidf/terra/eval-*/score.json")
+    result = json.loads(trained.read_text())
+    result["data"]["sha256"] = json.loads(scored.read_text())["data"]["sha256"]
+    fileio.write_json(trained, result)
+    assert [row["trained_on_these"] for row in tables.collect(folder, KINDS)] == [False, True]
