@@ -14,7 +14,7 @@ class Answers:
     """The checked predictions of one run.
 
     Args:
-        task, load: What was asked.
+        task, load: What was fed.
         first: Place of a distinct record -> its first prediction, with the record's own idx.
         repeated: Predictions for records that had been answered before.
         flips: How many of these differ from the first.

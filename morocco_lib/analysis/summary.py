@@ -50,7 +50,7 @@ def score(answers: Answers) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Timed:
-    """A timed run, its checked predictions and what is to be said against it."""
+    """A timed run, its checked predictions and the reasons against it."""
 
     run: Run
     answers: Answers

@@ -29,7 +29,7 @@ RULE_REASONS = {
 
 
 def run_reasons(run: Run, problems: Mapping[str, int]) -> list[Reason]:
-    """Return everything that is to be said against one run.
+    """Return every reason against one run, notes included.
 
     Args:
         problems: How often each rule of predictions is broken.
