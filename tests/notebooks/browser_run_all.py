@@ -1,6 +1,6 @@
 """Opens a notebook in a real JupyterLab with headless Chromium, says Run > Run All Cells, and takes a picture.
 
-    python tests/browser/run_all.py LAB_URL NOTEBOOK PICTURE.png
+    python tests/notebooks/browser_run_all.py LAB_URL NOTEBOOK PICTURE.png
 
 LAB_URL holds the token, as `make lab` prints it. Prints as JSON what the notebook shows: the texts of its outputs, how many
 figures and tables, errors, and the addresses outside the server that were asked for. Exit 1 if a cell failed.
