@@ -155,10 +155,13 @@ def check(
 
     Args:
         target: The program, its runner and its limits, of which `timeout_s` is of one start.
+        task: `get_task("terra")`.
         source: A JSONL file of the task's records, or records; labels, if any, are never fed.
         count: Records fed, the first ones; one or two fewer where the last batch would be full.
         show: idx of a record whose lines the report shows; it is fed even if it is not among the first.
         progress: Called with a line of text before each start.
+    Returns:
+        The report: `ok`, `text()` and `as_dict()`.
     Raises:
         UsageError: no such program, unreadable records, no record with idx `show`.
         EnvironmentFailure: nothing can be started here, or the engine was lost; nothing was concluded.

@@ -42,6 +42,11 @@ class Target:
     """A program, what runs it, and what a run may use.
 
     `Target.of_command("python3 my_model.py")` and `Target.of_image("my-model:1")` make one.
+
+    Args:
+        program: What is started.
+        runner: What starts it: `ProcessRunner()` or `DockerRunner(image)`.
+        limits: Time, memory, processes and CPUs of a run.
     """
 
     program: Program

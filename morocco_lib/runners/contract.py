@@ -22,6 +22,7 @@ class Limits:
     """What a program may use; None means no limit for a process and the runner's own for a container.
 
     Args:
+        timeout_s: Seconds until it is killed.
         memory_bytes: Of the whole tree, enforced by a cgroup; swap does not widen it.
         pids: Processes and threads at once. Containers only, as is `cpus`.
         cpus: CPU seconds a second.
