@@ -58,7 +58,7 @@ def fixed(folder: Path) -> Answer:
     engine = Padded(engine_body(model, folder).to(model.device), model.values["pooling"])
 
     def batch(records: list[Record]) -> torch.Tensor:
-        sequences: list[Tokens] = [one for (one,) in model.reader([model.encoding.parts(r, task) for r in records])]
+        sequences: list[Tokens] = [one for (one,) in model.reader([task.parts(r) for r in records])]
         return torch.nn.functional.linear(engine.features(sequences), model.weight, model.bias)
 
     def answer(records: list[Record]) -> torch.Tensor:
@@ -108,7 +108,7 @@ def cross_encoder(folder: Path) -> Answer:
     encoder.model.bert.pooler = First()
 
     def answer(records: list[Record]) -> torch.Tensor:
-        parts = [part for record in records for part in model.encoding.parts(record, task)]
+        parts = [part for record in records for part in task.parts(record)]
         pairs = [(part.first, part.second) for part in parts]
         return encoder.predict(pairs, batch_size=BATCH, activation_fn=torch.nn.Identity(), convert_to_tensor=True)
 
@@ -127,7 +127,7 @@ CONTENDERS: dict[str, Callable[[Path], Answer]] = {
 
 def labels_of(model: Transformer, records: list[Record], logits: torch.Tensor) -> list:
     """Return the flat list of answers that the logits of all sequences stand for; an entity's place, where it is one."""
-    task, parts = model.task, [len(model.encoding.parts(record, model.task)) for record in records]
+    task, parts = model.task, [len(model.task.parts(record)) for record in records]
     found = [(r, model.head.predict(r, one)) for r, one in zip(records, logits.split(parts), strict=True)]
     if task.labels:
         return [label for _, prediction in found for label in task.labels_in(prediction)]
@@ -136,7 +136,7 @@ def labels_of(model: Transformer, records: list[Record], logits: torch.Tensor) -
 
 def lengths_of(model: Transformer, records: list[Record]) -> list[int]:
     """Return the tokens of every sequence."""
-    asked = [model.encoding.parts(record, model.task) for record in records]
+    asked = [model.task.parts(record) for record in records]
     return [len(one.ids) for sequences in model.reader(asked) for one in sequences]
 
 

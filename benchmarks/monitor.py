@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from morocco_lib.monitors.cgroup import RunCgroup
 from morocco_lib.monitors.processes import Processes
-from morocco_lib.monitors.sampler import PERIOD_S, Sampler, reader_for
+from morocco_lib.monitors.readers import reader_for
+from morocco_lib.monitors.sampler import PERIOD_S, Sampler
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessHandle, ProcessRunner
 
@@ -56,8 +57,8 @@ def sampled(handle: ProcessHandle, period_s: float, seconds: float) -> tuple[str
     sampler.start()
     time.sleep(seconds)
     report = sampler.stop()
-    if len(processes.seen) != 4:
-        raise SystemExit(f"{len(processes.seen)} processes seen, there are 4")
+    if len(processes.pids) != 4:
+        raise SystemExit(f"{len(processes.pids)} processes found, there are 4")
     return report["source"], report["cpu_s"] / report["samples"], report["cpu_s"] / (time.monotonic() - began)
 
 

@@ -5,7 +5,7 @@
 
 An experiment is what `morocco bench` leaves behind of an honest program on a quiet machine: short runs, timed runs, and
 three pairs of runs that look for kept answers, each a folder with the files and facts of the protocol, judged by
-`results.derive`. Speed varies by 0.5 to 3 % between runs; batches vary by 5 to 30 % and one in a hundred is held up for
+`summary.derive`. Speed varies by 0.5 to 3 % between runs; batches vary by 5 to 30 % and one in a hundred is held up for
 some milliseconds; samples come late; other processes take up to a tenth of a core; the wall clock is slewed; in a fifth
 of the experiments the first start is cold; half have a GPU whose power is capped at times and on which a process of the
 run is seen once before it can be named. Counters are whole ticks, as the kernel's are.
@@ -31,7 +31,7 @@ from morocco_lib.analysis import segments, summary
 from morocco_lib.analysis.run_files import read_run
 from morocco_lib.benchmark import cache_probe, protocol
 from morocco_lib.data import workload
-from morocco_lib.monitors import clocks, nvml, sampler, system_load
+from morocco_lib.monitors import clocks, nvml, periodic, system_load
 from morocco_lib.reasons import NOTES, Reason, verdict
 from morocco_lib.tasks import get_task
 
@@ -209,7 +209,7 @@ def moments(rng: np.random.Generator, begin_s: float, end_s: float, period_s: fl
 def write_samples(
     path: Path, rng: np.random.Generator, exit_s: float, cpu_s: Callable[[float], float], marks: dict[str, float]
 ) -> dict:
-    times = moments(rng, 0.001, exit_s, sampler.PERIOD_S).tolist()
+    times = moments(rng, 0.001, exit_s, periodic.PERIOD_S).tolist()
     begin, wake = 2**28 + rng.exponential(2**20), rng.exponential(2**20, len(times))
     taken = [(t, int(begin + more), "") for t, more in zip(times, wake, strict=True)]
     taken += [(t, int(begin), f', "mark": "{name}"') for name, t in marks.items()]
@@ -221,7 +221,9 @@ def write_samples(
         )
     )
     times_ns = [int(t * 1e9) for t in times]
-    return sampler.steadiness(times_ns, sampler.PERIOD_S, [0, *times_ns, int((exit_s + rng.exponential(0.005)) * 1e9)])
+    return periodic.steadiness(
+        times_ns, periodic.PERIOD_S, [0, *times_ns, int((exit_s + rng.exponential(0.005)) * 1e9)]
+    )
 
 
 def others(rng: np.random.Generator, made: Bench, seconds: float, run_cpu_s: float) -> dict | str:
@@ -241,14 +243,14 @@ def clock(rng: np.random.Generator, seconds: float) -> dict:
 
 
 def write_gpu(path: Path, rng: np.random.Generator, made: Bench, init_s: float, exit_s: float) -> dict:
-    times = moments(rng, 0.001, exit_s, nvml.PERIOD_S)
+    times = moments(rng, 0.001, exit_s, periodic.PERIOD_S)
     begin_s = 0.5 * init_s  # when the model reaches the device
     joules, slowed, state_samples, lines = 0.0, 0, 0, []
     for count, t in enumerate(times.tolist()):
         busy = t >= init_s
         processes = {"7": 2**30} if t >= begin_s else {}
         power_w = 60.0 + busy * 190.0 * (1 + 0.05 * rng.standard_normal())
-        joules += nvml.PERIOD_S * power_w
+        joules += periodic.PERIOD_S * power_w
         state = {}
         if count % nvml.STATE_EVERY == 0:
             state_samples += 1

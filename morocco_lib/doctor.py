@@ -1,34 +1,32 @@
 """What can be measured on this machine, why not the rest, and the remedy.
 
-The folders a `probe_*` reads are arguments, so that tests replay recorded trees (`proc` stands for /proc, and so on).
+The folders that a `probe_*` reads are arguments, so that tests replay recorded trees (`proc` for /proc, and so on).
 """
 
 from __future__ import annotations
 
-import http.client
 import importlib.util
 import itertools
-import json
 import locale
 import os
 import platform
 import re
 import shutil
-import socket
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from morocco_lib.errors import MoroccoError
 from morocco_lib.formatting import text_table
-from morocco_lib.monitors.host import CGROUP, CLOCKSOURCE, PROC, cgroup_folders, host_facts, read_field, usable_cores
+from morocco_lib.monitors import nvml
+from morocco_lib.monitors.cgroup import PROC, ROOT, groups_of, parent_groups
+from morocco_lib.monitors.host import CLOCKSOURCE, host_facts, read_field, usable_cores
 
 POWERCAP = Path("/sys/class/powercap")
 KIT = ("papermill", "jupyterlab", "nbconvert", "pandas", "seaborn", "sklearn", "pydantic")
 GPU = ("GPU", "GPU memory of a process", "GPU energy")
-# What the summary sentence speaks of, and the findings of which one is enough for it.
+# What the last sentence lists, and the findings of which one is enough for it.
 ABILITIES = {"speed": ("Linux",), "memory": ("own cgroup", "processes in /proc"), "GPU memory": (GPU[1],)}
 ABILITIES |= {"energy": ("CPU energy", GPU[2]), "containers": ("container engine",)}
 DELEGATED = "systemd-run --user --scope -p Delegate=yes"
@@ -42,7 +40,7 @@ ADVICE = {  # finding, or finding and case: why not, remedy
     "peak memory mark": ("peaks between two samples are missed", "use cgroup v2 with Linux 5.19 or newer, or v1"),
     "processes in /proc": ("those of other users are hidden", "run as root, or `mount -o remount,hidepid=0 /proc`"),
     "cold start": ("files stay in memory, so later starts are warm", "run as root, or report warm starts only"),
-    "GPU: binding": ("GPUs cannot be asked", "`make setup`"),
+    "GPU: binding": ("GPUs cannot be read", "`make setup`"),
     "GPU: driver": ("no NVIDIA driver or device answers", "on a machine with a GPU, install its driver"),
     GPU[1]: ("MIG and WSL give no sizes", "report the device's total, on an exclusive GPU"),
     GPU[1] + ": container": ("NVML uses the host's process numbers", "measure from the host"),
@@ -50,7 +48,6 @@ ADVICE = {  # finding, or finding and case: why not, remedy
     "CPU energy": ("processor or hypervisor shows no counter", "measure on bare metal, Intel or AMD"),
     "CPU energy: rights": ("only root may read them", f"run as root, or `sudo chmod a+r {POWERCAP}/*/energy_uj`"),
     "container engine": ("containers cannot be run or measured", "`systemctl start docker`, or set DOCKER_HOST"),
-    "container engine: rights": ("this user may not use it", "`sudo usermod -aG docker $USER`, then log in again"),
     "quiet machine": ("over half of the cores are busy: timings are disturbed", "stop other work, see `top`"),
     "free disk": ("under 1 GB may not hold the results", "delete old step folders, or use another disk"),
     "notebook kit": ("notebooks and plans cannot run", "`make setup`"),
@@ -93,13 +90,10 @@ def probe_system(clock: Path = CLOCKSOURCE, version: tuple = sys.version_info[:3
     ]
 
 
-def probe_size(proc: Path = PROC, cgroup_root: Path = CGROUP) -> list[Finding]:
+def probe_size(proc: Path = PROC, cgroup_root: Path = ROOT) -> list[Finding]:
     """Compare cores with the CPU quota (in cores) and the load average, and free memory with 1 GiB."""
-    cores, load, folders = (
-        usable_cores(),
-        read_field(proc / "loadavg").split(" ")[0] or "nan",
-        cgroup_folders(proc, cgroup_root)[2],
-    )
+    cores, load = usable_cores(), read_field(proc / "loadavg").split(" ")[0] or "nan"
+    folders = groups_of("self", cgroup_root, proc).folders
     quota = _limit(folders.get("cpu", cgroup_root), "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
     total, free = (int(read_field(proc / "meminfo", name) or 0) / 2**20 for name in ("MemTotal", "MemAvailable"))
     limit = min(total, _limit(folders.get("memory", cgroup_root), "memory.max", "memory.limit_in_bytes") / 2**30)
@@ -111,19 +105,14 @@ def probe_size(proc: Path = PROC, cgroup_root: Path = CGROUP) -> list[Finding]:
     ]
 
 
-def probe_cgroup(proc: Path = PROC, cgroup_root: Path = CGROUP, release: str = platform.release()) -> list[Finding]:
+def probe_cgroup(proc: Path = PROC, cgroup_root: Path = ROOT, release: str = platform.release()) -> list[Finding]:
     """Check that child cgroups can be made (an empty one is, for a moment), and that the kernel marks peaks (bytes)."""
-    version, layout, folders = cgroup_folders(proc, cgroup_root)
-    own, trouble = folders.get("memory", cgroup_root), "" if "cpuacct" in folders else "CPU time is not counted"
-    parents = {own, folders.get("cpuacct", own)}
-    if version == "v2":
-        # A v2 group with processes of its own hands no controller down, so the child's parent is often one above.
-        above = [
-            group for group in (own, *own.parents) if "memory" in read_field(group / "cgroup.subtree_control").split()
-        ]
-        parents = [group for group in above if os.access(group / "cgroup.procs", os.W_OK)][:1]
-        trouble = "" if parents else f"no group from {own} up hands memory to this user"
-    for parent in () if trouble else parents:
+    groups, parents, trouble = groups_of("self", cgroup_root, proc), parent_groups(cgroup_root, proc), ""
+    layout = f"v{groups.version}{' (hybrid)' * groups.hybrid}" if groups.version else "no cgroup"
+    own = groups.folders.get("memory", cgroup_root)
+    if parents is None and groups.version:
+        trouble = f"no group from {own} up delegates memory" if groups.version == 2 else "CPU time is not counted"
+    for parent in dict.fromkeys(parents[1:] if parents else ()):
         child = parent / f"morocco-doctor-{os.getpid()}-{time.monotonic_ns()}"
         try:
             child.mkdir()
@@ -131,11 +120,14 @@ def probe_cgroup(proc: Path = PROC, cgroup_root: Path = CGROUP, release: str = p
         except OSError as error:
             trouble = f"no child group in {parent}: {error.strerror}"
     # The root group of v2 has no memory.peak of its own, so there the kernel's version decides.
-    mark = "memory.max_usage_in_bytes" if version == "v1" else "memory.peak"
-    recent = version == "v2" and [int(part) for part in re.findall(r"\d+", release)[:2]] >= [5, 19]
-    mark = mark if recent or (own / mark).exists() else ""
-    peak = _finding("peak memory mark", bool(mark), f"{mark or 'none'}, {layout}, kernel {release}")
-    return [_finding("own cgroup", not trouble, f"{layout}, {trouble or 'child groups can be made'}"), peak]
+    mark = "memory.max_usage_in_bytes" if groups.version == 1 else "memory.peak"
+    recent = groups.version == 2 and [int(part) for part in re.findall(r"\d+", release)[:2]] >= [5, 19]
+    mark = mark if recent or (own / mark).exists() else "none"
+    able = f"{layout}, {trouble or 'child groups can be made'}" if groups.version else layout
+    return [
+        _finding("own cgroup", parents is not None and not trouble, able),
+        _finding("peak memory mark", mark != "none", f"{mark}, {layout}, kernel {release}"),
+    ]
 
 
 def probe_kernel(proc: Path = PROC, powercap: Path = POWERCAP) -> list[Finding]:
@@ -155,63 +147,43 @@ def probe_kernel(proc: Path = PROC, powercap: Path = POWERCAP) -> list[Finding]:
     ]
 
 
-def probe_gpu(nvml=None, proc: Path = PROC) -> list[Finding]:
-    """List NVIDIA GPUs, and check through NVML that memory per process (bytes) and energy (mJ) can be read."""
-
-    def ask(names: str, *args):
-        for name in names.split():
-            with suppress(Exception):  # each NVML error has a class of its own, and every answer is optional
-                answer = getattr(nvml, name)(*args)
-                return answer.decode() if isinstance(answer, bytes) else answer  # older bindings answer in bytes
-
-    try:
-        nvml = nvml or importlib.import_module("pynvml")
-        nvml.nvmlInit()
-    except Exception as error:
-        case = "GPU: binding" if isinstance(error, ImportError) else "GPU: driver"
-        return [_finding(what, False, str(error) or type(error).__name__, case) for what in GPU]
-    gpus, driver = range(ask("nvmlDeviceGetCount") or 0), ask("nvmlSystemGetDriverVersion")
-    names, sized, metered, pids = [], 0, 0, proc / "self/ns/pid"
-    for gpu in [ask("nvmlDeviceGetHandleByIndex", index) for index in gpus]:
-        running = ask("nvmlDeviceGetComputeRunningProcesses nvmlDeviceGetComputeRunningProcesses_v2", gpu)
-        sized += running is not None and all(process.usedGpuMemory is not None for process in running)
-        metered += ask("nvmlDeviceGetTotalEnergyConsumption", gpu) is not None
-        names.append(f"{ask('nvmlDeviceGetName', gpu)} ({ask('nvmlDeviceGetUUID', gpu)})")
-    ask("nvmlShutdown")
-    if not gpus:
-        return [_finding(what, False, f"0 GPUs, driver {driver}", "GPU: driver") for what in GPU]
-    contained = pids.is_symlink() and os.readlink(pids) != "pid:[4026531836]"  # the host's: a constant of Linux
-    memory, where = sized == len(gpus) and not contained, "in a container" if contained else "on the host"
+def probe_gpu(library=None) -> list[Finding]:
+    """List NVIDIA GPUs, and check through NVML that memory per process (bytes) and energy (J) can be read."""
+    gpus = nvml.Nvml(library)
+    gpus.close()
+    devices, driver = gpus.devices, f"driver {gpus.versions['driver'] or 'not found'}"
+    if not devices:
+        case = "GPU: binding" if isinstance(gpus.error, ImportError) else "GPU: driver"
+        return [_finding(what, False, str(gpus.error or f"0 GPUs, {driver}"), case) for what in GPU]
+    sizes = [device.idle["processes"] for device in devices]
+    sized = sum(found is not None and None not in found.values() for found in sizes)
+    metered = sum(device.idle["energy_j"] is not None for device in devices)
+    names = ", ".join(f"{device.identity['name']} ({device.identity['uuid']})" for device in devices)
+    contained = nvml.in_container()
+    where = "in a container" if contained else "on the host"
     return [
-        _finding(GPU[0], True, f"{len(gpus)}, driver {driver}: {', '.join(names)}"),
-        _finding(GPU[1], memory, f"sizes on {sized} of {len(gpus)}, {where}", GPU[1] + ": container" * contained),
-        _finding(GPU[2], metered == len(gpus), f"energy counter on {metered} of {len(gpus)}"),
+        _finding(GPU[0], True, f"{len(devices)}, {driver}: {names}"),
+        _finding(
+            GPU[1],
+            sized == len(devices) and not contained,
+            f"sizes on {sized} of {len(devices)}, {where}",
+            GPU[1] + ": container" * contained,
+        ),
+        _finding(GPU[2], metered == len(devices), f"energy counter on {metered} of {len(devices)}"),
     ]
 
 
-def probe_engine(address: str | None = None) -> list[Finding]:
-    """Ask the container engine at DOCKER_HOST, or at its usual socket, whether it is there (1 s) and its version."""
-    address, case = address or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock", "container engine"
+def probe_engine() -> list[Finding]:
+    """Ask the container engine for its version, for 1 s at most."""
+    from morocco_lib.runners import engine
+
+    what = "container engine"
     try:
-        url = urlsplit(address)
-        if url.scheme == "tcp":
-            socket.create_connection((url.hostname, url.port or 2375), 1).close()
-            return [_finding(case, True, f"{address}: takes connections")]
-        for page, timeout_s in (("/_ping", 1.0), ("/version", 0.5)):
-            with socket.socket(socket.AF_UNIX) as link:
-                link.settimeout(timeout_s)
-                link.connect(url.path)
-                web = http.client.HTTPConnection("localhost")
-                web.sock = link
-                web.request("GET", page)
-                answer = web.getresponse()
-                body = answer.read()
-            if answer.status != 200:
-                raise http.client.HTTPException(f"GET {page} answered {answer.status}")
-        return [_finding(case, True, f"{address}: version {json.loads(body)['Version']}")]
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
-        seen = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return [_finding(case, False, f"{address}: {seen}", case + ": rights" * isinstance(error, PermissionError))]
+        client = engine.connect(1)
+        with engine.engine_errors("read the engine's version"), client.api:
+            return [_finding(what, True, f"{engine.address()}: version {client.version()['Version']}")]
+    except MoroccoError as error:
+        return [Finding(what, False, f"{engine.address()}: {error.seen}", ADVICE[what][0], error.remedy)]
 
 
 def probe_kit(root: Path | None = None, find=importlib.util.find_spec, prefix: str = sys.prefix) -> list[Finding]:
@@ -232,7 +204,7 @@ PROBES = (probe_system, probe_size, probe_cgroup, probe_kernel, probe_gpu, probe
 
 
 def examine(root: Path | None = None) -> list[Finding]:
-    """Look at everything the kit needs or measures on this machine, changing nothing and never raising.
+    """Check everything that the kit needs or measures on this machine, changing nothing and never raising.
 
     Args:
         root: Project folder in whose `outputs` folder results go; the current folder if not given.
@@ -244,7 +216,7 @@ def examine(root: Path | None = None) -> list[Finding]:
     for probe in PROBES:
         try:
             findings += probe(root) if probe is probe_kit else probe()
-        except Exception as error:  # a doctor that falls ill on an odd machine helps nobody
+        except Exception as error:  # on an odd machine the other checks still help
             findings.append(Finding(probe.__name__, False, repr(error), "the check failed", "report this as a bug"))
     return findings
 

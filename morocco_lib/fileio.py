@@ -1,4 +1,4 @@
-"""Files written whole or not at all, JSON, and digests."""
+"""Atomic writes, JSON, and digests."""
 
 import functools
 import hashlib
@@ -56,12 +56,12 @@ def write_text(path: Path, text: str) -> None:
     except BaseException as error:
         os.unlink(temporary)
         if isinstance(error, OSError):
-            error.filename = error.filename or str(path)  # a write that fails does not say where
+            error.filename = error.filename or str(path)  # a failed write does not name it
         raise
 
 
 @functools.cache
 def _umask() -> int:
-    mask = os.umask(0o077)  # it can only be asked by setting it
+    mask = os.umask(0o077)  # it can only be read by setting it
     os.umask(mask)
     return mask

@@ -111,7 +111,7 @@ def test_verbs_and_options_exist(page):
             elif (*path, word) in KNOWN:
                 path = (*path, word)
             elif path == () or path == ("data",):
-                assert word == "VERB", (page.name, words)
+                assert word == "COMMAND", (page.name, words)
 
 
 # -- reasons and messages ------------------------------------------------------------------------------------------

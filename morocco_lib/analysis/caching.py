@@ -1,6 +1,6 @@
-"""Does a program keep its answers? Judged from runs on texts that never come twice and on few over and over.
+"""Does a program cache answers? Judged from runs on unique texts and on a few repeated ones.
 
-What is fed is made by `benchmark.cache_probe`. Pure.
+`benchmark.cache_probe` makes the input. Pure.
 """
 
 import math
@@ -26,11 +26,11 @@ from morocco_lib.reasons import Reason, verdict
 
 PAIRS = 3  # of runs, one of each kind; fewer have no interval worth the name
 RATIO = 1.10  # of the speeds, and
-RATIO_LOW = 1.05  # of the lower end of its 98 % interval: above both, answers are kept
-RATIO_APART = 1.25  # of the slowest repeated run to the fastest unique one: as well; a held-up run makes intervals wide
-LEAST_SAVED_S = 0.05  # of a run; machines hold programs up as long as that, and runs of few records are no longer
-BUSY_SHARE = 0.25  # of all cores, kept busy by others
-WORK_SHARE = 0.5  # of a run that is not start-up; with less, whole runs of both kinds are alike whatever is kept
+RATIO_LOW = 1.05  # of the lower end of its 98 % interval: above both, the program caches
+RATIO_APART = 1.25  # of the slowest repeated run to the fastest unique one: likewise; one delayed run widens intervals
+LEAST_SAVED_S = 0.05  # a run; delays by the machine are as long, and so are runs of few records
+BUSY_SHARE = 0.25  # of all cores, used by other processes
+WORK_SHARE = 0.5  # of a run, at least, that is not start-up; with less, whole runs hardly differ even with a cache
 
 
 def judge(
@@ -39,64 +39,64 @@ def judge(
     init_s: float | None = None,
     whole: bool = False,
 ) -> dict[str, Any]:
-    """Return how much faster repeated texts are answered than unique ones, and whether that means answers are kept.
+    """Return how much faster repeated texts are answered than unique ones, and whether that means a cache.
 
     Args:
         unique_folders, repeated_folders: Folders of finished runs (runs/NN), one of each a pair, in the same order.
         init_s: Start-up in seconds where it is known from elsewhere; only for method "total".
-        whole: Take method "total" whatever the answers' arrival tells: where work is done before readiness is told.
+        whole: Take method "total" whatever the arrivals show: for programs that work before their ready line.
     Returns:
         {"value", "low", "high": ratio of the speeds, repeated by unique, with its 95 % interval, "method", "pairs": the
         ratio in each pair, "fires": true or false}. Method is "stream", "ready" (readiness to last answer) or "total"
-        (start to end of the program: start-up is in it, so a ratio above 1 is too small). Where it cannot be known
+        (start to end of the program: start-up included, so a ratio above 1 is too small). Where it cannot be known
         {"value": None, "reason": code, "fires": None}: NO_VALID_RUN if any of the runs is invalid, BUSY_MACHINE if
-        the ratio is high, but others kept the processor busy and the program's CPU time does not bear it out,
-        NO_READINESS if whole runs differ little and nobody knows how much of them is start-up, NO_STREAM if most is, or
+        the ratio is high, but other processes used the CPU and the program's CPU time does not confirm it,
+        NO_READINESS if whole runs differ little and the share of start-up is unknown, NO_STREAM if most is start-up, or
         if the ratio is high and runs are so short that this is less than 50 ms.
     Raises:
         UsageError: fewer than three pairs, or a file of a run is missing or broken.
-    Limits: finds what saves a tenth of the time and 50 ms a run; a program may know the probe and keep answers only
+    Limits: finds what saves a tenth of the time and 50 ms a run; a program may recognise the probe and cache only
         elsewhere.
     """
     if len(unique_folders) != len(repeated_folders) or len(unique_folders) < PAIRS:
-        seen = f"{len(unique_folders)} runs of unique and {len(repeated_folders)} of repeated texts"
-        raise UsageError(seen, rule=f"they come in pairs, at least {PAIRS}", remedy="bench again")
+        runs = f"{len(unique_folders)} runs of unique and {len(repeated_folders)} of repeated texts"
+        raise UsageError(runs, rule=f"they come in pairs, at least {PAIRS}", remedy="bench again")
     unique, repeated = ([read_run(Path(f)) for f in folders] for folders in (unique_folders, repeated_folders))
     if any(_is_invalid(run) for run in (*unique, *repeated)):
         return _unknown(Reason.NO_VALID_RUN)
-    ways = [
+    methods = [
         ("stream", stream_segment, stream_segment),
         ("ready", ready_segment, ready_segment),
         ("stream", stream_segment, _burst),
         ("total", _whole, _whole),
     ]
-    for name, of_unique, of_repeated in ways[-1:] if whole else ways:
+    for name, of_unique, of_repeated in methods[-1:] if whole else methods:
         segments = [[of_unique(run) for run in unique], [of_repeated(run) for run in repeated]]
         if not any(isinstance(segment, Reason) for kind in segments for segment in kind):
             method = name
             break
-    found = compare(*([segment.records / segment.seconds for segment in kind] for kind in segments))
-    if found["fires"]:
+    ratio = compare(*([segment.records / segment.seconds for segment in kind] for kind in segments))
+    if ratio["fires"]:
         of_unique_s, of_repeated_s = (median(segment.seconds for segment in kind) for kind in segments)
         if of_unique_s - of_repeated_s < LEAST_SAVED_S:
             return _unknown(Reason.NO_STREAM)
         if _machine_explains(unique, repeated):
             return _unknown(Reason.BUSY_MACHINE)
-    if method == "total" and not found["fires"]:
+    if method == "total" and not ratio["fires"]:
         if init_s is None:
             return _unknown(Reason.NO_READINESS)
         if init_s > (1 - WORK_SHARE) * mean(run.total_s for run in unique):
             return _unknown(Reason.NO_STREAM)
-    return {**found, "method": method}
+    return {**ratio, "method": method}
 
 
 def compare(unique_per_s: Sequence[float], repeated_per_s: Sequence[float]) -> dict[str, Any]:
     """Return the ratio of speeds in pairs as `judge` does, without method.
 
-    The mean of the log ratios with Student's 95 % interval. `fires` takes the ratio above 1.10 and the lower end of its
-    98 % interval above 1.05, or every repeated run above 1.25 times every unique one: of honest programs whose runs
-    differ by up to 15 %, or of which every fifth is held up to half its speed, on a machine that drifts by up to 10 %,
-    it accuses less than 1 in 100.
+    The mean of the log ratios with Student's 95 % interval. `fires` requires the ratio above 1.10 and the lower end of
+    its 98 % interval above 1.05, or every repeated run above 1.25 times every unique one. False alarms are below 1 % for
+    programs whose runs differ by up to 15 %, or of which one run in five is slowed to half its speed, on a machine that
+    drifts by up to 10 %.
     """
     from scipy.special import stdtrit
 
@@ -118,7 +118,7 @@ def _unknown(reason: Reason) -> dict[str, Any]:
 
 
 def _burst(run: Run) -> Segment | Reason:
-    # Where unique texts make a stream and repeated ones come too fast for one, that is the finding.
+    # Where unique texts give a stream and repeated ones come too fast for one, that is the finding.
     if len(run.arrivals) < 2 or run.arrivals[-1][0] <= run.arrivals[0][0]:
         return Reason.NO_STREAM
     return Segment(run.lines - run.arrivals[0][1], run.arrivals[-1][0] - run.arrivals[0][0], [])
@@ -129,17 +129,18 @@ def _whole(run: Run) -> Segment:
 
 
 def _machine_explains(unique: Sequence[Run], repeated: Sequence[Run]) -> bool:
-    # Others come and go in seconds, as long as runs here are, and may hold up one kind by chance; CPU time is its own.
+    # Load of other processes comes and goes in seconds and may slow one kind by chance; the program's CPU time does not.
     others = [run.facts.get("others") for run in (*unique, *repeated)]
-    if not all(isinstance(found, dict) for found in others):
+    if not all(isinstance(load, dict) for load in others):
         return False
-    share = mean(found["cores"] / found["of_cores"] for found in others)
-    most, least = (kind([run.facts["cpu_s"] or 0.0 for run in runs]) for kind, runs in ((max, repeated), (min, unique)))
+    share = mean(load["cores"] / load["of_cores"] for load in others)
+    most, least = (pick([run.facts["cpu_s"] or 0.0 for run in runs]) for pick, runs in ((max, repeated), (min, unique)))
     return share > BUSY_SHARE and least <= RATIO * most
 
 
 def _is_invalid(run: Run) -> bool:
-    facts, (_, _, answers) = run.facts, read_answers(run.folder)
-    found = exit_reasons(facts["exit"]) + stream_reasons(facts) + log_reasons(run.truncated)
-    found += clock_reasons(facts["clock"]) + gpu_reasons(facts["gpu"]) + answer_reasons(answers.checked.counts)
-    return verdict(found) == "INVALID"
+    # Without the load of the machine and gaps between samples: pairs of runs in turn cancel them.
+    facts = run.facts
+    reasons = exit_reasons(facts["exit"]) + stream_reasons(facts) + log_reasons(run.truncated)
+    reasons += clock_reasons(facts["clock"]) + gpu_reasons(facts["gpu"])
+    return verdict(reasons + answer_reasons(read_answers(run).checked.counts)) == "INVALID"

@@ -14,7 +14,7 @@ from morocco_lib.reasons import Reason
 
 MIN_ENERGY_S = 10.0  # counters go in steps, and power is a mean over up to a second
 MIN_ENERGY_STEPS = 10
-EDGE_SHARE = 0.01  # of that time, which may lie outside the samples
+EDGE_SHARE = 0.01  # of the time measured, which may lie outside the samples
 MAX_POWER_GAP_S = 1.0
 
 
@@ -27,16 +27,16 @@ def gpu_ram_bytes(run: Run) -> float | Reason:
     if isinstance(gpu, str):
         return Reason(gpu)
     if not any(device["used_by_run"] for device in gpu["devices"]):
-        return _unseen(gpu)
+        return _why_none(gpu)
     ours, at_once = {str(pid) for pid in gpu["pids"]}, {}
     for sample in run.gpu_samples:
         sizes = [size for pid, size in (sample["processes"] or {}).items() if pid in ours]
         at_once.setdefault(sample["t_ns"], []).extend(sizes)
-    told = [sum(sizes) for sizes in at_once.values() if sizes and None not in sizes]
-    return float(max(told)) if told else Reason.GPU_NOT_TOLD
+    totals = [sum(sizes) for sizes in at_once.values() if sizes and None not in sizes]
+    return float(max(totals)) if totals else Reason.GPU_NOT_TOLD
 
 
-def _unseen(gpu: dict[str, Any]) -> Reason:
+def _why_none(gpu: dict[str, Any]) -> Reason:
     for device in gpu["devices"]:
         if device["idle"]["processes"] is None:
             return Reason(device["missing"]["compute"]["reason"])
@@ -54,7 +54,7 @@ def gpu_energy(run: Run) -> tuple[float, int, str] | Reason:
         return Reason.NO_ENERGY_COUNTER
     used = [index for index, device in enumerate(gpu["devices"]) if device["used_by_run"]]
     if not used:
-        return _unseen(gpu)
+        return _why_none(gpu)
     if len(run.arrivals) < MIN_ARRIVALS:
         return Reason.NO_STREAM
     first_s, last_s = run.arrivals[0][0], run.arrivals[-1][0]
@@ -64,7 +64,7 @@ def gpu_energy(run: Run) -> tuple[float, int, str] | Reason:
     for index in used:
         counter, power = (_points(run, index, name) for name in ("energy_j", "power_w"))
         if gpu["devices"][index]["mig_of"] is not None or not (counter or power):
-            return Reason.NO_ENERGY_COUNTER  # a counter of the whole GPU tells nothing of an instance
+            return Reason.NO_ENERGY_COUNTER  # the counter is of the whole GPU, not of an instance
         points, method = (counter, method) if counter else (_integrated(power), "power")
         gap_s = max((b[0] - a[0] for a, b in itertools.pairwise(points)), default=0.0)
         edge_s = EDGE_SHARE * (last_s - first_s)
@@ -73,7 +73,7 @@ def gpu_energy(run: Run) -> tuple[float, int, str] | Reason:
         if not counter and gap_s > MAX_POWER_GAP_S:
             return Reason.NO_SAMPLES
         if any(b[1] < a[1] for a, b in itertools.pairwise(points)):
-            return Reason.NO_ENERGY_COUNTER  # set back by a reset
+            return Reason.NO_ENERGY_COUNTER  # reset
         if len({value for t_s, value in points if first_s <= t_s <= last_s}) < MIN_ENERGY_STEPS:
             return Reason.BELOW_RESOLUTION
         joules += _at(points, last_s) - _at(points, first_s)
@@ -90,7 +90,7 @@ def _integrated(power: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _at(points: list[tuple[float, float]], t_s: float) -> float:
-    # Between two points on the line through them, outside the nearest.
+    # Interpolated between two points, the nearest outside.
     after = bisect.bisect(points, (t_s, -math.inf))
     if after in (0, len(points)):
         return points[min(after, len(points) - 1)][1]
@@ -102,7 +102,7 @@ def summarise_gpu(gpu: dict[str, Any] | str, runs: Sequence[Run]) -> dict[str, A
     """Return the estimates of bench.json that concern GPUs.
 
     Args:
-        gpu: What the first run's `run.json` says, valid or not: without a GPU its code is the reason.
+        gpu: That of the first run's run.json, valid or not: without a GPU its code is the reason.
         runs: The valid runs.
     """
     if isinstance(gpu, str):
@@ -111,7 +111,7 @@ def summarise_gpu(gpu: dict[str, Any] | str, runs: Sequence[Run]) -> dict[str, A
             "energy_j_per_record": {"value": None, "reason": Reason.NO_ENERGY_COUNTER},
         }
     energy = [gpu_energy(run) for run in runs]
-    reasons = [found for found in energy if isinstance(found, Reason)]
+    reasons = [e for e in energy if isinstance(e, Reason)]
     if reasons or not energy:
         energy_estimate = {"value": None, "reason": reasons[0] if reasons else Reason.NO_VALID_RUN}
     else:

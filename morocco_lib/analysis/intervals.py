@@ -1,6 +1,6 @@
 """Numbers of runs -> one number with its 95 % interval.
 
-Runs are joined as a ratio of sums, sum(records) / sum(seconds), never as a mean of ratios; the interval is Student's t on the
+Runs are combined as a ratio of sums, sum(records) / sum(seconds), never as a mean of ratios; the interval is Student's t on the
 linearised residuals (Cochran, Sampling Techniques, 1977, ch. 6).
 """
 

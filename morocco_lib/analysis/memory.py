@@ -8,8 +8,7 @@ from morocco_lib.reasons import Reason
 def ram_bytes(run: Run) -> float | Reason:
     """Return the peak of anonymous and shared memory of the whole tree.
 
-    The largest sample, raised to what the kernel's own peak leaves when the most file cache and kernel memory ever
-    sampled is taken off it.
+    The largest sample, raised to the kernel's own peak less the most file cache and kernel memory ever sampled.
     Limits: with the /proc source memory shared between processes counts once for each.
     """
     if not run.samples:

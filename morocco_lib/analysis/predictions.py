@@ -1,42 +1,40 @@
-"""runs/NN/ -> its answers, checked and mapped back to the records they are to."""
+"""The predictions of a run, checked and mapped back to the records they answer."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
+from morocco_lib.analysis.run_files import Run, readable
 from morocco_lib.data import workload
 from morocco_lib.data.workload import Workload
-from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Checked, Prediction, Task
 
 
-@dataclass
+@dataclass(frozen=True)
 class Answers:
-    """The answers of one run, checked, in the order of the distinct records they were first given to."""
+    """The checked predictions of one run.
 
-    checked: Checked
-    first: dict[int, Prediction]  # place of the record -> its first answer, with its own idx
-    repeated: int  # answers to records that had been answered before
-    flips: int  # of these, how many differ from the first
-
-
-def read_answers(folder: Path) -> tuple[Task, Workload, Answers]:
-    """Return task, workload and checked answers of runs/NN.
-
-    Raises:
-        UsageError: workload.json or answers.jsonl cannot be read.
+    Args:
+        task, load: What was fed.
+        first: Place of a distinct record -> its first prediction, with the record's own idx.
+        repeated: Predictions for records that had been answered before.
+        flips: How many of these differ from the first.
     """
-    try:
-        description = json.loads((folder / "workload.json").read_text(encoding="utf-8"))
-        task = get_task(description["task"])
-        load = workload.from_description(task, description)
-        with (folder / "answers.jsonl").open("rb") as lines:
-            checked = task.check(lines, load, f"runs/{folder.name}/answers.jsonl")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"run in {folder} cannot be read ({error})", remedy="restore the folder or bench again"
-        ) from None
+
+    task: Task
+    load: Workload
+    checked: Checked
+    first: dict[int, Prediction]
+    repeated: int
+    flips: int
+
+
+def read_answers(run: Run) -> Answers:
+    """Return the checked predictions of a run; raises UsageError if workload.json or answers.jsonl cannot be read."""
+    with readable(run.folder):
+        task = get_task(run.workload["task"])
+        load = workload.from_description(task, run.workload)
+        with (run.folder / "answers.jsonl").open("rb") as lines:
+            checked = task.check(lines, load, f"runs/{run.folder.name}/answers.jsonl")
     first: dict[int, Prediction] = {}
     repeated = flips = 0
     for idx in load:
@@ -49,4 +47,10 @@ def read_answers(folder: Path) -> tuple[Task, Workload, Answers]:
             flips += first[place] != restored
         else:
             first[place] = restored
-    return task, load, Answers(checked, first, repeated, flips)
+    return Answers(task, load, checked, first, repeated, flips)
+
+
+def differing(one: dict[int, Prediction], other: dict[int, Prediction]) -> tuple[int, int]:
+    """Return (how many records that both answered got different predictions, how many both answered)."""
+    both = one.keys() & other.keys()
+    return sum(one[place] != other[place] for place in both), len(both)

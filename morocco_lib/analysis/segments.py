@@ -1,9 +1,9 @@
-"""When answers arrived, and when runs of two sizes ended -> stretches of steady work. Pure.
+"""When answers arrived, and when runs of two sizes ended -> segments of steady work. Pure.
 
-Three ways, tried in this order by `throughput.read`:
-stream   from the first arrival on, less a warm-up where one shows, to the last
+Three methods, tried in this order by `throughput.read`:
+stream   from the first arrival on, less a warm-up if there is one, to the last
 ready    from readiness to the last answer, where answers came too late or too close together for a stream
-paired   what a longer run took more than a short one, from start to end of the program
+paired   the time a longer run took more than a short one, from start to end of the program
 """
 
 from collections.abc import Callable, Sequence
@@ -16,22 +16,22 @@ from morocco_lib.reasons import Reason
 
 Arrivals = Sequence[tuple[float, int]]  # (seconds since the start of the program, lines that ended in it)
 
-MIN_ARRIVALS = 5  # fewer tell nothing of a rate
+MIN_ARRIVALS = 5  # fewer give no rate
 MIN_STREAM_S = 0.02  # what comes within less is a buffer being emptied
 MIN_STREAM_SHARE = 0.01  # of the program's life; guards against answers printed all at the end
 PARTS = 10
 
 WARM_UP_EXCESS = 1.2  # times as slow as what follows, a record and a byte: autotuning, clocks rising, caches filling
-WARM_UP_SHARE = 1 / 3  # of the records; what is slow for longer is how the program works
-WARM_UP_Z = 5.0  # standard errors between the two rates; the largest of many places is taken
-TWO_KINDS_SHARE, TWO_KINDS_GAP_S = 0.25, 0.1  # of the slowest of the faster kind; below, start-ups differ by chance
-COLD_COST = 0.5  # of a start-up, where no short run tells: half of the original's cold starts cost more
-TOLD_APART = 2.5  # standard deviations that a cold start must cost to be told apart in longer runs
+WARM_UP_SHARE = 1 / 3  # of the records; what is slow for longer is no warm-up
+WARM_UP_Z = 5.0  # standard errors between the two rates; high, as the largest of many is taken
+TWO_KINDS_SHARE, TWO_KINDS_GAP_S = 0.25, 0.1  # of the slowest of the faster group; below, start-ups differ by chance
+COLD_COST = 0.5  # of a start-up, where no short run was cold: half of the original's cold starts cost more
+DETECTABLE = 2.5  # standard deviations that a cold start must cost to be recognised in longer runs
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of one run in which `records` were answered in `seconds`, its parts, and the warm-up left out before it."""
+    """A part of one run in which `records` were answered in `seconds`, its own parts, and the warm-up left out before it."""
 
     records: int
     seconds: float
@@ -43,11 +43,11 @@ class Segment:
 def of_stream(
     arrivals: Arrivals, life_s: float, ready_s: float | None, sizes: Callable[[], Sequence[int] | None] = lambda: None
 ) -> Segment | Reason:
-    """Return the stream of answers from the first arrival on, or why there is none to speak of.
+    """Return the stream of answers from the first arrival on, or why there is none.
 
     Args:
         life_s: From start to end of the program.
-        sizes: Gives the bytes of the record that each line answers, in the order of the lines; asked only if the stream
+        sizes: Gives the bytes of the record that each line answers, in the order of the lines; called only if the stream
             seems to begin with a warm-up, which long texts answered first would look like.
     """
     if len(arrivals) < MIN_ARRIVALS:
@@ -63,8 +63,8 @@ def of_stream(
         if unexplained_s > 0.5 * seconds:
             return Reason.ANSWERS_HELD_BACK
     if len(arrivals) > MIN_ARRIVALS and arrivals[-1][1] < median(n for _, n in arrivals[1:-1]):
-        # What was left when the program ended. Answers that were done and not printed at the first arrival came later:
-        # they are made up for by those not printed at the last but one.
+        # A rest flushed at the end. Answers computed but not printed at the first arrival came later: those not printed
+        # at the last but one make up for them.
         arrivals, last_s = arrivals[:-1], arrivals[-2][0]
     begin = warm_up(arrivals, sizes)
     steady = arrivals[begin:]
@@ -78,7 +78,7 @@ def of_stream(
 
 
 def of_ready(arrivals: Arrivals, ready_s: float | None) -> Segment | Reason:
-    """Return the stretch from readiness to the last answer."""
+    """Return the segment from readiness to the last answer."""
     if ready_s is None or not arrivals:
         return Reason.NO_READINESS
     seconds = arrivals[-1][0] - ready_s
@@ -110,9 +110,9 @@ def _parts(arrivals: Arrivals) -> list[tuple[int, float]]:
 def warm_up(arrivals: Arrivals, sizes: Callable[[], Sequence[int] | None] = lambda: None) -> int:
     """Return the place of the arrival that ends the warm-up, 0 if there is none.
 
-    The one change of rate that stands out most is taken, if what lies before it is slower by WARM_UP_EXCESS both a
-    record and a byte, and short.
-    Limits: a slow beginning of more than WARM_UP_SHARE is not left out, nor one of less than WARM_UP_EXCESS.
+    It is the most significant change of rate, if what lies before it is slower by WARM_UP_EXCESS both a record and a
+    byte, and short.
+    Limits: never more than WARM_UP_SHARE is left out, nor what is slower by less than WARM_UP_EXCESS.
     """
     seconds = [b[0] - a[0] for a, b in pairwise(arrivals)]
     place = _change(seconds, [n for _, n in arrivals[1:]])
@@ -150,32 +150,29 @@ def _change(seconds: Sequence[float], work: Sequence[int]) -> int:
 
 
 # -- paired sizes --------------------------------------------------------------------------------------------------
-def two_kinds(seconds: Sequence[float], start_s: float | None = None) -> int:
-    """Return how many of the times, sorted, are of a faster kind; 0 if they do not fall apart into two.
+def two_kinds(seconds: Sequence[float]) -> int:
+    """Return how many of the times, sorted, are in the faster of two groups; 0 if there are no two groups.
 
-    They do where one gap is larger by a fifth than what either kind differs by, and than what start-ups differ by.
-
-    Args:
-        start_s: What a start-up takes; left out, the slowest of the faster kind is one.
+    There are where one gap is larger by a fifth than either group's range, and than what start-ups differ by.
     """
     ordered = sorted(seconds)
     gap, place = max(((b - a, k) for k, (a, b) in enumerate(pairwise(ordered), start=1)), default=(0.0, 0))
     if not place:
         return 0
     within = max(ordered[place - 1] - ordered[0], ordered[-1] - ordered[place])
-    least = max(TWO_KINDS_GAP_S, TWO_KINDS_SHARE * (ordered[place - 1] if start_s is None else start_s))
+    least = max(TWO_KINDS_GAP_S, TWO_KINDS_SHARE * ordered[place - 1])
     return place if gap > max(least, 1.2 * within) else 0
 
 
 def warm_pairs(short_s: Sequence[float], long_s: Sequence[float]) -> list[int]:
     """Return the places at which both runs of a pair started warm.
 
-    Short runs tell what a cold start costs, or COLD_COST does; a longer run that takes more than half as much over the usual one had one.
-    Where longer runs differ too much to tell, all pairs are kept: cold starts then fall on both sizes alike.
+    Short runs show what a cold start costs, else COLD_COST applies; a longer run that takes more than half of it over the
+    usual one had one. Where longer runs vary too much for that, all pairs count: cold starts then fall on both sizes alike.
 
     Args:
         short_s, long_s: From start to end of the program, of pairs of runs.
-    Limits: a run that was slow for another reason may be taken for a cold one; where most are cold, none is found.
+    Limits: a run that was slow for another reason may be taken for a cold one; where most are cold, none is recognised.
     """
     if not short_s or not long_s:
         return []
@@ -185,15 +182,15 @@ def warm_pairs(short_s: Sequence[float], long_s: Sequence[float]) -> list[int]:
     cost_s = fmean(slow) - usual_s if slow else COLD_COST * usual_s
     warm, others = (_grown(long_s, begin, cost_s / 2) for begin in (min(long_s), median(long_s)))
     if warm != others and min(t for t in long_s if t not in warm) - max(warm) < cost_s / 4:
-        warm = others  # no gap: the fastest are but the fast end of all
-    chance = len(warm) > 2 and stdev(warm) * TOLD_APART > cost_s
-    if chance or max(long_s) - fmean(warm) > 3 * cost_s:  # no cold start, whatever it was
+        warm = others  # no gap: the fastest are only the fast end of all
+    chance = len(warm) > 2 and stdev(warm) * DETECTABLE > cost_s
+    if chance or max(long_s) - fmean(warm) > 3 * cost_s:  # more than a cold start costs
         return list(paired)
     return [k for k in paired if short_s[k] <= ordered[fast - 1] and long_s[k] in warm]
 
 
 def _grown(totals_s: Sequence[float], begin_s: float, within_s: float) -> list[float]:
-    """Return the times that are at most so much above their own mean, found from one on."""
+    """Return the times that are at most `within_s` above their own mean, starting from one."""
     usual_s = begin_s
     for _ in range(20):
         usual_s = fmean(total for total in totals_s if total <= usual_s + within_s)

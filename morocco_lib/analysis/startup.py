@@ -16,8 +16,8 @@ def init_s(run: Run, speed_per_s: Mapping[str, Any] = MappingProxyType({})) -> f
     """Return seconds from program start to readiness; without readiness, first answer less its own share of work.
 
     Args:
-        speed_per_s: The speed of all runs, for one too short to tell its own. Of method `paired`, whatever was answered
-            took its share of work before the last answer.
+        speed_per_s: The speed of all runs, for one too short to have its own. Of method `paired`, all answers took
+            their share of work before the last one.
     """
     if run.ready_s is not None:
         return run.ready_s
@@ -32,14 +32,19 @@ def init_s(run: Run, speed_per_s: Mapping[str, Any] = MappingProxyType({})) -> f
 
 
 def start_s(runs: Sequence[Run], speed_per_s: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    """Return the estimate of the start-up; of two kinds of start-ups the median, with the least and the largest.
+    """Return the estimate of the start-up; of two groups of start-ups the median with the range.
 
     Args:
         speed_per_s: As in `init_s`.
     """
-    found = [init_s(run, speed_per_s) for run in runs]
-    if not any(isinstance(f, Reason) for f in found) and segments.two_kinds(found):
-        return {"value": median(found), "low": min(found), "high": max(found), "method": "median", "scope": "runs"}
-    return mean_of(
-        found, "ready" if all(run.ready_s is not None for run in runs) else speed_per_s.get("method") or "stream"
-    )
+    seconds = [init_s(run, speed_per_s) for run in runs]
+    if not any(isinstance(s, Reason) for s in seconds) and segments.two_kinds(seconds):
+        return {
+            "value": median(seconds),
+            "low": min(seconds),
+            "high": max(seconds),
+            "method": "median",
+            "scope": "runs",
+        }
+    ready = all(run.ready_s is not None for run in runs)
+    return mean_of(seconds, "ready" if ready else speed_per_s.get("method") or "stream")

@@ -1,10 +1,10 @@
-"""The folder of a step -> bench.json, score.json and preds.jsonl: checked, scored, estimated, judged, from it alone.
+"""The folder of a step -> bench.json, score.json and preds.jsonl: checked, scored, estimated and judged from its files alone.
 
-Nothing is run here, so it can be repeated at any time, by anyone who has the folder.
+Nothing is run here, so anyone who has the folder can repeat it at any time.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +12,23 @@ from morocco_lib import fileio
 from morocco_lib.analysis import caching, gpu, throughput
 from morocco_lib.analysis.intervals import mean_of, ratio_estimate
 from morocco_lib.analysis.memory import cpu_of_stream, ram_bytes
-from morocco_lib.analysis.predictions import Answers, read_answers
+from morocco_lib.analysis.predictions import Answers, differing, read_answers
 from morocco_lib.analysis.run_files import Run, read_run, run_folders
 from morocco_lib.analysis.startup import start_s
 from morocco_lib.analysis.throughput import Throughput
-from morocco_lib.analysis.validity import (
-    answer_reasons,
-    cached_reasons,
-    clock_reasons,
-    drift_reasons,
-    exit_reasons,
-    gpu_reasons,
-    log_reasons,
-    machine_reasons,
-    sampler_reasons,
-    stream_reasons,
-    worker_reasons,
-)
-from morocco_lib.data.workload import Workload
+from morocco_lib.analysis.validity import cached_reasons, drift_reasons, exit_reasons, run_reasons, stream_reasons
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.reasons import Reason, verdict
-from morocco_lib.tasks.base import Prediction, Task, task_value
+from morocco_lib.tasks.base import task_value
 
 BENCH, SCORE, PREDICTIONS, PROTOCOL = "bench.json", "score.json", "preds.jsonl", "protocol.json"
-SAID = ("precision", "backend", "device")
-FLIP_SHARE = 0.001  # of repeated answers; above it the result carries FLIPS
+REPORTED = ("precision", "backend", "device")  # by the ready line
+FLIP_SHARE = 0.001  # of repeated predictions; above it the result carries FLIPS
 
 
-def score(task: Task, load: Workload, first: dict[int, Prediction]) -> dict[str, Any]:
-    """Return the score of the first answers to the distinct records: value, interval, metrics, and the majority beside it."""
+def score(answers: Answers) -> dict[str, Any]:
+    """Return the score of the first answers to the distinct records: value, interval, metrics, and the majority's score."""
+    task, load, first = answers.task, answers.load, answers.first
     if not first or load.gold is None:
         return {"value": None, "reason": Reason.NO_GOLD}
     places, predictions = zip(*sorted(first.items()), strict=True)
@@ -60,6 +48,25 @@ def score(task: Task, load: Workload, first: dict[int, Prediction]) -> dict[str,
     }
 
 
+@dataclass(frozen=True)
+class _Timed:
+    """A timed run, its checked predictions and the reasons against it."""
+
+    run: Run
+    answers: Answers
+    reasons: list[Reason]
+
+    @property
+    def valid(self) -> bool:
+        return verdict(self.reasons) == "VALID"
+
+
+def _timed(folder: Path) -> _Timed:
+    run = read_run(folder)
+    answers = read_answers(run)
+    return _Timed(run, answers, run_reasons(run, answers.checked.counts))
+
+
 def derive(folder: Path) -> dict[str, Any]:
     """Return what bench.json holds, from the runs and protocol.json alone.
 
@@ -67,41 +74,28 @@ def derive(folder: Path) -> dict[str, Any]:
         UsageError: a file of a run is missing or broken.
     """
     folder = Path(folder)
-    runs = [read_run(f) for f in run_folders(folder)]
+    timed = [_timed(f) for f in run_folders(folder)]
     short, cold = ([read_run(f) for f in sorted((folder / n / "runs").glob("[0-9]*"))] for n in ("short", "cold"))
     protocol = fileio.read_json(folder / PROTOCOL) if (folder / PROTOCOL).exists() else {}
-    facts = runs[0].facts
-    answered = [read_answers(run.folder) for run in runs]
-    task, load, reference = answered[0]
-    flips = Flips(reference)
-    for _, _, answers in answered:
-        flips.add(answers)
-    found = [_reasons_of(run, answers) for run, (_, _, answers) in zip(runs, answered, strict=True)]
-    valid = [run for run, reasons in zip(runs, found, strict=True) if verdict(reasons) == "VALID"]
-    # A pair whose longer run is invalid is none.
-    shorts = [s for run, s in zip(runs, short, strict=False) if run in valid] if len(short) >= len(runs) else short
-    speed = throughput.read(valid, shorts)
+    first = timed[0]
+    facts, workload = first.run.facts, first.run.workload
+    valid = [t.run for t in timed if t.valid]
+    if len(short) >= len(timed):  # they are pairs, and one whose longer run is invalid is none
+        short = [s for t, s in zip(timed, short, strict=False) if t.valid]
+    speed = throughput.read(valid, short)
     estimates, notes = _estimates(valid, speed)
-    notes += drift_reasons([per_s for per_s in speed.per_run if per_s])
-    by_run = {run.folder: row for run, row in zip(valid, speed.rows, strict=True)}
-    rows = [
-        _row(run, answers, reasons, by_run.get(run.folder) or throughput.read([run], shorts[:1]).rows[0], task, load)
-        for run, reasons, (_, _, answers) in zip(runs, found, answered, strict=True)
-    ]
-    kept = _kept(folder, protocol, estimates)
-    notes += cached_reasons(kept)
-    if not protocol.get("conformance", {}).get("ok", True):
-        notes.append(Reason.CONTRACT_BROKEN)
-    between = _between_batches(folder, protocol, task, reference)
-    if between and between["value"] > FLIP_SHARE * between["compared"]:
-        notes.append(Reason.BATCH_FLIPS)
-    if flips.compared and flips.count / flips.compared > FLIP_SHARE:
-        notes.append(Reason.FLIPS)
-    if len(runs) == 1:
-        notes.append(Reason.SINGLE_RUN)
-    codes = list(dict.fromkeys([*(reason for reasons in found for reason in reasons), *notes]))
-    result = verdict(codes)
-    description = fileio.read_json(runs[0].folder / "workload.json")
+    cached = _cached(folder, protocol, estimates)
+    batch_flips, flips = _between_batches(folder, protocol, first.answers), _flips([t.answers for t in timed])
+    notes += drift_reasons([per_s for per_s in speed.per_run if per_s]) + cached_reasons(cached)
+    further = {
+        Reason.CONTRACT_BROKEN: not protocol.get("conformance", {}).get("ok", True),
+        Reason.BATCH_FLIPS: batch_flips and batch_flips["value"] > FLIP_SHARE * batch_flips["compared"],
+        Reason.FLIPS: flips["value"] > FLIP_SHARE * flips["compared"],
+        Reason.SINGLE_RUN: len(timed) == 1,
+    }
+    notes += [reason for reason, holds in further.items() if holds]
+    reasons = list(dict.fromkeys([*(reason for t in timed for reason in t.reasons), *notes]))
+    result = verdict(reasons)
     return {
         "schema": 1,
         "task": facts["task"],
@@ -110,84 +104,63 @@ def derive(folder: Path) -> dict[str, Any]:
         "image_digest": facts["image_digest"],
         "input_size": facts["records_fed"],
         "batch_size": facts["batch_size"],
-        "repeats": len(runs),
-        **said(facts),
+        "repeats": len(timed),
+        **reported(facts),
         "verdict": result,
-        "reasons": codes,
-        "data": description["source"],
-        "input": {name: description[name] for name in ("size", "distinct", "bytes", "line_bytes_histogram")},
+        "reasons": reasons,
+        "data": workload["source"],
+        "input": {name: workload[name] for name in ("size", "distinct", "bytes", "line_bytes_histogram")},
         **estimates,
         "cold_init_s": _cold(cold, protocol, estimates["speed_per_s"]),
         **gpu.summarise_gpu(facts["gpu"], valid),
-        "score": score(task, load, reference.first)
-        if result == "VALID"
-        else {"value": None, "reason": Reason.NO_VALID_RUN},
-        "flips": {"value": flips.count, "compared": flips.compared},
-        **({"batch_flips": between} if between else {}),
-        "kept_answers": kept,
+        "score": score(first.answers) if result == "VALID" else {"value": None, "reason": Reason.NO_VALID_RUN},
+        "flips": flips,
+        **({"batch_flips": batch_flips} if batch_flips else {}),
+        "kept_answers": cached,
         "protocol": {name: value for name, value in protocol.items() if name != "schema"},
-        "runs": [row["run"] for row in rows],
-        "per_run": rows,
+        "runs": [f"runs/{t.run.folder.name}" for t in timed],
+        "per_run": _rows(timed, speed, short),
     }
 
 
-def said(facts: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return how a program says that it computes, in its ready line: precision, backend, device; None for what it does not say."""
+def reported(facts: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return precision, backend and device as a program's ready line reports them; None for what it does not report."""
     ready = next((event for event in facts["events"] if event.get("event") == "ready"), {})
-    told = {name: ready.get(name) for name in SAID}
-    return {name: value if isinstance(value, str) and len(value) <= 40 else None for name, value in told.items()}
+    values = {name: ready.get(name) for name in REPORTED}
+    return {name: value if isinstance(value, str) and len(value) <= 40 else None for name, value in values.items()}
 
 
 def sound_runs(folder: Path) -> list[Path]:
-    """Return the runs of a folder that ended well and whose answers are right."""
-    runs = [(read_run(path), read_answers(path)[2]) for path in run_folders(folder)]
-    return [run.folder for run, answers in runs if verdict(_reasons_of(run, answers)) == "VALID"]
+    """Return the valid runs of a folder."""
+    return [timed.run.folder for timed in map(_timed, run_folders(folder)) if timed.valid]
 
 
-class Flips:
-    """Answers to one record that differ: a run's first ones from the first run's, its later ones from its own first."""
-
-    def __init__(self, reference: Answers):
-        self.reference, self.count, self.compared = reference, 0, 0
-
-    def add(self, answers: Answers) -> None:
-        self.count += answers.flips
-        self.compared += answers.repeated
-        if answers is not self.reference:
-            count, compared = differing(self.reference.first, answers.first)
-            self.count += count
-            self.compared += compared
-
-
-def differing(one: dict[int, Prediction], other: dict[int, Prediction]) -> tuple[int, int]:
-    """Return (how many records answered twice got another answer, how many were answered twice)."""
-    both = one.keys() & other.keys()
-    return sum(one[place] != other[place] for place in both), len(both)
-
-
-def _reasons_of(run: Run, answers: Answers) -> list[Reason]:
-    facts = run.facts
-    found = exit_reasons(facts["exit"]) + stream_reasons(facts) + log_reasons(run.truncated)
-    found += worker_reasons(facts) + sampler_reasons(facts["sampler"])
-    found += machine_reasons(facts["others"]) + clock_reasons(facts["clock"]) + gpu_reasons(facts["gpu"])
-    return found + answer_reasons(answers.checked.counts)
-
-
-def _row(
-    run: Run, answers: Answers, reasons: Sequence[Reason], speed: dict[str, Any], task: Task, load: Workload
-) -> dict[str, Any]:
-    counts = answers.checked.counts
-    scored = {"value": None, "reason": Reason.NO_VALID_RUN} if counts else score(task, load, answers.first)
+def _flips(runs: Sequence[Answers]) -> dict[str, int]:
+    # First predictions of a run are held against those of the first run, its later ones against its own first.
+    between = [differing(runs[0].first, answers.first) for answers in runs[1:]]
     return {
-        "run": f"runs/{run.folder.name}",
-        "verdict": verdict(reasons),
-        "reasons": list(reasons),
-        "exit": {name: run.facts["exit"][name] for name in ("code", "signal")},
-        "problems": dict(counts),
-        "examples": [str(problem) for problem in answers.checked.problems[:3]],
-        **speed,
-        "score": scored["value"],
+        "value": sum(answers.flips for answers in runs) + sum(count for count, _ in between),
+        "compared": sum(answers.repeated for answers in runs) + sum(compared for _, compared in between),
     }
+
+
+def _rows(timed: Sequence[_Timed], speed: Throughput, short: Sequence[Run]) -> list[dict[str, Any]]:
+    of_valid, rows = iter(speed.rows), []
+    for t in timed:
+        counts = t.answers.checked.counts
+        rows.append(
+            {
+                "run": f"runs/{t.run.folder.name}",
+                "verdict": verdict(t.reasons),
+                "reasons": t.reasons,
+                "exit": {name: t.run.facts["exit"][name] for name in ("code", "signal")},
+                "problems": dict(counts),
+                "examples": [str(problem) for problem in t.answers.checked.problems[:3]],
+                **(next(of_valid) if t.valid else throughput.read([t.run], short[:1]).rows[0]),
+                "score": None if counts else score(t.answers)["value"],
+            }
+        )
+    return rows
 
 
 def _estimates(runs: Sequence[Run], speed: Throughput) -> tuple[dict[str, Any], list[Reason]]:
@@ -223,16 +196,17 @@ def _scaled(estimate: dict[str, Any], factor: float) -> dict[str, Any]:
     return {**estimate, **numbers}
 
 
-def _between_batches(folder: Path, protocol: dict[str, Any], task: Task, reference: Answers) -> dict[str, Any] | None:
+def _between_batches(folder: Path, protocol: dict[str, Any], answers: Answers) -> dict[str, Any] | None:
     if "against" not in protocol:
         return None
-    other = run_folders(folder / protocol["against"])[0]
-    against, _, answers = read_answers(other)
-    if against.name != task.name:
-        raise UsageError(f"{other} is of task {against.name}", rule=f"a sweep is of one task, here {task.name}")
-    count, compared = differing(answers.first, reference.first)
-    batch_size = fileio.read_json(other / "run.json")["batch_size"]
-    return {"against_batch_size": batch_size, "value": count, "compared": compared}
+    other = read_run(run_folders(folder / protocol["against"])[0])
+    baseline = read_answers(other)
+    if baseline.task.name != answers.task.name:
+        raise UsageError(
+            f"{other.folder} is of task {baseline.task.name}", rule=f"a sweep is of one task, here {answers.task.name}"
+        )
+    count, compared = differing(baseline.first, answers.first)
+    return {"against_batch_size": other.facts["batch_size"], "value": count, "compared": compared}
 
 
 def _cold(cold: Sequence[Run], protocol: dict[str, Any], speed_per_s: dict[str, Any]) -> dict[str, Any]:
@@ -243,13 +217,11 @@ def _cold(cold: Sequence[Run], protocol: dict[str, Any], speed_per_s: dict[str, 
     return start_s(cold, speed_per_s)
 
 
-def _kept(folder: Path, protocol: dict[str, Any], estimates: dict[str, Any]) -> dict[str, Any]:
+def _cached(folder: Path, protocol: dict[str, Any], estimates: dict[str, Any]) -> dict[str, Any]:
     unique, repeated = (sorted((folder / "cached" / kind / "runs").glob("[0-9]*")) for kind in ("unique", "repeated"))
     if "cached" not in protocol or not unique:
         return {"value": None, "reason": Reason.NOT_ASKED, "fires": None}
-    whole = (
-        estimates["speed_per_s"].get("method") == "paired"
-    )  # then neither a stream nor a readiness is to be believed
+    whole = estimates["speed_per_s"].get("method") == "paired"  # neither stream nor readiness can be believed then
     return caching.judge(unique, repeated, estimates["init_s"]["value"], whole)
 
 
@@ -257,29 +229,28 @@ def derive_eval(folder: Path) -> tuple[str, dict[str, Any]]:
     """Return (text of preds.jsonl, what score.json holds) from runs/01 alone.
 
     Raises:
-        InvalidResult: the program failed or its answers are wrong; there is no score then.
+        InvalidResult: the program failed or its predictions are wrong; there is no score then.
         UsageError: a file of the run is missing or broken.
     """
-    run_folder = run_folders(folder)[0]
-    run = read_run(run_folder)
-    task, load, answers = read_answers(run_folder)
-    found = exit_reasons(run.facts["exit"]) + stream_reasons(run.facts)
-    if verdict(found) != "VALID":
+    run = read_run(run_folders(folder)[0])
+    answers = read_answers(run)
+    reasons = exit_reasons(run.facts["exit"]) + stream_reasons(run.facts)
+    if verdict(reasons) != "VALID":
         raise InvalidResult(
-            f"{run.facts['model']} ended with {run.facts['exit']} ({', '.join(found)})",
+            f"{run.facts['model']} ended with {run.facts['exit']} ({', '.join(reasons)})",
             rule="a program exits 0 when every record was answered",
-            remedy=f"read {run_folder / 'stderr.log'}",
+            remedy=f"read {run.folder / 'stderr.log'}",
         )
     if not answers.checked.ok:
         raise answers.checked.error()
+    task = answers.task
     lines = [task.format(answers.first[place]) for place in sorted(answers.first)]
-    description = fileio.read_json(run_folder / "workload.json")
     result = {
         "schema": 1,
         "task": task.name,
         "model": run.facts["model"],
         "batch_size": run.facts["batch_size"],
-        "data": description["source"],
-        "score": score(task, load, answers.first),
+        "data": run.workload["source"],
+        "score": score(answers),
     }
     return "".join(f"{line}\n" for line in lines), result

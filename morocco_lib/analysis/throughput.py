@@ -1,8 +1,7 @@
 """Arrivals of runs -> records a second of steady work: the one place where a speed is computed.
 
-A run tells its speed in one of three ways (`segments`), all runs in the same: the stream of answers, else readiness to last
-answer, else what they took longer than short runs. The headline, the speed of each run, tables, figures and `verify` show
-what `read` returns.
+One of three methods (`segments`) serves all runs: the stream of answers, else readiness to last answer, else the time they
+took longer than short runs. The headline, the speed of each run, tables, figures and `verify` show what `read` returns.
 """
 
 from collections.abc import Sequence
@@ -15,10 +14,9 @@ from morocco_lib.analysis.run_files import Run
 from morocco_lib.analysis.segments import MIN_ARRIVALS, Segment, held_back, of_ready, of_stream, warm_pairs
 from morocco_lib.reasons import Reason
 
-PLAUSIBLE = 1.25  # times the work that a stretch explains; a run may take so much longer than a short one, and no more
-START_JITTER = 0.25  # of a short run, and what is more than either is no jitter
-START_JITTER_S = 0.1
-GPU_JITTER_S = 1.0  # as long as the longest stretch that a reading of a GPU's utilisation is the mean of
+PLAUSIBLE = 1.25  # times the work that a segment explains: by so much a run may take longer than a short one
+START_JITTER, START_JITTER_S = 0.25, 0.1  # of a short run, and seconds: how much start-ups may differ
+GPU_JITTER_S = 1.0  # the longest time that a reading of a GPU's utilisation is the mean of
 
 
 @dataclass(frozen=True)
@@ -27,25 +25,25 @@ class Throughput:
 
     Args:
         method: stream | ready | paired; None: no speed, for `reason`.
-        stretches: Of each run the stretch of steady work that its speed is taken from; None: it started cold, or no method fits.
-        notes: What is worth saying of it all the same.
+        segments: Of each run the steady work that its speed is computed from; None: it started cold, or no method fits.
+        notes: Codes that leave the speed valid.
     """
 
     method: str | None
-    stretches: list[Segment | None]
+    segments: list[Segment | None]
     reason: Reason | None = None
     notes: tuple[Reason, ...] = ()
 
     @property
     def per_run(self) -> list[float | None]:
         """Records a second of each run."""
-        return [s.records / s.seconds if s and s.seconds > 0 else None for s in self.stretches]
+        return [s.records / s.seconds if s and s.seconds > 0 else None for s in self.segments]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """What bench.json's `per_run` says of each run's speed; seconds of warm-up that were left out of a stream."""
+        """The speed columns of bench.json's `per_run`; `warm_up_s`: seconds left out of a stream."""
         stream = self.method == "stream"
-        warm_up_s = [stretch.warm_up_s if stream and stretch else None for stretch in self.stretches]
+        warm_up_s = [segment.warm_up_s if stream and segment else None for segment in self.segments]
         return [{"speed_per_s": v, "warm_up_s": w} for v, w in zip(self.per_run, warm_up_s, strict=True)]
 
     @property
@@ -56,8 +54,8 @@ class Throughput:
         """
         if self.method is None:
             return {"value": None, "reason": self.reason}
-        scope = "runs" if len(self.stretches) > 1 or self.method == "paired" else "run"
-        return {**asdict(_joined([s for s in self.stretches if s])), "method": self.method, "scope": scope}
+        scope = "runs" if len(self.segments) > 1 or self.method == "paired" else "run"
+        return {**asdict(_joined([s for s in self.segments if s])), "method": self.method, "scope": scope}
 
 
 def read(runs: Sequence[Run], short: Sequence[Run] = ()) -> Throughput:
@@ -66,46 +64,46 @@ def read(runs: Sequence[Run], short: Sequence[Run] = ()) -> Throughput:
     Args:
         runs: The timed runs.
         short: Runs of few records, in the order they were made; the n-th is the pair of the n-th of `runs`. One is
-            enough to doubt a stream or a readiness, more are needed to do without.
+            enough to reject a stream or a readiness, more are needed for pairs.
     """
     notes: dict[Reason, None] = {}
     reason = None
     for method, segment_of in (("stream", stream_segment), ("ready", ready_segment)):
-        stretches = [segment_of(run) for run in runs]
-        if reasons := [s for s in stretches if isinstance(s, Reason)]:
+        segments = [segment_of(run) for run in runs]
+        if reasons := [s for s in segments if isinstance(s, Reason)]:
             if Reason.ANSWERS_HELD_BACK in reasons:
                 notes[Reason.ANSWERS_HELD_BACK] = None
             reason = reason or reasons[0]
-        elif not all(_plausible(run, stretch, short) for run, stretch in zip(runs, stretches, strict=True)):
+        elif not all(_plausible(run, segment, short) for run, segment in zip(runs, segments, strict=True)):
             notes[Reason.WORK_NOT_SEEN] = None
             reason = reason or Reason.WORK_NOT_SEEN
         else:
-            return Throughput(method, stretches, notes=tuple(notes))
-    stretches = paired_segments(runs, short)
-    seconds = [stretch.seconds for stretch in stretches if stretch]
+            return Throughput(method, segments, notes=tuple(notes))
+    segments = paired_segments(runs, short)
+    seconds = [segment.seconds for segment in segments if segment]
     if not seconds:
         return Throughput(None, [None] * len(runs), reason, tuple(notes))
     if sum(seconds) <= 0:
         return Throughput(None, [None] * len(runs), Reason.NO_TIME_LEFT, tuple(notes))
-    return Throughput("paired", stretches, notes=tuple(notes))
+    return Throughput("paired", segments, notes=tuple(notes))
 
 
 def stream_segment(run: Run) -> Segment | Reason:
-    """Return the run's stream of answers from the first arrival on, or why there is none to speak of."""
-    found = of_stream(run.arrivals, run.facts["phases"]["exit_s"], run.ready_s, run.answered_bytes)
-    if found is Reason.NO_STREAM and len(run.arrivals) < MIN_ARRIVALS:
+    """Return the run's stream of answers from the first arrival on, or why there is none."""
+    segment = of_stream(run.arrivals, run.facts["phases"]["exit_s"], run.ready_s, run.answered_bytes)
+    if segment is Reason.NO_STREAM and len(run.arrivals) < MIN_ARRIVALS:
         late = held_back(run.arrivals, run.ready_s, run.facts["batch_size"])
-        return Reason.ANSWERS_HELD_BACK if late else found
-    return found
+        return Reason.ANSWERS_HELD_BACK if late else segment
+    return segment
 
 
 def ready_segment(run: Run) -> Segment | Reason:
-    """Return the stretch from readiness to the last answer."""
+    """Return the time from readiness to the last answer."""
     return of_ready(run.arrivals, run.ready_s)
 
 
 def paired_segments(runs: Sequence[Run], short: Sequence[Run]) -> list[Segment | None]:
-    """Return what each run took longer than the short one of its pair; None for pairs with a cold start.
+    """Return the time that each run took longer than the short one of its pair; None for pairs with a cold start.
 
     Limits: start-ups are taken as equal within a pair but for chance; what differs counts as work.
     """
@@ -116,29 +114,27 @@ def paired_segments(runs: Sequence[Run], short: Sequence[Run]) -> list[Segment |
     ]
 
 
-def _joined(stretches: Sequence[Segment]) -> Estimate:
-    if len(stretches) > 1:
-        return ratio_estimate([s.records for s in stretches], [s.seconds for s in stretches])
-    (stretch,) = stretches
-    spread = ratio_estimate(*zip(*stretch.parts, strict=True)) if len(stretch.parts) > 1 else None
-    whole = stretch.records / stretch.seconds
+def _joined(segments: Sequence[Segment]) -> Estimate:
+    if len(segments) > 1:
+        return ratio_estimate([s.records for s in segments], [s.seconds for s in segments])
+    (segment,) = segments
+    spread = ratio_estimate(*zip(*segment.parts, strict=True)) if len(segment.parts) > 1 else None
+    whole = segment.records / segment.seconds
     return Estimate(whole, spread.low, spread.high) if spread else Estimate(whole, None, None)
 
 
 def _plausible(run: Run, segment: Segment, short: Sequence[Run]) -> bool:
-    """Tell whether a stretch can hold the work of a run: by the clock, by CPU time and by GPU time, against short runs.
+    """Tell whether a segment can hold the work of a run: by the clock, by CPU time and by GPU time, against short runs.
 
-    What a run takes longer than a short one is work, whenever it was done. A program that computes before it says that
-    it is ready, or before it prints the first of its answers, would look faster than it is.
+    What a run takes longer than a short one is work, whenever it was done: a program that computes before its ready line,
+    or before it prints its first answers, would look faster than it is.
     """
     if not short:
         return True
     share = (run.lines - min(s.lines for s in short)) / segment.records
     start_s = max(s.total_s for s in short)
-    if (
-        run.total_s - start_s
-        > PLAUSIBLE * share * segment.seconds + segment.warm_up_s + START_JITTER * start_s + START_JITTER_S
-    ):
+    explained_s = PLAUSIBLE * share * segment.seconds + segment.warm_up_s
+    if run.total_s - start_s > explained_s + START_JITTER * start_s + START_JITTER_S:
         return False
     ways = ((_cpu_around_ready, START_JITTER_S), (_gpu_around_ready, GPU_JITTER_S))
     return not any(_worked_before(around(run), [around(s)[0] for s in short], jitter_s) for around, jitter_s in ways)
@@ -159,20 +155,19 @@ def _cpu_around_ready(run: Run) -> tuple[float, float] | tuple[None, None]:
 
 
 def _gpu_around_ready(run: Run) -> tuple[float, float] | tuple[None, None]:
-    """Return seconds of work of the run's GPUs (before readiness, from it to the last answer), None where it is not told.
+    """Return GPU seconds of work (before readiness, from it to the last answer), None where utilisation is unknown.
 
-    Limits: utilisation is told some time after it was, so work just before readiness counts as after it.
+    Limits: utilisation is reported with a delay, so work just before readiness counts as after it.
     """
     gpu = run.facts.get("gpu")
     if run.ready_s is None or not run.arrivals or not isinstance(gpu, dict):
         return None, None
     before = within = 0.0
-    seen = False
+    known = False
     for index in (k for k, device in enumerate(gpu["devices"]) if device["used_by_run"]):
-        told = [(s["t_ns"] / 1e9, s.get("utilisation_share")) for s in run.gpu_samples if s["gpu"] == index]
-        told = [(t_s, share) for t_s, share in told if share is not None]
-        for (begin_s, _), (t_s, share) in pairwise(told):
-            seen = True
+        samples = [(s["t_ns"] / 1e9, s.get("utilisation_share")) for s in run.gpu_samples if s["gpu"] == index]
+        for (begin_s, _), (t_s, share) in pairwise((t_s, share) for t_s, share in samples if share is not None):
+            known = True
             before += share * max(0.0, min(t_s, run.ready_s) - begin_s)
             within += share * max(0.0, min(t_s, run.arrivals[-1][0]) - max(begin_s, run.ready_s))
-    return (before, within) if seen else (None, None)
+    return (before, within) if known else (None, None)

@@ -1,8 +1,9 @@
 """Facts of runs -> reason codes; see `reasons` for what each means."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from morocco_lib.analysis.run_files import Run
 from morocco_lib.reasons import NOTES, Reason
 
 THROTTLED_SHARE = 0.01  # of the samples of a GPU; above it the run is invalid
@@ -13,13 +14,9 @@ CRASHES = {signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal
 OTHERS_SHARE, OTHERS_S = 0.5, 0.5  # of the time of all cores, and CPU seconds; above both the run is invalid
 OTHERS_SHARE_FULL, FULL_SHARE = 0.2, 0.05  # as is above the first with less idle than the second
 OTHERS_CORES = 0.5
-OTHER_SAMPLES = 2  # a process of the run may end between being named by the GPU and being looked for
-
-DRIFT_RUNS, DRIFT_SHARE, DRIFT_CHANCE = (
-    5,
-    0.05,
-    0.002,
-)  # of the mean speed, from the first run to the last; of equal runs
+OTHER_SAMPLES = 2  # a process of the run may end between being listed by the GPU and being looked up
+DRIFT_RUNS = 5  # fewer do not separate a trend from chance
+DRIFT_SHARE, DRIFT_CHANCE = 0.05, 0.002  # of the mean speed, from the first run to the last; of equal runs
 
 RULE_REASONS = {
     "broken-line": Reason.BROKEN_LINE,
@@ -31,8 +28,28 @@ RULE_REASONS = {
 }
 
 
+def run_reasons(run: Run, problems: Mapping[str, int]) -> list[Reason]:
+    """Return every reason against one run, notes included.
+
+    Args:
+        problems: How often each rule of predictions is broken.
+    """
+    facts = run.facts
+    return [
+        *exit_reasons(facts["exit"]),
+        *stream_reasons(facts),
+        *log_reasons(run.truncated),
+        *worker_reasons(facts),
+        *sampler_reasons(facts["sampler"]),
+        *machine_reasons(facts["others"]),
+        *clock_reasons(facts["clock"]),
+        *gpu_reasons(facts["gpu"]),
+        *answer_reasons(problems),
+    ]
+
+
 def exit_reasons(exit_facts: dict) -> list[Reason]:
-    """Return what the end of a run says against it; `exit_facts` is `run.json`'s "exit"."""
+    """Return reasons from how a run ended; `exit_facts` is "exit" of run.json."""
     reasons = []
     if exit_facts["oom_killed"]:
         reasons.append(Reason.OUT_OF_MEMORY)
@@ -50,7 +67,7 @@ def exit_reasons(exit_facts: dict) -> list[Reason]:
 
 
 def stream_reasons(facts: dict) -> list[Reason]:
-    """Return what was fed and printed says against a run; `facts` is `run.json`."""
+    """Return reasons from what was fed and printed; `facts` is run.json."""
     if facts["stdout_cut"]:
         return [Reason.STDOUT_FLOODED]
     ended_well = not set(exit_reasons(facts["exit"])) - NOTES
@@ -58,22 +75,22 @@ def stream_reasons(facts: dict) -> list[Reason]:
 
 
 def clock_reasons(clock: dict) -> list[Reason]:
-    """Return what happened to the clocks during a run; `clock` is `run.json`'s."""
-    found = [(Reason.CLOCK_TROUBLE, clock["wall_moved_s"]), (Reason.MACHINE_SLEPT, clock["slept_s"])]
-    return [reason for reason, seconds in found if seconds]
+    """Return reasons from what happened to the clocks; `clock` is that of run.json."""
+    events = [(Reason.CLOCK_TROUBLE, clock["wall_moved_s"]), (Reason.MACHINE_SLEPT, clock["slept_s"])]
+    return [reason for reason, seconds in events if seconds]
 
 
 def sampler_reasons(sampler: dict) -> list[Reason]:
-    """Return what gaps between samples say against a run; `sampler` is `run.json`'s, of which older ones tell no gaps."""
+    """Return reasons from gaps between samples; `sampler` is that of run.json, which older ones lack `gaps_s` in."""
     longest_s, gaps_s = sampler["longest_gap_s"] or 0.0, sampler.get("gaps_s") or 0.0
     often = gaps_s > GAPS_S and gaps_s > GAPS_SHARE * sampler["watched_s"]
     return [Reason.SAMPLER_GAPS] if often or longest_s > LONGEST_GAP_S else []
 
 
 def worker_reasons(facts: dict) -> list[Reason]:
-    """Return whether a process crashed or was killed before the last answer; `facts` is `run.json`.
+    """Return WORKER_KILLED if a process crashed or was killed before the last answer; `facts` is run.json.
 
-    A program that a signal ended as a whole is told of by `exit_reasons`.
+    Limits: a program that a signal ended as a whole is left to `exit_reasons`.
     """
     last_s = facts["phases"]["last_answer_s"] or 0.0
     crashed = [
@@ -85,7 +102,7 @@ def worker_reasons(facts: dict) -> list[Reason]:
 
 
 def machine_reasons(others: dict | str) -> list[Reason]:
-    """Return what other processes say against a run; `others` is `run.json`'s, a code where the machine does not tell."""
+    """Return reasons from other processes' load; `others` is that of run.json, a reason code where it is unknown."""
     if isinstance(others, str) or others["cpu_s"] < OTHERS_S:
         return []
     share = others["cores"] / others["of_cores"]
@@ -96,9 +113,9 @@ def machine_reasons(others: dict | str) -> list[Reason]:
 
 
 def gpu_reasons(gpu: dict | str) -> list[Reason]:
-    """Return what happened on the GPUs that a run used says against it; `gpu` is `run.json`'s, a code where there is none.
+    """Return reasons from the GPUs that a run used; `gpu` is that of run.json, a reason code where there is none.
 
-    Where it is not known which it used, a lost or slowed one counts, whichever it is.
+    Where it is unknown which it used, any lost or throttled one counts.
     """
     if isinstance(gpu, str):
         return []
@@ -106,24 +123,24 @@ def gpu_reasons(gpu: dict | str) -> list[Reason]:
     others = [other for device in used for other in device["others"] if other["samples"] >= OTHER_SAMPLES]
     concerned = used or (gpu["devices"] if gpu["pids_hidden"] else [])
     slowed = [d for d in concerned if d["slowed_samples"] > THROTTLED_SHARE * d["state_samples"]]
-    found = [
+    events = [
         (Reason.GPU_LOST, any(device["lost"] for device in used or gpu["devices"])),
         (Reason.GPU_THROTTLED, slowed),
         (Reason.OTHER_GPU_PROCESS, any(not other["graphics_only"] for other in others)),
         (Reason.DISPLAY_ON_GPU, any(other["graphics_only"] for other in others)),
     ]
-    return [reason for reason, happened in found if happened]
+    return [reason for reason, happened in events if happened]
 
 
 def log_reasons(truncated: bool) -> list[Reason]:
-    """Return what the files of a run say against it: they must hold all that was written into them."""
+    """Return LOG_TRUNCATED unless the files of a run hold all that was written to them."""
     return [Reason.LOG_TRUNCATED] if truncated else []
 
 
 def drift_reasons(speeds: Sequence[float]) -> list[Reason]:
     """Return DRIFT if speeds, in the order of their runs, rise or fall along a line by more than chance and DRIFT_SHARE.
 
-    Limits: fewer than five runs do not tell a line from chance.
+    Limits: fewer than five runs do not separate a trend from chance.
     """
     n = len(speeds)
     if n < DRIFT_RUNS:
@@ -139,11 +156,11 @@ def drift_reasons(speeds: Sequence[float]) -> list[Reason]:
     return [Reason.DRIFT] if abs(slope) * (n - 1) > DRIFT_SHARE * mean and chance < DRIFT_CHANCE else []
 
 
-def answer_reasons(counts: dict[str, int]) -> list[Reason]:
-    """Return what the check of the answers says against a run; `counts` is problems by rule."""
+def answer_reasons(counts: Mapping[str, int]) -> list[Reason]:
+    """Return reasons from the check of predictions; `counts` is problems by rule."""
     return [RULE_REASONS[rule] for rule in RULE_REASONS if counts.get(rule)]
 
 
 def cached_reasons(cached: dict) -> list[Reason]:
-    """Return what the probe for kept answers says against a result; `cached` is what `caching.judge` returns."""
+    """Return CACHED_ANSWERS if the cache probe fires; `cached` is what `caching.judge` returns."""
     return [Reason.CACHED_ANSWERS] if cached["fires"] else []

@@ -1,4 +1,4 @@
-"""Step folders: the record on disk. What was asked, what was read, what came out, with a digest for every byte kept.
+"""Step folders: the record on disk. Parameters, inputs and outputs of a step, with a digest of every byte.
 
     outputs/<plan>/<model>/<task>/<step>-<key8>/    status.json and whatever the step made
     outputs/<plan>/<step>-<key8>/                   steps of a whole plan: synthetic records, the report
@@ -35,7 +35,7 @@ def make_key(step: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]
 
     Args:
         step: train, bench, eval, report, ...
-        parameters: What the step is asked to do; no paths, or a moved folder would be another step.
+        parameters: Of the step; no paths, or a moved folder would be another step.
         inputs: Name -> sha256 of what it reads.
     """
     text = fileio.canonical([step, parameters, sorted(inputs.items()), morocco_lib.__version__])
@@ -52,21 +52,20 @@ def code_facts() -> dict[str, Any]:
             done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
-        # Its words may be in any language and encoding.
+        # Its output may be in any language and encoding.
         return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    # An installed copy may lie inside somebody else's checkout: its commit says nothing about our code.
+    # An installed copy may lie inside another project's checkout, whose commit says nothing about this code.
     if commit is None or not git("ls-files", "--", "__init__.py"):
         return {"version": morocco_lib.__version__, "commit": None, "dirty": None}
-    changes = git(
-        "status", "--porcelain", "--", str(folder), str(folder.parent / "notebooks"), str(folder.parent / "params")
-    )
+    paths = (str(folder), str(folder.parent / "notebooks"), str(folder.parent / "params"))
+    changes = git("status", "--porcelain", "--", *paths)
     return {"version": morocco_lib.__version__, "commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
 def now() -> str:
-    """Return the UTC time as text; a label, never a measure."""
+    """Return the UTC time as text; a label, never used to measure."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -116,7 +115,7 @@ def find_steps(outputs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def is_retired(folder: Path) -> bool:
-    """Tell whether the folder is an attempt that was set aside."""
+    """Tell whether the folder is an earlier attempt that was renamed."""
     return folder.suffix[1:].isdigit() and folder.suffix != ""
 
 
@@ -124,7 +123,7 @@ def is_alive(status: Mapping[str, Any]) -> bool:
     """Tell whether the process that runs a step still lives on this machine."""
     owner = status["owner"]
     if owner["pid"] == os.getpid() and (status["key"], status["started"]) not in _underway:
-        return False  # a step of ours whose end could not be written
+        return False  # a step of this process whose end could not be written
     return owner["boot_id"] == host_facts()["boot_id"] and is_running(owner["pid"], owner["start_ticks"])
 
 
@@ -153,7 +152,7 @@ class Step:
         """Make the folder and write the status `running`.
 
         Args:
-            folder: New or empty, or holding an attempt that did not get done, which is set aside as <folder>.1, .2, ...
+            folder: New or empty, or holding an unfinished attempt, which is renamed <folder>.1, .2, ...
             inputs: Name -> path of every file read; digests are taken now.
         Raises:
             UsageError: the folder holds something already, or an input cannot be read.
@@ -166,7 +165,7 @@ class Step:
         except OSError as error:
             raise UsageError(f"cannot read {error.filename}: {error.strerror}", remedy="name a file") from None
         try:
-            if (folder / STATUS).is_file() and _ended_undone(read_status(folder)):
+            if (folder / STATUS).is_file() and _unfinished(read_status(folder)):
                 retire(folder)
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise UsageError(
@@ -234,7 +233,7 @@ class Step:
 
 
 def _check_names(*texts: str) -> None:
-    """Raise unless each text is written to disk as the bytes UTF-8 makes of it: that is how results name their files."""
+    """Raise unless each text is encoded to UTF-8 on disk: that is how results name their files."""
     encoding = sys.getfilesystemencoding()
     for text in texts:
         with suppress(UnicodeError):
@@ -249,12 +248,12 @@ def _check_names(*texts: str) -> None:
         raise UsageError(f"{shown} is not UTF-8", rule="results name their files", remedy="rename it")
 
 
-def _ended_undone(status: Mapping[str, Any]) -> bool:
+def _unfinished(status: Mapping[str, Any]) -> bool:
     return status["state"] in (FAILED, KILLED) or (status["state"] == RUNNING and not is_alive(status))
 
 
 def _input_path(folder: Path, path: Path) -> str:
-    # Within one plan folder relative, so that it may be moved as a whole; everything else is named absolutely.
+    # Relative within one plan folder, so that it may be moved as a whole; absolute elsewhere.
     folder, path = Path(folder).resolve(), Path(path).resolve()
     relative = Path(os.path.relpath(path, folder))
     ups = sum(part == ".." for part in relative.parts)
@@ -262,7 +261,7 @@ def _input_path(folder: Path, path: Path) -> str:
 
 
 def retire(folder: Path) -> Path | None:
-    """Set an earlier attempt aside as <folder>.1, .2, ... and return its new place; None if there is none.
+    """Rename an earlier attempt to <folder>.1, .2, ... and return its new path; None if there is none.
 
     An attempt whose process died while it ran is marked `killed` first, with digests of what it left.
 

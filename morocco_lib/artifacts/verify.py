@@ -1,4 +1,4 @@
-"""Rebuild every number from the step folders, and hold every byte against its digest. Reads step folders only."""
+"""Rebuild every number from the step folders, and check every byte against its digest. Reads step folders only."""
 
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -14,13 +14,13 @@ from morocco_lib.artifacts.step_kind import Kinds
 from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.formatting import counted
 
-LINES = "lines"  # what is checked of a file that lies beside the step folders
+LINES = "lines"  # the check of a file beside the step folders
 REL_TOLERANCE = 1e-9  # numbers rebuilt on another machine may differ in their last bits
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing verified: the step folder, what was checked, whether it holds, what was seen."""
+    """One check: the step folder, what was checked, whether it holds, what was observed."""
 
     step: str
     what: str
@@ -40,8 +40,8 @@ def verify(
         outputs: Folder of step folders, or one.
         kinds: The kinds of steps: how the numbers of each are rebuilt.
         rebuild: Rebuild the numbers of these step folders (resolved) only; None: of all. Digests are always checked.
-        tables: Name of a file that lies beside the step folders -> what gives the numbers of its lines that follow from no
-            step; looked for only if everything is rebuilt.
+        tables: Name of a file beside the step folders -> function that gives the numbers of its lines that follow from no
+            step; checked only if everything is rebuilt.
     Raises:
         UsageError: there is no step folder.
     """
@@ -66,8 +66,8 @@ def _verify_lines(path: Path, name: str, wrong_lines: Callable[[Path], Iterable[
         wrong = [f"line {number}" for number in wrong_lines(path)]
     except (MoroccoError, OSError, ValueError, LookupError, TypeError) as error:
         wrong = [repr(error)]
-    said = f"{path}: {', '.join(wrong[:5])} does not follow from the steps; `morocco run` writes it anew"
-    return Finding(name, LINES, not wrong, said if wrong else "follows from the steps")
+    problem = f"{path}: {', '.join(wrong[:5])} does not follow from the steps; `morocco run` rewrites it"
+    return Finding(name, LINES, not wrong, problem if wrong else "follows from the steps")
 
 
 def _verify_step(folder: Path, kinds: Kinds, rebuild: Container[Path] | None) -> Iterator[tuple[str, bool, str]]:
@@ -82,14 +82,8 @@ def _verify_step(folder: Path, kinds: Kinds, rebuild: Container[Path] | None) ->
         yield "status", False, f"{path} was changed after it was written"
         return
     if status["state"] == steps.RUNNING:
-        alive = steps.is_alive(status)
-        yield (
-            "status",
-            False,
-            "still running"
-            if alive
-            else "was killed while it ran; nothing vouches for its files until it is run again",
-        )
+        killed = "was killed while it ran; its files cannot be verified until it is run again"
+        yield "status", False, "still running" if steps.is_alive(status) else killed
         return
     yield "status", True, f"{status['state']}, exit {status['exit']}"
     yield _files(folder, status)
@@ -129,19 +123,19 @@ def _rebuilt(
         count, wrong = rebuild(folder)
     except MoroccoError as error:
         return "numbers", False, str(error)
-    except Exception as error:  # a changed byte can make a file mean anything; that is a finding, not a crash
+    except Exception as error:  # a changed byte can break any reader; that is a finding, not a crash
         return "numbers", False, f"cannot be rebuilt ({type(error).__name__}: {error})"
     if wrong and (version := status["code"]["version"]) != morocco_lib.__version__:
-        wrong.append(f"morocco {version} wrote it and this is {morocco_lib.__version__}, which may compute otherwise")
+        wrong.append(f"written by morocco {version}; this is {morocco_lib.__version__}, which may compute differently")
     return "numbers", not wrong, "; ".join([*wrong[:5], *wrong[5:][-1:]]) or f"{count} numbers rebuilt"
 
 
 def compare(folder: Path, name: str, derived: Any) -> tuple[int, list[str]]:
-    """Return (how many numbers a JSON file of a step holds, where it differs from what was derived anew)."""
-    kept = fileio.read_json(folder / name)
+    """Return (how many numbers a JSON file of a step holds, where it differs from the derived value)."""
+    stored = fileio.read_json(folder / name)
     derived = json.loads(json.dumps(derived))
-    wrong = [f"{folder / name}: {place} is {a!r}, rebuilt {b!r}" for place, a, b in differences(kept, derived)]
-    return count_numbers(kept), wrong
+    wrong = [f"{folder / name}: {place} is {a!r}, rebuilt {b!r}" for place, a, b in differences(stored, derived)]
+    return count_numbers(stored), wrong
 
 
 def differences(a: Any, b: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -1,16 +1,16 @@
-"""Does a program keep its answers? Two kinds of input, equal but for this: texts that never come twice, and few over and over.
+"""Does a program cache answers? Two kinds of input, equal but for this: texts that are all unique, and a few repeated ones.
 
-A benchmark cycles a short file, so a program that remembers texts looks faster than it is. The probe feeds runs of both
-kinds in turn. At each place both have the same record, under a tag of its own (`unique`) or one of few (`repeated`), so
-lines are equal in characters and bytes, and an honest program is equally fast on both.
+A benchmark cycles a short file, so a program that caches looks faster than it is. The probe feeds runs of both kinds in
+turn. At each place both have the same record, under a nonce of its own (`unique`) or one of few (`repeated`), so lines are
+equal in characters and bytes, and an honest program is equally fast on both.
 
-workloads(...) tells what to feed in one pair of runs, size_for(...) how much of it, sequence(...) in which order;
-`analysis.caching.judge` what came of it.
+workloads(...) makes the input of one pair of runs, size_for(...) sets its size, sequence(...) the order;
+`analysis.caching.judge` gives the result.
 
-A tag stands before every free text of a record, where neither cutting long texts nor remembering their beginnings (a
-prefix cache) makes texts equal; offsets of marked words move along. It is made of single letters, so that a tokenizer
-that remembers words, as honest ones do, has met them all.
-Limits: what a program remembers of parts that have no tag (RUSSE's word, RWSD's spans, RuCoS's entities) is not seen.
+A nonce stands before every free text of a record, where neither truncation of long texts nor a prefix cache makes texts
+equal; offsets of marked words move along. It consists of single letters, so that the word cache of an honest tokenizer
+holds them all.
+Limits: what a program caches of parts that have no nonce (RUSSE's word, RWSD's spans, RuCoS's entities) is not noticed.
 """
 
 import json
@@ -25,27 +25,27 @@ from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
 
-DISTINCT = 4  # repeated texts: few enough that even a batch of four holds one twice
-LETTERS = "абвгдежзиклмнопрстуфхцчшщыэюя"  # of two bytes each; those that are lost where accents are stripped left out
-TAG_LETTERS = 6
+DISTINCT = 4  # repeated texts: few enough that even a batch of four holds duplicates
+LETTERS = "абвгдежзиклмнопрстуфхцчшщыэюя"  # of two bytes each, without those that lose an accent in normalisation
+NONCE_LETTERS = 6
 WORK_S = 1.0  # of one run
 BATCHES = 10  # of one run, at least
 
 
 # -- what to feed --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Tagged(Sequence):
-    """Records, each with a tag, made when asked for: a long stream of them is not held in memory."""
+class WithNonces(Sequence):
+    """Records, each with a nonce, made on access: a long stream of them is not held in memory."""
 
     task: Task
     records: Sequence[Record]
-    tags: Sequence[str]
+    nonces: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, place: int) -> Record:
-        return self.task.with_nonce(self.records[place], self.tags[place])
+        return self.task.with_nonce(self.records[place], self.nonces[place])
 
 
 def workloads(task: Task, records: Sequence[Record], size: int, seed: int, pair: int = 1) -> tuple[Workload, Workload]:
@@ -53,10 +53,10 @@ def workloads(task: Task, records: Sequence[Record], size: int, seed: int, pair:
 
     Args:
         records: Of the task, labelled or not. Four are taken, one of each quarter by length.
-        seed: Of records, order and tags. To be drawn anew for every measurement: a cache that outlives the program
-            may know the tags of an older seed.
-        pair: Number of the pair, from 1. `unique` has other tags in each; `repeated` is the same in all, so that answers
-            kept from run to run are found, too.
+        seed: Of records, order and nonces. To be drawn for every measurement: a cache that outlives the program may hold
+            the nonces of an earlier seed.
+        pair: Number of the pair, from 1. `unique` has other nonces in each; `repeated` is the same in all, so that a cache
+            that lasts from run to run is found, too.
     Raises:
         UsageError: size or pair out of range.
     """
@@ -68,26 +68,26 @@ def workloads(task: Task, records: Sequence[Record], size: int, seed: int, pair:
     count = min(DISTINCT, len(bare))
     few = [rng.choice(bare[len(bare) * k // count : len(bare) * (k + 1) // count]) for k in range(count)]
     order = tuple(rng.choices(range(count), k=size))
-    unique = Tagged(task, [few[place] for place in order], _tags(seed, pair, size))
-    repeated = Tagged(task, few, _tags(seed, 0, count))
+    unique = WithNonces(task, [few[place] for place in order], _nonces(seed, pair, size))
+    repeated = WithNonces(task, few, _nonces(seed, 0, count))
     return Workload(task, unique, tuple(range(size)), seed), Workload(task, repeated, order, seed)
 
 
-def _tags(seed: int, pair: int, count: int) -> list[str]:
-    # Different ones; the first letter is the pair's, so no tag is in two pairs.
+def _nonces(seed: int, pair: int, count: int) -> list[str]:
+    # All different; the first letter is the pair's, so no nonce is in two pairs.
     base = len(LETTERS)
-    numbers = random.Random(f"cached/{seed}/{pair}").sample(range(pair, base**TAG_LETTERS, base), count)
-    return [" ".join(LETTERS[number // base**k % base] for k in range(TAG_LETTERS)) for number in numbers]
+    numbers = random.Random(f"cached/{seed}/{pair}").sample(range(pair, base**NONCE_LETTERS, base), count)
+    return [" ".join(LETTERS[number // base**k % base] for k in range(NONCE_LETTERS)) for number in numbers]
 
 
 def size_for(per_s: float | None, batch_size: int, most: int, init_s: float = 0.0) -> int:
     """Return how many records to feed in one run: a second's work, at least ten batches, never more than `most`.
 
     Args:
-        per_s: Speed seen before, records a second; None if it could not be read: then `most`.
+        per_s: Speed measured before, records a second; None if unknown: then `most`.
         most: Input size of the timed runs.
-        init_s: Start-up in seconds where the speed can only be had from whole runs: then the work takes twice as long.
-    Limits: a program that keeps its answers takes longer than a second where it cannot, as it is slower than it looked.
+        init_s: Start-up in seconds where only whole runs give a speed: then the work takes twice as long.
+    Limits: a program that caches takes longer than a second on unique texts, as it is slower than it looked.
     """
     if per_s is None:
         return most
@@ -97,7 +97,7 @@ def size_for(per_s: float | None, batch_size: int, most: int, init_s: float = 0.
 def sequence(pairs: int = PAIRS) -> Iterator[tuple[int, str]]:
     """Yield (number of the pair, "unique" or "repeated") of each run, in the order to run them: u r, r u, u r, ...
 
-    Turned round in every second pair, a steady drift of the machine is against either kind in turn.
+    Reversed in every second pair, so that a steady drift of the machine affects both kinds.
     """
     for pair in range(1, pairs + 1):
         kinds = ("unique", "repeated")

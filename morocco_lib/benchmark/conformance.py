@@ -1,6 +1,6 @@
-"""Does a program keep the contract? Few records, five starts; every rule passes, warns, fails or stays open.
+"""Does a program keep the contract? Few records, five starts; each rule gets pass, warn, fail or open.
 
-    start           what is fed                               held against     what it shows
+    start           what is fed                               compared with    what it shows
     batch size 8    all at once                                                the form of the answers, exit and end
     batch size 1    the same                                  batch size 8     answers that depend on the batch
     batch size 3    the same, no line feed at the end         batch size 8     the same
@@ -8,8 +8,8 @@
                     the last record held back                                  answers that are not flushed
     no records      nothing                                                    how it ends then
 
-A start that breaks a rule may be followed by one more that tells the cause; no further ones are made of a program that
-does not end or answers nothing. A rule that fails spoils measurements, one that warns does not. Nothing is timed here.
+A start that breaks a rule may be followed by one more to find the cause; a program that does not end or answers nothing is
+not started again. A failed rule makes measurements wrong, a warning does not. Nothing is timed here.
 """
 
 import html
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from morocco_lib.benchmark.contract_run import Run, differing, hear, plain
+from morocco_lib.benchmark.contract_run import ContractRun, differing, plain, run_once
 from morocco_lib.benchmark.target import Target
 from morocco_lib.errors import UsageError
 from morocco_lib.formatting import counted
@@ -29,7 +29,7 @@ from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
 
 RECORDS = 25  # one more than a multiple of 3 and 8: the last batch holds a single record
-SAME_MOMENT_NS = 50_000_000  # an engine may bring stderr later than stdout
+SAME_MOMENT_NS = 50_000_000  # an engine may deliver stderr later than stdout
 TOLERATED = 0.01  # share of answers that may depend on the batch or the place
 PASS, WARN, FAIL, OPEN = "pass", "warn", "fail", "open"
 
@@ -47,9 +47,9 @@ RULES = {  # rule -> what holds, what to do where it does not
     "no-label": ("records come without labels", "do not read what gives the answer away"),
     "offline": ("it runs without network", "put weights and tokenizer into the image when it is built"),
     "read-only": ("it writes nowhere but to /tmp", "write to /tmp (HOME, HF_HOME, caches); let everybody read the rest"),
-    "same-batches": ("batch sizes 1, 3 and 8 give the same answers", "mask padding, switch drop-out off"),
+    "same-batches": ("batch sizes 1, 3 and 8 give the same answers", "mask padding, switch dropout off"),
     "place": ("an answer depends on its record, not on idx, place or neighbours", "keep nothing between records"),
-    "repeatable": ("the same input gets the same answers", "fix the seed, switch drop-out off"),
+    "repeatable": ("the same input gets the same answers", "fix the seed, switch dropout off"),
     "late-stdin": ("records may come late and one by one", "read stdin until it ends, without a time limit"),
     "last-line": ("the last record may lack a line feed", "take what is left at the end of stdin as a line"),
     "empty-input": ("without records it prints nothing and ends with 0", "let it end well when nothing came"),
@@ -64,7 +64,7 @@ PROBLEMS = {  # rule -> those of `Task.check`
     "valid": ("label",),
 }
 
-# What programs say on stderr when they miss what a container does not give.
+# What programs print on stderr when they need what a container does not provide.
 NETWORK = re.compile(
     r"name resolution|Name or service not known|Network is unreachable|could not resolve|getaddrinfo|EAI_AGAIN|"
     r"No address associated|NameResolutionError|couldn't connect to|outgoing traffic has been disabled",
@@ -76,7 +76,7 @@ ENCODING = re.compile(r"Unicode(De|En)codeError|invalid utf-8", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Finding:
-    """What was seen of a rule: pass, warn, fail, or open where it could not be judged and `seen` says why."""
+    """The result for one rule: pass, warn, fail, or open where it could not be judged; `seen` says what was observed."""
 
     rule: str
     state: str
@@ -92,8 +92,8 @@ class Finding:
 class Report:
     """What `check` found, in the order of RULES.
 
-    `stderr` is what the first faulty start said, its begin and its end; `shown` is what was fed and answered for the
-    record that was asked for, a start each.
+    `stderr` holds the first and last lines of the first faulty start; `shown` what was fed and answered of the requested
+    record, one entry a start.
     """
 
     model: str
@@ -151,14 +151,17 @@ def check(
     show: str | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Hold a program to the contract.
+    """Check a program against the contract.
 
     Args:
         target: The program, its runner and its limits, of which `timeout_s` is of one start.
+        task: `get_task("terra")`.
         source: A JSONL file of the task's records, or records; labels, if any, are never fed.
         count: Records fed, the first ones; one or two fewer where the last batch would be full.
-        show: idx of a record whose lines the report is to hold; it is fed even if it is none of the first.
+        show: idx of a record whose lines the report shows; it is fed even if it is not among the first.
         progress: Called with a line of text before each start.
+    Returns:
+        The report: `ok`, `text()` and `as_dict()`.
     Raises:
         UsageError: no such program, unreadable records, no record with idx `show`.
         EnvironmentFailure: nothing can be started here, or the engine was lost; nothing was concluded.
@@ -170,13 +173,15 @@ def check(
     plain_stream = list(enumerate(numbers[: len(records)]))
     moved_stream = list(enumerate(numbers[len(records) :]))
     draw.shuffle(moved_stream)
-    runs: list[Run] = []
+    runs: list[ContractRun] = []
 
-    def start(name: str, argv: list[str], stream: Sequence[tuple[int, int]] = plain_stream, **how) -> Run | None:
+    def start(
+        name: str, argv: list[str], stream: Sequence[tuple[int, int]] = plain_stream, **how
+    ) -> ContractRun | None:
         if any(run.hung or run.flooded for run in runs):
             return None  # each further start would take as long
         progress(f"start {len(runs) + 1}: {name}")
-        runs.append(hear(name, argv, runner, target.limits, task, records, stream, **how))
+        runs.append(run_once(name, argv, runner, target.limits, task, records, stream, **how))
         return runs[-1]
 
     judge = _Judge(task, records, runner)
@@ -185,8 +190,8 @@ def check(
     if base.answers:
         one = start("batch size 1", program.with_batch(1))
         three = start("batch size 3, no line feed at the end", program.with_batch(3), cut=True)
-        patience_s = 2 + 2 * one.seconds if one else 0.0
-        moved = start("batch size 1, shuffled and late", program.with_batch(1), moved_stream, patience_s=patience_s)
+        hold_back_s = 2 + 2 * one.seconds if one else 0.0
+        moved = start("batch size 1, shuffled and late", program.with_batch(1), moved_stream, hold_back_s=hold_back_s)
         empty = start("no records", program.with_batch(8), [])
     elif "exit-code" in judge.faults(base) and not base.out:
         bare = start("without --batch-size", program.argv)
@@ -198,10 +203,10 @@ def check(
     if moved and differing(moved, one) and any(differing(run, base) for run in batches):
         judge.again(start("batch size 1, again", program.with_batch(1)), one)
     for run in batches:
-        judge.hold("same-batches", run, base)
+        judge.compare("same-batches", run, base)
     if moved:
-        judge.hold("place", moved, one)
-    judge.settle(runs, one, three, moved, empty)
+        judge.compare("place", moved, one)
+    judge.finish(runs, one, three, moved, empty)
     faulty = next((run for run in runs if judge.faults(run)), None)
     shown = next((place for place, record in enumerate(records) if str(task.key(record)) == show), 0)
     return Report(
@@ -223,7 +228,7 @@ def _pick(task: Task, records: Sequence[Record], count: int, show: str | None) -
         raise UsageError(f"{count} of {counted(len(records), 'record')}", rule="at least one record is fed")
     count = min(count, len(records))
     while count > 2 and (count % 3 == 0 or count % 8 == 0):
-        count -= 1  # the last batch shall not be full
+        count -= 1  # the last batch is not to be full
     used = list(records[:count])
     if show is not None and show not in [str(task.key(record)) for record in used]:
         found = next((record for record in records if str(task.key(record)) == show), None)
@@ -235,7 +240,7 @@ def _pick(task: Task, records: Sequence[Record], count: int, show: str | None) -
 
 # -- the rules -----------------------------------------------------------------------------------------------------
 class _Judge:
-    """Collects what is found; the first thing found of a rule stays."""
+    """Collects findings; the first one of a rule stays."""
 
     def __init__(self, task: Task, records: Sequence[Record], runner: Runner):
         self.task, self.records, self.contained = task, records, runner.name == "docker"
@@ -250,10 +255,10 @@ class _Judge:
         names = [str(self.task.key(self.records[place])) for place in places[:5]] + ["..."] * (len(places) > 5)
         return f"{len(places)} of {counted(len(self.records), 'record')} {what} (idx {', '.join(names)})"
 
-    def faults(self, run: Run) -> dict[str, tuple[str, str]]:
-        """Return rule -> (seen, remedy) of what a start breaks; what only follows from another fault is left out."""
+    def faults(self, run: ContractRun) -> dict[str, tuple[str, str]]:
+        """Return rule -> (seen, remedy) of what a start breaks, without what only follows from another fault."""
         found: dict[str, tuple[str, str]] = {}
-        counts, end = run.checked.counts, run.talk.exit
+        counts, end = run.checked.counts, run.conversation.exit
         lacking = f", {self.of(run.missing, 'not answered')}" if run.missing else ""
         if run.flooded:
             found["only-answers"] = (f"{len(run.out):,} bytes and no end of it", "")
@@ -278,8 +283,8 @@ class _Judge:
             found["complete"] = ("records were answered in part", "")
         return found
 
-    def _cause(self, run: Run) -> str:
-        # Why it failed, as far as its own words tell.
+    def _cause(self, run: ContractRun) -> str:
+        # The cause as far as its stderr shows.
         last = next((line for line in reversed(run.stderr) if not line.startswith("morocco: ")), "")
         hidden = "|".join(getattr(self.task, "hidden", ("label",)))
         if self.contained and any(map(NETWORK.search, run.stderr)):
@@ -290,7 +295,7 @@ class _Judge:
             return "no-label"
         return "utf-8" if ENCODING.search(last) else "exit-code"
 
-    def form(self, base: Run, bare: Run | None) -> None:
+    def form(self, base: ContractRun, bare: ContractRun | None) -> None:
         """Judge the first start by itself."""
         self.broken = self.faults(base)
         if bare and bare.answers:
@@ -298,8 +303,8 @@ class _Judge:
         for rule, (seen, remedy) in self.broken.items():
             self.put(rule, FAIL, f"{base.name}: {seen}", remedy)
 
-    def variant(self, run: Run, rule: str, one: Run) -> None:
-        """Judge what a further start breaks and those it is held against do not."""
+    def variant(self, run: ContractRun, rule: str, one: ContractRun) -> None:
+        """Judge what a further start breaks and those it is compared with do not."""
         known = self.broken.keys() | (self.faults(one).keys() if rule == "late-stdin" else set())
         new = {broken: seen for broken, (seen, _) in self.faults(run).items() if broken not in known}
         if not new:
@@ -311,28 +316,35 @@ class _Judge:
         remedy = "see stderr" if rule == "same-batches" else ""
         self.put(rule, WARN if rule == "empty-input" else FAIL, f"{run.name}: {'; '.join(new.values())}", remedy)
 
-    def again(self, again: Run | None, one: Run) -> None:
-        """Judge whether a program whose answers differ everywhere repeats them at all."""
+    def again(self, again: ContractRun | None, one: ContractRun) -> None:
+        """Judge whether a program whose answers differ everywhere is deterministic at all."""
         if again and (places := differing(again, one)):
-            self.put("repeatable", FAIL, f"{again.name}: {self.of(places, 'answered otherwise')}")
+            self.put("repeatable", FAIL, f"{again.name}: {self.of(places, 'answered differently')}")
             for rule in ("same-batches", "place"):
                 self.put(rule, OPEN, "answers change from start to start")
 
-    def hold(self, rule: str, run: Run, other: Run) -> None:
+    def compare(self, rule: str, run: ContractRun, other: ContractRun) -> None:
         """Judge whether two starts gave the same answers."""
         places = differing(run, other)
         if places:
             state = WARN if len(places) <= TOLERATED * len(self.records) else FAIL
-            seen = f"{run.name}: {self.of(places, f'answered otherwise than at {other.name}')}"
+            seen = f"{run.name}: {self.of(places, f'answered differently than at {other.name}')}"
             show = f"--show {self.task.key(self.records[places[0]])} shows one, --records 1000 tells the share"
             self.put(rule, state, seen, f"{RULES[rule][1]}; {show}")
 
-    def settle(self, runs: list[Run], one: Run | None, three: Run | None, moved: Run | None, empty: Run | None) -> None:
-        """Judge how it behaves beside its answers, and say of every rule left whether it holds or is open."""
+    def finish(
+        self,
+        runs: list[ContractRun],
+        one: ContractRun | None,
+        three: ContractRun | None,
+        moved: ContractRun | None,
+        empty: ContractRun | None,
+    ) -> None:
+        """Judge its other behaviour, and mark every rule left as passed or open."""
         base, total = runs[0], len(self.records)
-        left = sum(len(run.talk.exit.left_pids) for run in runs)
+        left = sum(len(run.conversation.exit.left_pids) for run in runs)
         unordered, starts = [run.name for run in runs if not run.in_order], counted(len(runs), "start")
-        ready, first = base.talk.ready_ns, base.talk.first_answer_ns
+        ready, first = base.conversation.ready_ns, base.conversation.first_answer_ns
         if left:
             self.put("left-processes", WARN, f"{left} outlived it and were killed")
         if unordered:
@@ -344,14 +356,14 @@ class _Judge:
         if not ready:
             self.put("ready", OPEN, "not printed", RULES["ready"][1])
         for rule in () if self.contained else ("offline", "read-only"):
-            self.put(rule, OPEN, "not checked: a bare process is not contained, an image is")
-        zeros = sum(run.talk.exit.code == 0 for run in runs)
+            self.put(rule, OPEN, "not checked: a bare process is not isolated, an image is")
+        zeros = sum(run.conversation.exit.code == 0 for run in runs)
         answered, read = bool(base.answers), base.checked.read
         lines = read + sum(map(len, base.unread.values()))
         compared = all(run and run.answers for run in (base, one, three, moved))
         passes = {
             "batch-option": (answered, "it answers with it"),
-            "exit-code": (base.talk.exit.code == 0, f"0 in {zeros} of {starts}"),
+            "exit-code": (base.conversation.exit.code == 0, f"0 in {zeros} of {starts}"),
             "ends": (not any(run.hung or run.flooded for run in runs), f"in {starts}"),
             "complete": (not base.missing, f"{total} of {total}"),
             **dict.fromkeys(("unique", "known-idx"), (read > 0, counted(read, "answer"))),

@@ -1,4 +1,4 @@
-"""Every record of a split exactly once through a program, checked and scored: preds.jsonl and score.json."""
+"""Feed every record of a split exactly once, check and score the predictions: preds.jsonl and score.json."""
 
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ def answers_table(task: Task, source: Path, folder: Path):
     import pandas
 
     records = task.read(source)
-    given = check_file(task, folder / PREDICTIONS, records).predictions
+    predictions = check_file(task, folder / PREDICTIONS, records).predictions
 
     def shown(prediction):
         return None if prediction is None else prediction.get("label", task.format(prediction))
 
-    columns = {"right": [shown(task.gold(r)) for r in records], "given": [shown(given[task.key(r)]) for r in records]}
+    right = [shown(task.gold(r)) for r in records]
+    columns = {"right": right, "given": [shown(predictions[task.key(r)]) for r in records]}
     return pandas.DataFrame([task.strip_labels(r) for r in records]).set_index("idx").assign(**columns)
 
 

@@ -1,14 +1,14 @@
-"""The protocol: what is run in which order at one operating point, and when it is enough.
+"""The protocol: what is run in which order at one operating point, and when it stops.
 
-    contract      the program is held against it with a few records          conformance in protocol.json
-    idle          what else the machine does                                 idle in protocol.json
+    contract      the program is checked against it with a few records       conformance in protocol.json
+    idle          load of the machine by other processes                     idle in protocol.json
     cold          three starts on a few records, file caches dropped before  cold/runs/NN
-    short         one batch: what a start costs, and work done unseen        short/runs/NN
-    pilot         more records each time, until a speed shows                pilot/runs/NN
+    short         one batch: the cost of a start, and hidden work            short/runs/NN
+    pilot         more records each time, until a speed can be computed      pilot/runs/NN
     timed         the repeats; with a short run beside each where answers    runs/NN
-                  do not tell a speed
-    ones          runs of one record, only where the original's logs are wanted   ones/runs/NN
-    cached        unique texts against few repeated ones, in turn            cached/unique/runs/NN, cached/repeated/runs/NN
+                  give no speed
+    ones          runs of one record, only for logs in the original's format   ones/runs/NN
+    cached        unique texts against a few repeated ones, in turn          cached/unique/runs/NN, cached/repeated/runs/NN
 
 `bench.json` is derived from these by `summary.derive`. In a cell of one's own, in a folder that holds synthetic records
 (`morocco data synthetic terra --out records`):
@@ -51,18 +51,18 @@ SINGLE_RECORD = "ones"
 IDLE_S = 0.5
 COLD_RUNS = 3
 LEAST_REPEATS = 3
-MORE_SHORT = 2  # than longer ones: of three starts all may be cold, of five hardly
-MOST_REPEATS = 100  # for a precision that is never reached
+MORE_SHORT = 2  # than longer ones: three starts may all be cold, five hardly
+MOST_REPEATS = 100  # if a precision is never reached
 PILOT_BATCHES, PILOT_GROWTH = 8, 8
-PILOT_WORK_S = 0.3  # a speed read from less is no more than a guess
-TIMED_WORK_S = 10.0  # of one run, where the input size is calibrated; energy counters need as much
+PILOT_WORK_S = 0.3  # a speed computed from less is a guess
+TIMED_WORK_S = 10.0  # of one run, where the input size is calibrated; energy counters need it
 MOST_RECORDS = 1_000_000
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of the protocol; `bench` says what each means."""
+    """The settings of the protocol; `bench` describes each."""
 
     batch_size: int = 32
     input_size: int | None = None
@@ -94,7 +94,7 @@ def bench(
         source: A JSONL file of the task's records; labels, if any, are stripped before feeding and used for the score.
         folder: An existing folder without runs; gets runs/NN/ and bench.json. It is no step folder, as `morocco bench`
             and bench.ipynb make one: `report` and `verify` do not look into it.
-        hooks: What is called while it runs: `Hooks(progress=print)`.
+        hooks: Callbacks: `Hooks(progress=print)`.
         batch_size: Records answered together: `--batch-size` of the program (default 32).
         input_size: Records fed in a timed run; the file is cycled, shuffled anew each time. None: as many as take about
             ten seconds, at least ten batches.
@@ -103,8 +103,8 @@ def bench(
         seed: Of the shuffles (default 1).
         baseline: The folder of a point of the same sweep, whose answers these are compared with.
         single_record: Add as many runs of one record as there are timed ones, for logs in the original's format.
-        quick: As one repeat is: timed runs only (and a pilot where the input size is calibrated): nothing is reported of
-            the contract, of cold starts, of cached answers, or of a speed that the stream of answers does not show.
+        quick: Timed runs only, as with one repeat (and a pilot where the input size is calibrated): no check of the
+            contract, no cold starts, no cache probe, no speed where the stream of answers gives none.
     Returns:
         What bench.json holds: verdict, reasons, and speed_per_s, init_s (seconds), ram_bytes, score and others, each with
         value and 95 % interval (low, high), or with the reason there is none. `formatting.bench_lines` makes text of it.
@@ -124,7 +124,7 @@ class _Protocol:
         self.settings, self.hooks = settings, hooks
         self.records = task.read(source)
         self.quick = settings.quick or settings.repeats == 1
-        names = {"single_record": "ones"}  # in files
+        names = {"single_record": "ones"}  # in protocol.json
         chosen = {names.get(name, name): value for name, value in asdict(settings).items() if name != "baseline"}
         self.facts: dict[str, Any] = {"schema": 1, "asked": chosen, "quick": self.quick}
         if settings.baseline:
@@ -183,7 +183,7 @@ class _Protocol:
         self.facts["cold"] = None
         with self._series(self._few(self._short_size)) as series:
             for _ in range(COLD_RUNS):
-                with self.hooks.turn():  # another's run in between would warm what they share
+                with self.hooks.turn():  # another program's run in between would warm shared files
                     try:
                         drop_caches()
                     except OSError:
@@ -204,13 +204,9 @@ class _Protocol:
         self.short.append(read_run(self._shorts.run(self.folder / "short", "short")))
 
     def _size(self) -> int:
-        """Return the input size, calibrated if it was not given; and say how long the timed runs will take."""
-        size, most, per_s, run = (
-            PILOT_BATCHES * self.settings.batch_size,
-            self.settings.input_size or MOST_RECORDS,
-            None,
-            None,
-        )
+        """Return the input size, calibrated if it was not given; report how long the timed runs will take."""
+        size, most = PILOT_BATCHES * self.settings.batch_size, self.settings.input_size or MOST_RECORDS
+        per_s = run = None
         wanted = self.settings.input_size is None or not self.quick
         while wanted and size < most:
             with self._series(self._few(size)) as series:
@@ -242,7 +238,7 @@ class _Protocol:
         extra_s = extra * (start_s + cache_probe.size_for(per_s, self.settings.batch_size, size) / per_s)
         self.facts["predicted_s"] = timed_s + extra_s
         more = "" if self.settings.repeats else " or more"
-        also = f" and {extra} short ones that look for kept answers" if extra else ""
+        also = f" and {extra} short ones that look for a cache" if extra else ""
         self.hooks.progress(f"{count}{more} runs of {size} records{also}: about {_duration(timed_s + extra_s)}")
 
     # -- the timed runs --------------------------------------------------------------------------------------------
@@ -253,7 +249,7 @@ class _Protocol:
         with self._series(self._few(size), watched=True) as series:
             while True:
                 self.hooks.expect(size * max(self.settings.repeats or LEAST_REPEATS, len(runs) + 1))
-                with self.hooks.turn():  # one for both runs of a pair, and waiting for it is no time of ours
+                with self.hooks.turn():  # one for both runs of a pair; waiting for it does not count as time spent
                     began = time.monotonic()
                     runs.append(read_run(series.run(self.folder, "bench")))
                     run = runs[-1]
@@ -274,13 +270,13 @@ class _Protocol:
     def _run_name(self, number: int) -> str:
         repeats = self.settings.repeats
         if repeats and number > repeats:
-            return f"run {number} (more than the {repeats} asked for: a pair with a cold start is measured again)"
+            return f"run {number} (beyond the {repeats} requested: a pair with a cold start is repeated)"
         return f"run {number} of {repeats}" if repeats else f"run {number}"
 
     def _enough(self, runs: list[Run], pairs: bool, took_s: float) -> str | None:
         settings = self.settings
         warm = len(runs)
-        if pairs:  # one that started cold tells nothing: it is made again, within reason
+        if pairs:  # a pair with a cold start does not count and is repeated, up to twice the repeats
             warm = len(warm_pairs([s.total_s for s in self.short], [run.total_s for run in runs]))
         if settings.repeats:
             return "repeats" if warm >= settings.repeats or len(runs) >= 2 * settings.repeats else None
@@ -304,7 +300,7 @@ class _Protocol:
         speed_per_s = throughput.read(runs, self.short).estimate
         init_s = start_s(runs, speed_per_s)["value"] or 0.0
         size = cache_probe.size_for(speed_per_s["value"], self.settings.batch_size, size, init_s)
-        seed = int.from_bytes(os.urandom(6))  # none that a cache from an earlier measurement could know
+        seed = int.from_bytes(os.urandom(6))  # new each time: a cache may outlive a measurement
         self.facts["cached"] = {"size": size, "seed": seed}
         for pair in range(1, cache_probe.PAIRS + 1):
             unique, repeated = cache_probe.workloads(self.task, self.records, size, seed, pair)
@@ -322,9 +318,9 @@ class _Protocol:
 
 
 def drop_caches() -> None:
-    """Make the kernel forget what it holds of files, so that the next start reads them from the disk; raises OSError.
+    """Drop the kernel's file cache, so that the next start reads from the disk; raises OSError.
 
-    Limits: of the whole machine, not of one program; caches of a host below, or of the disk itself, stay.
+    Limits: of the whole machine, not of one program; caches of a hypervisor or of the disk itself stay.
     """
     os.sync()
     DROP_CACHES.write_text("3\n")

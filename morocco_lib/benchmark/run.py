@@ -1,13 +1,13 @@
-"""One run: feed a program, watch it, and keep everything it said in runs/NN/.
+"""One run: feed a program, sample it, and keep everything it printed in runs/NN/.
 
 runs/NN/ holds run.json (facts), workload.json (what was fed, and the way back), answers.jsonl (stdout, verbatim),
-chunks.jsonl (when how much of it arrived), samples.jsonl, stderr.log, and gpu.jsonl where there is a GPU.
+chunks.jsonl (when how many bytes and lines of it arrived), samples.jsonl, stderr.log, and gpu.jsonl where there is a GPU.
 """
 
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,15 @@ from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import clocks, system_load
 from morocco_lib.monitors.host import host_facts
 from morocco_lib.monitors.nvml import GpuSampler
+from morocco_lib.monitors.periodic import open_samples
 from morocco_lib.monitors.processes import Processes
-from morocco_lib.monitors.sampler import Sampler, open_samples, reader_for
-from morocco_lib.runners.contract import converse
+from morocco_lib.monitors.readers import reader_for
+from morocco_lib.monitors.sampler import Sampler
+from morocco_lib.runners.contract import Conversation, Handle, converse
 
 BLOCK_BYTES = 64 * 1024  # what is fed at a time
 STDERR_KEPT_BYTES = 10 * 2**20
-STDOUT_BYTES, STDOUT_BYTES_PER_RECORD = 10 * 2**20, 64 * 1024  # more than that are no answers, and would fill the disk
+STDOUT_BYTES, STDOUT_BYTES_PER_RECORD = 10 * 2**20, 64 * 1024  # more is no predictions, and would fill the disk
 WATCH_NS = 500_000_000
 
 
@@ -38,7 +40,7 @@ class RunSeries:
         target: What is run, in what, with which limits.
         load: The stream of records.
         source: The file the records came from; named in workload.json with its digest.
-        folder: Where the stream lies while it is fed: in a nameless file, made before any clock starts.
+        folder: Where the stream is stored while it is fed: in an unnamed file, written before any clock starts.
         batch_size: Records answered together.
         hooks: `watch` and `turn` are called.
     Raises:
@@ -55,10 +57,8 @@ class RunSeries:
         self.batch_size, self.hooks = batch_size, hooks
         with self._writing():
             self._stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-            self._description = {
-                **load.describe(self._stream),
-                "source": data.describe(source, load.task, load.records),
-            }
+            described = data.describe(source, load.task, load.records)
+            self._description = {**load.describe(self._stream), "source": described}
 
     def __enter__(self) -> "RunSeries":
         return self
@@ -104,6 +104,84 @@ def run_series(
         return [series.run(folder, purpose) for _ in range(repeats)]
 
 
+class _Recorder:
+    """Writes what a program prints into answers.jsonl, chunks.jsonl and stderr.log, as it arrives.
+
+    Args:
+        folder: Of the run.
+        expected: Predictions to come.
+        watch: Called with the number of new ones, twice a second at most.
+    """
+
+    def __init__(self, folder: Path, expected: int, watch: Callable[[int], None] | None):
+        self._expected, self._watch = expected, watch
+        self._most = STDOUT_BYTES + expected * STDOUT_BYTES_PER_RECORD
+        self.lines = self.stdout_bytes = self.stderr_bytes = 0
+        self._watched = self._watched_ns = 0
+        self._ended_line = True
+        with ExitStack() as files:
+            self._answers = files.enter_context((folder / "answers.jsonl").open("wb"))
+            self._chunks = files.enter_context((folder / "chunks.jsonl").open("w"))
+            self._stderr = files.enter_context((folder / "stderr.log").open("wb"))
+            self._files = files.pop_all()
+
+    def __enter__(self) -> "_Recorder":
+        return self
+
+    def __exit__(self, *raised) -> None:
+        self._files.close()
+
+    def attach(self, handle: Handle, sampler: Sampler) -> None:
+        """Record a program that was just started."""
+        self._handle, self._sampler = handle, sampler
+
+    @property
+    def stdout_cut(self) -> bool:
+        return self.stdout_bytes > self._most
+
+    def on_stdout(self, t_ns: int, block: bytes) -> None:
+        was_cut = self.stdout_cut
+        self.stdout_bytes += len(block)
+        if self.stdout_cut:
+            if not was_cut:
+                self._handle.kill()
+            return
+        count = block.count(b"\n")
+        if self.lines == 0 < count:
+            self._sampler.mark("first_answer")
+        if self.lines < self._expected <= self.lines + count:
+            self._sampler.mark("last_answer")
+        self._answers.write(block)
+        self._add_chunk(t_ns, len(block), count)
+        self._ended_line = block.endswith(b"\n")
+        if self._watch and t_ns - self._watched_ns > WATCH_NS:
+            self._report(t_ns)
+
+    def on_stderr(self, t_ns: int, block: bytes) -> None:
+        self._stderr.write(block[: max(0, STDERR_KEPT_BYTES - self.stderr_bytes)])
+        self.stderr_bytes += len(block)
+
+    def on_event(self, t_ns: int, event: dict) -> None:
+        if event.get("event") == "ready":
+            self._sampler.mark("ready")
+
+    def finish(self, last_ns: int | None) -> None:
+        """Count a last line without line feed, which is a line all the same."""
+        if self._watch:
+            self._report(0)
+        if not self._ended_line:
+            self._add_chunk(last_ns, 0, 1)
+
+    def _add_chunk(self, t_ns: int, size: int, lines: int) -> None:
+        since_ns = t_ns - self._handle.started_ns
+        self._chunks.write(f'{{"t_ns": {since_ns}, "bytes": {size}, "lines": {lines}}}\n')
+        self.lines += lines
+
+    def _report(self, t_ns: int) -> None:
+        self._watch(self.lines - self._watched)
+        self._watched, self._watched_ns = self.lines, t_ns
+
+
 def _run_once(
     target: Target,
     stream: BinaryIO,
@@ -117,13 +195,8 @@ def _run_once(
     argv = program.with_batch(batch_size)
     stream.seek(0)
     blocks = iter(partial(stream.read, BLOCK_BYTES), b"")
-    most = STDOUT_BYTES + expected * STDOUT_BYTES_PER_RECORD
-    lines = stdout_bytes = stderr_bytes = told = told_ns = 0
-    ended_line = True
     with (
-        (folder / "answers.jsonl").open("wb") as answers,
-        (folder / "chunks.jsonl").open("w") as chunks,
-        (folder / "stderr.log").open("wb") as stderr,
+        _Recorder(folder, expected, watch) as recorder,
         open_samples(folder / "samples.jsonl") as samples,
         GpuSampler(folder / "gpu.jsonl") as gpus,
     ):
@@ -135,50 +208,13 @@ def _run_once(
         sampler = Sampler(reader, samples, origin_ns, processes=processes)
         sampler.start()
         gpus.watch(handle.pids, origin_ns)
-
-        def on_stdout(t_ns: int, block: bytes) -> None:
-            nonlocal lines, stdout_bytes, ended_line, told, told_ns
-            stdout_bytes += len(block)
-            if stdout_bytes > most:
-                if stdout_bytes - len(block) <= most:
-                    handle.kill()
-                return
-            count = block.count(b"\n")
-            if lines == 0 < count:
-                sampler.mark("first_answer")
-            if lines < expected <= lines + count:
-                sampler.mark("last_answer")
-            answers.write(block)
-            chunks.write(f'{{"t_ns": {t_ns - origin_ns}, "bytes": {len(block)}, "lines": {count}}}\n')
-            lines += count
-            ended_line = block.endswith(b"\n")
-            if watch and t_ns - told_ns > WATCH_NS:
-                watch(lines - told)
-                told, told_ns = lines, t_ns
-
-        def on_stderr(t_ns: int, block: bytes) -> None:
-            nonlocal stderr_bytes
-            stderr.write(block[: max(0, STDERR_KEPT_BYTES - stderr_bytes)])
-            stderr_bytes += len(block)
-
-        def on_event(t_ns: int, event: dict) -> None:
-            if event.get("event") == "ready":
-                sampler.mark("ready")
-
+        recorder.attach(handle, sampler)
         try:
-            seen = converse(handle, blocks, limits, on_stdout, on_stderr, on_event)
+            talk = converse(handle, blocks, limits, recorder.on_stdout, recorder.on_stderr, recorder.on_event)
         finally:
             sampling, gpu, after = sampler.stop(), gpus.stop(), system_load.read()
-        if watch:
-            watch(lines - told)
-        end = seen.exit
-        if not ended_line:  # a last line without line feed is a line all the same
-            lines += 1
-            chunks.write(f'{{"t_ns": {seen.last_answer_ns - origin_ns}, "bytes": 0, "lines": 1}}\n')
-
-    def since_start(t_ns: int | None) -> float | None:
-        return None if t_ns is None else (t_ns - origin_ns) / 1e9
-
+        recorder.finish(talk.last_answer_ns)
+    end = talk.exit
     return {
         "argv": argv,
         "runner": runner.name,
@@ -186,33 +222,13 @@ def _run_once(
         "batch_size": batch_size,
         "limits": asdict(runner.bounded(limits)),
         "records_fed": expected,
-        "bytes_fed": seen.feed.bytes_written,
-        "all_fed": seen.feed.complete,
-        "lines": lines,
-        "stdout_bytes": stdout_bytes,
-        "stdout_cut": stdout_bytes > most,
-        "stderr_bytes": stderr_bytes,
-        "exit": {
-            "code": end.code,
-            "signal": end.signal,
-            "oom_killed": end.oom_killed,
-            "timed_out": seen.timed_out,
-            "left_pids": list(end.left_pids),
-            "pids_refused": end.pids_refused,
-        },
-        "phases": {
-            "start_s": 0.0,
-            "engine_start_s": since_start(end.engine_started_ns),
-            "first_write_s": since_start(seen.feed.first_write_ns),
-            "first_read_s": since_start(end.first_read_ns),
-            "ready_s": since_start(seen.ready_ns),
-            "stdin_closed_s": since_start(seen.feed.closed_ns),
-            "first_answer_s": since_start(seen.first_answer_ns),
-            "last_answer_s": since_start(seen.last_answer_ns),
-            "exit_s": since_start(end.ended_ns),
-            "engine_die_s": since_start(end.engine_died_ns),
-        },
-        "events": [{**event, "t_ns": event["t_ns"] - origin_ns} for event in seen.events],
+        "bytes_fed": talk.feed.bytes_written,
+        "all_fed": talk.feed.complete,
+        "lines": recorder.lines,
+        "stdout_bytes": recorder.stdout_bytes,
+        "stdout_cut": recorder.stdout_cut,
+        "stderr_bytes": recorder.stderr_bytes,
+        **_ending(talk, origin_ns),
         "cpu_s": end.cpu_s,
         "cpu_source": end.cpu_source,
         "memory": {
@@ -224,10 +240,39 @@ def _run_once(
         **sampler.used(),
         "ended_processes": processes.ended(),
         "sampler": sampling,
-        "others": system_load.others(before, after, end.cpu_s, processes.seen, engine=runner.name == "docker"),
+        "others": system_load.others(before, after, end.cpu_s, processes.pids, engine=runner.name == "docker"),
         "gpu": gpu,
         "clock": clocks.compare(offsets, clocks.read(), (end.ended_ns - origin_ns) / 1e9),
         "started": started,
         "load_average_1min": os.getloadavg()[0],
         "host": host_facts(),
+    }
+
+
+def _ending(talk: Conversation, origin_ns: int) -> dict[str, Any]:
+    """Return how a run ended, and when what happened in it."""
+    end, feed = talk.exit, talk.feed
+    moments_ns = {
+        "start_s": origin_ns,
+        "engine_start_s": end.engine_started_ns,
+        "first_write_s": feed.first_write_ns,
+        "first_read_s": end.first_read_ns,
+        "ready_s": talk.ready_ns,
+        "stdin_closed_s": feed.closed_ns,
+        "first_answer_s": talk.first_answer_ns,
+        "last_answer_s": talk.last_answer_ns,
+        "exit_s": end.ended_ns,
+        "engine_die_s": end.engine_died_ns,
+    }
+    return {
+        "exit": {
+            "code": end.code,
+            "signal": end.signal,
+            "oom_killed": end.oom_killed,
+            "timed_out": talk.timed_out,
+            "left_pids": list(end.left_pids),
+            "pids_refused": end.pids_refused,
+        },
+        "phases": {name: None if t_ns is None else (t_ns - origin_ns) / 1e9 for name, t_ns in moments_ns.items()},
+        "events": [{**event, "t_ns": event["t_ns"] - origin_ns} for event in talk.events],
     }

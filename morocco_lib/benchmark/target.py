@@ -22,7 +22,7 @@ class Program:
     """The program to measure.
 
     Args:
-        argv: Its words, without `--batch-size`; of a container those after its entry point.
+        argv: Without `--batch-size`; of a container the arguments after its entry point.
         model: Name in results.
         image_digest: Identity of a container image, None for a process.
         checked: It was checked against the contract, and keeps it.
@@ -42,6 +42,11 @@ class Target:
     """A program, what runs it, and what a run may use.
 
     `Target.of_command("python3 my_model.py")` and `Target.of_image("my-model:1")` make one.
+
+    Args:
+        program: What is started.
+        runner: What starts it: `ProcessRunner()` or `DockerRunner(image)`.
+        limits: Time, memory, processes and CPUs of a run.
     """
 
     program: Program
@@ -93,15 +98,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a measurement calls while it runs; each is optional.
+    """Callbacks of a measurement; each is optional.
 
     Args:
         progress: With a line of text after each run; `progress=print` reports every run.
-        watch: With the number of answers of timed runs that came since it was called last, twice a second at most.
+        watch: With the number of new answers of timed runs, twice a second at most.
         expect: With the number of answers to come in timed runs, as far as it is known.
-        turn: Entered around whatever keeps the machine busy, so that nothing else is measured at the same time; one
-            within another is the same.
-        barrier: Before the timed runs; returns when all that are measured in turn with this one have come so far.
+        turn: Entered around whatever uses the machine, so that nothing else is measured at the same time; reentrant.
+        barrier: Before the timed runs; returns when all programs that are measured in turn have got there.
     """
 
     progress: Callable[[str], None] = lambda text: None
@@ -121,7 +125,7 @@ def program_of_image(image: Image, model: str | None = None) -> Program:
 
 
 def _name_of(argv: list[str]) -> str:
-    # A script is meant, not its interpreter: `python3 -u docs/example_model.py` is example_model.
+    # The script's name, not its interpreter's: `python3 -u docs/example_model.py` is example_model.
     name = Path(argv[0]).name
     script = next((word for word in argv[1:] if not word.startswith("-")), None)
     if script and INTERPRETER.fullmatch(name) and os.path.isfile(script):  # no text is too long for it

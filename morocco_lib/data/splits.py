@@ -1,4 +1,4 @@
-"""Folders in the official layout: where a split is, and what a result says of its records."""
+"""Folders in the official layout: the file of a split, and how a result describes its records."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def find_split(data_dir: Path, task: Task, split: str, files: dict[str, str] | N
         split: train, val or test.
         files: Paths relative to `data_dir` that replace the official names, by split.
     Raises:
-        UsageError: there is no such file; the places looked at are named.
+        UsageError: there is no such file; the message lists the paths tried.
     """
     data_dir = Path(data_dir)
     if files and split in files:
@@ -56,12 +56,12 @@ def is_synthetic(path: Path) -> bool:
 
 
 def origin(path: Path) -> str:
-    """Return "synthetic" or "files": what every result says of its records."""
+    """Return "synthetic" or "files": the origin of records in every result."""
     return SYNTHETIC if is_synthetic(path) else "files"
 
 
 def describe(path: Path, task: Task, records: Sequence[Record]) -> dict[str, Any]:
-    """Return what a result says of its records: path, sha256, origin, number, whether a sample, spans that miss.
+    """Return a result's description of its records: path, sha256, origin, number, whether a sample, spans that do not match.
 
     A sample is a file of real records that holds another number than the official split of its name.
     """

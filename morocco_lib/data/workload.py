@@ -1,4 +1,4 @@
-"""Records + size + seed -> the stream to feed, the map back, the length histogram. Pure: no file, no clock."""
+"""Records + size + seed -> the stream to feed, the way back to the records, the length histogram. Pure: no file, no clock."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ class Workload(Mapping):
         records: Distinct records, labelled or not.
         order: For each position of the stream the place of its record in `records`.
         seed: What the order was drawn with; None if the records are in their own order.
-        gold: The right answers to `records` where these are skeletons; None: not known, or in the records.
+        gold: The labels of `records` where these are skeletons; None: unknown, or in the records.
     """
 
     task: Task
@@ -79,8 +79,7 @@ class Workload(Mapping):
         """Return what `workload.json` holds: enough to map answers back and to score them without the data files.
 
         Args:
-            out: Gets the stream on the way. What is fed is made before the clock starts, so that a fast program
-                is not held up by the making.
+            out: The stream is written to it. It is made before the clock starts, so that a fast program does not wait.
         """
         gold = [self.task.gold(record) for record in self.records]
         lengths: Counter[int] = Counter()
@@ -111,7 +110,7 @@ class Workload(Mapping):
 
 
 def build(task: Task, records: Sequence[Record], size: int, seed: int) -> Workload:
-    """Return a stream of `size` records: each pass over the records is shuffled anew, so none comes twice before all came once.
+    """Return a stream of `size` records; each pass over them has a shuffle of its own, so none comes twice before all came once.
 
     Raises:
         UsageError: size below 1.
@@ -132,6 +131,6 @@ def in_order(task: Task, records: Sequence[Record]) -> Workload:
 
 
 def from_description(task: Task, description: Mapping[str, Any]) -> Workload:
-    """Return the workload a `workload.json` describes: of skeletons, so it maps back and is checked but cannot be fed."""
+    """Return the workload of a `workload.json`: of skeletons, so it maps back and checks but cannot be fed."""
     order, gold = tuple(description["order"]), description["gold"]
     return Workload(task, description["records"], order, description["seed"], gold)

@@ -1,7 +1,7 @@
-"""A cgroup of its own for one run: memory, CPU time and every process of the tree, as the kernel counts them.
+"""Cgroups: where a process is in them, and a group of its own for one run with its memory, CPU time and processes.
 
 Both layouts are read: v1 (one hierarchy a controller) and v2 (one tree). On a hybrid machine v1 is used where
-/proc/self/cgroup names a memory hierarchy. Needs the right to make a child group: root, or a delegated group.
+/proc/self/cgroup names a memory hierarchy. Making a group needs the right to make a child: root, or a delegated group.
 """
 
 import os
@@ -10,14 +10,14 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from morocco_lib.monitors.open_files import OpenFiles
 
-ROOT = Path("/sys/fs/cgroup")
+ROOT, PROC = Path("/sys/fs/cgroup"), Path("/proc")
 PREFIX = "morocco-"
 # As memory.stat begins; one expression costs a fifth of looking for each name where the sampler has slept in between.
 _MEMORY = {
@@ -29,7 +29,7 @@ _MEMORY = {
 
 
 class Memory(NamedTuple):
-    """Memory of a group or process tree in bytes; None where the kernel does not tell."""
+    """Memory of a group or process tree in bytes; None where the kernel does not report it."""
 
     anon_bytes: int
     shmem_bytes: int
@@ -67,15 +67,15 @@ class RunCgroup:
         self._files, self._last_stat, self._kernel_bytes = OpenFiles(), b"", None
         self._stat, self._procs = str(memory / "memory.stat"), str(memory / "cgroup.procs")
         self._usage = str(cpu / ("cpuacct.usage" if version == 1 else "cpu.stat"))
-        self._stacked: dict[bytes, bool] = {}
+        self._on_other_devices: dict[bytes, bool] = {}
 
     @classmethod
-    def create(cls, root: Path = ROOT, proc: Path = Path("/proc")) -> "RunCgroup | None":
-        """Make a fresh group below our own one, or return None where that is not allowed.
+    def create(cls, root: Path = ROOT, proc: Path = PROC) -> "RunCgroup | None":
+        """Make a new group below our own one, or return None where that is not allowed.
 
-        Groups left behind by a killed morocco are ended and removed on the way.
+        Groups that a killed morocco left are emptied and removed first.
         """
-        parents = own_groups(root, proc)
+        parents = parent_groups(root, proc)
         if parents is None:
             return None
         version, memory, cpu = parents
@@ -83,12 +83,10 @@ class RunCgroup:
         made = []
         try:
             for parent in dict.fromkeys((memory, cpu)):
-                _sweep(parent, proc)
+                _remove_orphans(parent, proc)
                 (parent / name).mkdir()
                 made.append(parent / name)
-            group = cls(version, memory / name, cpu / name)
-            group.read_memory(), group.cpu_s()  # a v2 group without controllers has no such files
-            return group
+            return cls(version, memory / name, cpu / name)._checked()
         except (OSError, KeyError, ValueError):
             for folder in made:
                 folder.rmdir()
@@ -96,20 +94,23 @@ class RunCgroup:
 
     @classmethod
     def of_container(cls, pid: int, container_id: str) -> "RunCgroup | None":
-        """Return the group an engine made for a container, or None where it is not to be seen from here.
+        """Return the group that an engine made for a container, or None where it cannot be read from here.
 
         Args:
-            pid: The container's first process, as the engine says; on another machine it would be somebody else's.
+            pid: The container's first process as the engine reports it; with an engine on another machine the number
+                belongs to another process here, whose group does not have the container's name.
         """
-        found = group_of(pid)
-        if found is None or container_id not in found[1].name:
+        groups = groups_of(pid)
+        if not groups.accounts or container_id not in groups.folders["memory"].name:
             return None
-        group = cls(*found)
         try:
-            group.read_memory(), group.cpu_s()
+            return cls(groups.version, groups.folders["memory"], groups.folders["cpuacct"])._checked()
         except (OSError, KeyError, ValueError):
             return None
-        return group
+
+    def _checked(self) -> "RunCgroup":
+        self.read_memory(), self.cpu_s()  # a v2 group without controllers has no such files
+        return self
 
     def reader(self) -> "RunCgroup":
         """Return a view of the same group with files of its own, for another thread."""
@@ -128,14 +129,14 @@ class RunCgroup:
         """Return the memory charged to the group now.
 
         Args:
-            whole: False if memory of the kernel may be as of the last whole reading; v1 tells it in a file of its own.
+            whole: False if the kernel's own memory may be that of the last whole reading; v1 has it in another file.
         Raises:
-            KeyError: the kernel does not tell.
+            KeyError: the file has no memory in it.
         """
         stat = self._files.read(self._stat)
         found = _MEMORY[self.version].search(stat)
         if found is None:
-            raise KeyError(f"{self._stat} names no memory")
+            raise KeyError(f"no memory in {self._stat}")
         self._last_stat = stat
         anon, file, shmem = int(found["anon"]), int(found["file"]), int(found["shmem"] or 0)
         if self.version == 2:
@@ -146,7 +147,7 @@ class RunCgroup:
 
     @property
     def faults(self) -> Faults | None:
-        """Page faults as of the last `read_memory`, None where the kernel does not tell."""
+        """Page faults as of the last `read_memory`, None where the kernel does not count them."""
         if b"\npgmajfault " not in self._last_stat:
             return None
         major = _value(self._last_stat, b"pgmajfault")
@@ -164,22 +165,23 @@ class RunCgroup:
         return _value(b"\n" + self._files.read(self._usage), b"usage_usec") / 1e6
 
     def io(self) -> Io | None:
-        """Return what the group read from and wrote to storage, None where the kernel does not tell.
+        """Return what the group read from and wrote to storage, None where the kernel does not count it.
 
-        v1 does not: its blkio files stay at 0 unless a limit is set, and never held what is written back later.
+        v1 does not: its blkio files stay at 0 unless a limit is set, and never hold what is written back later.
         """
         try:
-            lines = self._files.read(self.memory / "io.stat", 1 << 16).splitlines() if self.version == 2 else None
-        except OSError:  # no io controller was handed down to the group
+            stat = self._files.read(self.memory / "io.stat", 1 << 16) if self.version == 2 else None
+        except OSError:  # the group has no io controller
             return None
-        if lines is None:
+        if stat is None:
             return None
         read = written = 0
-        for device, *words in (line.split() for line in lines if line):
-            if device not in self._stacked:  # what goes to a volume is counted again at the disk below it
-                self._stacked[device] = any(Path(f"/sys/dev/block/{device.decode()}/slaves").glob("*"))
-            values = dict(word.split(b"=") for word in words)
-            if not self._stacked[device]:
+        for device, *fields in (line.split() for line in stat.splitlines() if line):
+            if device not in self._on_other_devices:  # what goes to a volume is counted again at the disk below it
+                below = Path(f"/sys/dev/block/{device.decode()}/slaves")
+                self._on_other_devices[device] = any(below.glob("*"))
+            values = dict(field.split(b"=") for field in fields)
+            if not self._on_other_devices[device]:
                 read, written = read + int(values.get(b"rbytes", 0)), written + int(values.get(b"wbytes", 0))
         return Io(read, written)
 
@@ -192,16 +194,16 @@ class RunCgroup:
             return None
 
     def oom_kills(self) -> int:
-        """Return how many processes of the group were killed for want of memory."""
+        """Return how many processes of the group the kernel killed because memory ran out."""
         name = "memory.oom_control" if self.version == 1 else "memory.events"
         stat = dict(line.split()[:2] for line in (self.memory / name).read_text().splitlines())
         return int(stat.get("oom_kill", 0))
 
     def pids_refused(self) -> int:
-        """Return how many new processes the limit refused so far; 0 where the kernel does not tell."""
-        v1 = ROOT / "pids" / self.memory.relative_to(ROOT / "memory") if self.version == 1 else self.memory
+        """Return how many new processes the limit refused so far; 0 where the kernel does not count them."""
+        folder = ROOT / "pids" / self.memory.relative_to(ROOT / "memory") if self.version == 1 else self.memory
         try:
-            return int((v1 / "pids.events").read_text().split()[1])
+            return int((folder / "pids.events").read_text().split()[1])
         except (OSError, IndexError, ValueError):
             return 0
 
@@ -218,7 +220,7 @@ class RunCgroup:
 
     def pids(self) -> list[int]:
         """Return the pids of the group, children that left their process group included."""
-        # Opened each time: v1 shows a list up to a second old to who keeps the file open.
+        # Opened each time: a file of v1 that is kept open shows a list up to a second old.
         try:
             with open(self._procs, "rb", buffering=0) as file:
                 return [int(pid) for pid in file.readall().split()]
@@ -226,8 +228,8 @@ class RunCgroup:
             return []
 
     def kill(self) -> list[int]:
-        """Kill every process of the group and return those that were there."""
-        return end_all(self.pids)
+        """Kill every process of the group and return their pids."""
+        return kill_all(self.pids)
 
     def remove(self) -> None:
         """Remove the group; waits up to a second for killed processes to leave it."""
@@ -251,54 +253,78 @@ def _value(stat: bytes, name: bytes) -> int:
     return int(stat[begin : stat.find(b"\n", begin)])
 
 
-def end_all(pids: Callable[[], list[int]]) -> list[int]:
-    """Kill the processes that `pids` names until it names none, for half a second at most; return all it named."""
+def kill_all(pids: Callable[[], list[int]]) -> list[int]:
+    """Kill the processes that `pids` returns until it returns none, for half a second at most; return all it returned."""
     killed: list[int] = []
     for _ in range(100):  # a process may fork between reading and killing
-        there = pids()
-        if not there:
+        alive = pids()
+        if not alive:
             break
-        killed += [pid for pid in there if pid not in killed]
-        for pid in there:
+        killed += [pid for pid in alive if pid not in killed]
+        for pid in alive:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
     return killed
 
 
-def group_of(pid: int | str, root: Path = ROOT, proc: Path = Path("/proc")) -> tuple[int, Path, Path] | None:
-    """Return (version, memory folder, cpu folder) of the cgroup a process is in, None where it cannot be seen.
+@dataclass(frozen=True)
+class Groups:
+    """The cgroups of a process.
 
-    A folder that is named and is not there (a container's /proc may name the host's tree) counts as the mount itself.
+    Args:
+        version: The one that accounts for memory, 1 or 2; None without cgroups.
+        hybrid: Both versions are mounted.
+        folders: Folder of the process's group by controller.
+    """
+
+    version: int | None = None
+    hybrid: bool = False
+    folders: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def accounts(self) -> bool:
+        """Whether both memory and CPU time are counted."""
+        return {"memory", "cpuacct"} <= self.folders.keys()
+
+
+def groups_of(pid: int | str = "self", root: Path = ROOT, proc: Path = PROC) -> Groups:
+    """Return the cgroups of a process.
+
+    In a container /proc may give the path of the host's tree; where there is no such folder the mount itself is ours.
     """
     try:
         lines = [line.split(":", 2) for line in (proc / str(pid) / "cgroup").read_text().splitlines()]
     except OSError:
+        return Groups()
+    v1 = {name: (joined, path) for _, joined, path in lines for name in joined.split(",") if joined}
+    unified = next((path for _, joined, path in lines if not joined), None)
+    tree = root / "unified" if (root / "unified").is_dir() and not (root / "cgroup.controllers").exists() else root
+    if "memory" in v1:
+        version, mounts = 1, {name: (root / joined, path) for name, (joined, path) in v1.items()}
+        mounts |= {name: (root / name, path) for name, (_, path) in v1.items() if (root / name).is_dir()}
+    elif unified is not None:
+        version, mounts = 2, dict.fromkeys(("memory", "cpu", "cpuacct"), (tree, unified))
+    else:
+        return Groups()
+    folders = {}
+    for name, (mount, path) in mounts.items():
+        if mount.is_dir():
+            own = mount / path.lstrip("/")
+            folders[name] = own if ".." not in path and own.is_dir() else mount
+    return Groups(version, bool(v1) and unified is not None, folders) if folders else Groups()
+
+
+def parent_groups(root: Path = ROOT, proc: Path = PROC) -> tuple[int, Path, Path] | None:
+    """Return (version, memory folder, cpu folder) of the group that a child group can be made in, None without one."""
+    own = groups_of("self", root, proc)
+    if not own.accounts:
         return None
-    paths = {controller: path for _, controllers, path in lines for controller in controllers.split(",")}
-    if "memory" in paths and "cpuacct" in paths:
-        folders = []
-        for controller in ("memory", "cpuacct"):
-            mount = next((root / m for m in (controller, "cpu,cpuacct", "cpuacct,cpu") if (root / m).is_dir()), None)
-            if mount is None:
-                return None
-            own = mount / paths[controller].lstrip("/")
-            folders.append(own if own.is_dir() else mount)
-        return 1, folders[0], folders[1]
-    if "" in paths:
-        own = root / paths[""].lstrip("/")
-        return 2, own, own
-    return None
-
-
-def own_groups(root: Path = ROOT, proc: Path = Path("/proc")) -> tuple[int, Path, Path] | None:
-    """Return (version, memory folder, cpu folder) of the group a child group can be made in, None where there is none."""
-    found = group_of("self", root, proc)
-    if found is None or found[0] == 1:
-        return found
-    # In v2 a group that holds processes hands no controller down: the nearest group above that does is the parent.
-    own = found[1]
-    for folder in (own, *own.parents):
+    memory, cpu = own.folders["memory"], own.folders["cpuacct"]
+    if own.version == 1:
+        return 1, memory, cpu
+    # In v2 a group that holds processes delegates no controller: the nearest group above that does is the parent.
+    for folder in (memory, *memory.parents):
         try:
             if "memory" in (folder / "cgroup.subtree_control").read_text().split():
                 return 2, folder, folder
@@ -309,7 +335,7 @@ def own_groups(root: Path = ROOT, proc: Path = Path("/proc")) -> tuple[int, Path
     return None
 
 
-def _sweep(parent: Path, proc: Path) -> None:
+def _remove_orphans(parent: Path, proc: Path) -> None:
     for folder in parent.glob(f"{PREFIX}*"):
         owner = folder.name.removeprefix(PREFIX).split("-")[0]
         if owner.isdigit() and not (proc / owner).exists():

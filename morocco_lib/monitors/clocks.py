@@ -24,19 +24,19 @@ class Offsets:
 
 
 def read() -> Offsets:
-    """Return the offsets now, of the quickest of five readings (a reading that was interrupted is off by the pause)."""
-    taken = []
+    """Return the offsets now, from the quickest of five readings (one that was interrupted is off by the pause)."""
+    readings = []
     for _ in range(5):
         before = time.monotonic_ns()
         wall, boot = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         after = time.monotonic_ns()
         middle = (before + after) // 2
-        taken.append((after - before, Offsets(wall - middle, boot - middle)))
-    return min(taken, key=lambda reading: reading[0])[1]
+        readings.append((after - before, Offsets(wall - middle, boot - middle)))
+    return min(readings, key=lambda reading: reading[0])[1]
 
 
 def compare(before: Offsets, after: Offsets, elapsed_s: float) -> dict:
-    """Return what `run.json` says of the clock; a wall clock that was slewed as usual has not moved."""
+    """Return what `run.json` keeps of the clock; a wall clock that was slewed as usual has not moved."""
     moved = (after.wall_ns - after.boot_ns - before.wall_ns + before.boot_ns) / 1e9  # sleep is no jump
     slept = (after.boot_ns - before.boot_ns) / 1e9
     return {

@@ -6,7 +6,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+from morocco_lib.monitors.cgroup import PROC, ROOT, groups_of
+
 CLOCKSOURCE = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 
 
@@ -23,30 +24,19 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cgroup_folders(proc: Path, root: Path) -> tuple[str | None, str, dict[str, Path]]:
-    """Return the version that accounts for memory, the layout in words, and this process's folder by controller."""
-    lines = [line.split(":", 2) for line in read_field(proc / "self/cgroup").splitlines() if line.count(":") >= 2]
-    v1 = {name: (joined, path) for _, joined, path in lines for name in joined.split(",") if joined}
-    unified = next((path for _, joined, path in lines if not joined), None)
-    base = root if (root / "cgroup.controllers").exists() else root / "unified"
-    if "memory" in v1:
-        version, mounts = "v1", {n: (root / (j if (root / j).is_dir() else n), path) for n, (j, path) in v1.items()}
-    elif unified is not None and base.is_dir():
-        version, mounts = "v2", dict.fromkeys(("memory", "cpu", "cpuacct"), (base, unified))
-    else:
-        return None, "no cgroup", {}
-    # In a container the path may be the host's, and only the mount itself is there.
-    own = {n: Path(f"{m}{p}") if ".." not in p and Path(f"{m}{p}").is_dir() else m for n, (m, p) in mounts.items()}
-    return version, version + (" (hybrid)" if v1 and unified is not None else ""), own
-
-
-def host_facts(proc: Path = PROC, cgroup_root: Path = CGROUP, clocksource: Path = CLOCKSOURCE) -> dict:
+def host_facts(proc: Path = PROC, cgroup_root: Path = ROOT, clocksource: Path = CLOCKSOURCE) -> dict:
     """Return the few facts about this machine recorded with every run: cores usable, memory in bytes; None: unknown."""
-    facts = {"hostname": platform.node(), "kernel": platform.release(), "machine": platform.machine()}
-    facts |= {"cpu": read_field(proc / "cpuinfo", "model name"), "cores": usable_cores()}
-    facts |= {
+    version = groups_of("self", cgroup_root, proc).version
+    facts = {
+        "hostname": platform.node(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpu": read_field(proc / "cpuinfo", "model name"),
+        "cores": usable_cores(),
         "memory_bytes": int(read_field(proc / "meminfo", "MemTotal") or 0) * 1024,
         "python": platform.python_version(),
+        "boot_id": read_field(proc / "sys/kernel/random/boot_id"),
+        "clocksource": read_field(clocksource),
+        "cgroup": version and f"v{version}",
     }
-    facts |= {"boot_id": read_field(proc / "sys/kernel/random/boot_id"), "clocksource": read_field(clocksource)}
-    return {name: fact or None for name, fact in facts.items()} | {"cgroup": cgroup_folders(proc, cgroup_root)[0]}
+    return {name: fact or None for name, fact in facts.items()}

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-MOST_OPEN = 200  # at a time; those beyond are opened for every reading
+MAX_OPEN = 200  # at a time; those beyond are opened for every reading
 
 
 class OpenFiles:
@@ -15,17 +15,17 @@ class OpenFiles:
     def __init__(self):
         self._open: dict[str | Path, int] = {}
 
-    def read(self, path: str | Path, most_bytes: int = 16384) -> bytes:
-        """Return what the file holds now, its first `most_bytes`; raises OSError."""
+    def read(self, path: str | Path, max_bytes: int = 16384) -> bytes:
+        """Return what the file holds now, its first `max_bytes`; raises OSError."""
         fd = self._open.get(path)
         if fd is not None:
-            return os.pread(fd, most_bytes, 0)
+            return os.pread(fd, max_bytes, 0)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        if len(self._open) < MOST_OPEN:
+        if len(self._open) < MAX_OPEN:
             self._open[path] = fd
-            return os.pread(fd, most_bytes, 0)
+            return os.pread(fd, max_bytes, 0)
         try:
-            return os.pread(fd, most_bytes, 0)
+            return os.pread(fd, max_bytes, 0)
         finally:
             os.close(fd)
 

@@ -1,4 +1,4 @@
-"""What the rest of the machine did during a run: CPU time of neither the run, nor us, nor the container engine."""
+"""System load during a run: CPU time that neither the run, nor we, nor the container engine used."""
 
 import os
 import time
@@ -10,7 +10,7 @@ from typing import Any
 from morocco_lib.monitors.procfs import PROC, TICK_S
 from morocco_lib.reasons import Reason
 
-# As /proc names them, in 15 characters at most.
+# Names as in /proc, cut to 15 characters.
 ENGINE = ("dockerd", "containerd", "containerd-shim", "runc", "docker-proxy")
 TOP = 3
 
@@ -32,7 +32,7 @@ class Times:
 
 
 def read(proc: Path = PROC) -> Times | None:
-    """Return the times now, None where the machine does not tell; a few milliseconds for a hundred processes.
+    """Return the times now, None where /proc/stat has none; a few milliseconds for a hundred processes.
 
     Busy is everything but idle, waiting for storage, and stolen by the host; what virtual machines of ours used is in it.
     """
@@ -69,15 +69,15 @@ def others(
     run_pids: Iterable[int] = (),
     engine: bool = False,
 ) -> dict[str, Any] | Reason:
-    """Return what `run.json` says of other processes' CPU time between two readings, or why it says nothing.
+    """Return what `run.json` keeps of other processes' CPU time between two readings, or why that is not known.
 
     Args:
-        run_cpu_s: What the run used in between.
-        run_pids: Its processes, as far as they are known: they are not named among the others.
-        engine: A container engine worked for the run; its processes are not others then.
+        run_cpu_s: CPU seconds of the run in between.
+        run_pids: Its processes, as far as they are known: they are not listed among the others.
+        engine: A container engine worked for the run; its processes do not count as others then.
     Returns:
         `cpu_s` of others, `cores` they kept busy on average `of_cores`, the shares of all cores' time that was idle and
-        that the host stole, and the three other processes that used most.
+        that the host stole, and the three other processes that used most (`top`).
     Limits: what an engine's short helpers used, our own children that are not the run, and the kernel's threads count
         as others. Where the kernel counts by ticks, a few hundredths of a second are noise. `top` misses processes that
         ended in between.
@@ -94,11 +94,11 @@ def others(
     seconds = (after.t_ns - before.t_ns) / 1e9
     idle_s, steal_s = after.idle_s - before.idle_s, after.steal_s - before.steal_s
     whole_s = busy_s + idle_s + steal_s
-    apart = {os.getpid(), *run_pids}
-    rest = [
+    not_others = {os.getpid(), *run_pids}
+    top = [
         {"pid": pid, "name": name, "cpu_s": round(used_s, 2)}
         for (pid, start), (name, used_s) in used.items()
-        if used_s > 0 and pid not in apart and (pid, start) not in served
+        if used_s > 0 and pid not in not_others and (pid, start) not in served
     ]
     return {
         "cpu_s": cpu_s,
@@ -106,5 +106,5 @@ def others(
         "of_cores": after.cores,
         "idle_share": idle_s / whole_s if whole_s else None,
         "steal_share": steal_s / whole_s if whole_s else None,
-        "top": sorted(rest, key=lambda process: -process["cpu_s"])[:TOP],
+        "top": sorted(top, key=lambda process: -process["cpu_s"])[:TOP],
     }

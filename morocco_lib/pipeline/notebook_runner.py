@@ -14,7 +14,7 @@ from morocco_lib.artifacts.step_kind import CELL
 from morocco_lib.errors import MoroccoError
 from morocco_lib.pipeline import resolve, scheduler
 from morocco_lib.pipeline.job import Job
-from morocco_lib.runners.process import tie
+from morocco_lib.runners.process import die_with_parent
 
 _starting, _rendering = threading.Lock(), threading.Lock()  # one thread at a time
 
@@ -144,7 +144,7 @@ def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.Worker
             options |= slot.options(options["env"]) if slot else {}
             options["cwd"] = str(folder)  # papermill would change that of our whole process
             with log.open("ab") as stderr:
-                await super()._async_launch_kernel([*tie(), *kernel_cmd], **options, stderr=stderr)
+                await super()._async_launch_kernel([*die_with_parent(), *kernel_cmd], **options, stderr=stderr)
             started.append(self)
             if slot:
                 slot.started()

@@ -88,7 +88,7 @@ def remove_orphans(machine: "MachineParams") -> None:
 
     if machine.runner == DOCKER:
         with suppress(EnvironmentFailure):  # a lost engine has been reported
-            engine.sweep(engine.connect())
+            engine.remove_orphans(engine.connect())
 
 
 def check_image(image: "Image", task: "Task", source: Path, limits: Limits) -> None:

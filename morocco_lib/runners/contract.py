@@ -1,7 +1,7 @@
-"""The seam all runners share, and the one way a program is fed and listened to.
+"""The interface that all runners share, and the one loop that feeds a program and reads its output.
 
     stdin: JSONL records until EOF     stdout: one JSON prediction a record, nothing else     stderr: free text
-    stderr lines `morocco: {"event": "ready"}` tell that the first record can be answered now (optional)
+    stderr line `morocco: {"event": "ready"}`, optional: the first record can be answered now
 
 All times are nanoseconds of `time.monotonic_ns`.
 """
@@ -22,6 +22,7 @@ class Limits:
     """What a program may use; None means no limit for a process and the runner's own for a container.
 
     Args:
+        timeout_s: Seconds until it is killed.
         memory_bytes: Of the whole tree, enforced by a cgroup; swap does not widen it.
         pids: Processes and threads at once. Containers only, as is `cpus`.
         cpus: CPU seconds a second.
@@ -38,7 +39,7 @@ class Exit:
     """How a program ended.
 
     `code` is None when a signal ended it, `signal` is None otherwise. `first_read_ns` is when the program took the
-    first byte of its stdin, None where that cannot be seen. `cpu_s` is the CPU time of the tree as the kernel
+    first byte of its stdin, None where that is not known. `cpu_s` is the CPU time of the tree as the kernel
     accounted it at the end, `peak_bytes` the kernel's peak of its memory with file cache, each with the source.
     `left_pids` are processes that outlived the program and were killed. `pids_refused` counts new processes that were
     refused for the limit. The engine's times are its own wall times of start and death, None for a process.
@@ -67,7 +68,7 @@ class Handle(Protocol):
     cgroup: Path | None  # its own memory cgroup, if it has one
 
     def write(self, data: bytes) -> None:
-        """Write to stdin; blocks while the pipe is full. Raises BrokenPipeError when nobody reads any more."""
+        """Write to stdin; blocks while the pipe is full. Raises BrokenPipeError when its reading end is closed."""
 
     def close_stdin(self) -> None:
         """Let the program see the end of its input."""
@@ -82,7 +83,7 @@ class Handle(Protocol):
         """Wait for the end and clean up; raises TimeoutError."""
 
     def kill(self) -> None:
-        """End the whole process tree at once."""
+        """Kill the whole process tree."""
 
 
 class Runner(Protocol):
@@ -97,7 +98,7 @@ class Runner(Protocol):
 
 @dataclass
 class Feed:
-    """What became of stdin."""
+    """What was written to stdin."""
 
     bytes_written: int = 0
     complete: bool = False
@@ -107,7 +108,7 @@ class Feed:
 
 @dataclass
 class Conversation:
-    """What `converse` saw; `ready_ns` is None for programs that do not tell."""
+    """What `converse` recorded; `ready_ns` is None for programs without a ready line."""
 
     exit: Exit
     feed: Feed
@@ -126,12 +127,12 @@ def converse(
     on_stderr: Callable[[int, bytes], None],
     on_event: Callable[[int, dict[str, Any]], None] = lambda t_ns, event: None,
 ) -> Conversation:
-    """Feed a program from a thread of its own while reading everything it says, until it has ended.
+    """Feed a program from a thread while reading its output, until it has ended.
 
     Args:
         handle: The started program.
-        blocks: The input; drawn one block at a time as the program takes them.
-        limits: `timeout_s` counts from this call; when it is over the whole tree is killed.
+        blocks: The input; drawn one block at a time as the program reads them.
+        limits: `timeout_s` counts from this call; then the whole tree is killed.
         on_stdout, on_stderr: Called with (t_ns, bytes) for every arrival.
         on_event: Called for every well-formed `morocco: {...}` line of stderr.
     Raises:
@@ -148,8 +149,8 @@ def converse(
                 feed.bytes_written += len(block)
             feed.complete = True
         except BrokenPipeError:
-            pass  # the program reads no further; its exit code and the bytes fed decide what that means
-        except BaseException as error:  # an unreadable source must not look like a short input
+            pass  # the program stopped reading; its exit code and the bytes fed decide what that means
+        except BaseException as error:  # a source that cannot be read must not look like a short input
             failures.append(error)
             handle.kill()
         finally:
@@ -165,16 +166,16 @@ def converse(
     feeder = threading.Thread(target=run_feed, name="morocco-feeder", daemon=True)
     watchdog = threading.Timer(limits.timeout_s, expire)
     watchdog.daemon = True
-    seen = Conversation(exit=None, feed=feed, timed_out=False)
+    conversation = Conversation(exit=None, feed=feed, timed_out=False)
     pending = b""
     try:
         feeder.start()
         watchdog.start()
         for t_ns, stream, data in handle.chunks():
             if stream == "stdout":
-                if seen.first_answer_ns is None:
-                    seen.first_answer_ns = t_ns
-                seen.last_answer_ns = t_ns
+                if conversation.first_answer_ns is None:
+                    conversation.first_answer_ns = t_ns
+                conversation.last_answer_ns = t_ns
                 on_stdout(t_ns, data)
                 continue
             on_stderr(t_ns, data)
@@ -182,12 +183,12 @@ def converse(
             pending = pending[-4096:]  # an event is short; a flood without line ends must not pile up
             for line in lines:
                 event = parse_event(line)
-                if event is not None and len(seen.events) < 1000:
-                    seen.events.append({**event, "t_ns": t_ns})
-                    if event.get("event") == "ready" and seen.ready_ns is None:
-                        seen.ready_ns = t_ns
+                if event is not None and len(conversation.events) < 1000:
+                    conversation.events.append({**event, "t_ns": t_ns})
+                    if event.get("event") == "ready" and conversation.ready_ns is None:
+                        conversation.ready_ns = t_ns
                     on_event(t_ns, event)
-        seen.exit = handle.wait(None)
+        conversation.exit = handle.wait(None)
     except BaseException:
         handle.kill()
         handle.wait(10)
@@ -195,10 +196,10 @@ def converse(
     finally:
         watchdog.cancel()
         feeder.join(10)
-    seen.timed_out = expired.is_set()
+    conversation.timed_out = expired.is_set()
     if failures:
         raise failures[0]
-    return seen
+    return conversation
 
 
 def parse_event(line: bytes) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Runs an image as a container that can do nothing but answer: no network, nothing to write, no rights, bounded."""
+"""Runs an image as a container without network, writable files or capabilities, and with limits."""
 
 import atexit
 import functools
@@ -18,7 +18,7 @@ from typing import Any
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import clocks, procfs
-from morocco_lib.monitors.cgroup import RunCgroup, end_all
+from morocco_lib.monitors.cgroup import RunCgroup, kill_all
 from morocco_lib.runners import engine
 from morocco_lib.runners.contract import Exit, Limits
 
@@ -26,21 +26,21 @@ READ_BYTES = 1 << 20
 HEADER = struct.Struct(">BxxxL")  # of a frame of the attached stream: which stream, how many bytes
 STREAMS = {1: "stdout", 2: "stderr"}
 PIDS = 4096
-MEMORY_SHARE = 0.8  # of this machine's, where no limit was given: a container must not starve the machine
+MEMORY_SHARE = 0.8  # of this machine's, where no limit was given
 TMP = "rw,exec,nosuid,nodev,mode=1777,size=512m"
 FAULTS_OF_IMAGE = ("unable to find user", "executable file not found", "chdir to cwd")
 END_S = 1.0  # between the end of the streams and that of the container
-WATCH_S = 0.02  # a container's cgroup is gone as soon as it ends: its counters are read until then
+COUNTERS_PERIOD_S = 0.02  # a container's cgroup is gone as soon as it ends: its counters are read until then
 
 
 class DockerRunner:
     """Starts containers of one image.
 
     Args:
-        image: Name, id or digest; what runs is the id found now.
-        gpus: UUIDs of the GPUs it may use; none without.
+        image: Name, id or digest; it is resolved to an id once, here.
+        gpus: UUIDs of the GPUs it may use.
     Raises:
-        UsageError: the engine does not hold the image, or a GPU is not named by its UUID.
+        UsageError: the engine does not hold the image, or a GPU is not given by its UUID.
         EnvironmentFailure: no engine answers.
     """
 
@@ -50,14 +50,16 @@ class DockerRunner:
         for gpu in gpus:
             if not re.fullmatch(r"(GPU|MIG)-[0-9a-zA-Z-/]+", gpu):
                 raise UsageError(
-                    f"GPU {gpu!r}", rule="GPUs are named by UUID, for an index may change", remedy="see `nvidia-smi -L`"
+                    f"GPU {gpu!r}",
+                    rule="a GPU is given by its UUID, as an index may change",
+                    remedy="see `nvidia-smi -L`",
                 )
         self.client = engine.connect()
         self.image = engine.find_image(self.client, image)
         self.gpus = tuple(gpus)
-        with engine.engine_errors("look for containers left behind"):
-            engine.sweep(self.client)
-        _leave_nothing()
+        with engine.engine_errors("look for orphaned containers"):
+            engine.remove_orphans(self.client)
+        _remove_own_at_exit()
 
     def bounded(self, limits: Limits) -> Limits:
         """Return the limits with this runner's own where none were given."""
@@ -65,7 +67,7 @@ class DockerRunner:
         return Limits(limits.timeout_s, memory, limits.pids or PIDS, limits.cpus or float(os.cpu_count()))
 
     def start(self, argv: list[str], limits: Limits) -> "DockerHandle":
-        """Start a container; `argv` is handed to its entry point.
+        """Start a container; `argv` are the arguments of its entry point.
 
         Raises:
             EnvironmentFailure: the engine cannot start it.
@@ -112,7 +114,7 @@ class DockerRunner:
             tmpfs={"/tmp": TMP},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            init=True,  # as process 1 a program ignores signals it sends itself, and SIGTERM
+            init=True,  # as process 1 a program ignores signals that it sends itself, and SIGTERM
             log_config=LogConfig(type="none"),  # the engine's log would write every answer to disk
             pids_limit=limits.pids,
             mem_limit=limits.memory_bytes,
@@ -123,15 +125,15 @@ class DockerRunner:
 
 
 @functools.cache
-def _leave_nothing() -> None:
-    # An interrupt may come at any moment, also between the start of a container and the care for its end.
-    atexit.register(engine.sweep_own)
+def _remove_own_at_exit() -> None:
+    # An interrupt may come at any moment, also between the start of a container and the code that removes it.
+    atexit.register(engine.remove_own)
 
 
 class DockerHandle:
     """A running container; see `contract.Handle`.
 
-    Limits: its last counters are up to 20 ms old. `first_read_ns` is not known: what is fed passes through the engine.
+    Limits: its last counters are up to 20 ms old. `first_read_ns` is not known, as the input passes through the engine.
     """
 
     def __init__(self, client: Any, container: str, attached: Any, started_ns: int, offsets: clocks.Offsets, pid: int):
@@ -166,7 +168,7 @@ class DockerHandle:
                 for stream, part in frames.split(data):
                     yield t_ns, stream, part
         except ConnectionResetError:
-            pass  # the engine went away: `wait` says so
+            pass  # the engine went away: `wait` raises
         finally:
             self._note_end(END_S)
             with suppress(OSError):
@@ -184,12 +186,12 @@ class DockerHandle:
     def kill(self) -> None:
         if self._exit:
             return
-        # By ourselves where we may: an engine whose reader has stopped reading answers nothing for a minute.
-        end_all(self.pids)
+        # By pid where we may: an engine whose reader has stopped reading does not answer for a minute.
+        kill_all(self.pids)
         if self.pids():
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
-        # It may have ended by now, and `wait` meets an engine that is gone. Our own client may be in use by another thread.
+        # It may have ended by now; an engine that is gone is reported by `wait`. Our own client may be in use by another thread.
         with suppress(Exception), engine.connect(10).api as killer:
             killer.kill(self.id)
 
@@ -204,20 +206,20 @@ class DockerHandle:
         if self._exit:
             return self._exit
         try:
-            with engine.engine_errors("learn how the container ended"):
+            with engine.engine_errors("read how the container ended"):
                 state = self._wait_for_engine(timeout_s)
             self._note_end(0)
         except TimeoutError:
             raise
         except BaseException:
-            end_all(self.pids)  # nobody else does, now that the engine is lost
+            kill_all(self.pids)  # the engine is lost and will not do it
             self._close()
             raise
         self._close()
         died_ns = self._offsets.to_monotonic(_wall_ns(state["FinishedAt"]))
-        # We see the end only after the streams have ended; a wall clock that was set would tell nonsense.
-        seen_ns = self._ended_ns or time.monotonic_ns()
-        ended_ns = died_ns if self.started_ns < died_ns < seen_ns else seen_ns
+        # The end is noticed only after the streams have ended; after a wall clock was set the engine's time is wrong.
+        noticed_ns = self._ended_ns or time.monotonic_ns()
+        ended_ns = died_ns if self.started_ns < died_ns < noticed_ns else noticed_ns
         code = state["ExitCode"]
         ended_by = code - 128 if code > 128 and code - 128 in set(signal.Signals) else None
         counters = self._counters
@@ -245,7 +247,7 @@ class DockerHandle:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
-        with suppress(Exception):  # an engine that is gone is told of elsewhere, and the next start sweeps
+        with suppress(Exception):  # where the engine is gone the next start removes it
             engine.remove(self._client, self.id)
 
     def _wait_for_engine(self, timeout_s: float | None) -> dict[str, Any]:
@@ -266,13 +268,13 @@ class DockerHandle:
 
 
 class _Frames:
-    """Cuts the attached stream into what belongs to stdout and stderr, over the borders of what was received."""
+    """Splits the attached stream into stdout and stderr; a frame may come in several parts."""
 
     def __init__(self):
         self._head, self._stream, self._left = b"", "", 0
 
     def split(self, data: bytes) -> list[tuple[str, bytes]]:
-        """Return (stream, bytes) of what has come; frames of one stream that touch are one."""
+        """Return (stream, bytes) of what was received; adjacent frames of one stream are joined."""
         view, parts = memoryview(data), []
         while view:
             if not self._left:
@@ -309,7 +311,7 @@ class _Counters:
                 self.pids_refused = self._group.pids_refused()
             except OSError:
                 return  # the container has ended
-            self._stop.wait(WATCH_S)
+            self._stop.wait(COUNTERS_PERIOD_S)
 
     def stop(self) -> None:
         self._stop.set()

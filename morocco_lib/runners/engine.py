@@ -1,4 +1,4 @@
-"""The Docker Engine: reaching it, what it can do, its errors in words, and the containers that a killed morocco left."""
+"""The Docker Engine: connection, errors in plain words, images, and the containers that a killed morocco left."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from morocco_lib.monitors.procfs import is_running, start_ticks
 if TYPE_CHECKING:
     import docker
 
-OWNER = "morocco.owner"  # label of our containers: who runs them
+OWNER = "morocco.owner"  # label of our containers: the process that started them
 TIMEOUT_S = 60.0  # of one answer of the engine
 
 
@@ -35,17 +35,8 @@ def connect(timeout_s: float = TIMEOUT_S) -> "docker.DockerClient":
             return docker.from_env(timeout=timeout_s, version="auto")
         except ValueError as error:  # a login in ~/.docker/config.json that is no base64, a port that is no number
             raise UsageError(
-                f"the settings of Docker cannot be read: {error}", remedy="mend ~/.docker/config.json"
+                f"the settings of Docker cannot be read: {error}", remedy="correct ~/.docker/config.json"
             ) from None
-
-
-def why_not() -> str | None:
-    """Return why no engine can be used here, None if one answers."""
-    try:
-        connect(5).close()
-    except EnvironmentFailure as failure:
-        return failure.seen
-    return None
 
 
 @contextmanager
@@ -54,7 +45,7 @@ def engine_errors(what: str, instead: str = "") -> Iterator[None]:
 
     Args:
         what: What was tried, as in "cannot ...".
-        instead: What to do, if that is known better here.
+        instead: The remedy, where the caller knows a better one.
     Raises:
         UsageError: no such image.
         EnvironmentFailure: everything else.
@@ -79,12 +70,12 @@ def engine_errors(what: str, instead: str = "") -> Iterator[None]:
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:
         raise EnvironmentFailure(
             f"cannot {what}: the engine at {address()} does not answer ({_cause(error)})",
-            remedy="start it again (`systemctl start docker`) and say the same once more",
+            remedy="start it again (`systemctl start docker`) and rerun the command",
         ) from None
 
 
 def address() -> str:
-    """Return where the engine is looked for."""
+    """Return the address of the engine."""
     return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
 
@@ -100,8 +91,9 @@ def _cause(error: BaseException) -> str:
 
 
 def remedy(message: str) -> str:
+    """Return what to do about an error message of the engine."""
     if "could not select device driver" in message or "nknown runtime" in message:
-        return "install the NVIDIA container toolkit (`nvidia-ctk runtime configure --runtime=docker`), or leave --gpus away"
+        return "install the NVIDIA container toolkit (`nvidia-ctk runtime configure --runtime=docker`), or leave out --gpus"
     if "no space left" in message:
         return "free space where the engine keeps its data (`docker system df`, `docker system prune`)"
     if "ermission denied" in message:
@@ -111,33 +103,33 @@ def remedy(message: str) -> str:
     return "see `docker info` and the engine's log"
 
 
-# -- whose containers ----------------------------------------------------------------------------------------------
+# -- containers ----------------------------------------------------------------------------------------------------
 def owner_label() -> str:
-    """Return the mark of this process for the containers it starts."""
+    """Return the label of the containers that this process starts."""
     pid = os.getpid()
     return json.dumps({"pid": pid, "start_ticks": start_ticks(pid), "boot_id": host_facts()["boot_id"]})
 
 
-def sweep(client: "docker.DockerClient") -> list[str]:
+def remove_orphans(client: "docker.DockerClient") -> list[str]:
     """Remove the containers whose morocco has died on this machine and return their ids."""
-    swept = []
+    removed, here = [], host_facts()["boot_id"]
     for container in client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True):
         try:
             owner = json.loads(container.labels[OWNER])
             pid, ticks, boot = owner["pid"], owner["start_ticks"], owner["boot_id"]
         except (ValueError, KeyError, TypeError):
-            continue  # somebody else's label
-        if boot == host_facts()["boot_id"] and is_running(pid, ticks):
+            continue  # not a label of ours
+        if boot == here and is_running(pid, ticks):
             continue
-        if boot != host_facts()["boot_id"] and container.status == "running":
+        if boot != here and container.status == "running":
             continue  # of a machine that shares this engine; after a restart of ours it would have ended
         remove(client, container.id)
-        swept.append(container.id)
-    return swept
+        removed.append(container.id)
+    return removed
 
 
-def sweep_own() -> None:
-    """Remove the containers of this process that are still there; an engine that is gone leaves that to the next sweep."""
+def remove_own() -> None:
+    """Remove the containers of this process that are still there; where no engine answers the next start removes them."""
     with suppress(Exception):
         client = connect(5)
         for container in client.api.containers(all=True, quiet=True, filters={"label": f"{OWNER}={owner_label()}"}):
@@ -195,7 +187,8 @@ def held(client: "docker.DockerClient", name: str) -> Image | None:
 
 
 def split(name: str) -> tuple[str, str]:
-    """Return (repository, tag) of an image's name; a colon before the last slash is a port's."""
-    head, _, last = name.rpartition("/")
-    name, _, tag = last.partition(":")
-    return f"{head}/{name}" if head else name, tag or "latest"
+    """Return (repository, tag) of an image's name."""
+    from docker.utils import parse_repository_tag
+
+    repository, tag = parse_repository_tag(name)
+    return repository, tag or "latest"

@@ -1,4 +1,4 @@
-"""Runs a program as a bare process: no isolation, but the same clock, feeding and accounting as a container."""
+"""Runs a program as a bare process: without isolation, with the same clock, feeding and accounting as a container."""
 
 import fcntl
 import functools
@@ -18,15 +18,15 @@ from pathlib import Path
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import procfs
-from morocco_lib.monitors.cgroup import RunCgroup, end_all
+from morocco_lib.monitors.cgroup import RunCgroup, kill_all
 from morocco_lib.runners.contract import Exit, Limits
 
 READ_BYTES = 1 << 20
-SECRETS = ("MOROCCO_REGISTRY_PASSWORD",)  # of ours, and no business of a program that is measured
+SECRETS = ("MOROCCO_REGISTRY_PASSWORD",)  # not handed to a measured program
 DRAIN_S = 2.0  # how long output may still come after the program ended, from children that hold its pipes
 FIRST_READ_POLL_S = 0.002
 
-# Enters the run's cgroups, then becomes the program: same pid, and not a byte of it is charged elsewhere.
+# Enters the run's cgroups, then becomes the program: same pid, and all of its memory is charged there.
 _ENTER = 'while [ "$1" != -- ]; do echo $$ > "$1" || exit 126; shift; done; shift; exec "$@"'
 
 
@@ -51,12 +51,12 @@ class ProcessRunner:
         """Start a program.
 
         Raises:
-            UsageError: there is no such program, or a limit was asked for that only containers have.
-            EnvironmentFailure: a memory limit was asked for and no cgroup can be made to enforce it.
+            UsageError: there is no such program, or a limit was given that only containers have.
+            EnvironmentFailure: a memory limit was given and no cgroup can be made to enforce it.
         """
         if limits.pids is not None or limits.cpus is not None:
-            raise UsageError("a limit of pids or cpus", rule="only containers have it", remedy="measure with --image")
-        words = [*tie(), find_program(argv[0], self.cwd), *argv[1:]]
+            raise UsageError("a limit of pids or cpus", rule="only containers have one", remedy="measure with --image")
+        words = [*die_with_parent(), find_program(argv[0], self.cwd), *argv[1:]]
         started_ns = time.monotonic_ns()
         group = RunCgroup.create() if self.use_cgroup else None
         try:
@@ -93,10 +93,10 @@ class ProcessRunner:
 
 
 @functools.cache
-def tie() -> tuple[str, ...]:
-    """Return the words before a program's own that end it when we are killed; none where `setpriv` cannot do that.
+def die_with_parent() -> tuple[str, ...]:
+    """Return the words before a command that let the kernel kill it when we die; none where `setpriv` cannot do that.
 
-    Limits: its children are not tied; they are swept with its cgroup at the next start.
+    Limits: its children live on; they are removed with its cgroup at the next start.
     """
     words = ("setpriv", "--pdeathsig", "KILL", "--")
     try:
@@ -138,8 +138,8 @@ class ProcessHandle:
         self._first_read_ns: int | None = None
         self._exit: Exit | None = None
         self._left: tuple[int, ...] = ()
-        self._killed = False  # while it ran: then nothing that ends later has outlived it
-        self._known: dict[int, int] = {}  # without a cgroup: pid -> start of every process seen
+        self._killed = False  # while it ran: then no process has outlived it
+        self._known: dict[int, int] = {}  # without a cgroup: pid -> start of every process found
         self._stdin_lock = threading.Lock()
         self._written = 0
         os.set_blocking(process.stdin.fileno(), False)
@@ -175,7 +175,7 @@ class ProcessHandle:
             self._process.stdin.close()
 
     def _await_first_read(self) -> None:
-        # A short input fits into the pipe; how much of it is left there tells when the program starts to read.
+        # A short input fits into the pipe; when less of it is left there the program has begun to read.
         fd = self._process.stdin.fileno()
         closed = select.poll()
         closed.register(fd, 0)
@@ -202,7 +202,7 @@ class ProcessHandle:
                 if timeout is not None and timeout <= 0:
                     if killed:
                         return  # the holder is out of reach; what the program itself wrote has been read
-                    self.kill()  # somebody else holds the pipes of a program that has ended
+                    self.kill()  # another process holds the pipes of a program that has ended
                     drain_until, killed = time.monotonic() + DRAIN_S, True
                     continue
                 for key, _ in selector.select(timeout):
@@ -222,21 +222,21 @@ class ProcessHandle:
     def pids(self) -> list[int]:
         if self.group:
             return self.group.pids()
-        # Once seen, a process stays known, even when it has left both our session and its parent.
+        # Once found, a process stays known, even when it has left both our session and its parent.
         found = procfs.tree(self.pid, self._known)
         self._known = {**self._known, **found}
         return sorted(found)
 
     def kill(self) -> None:
         if self._exit:
-            return  # its pid may be somebody else's by now
+            return  # its pid may be another program's by now
         if self._ended_ns is None:
             self._killed = True
-        there = end_all(self.pids)
+        killed = kill_all(self.pids)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)  # one that has not entered its cgroup yet
         if not self._killed:
-            self._left = tuple(dict.fromkeys((*self._left, *(pid for pid in there if pid != self.pid))))
+            self._left = tuple(dict.fromkeys((*self._left, *(pid for pid in killed if pid != self.pid))))
 
     def wait(self, timeout_s: float | None) -> Exit:
         if self._exit:

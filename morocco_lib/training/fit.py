@@ -89,6 +89,8 @@ def fit(plan: Plan, folder: Path, key: str = "") -> dict[str, Any]:
     """Fit the model and write `weights/` and `train.json` into `folder`.
 
     Args:
+        plan: What to train on which files.
+        folder: An existing folder.
         key: Of the step; with the same one, what an interrupted attempt at a transformer finished is not repeated.
     Returns:
         What `train.json` holds: records, labels, seconds (wall and CPU), peak memory of this process in bytes, size; of a

@@ -21,7 +21,7 @@ from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError, UsageError
 from morocco_lib.models import weights
 from morocco_lib.models.majority import Majority
-from morocco_lib.monitors.energy import EnergyMeter
+from morocco_lib.monitors.nvml import EnergyMeter
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import backbones, distributed, finetune

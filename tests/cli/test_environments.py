@@ -1,4 +1,4 @@
-"""What a stranger meets in a container: no home, no terminal, odd locales, closed streams. It works or says why."""
+"""Odd environments: no home, no terminal, odd locales, closed streams, other users. It works or names the reason."""
 
 import functools
 import json
@@ -150,38 +150,29 @@ def theirs(place):
 
 # -- variables -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("variables", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
-def test_verbs_work_with_any_variables_set_or_not(program, made, tmp_path, variables):
-    out, val = tmp_path / "записи с пробелом", made / "записи/TERRa/val.jsonl"
+def test_a_result_is_written_and_named_with_any_variables(program, tmp_path, variables):
+    out = tmp_path / "записи с пробелом"
     done = program("data", "synthetic", "rwsd", "--out", out, **variables)
     names = [out / "RWSD" / f"{split}.jsonl" for split in ("train", "val", "test")]
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [str(path) for path in (*names, out / "SYNTHETIC.md")]
 
+
+def test_infer_eval_bench_verify_and_doctor_work_where_streams_are_ascii(program, made, tmp_path):
+    variables, val = ENVIRONMENTS["ASCII streams"] | ENVIRONMENTS["home missing"], made / "записи/TERRa/val.jsonl"
     infer = program("infer", made / "fit", input=val.read_bytes(), **variables)
     assert (infer.returncode, infer.stderr) == (0, 'morocco: {"event": "ready"}\n')
     (tmp_path / "ответы.jsonl").write_text(infer.stdout, encoding="utf-8")
     done = program("eval", "terra", tmp_path / "ответы.jsonl", val, **variables)
     assert (done.returncode, done.stderr, json.loads(done.stdout)) == (0, "", {"accuracy": 0.5})
-
-    done = program("eval", "terra", tmp_path / "нет.jsonl", val, **variables)
-    assert done.returncode == 2 and "No such file or directory; give the path of a JSONL file" in done.stderr
-    found = json.loads(program("doctor", "--json", **variables).stdout)
-    assert all(set(f) == {"what", "ok", "seen", "why", "remedy"} for f in found["findings"])
-
-
-@pytest.mark.parametrize("name", ["nothing", "no programs", "LC_ALL not installed", "ASCII streams", "home missing"])
-def test_a_bench_is_valid_with_any_variables(program, made, tmp_path, name):
-    args = ("--input-size", "60", "--repeats", "1", "--out", tmp_path / "мера", "--json")
-    data = made / "записи/TERRa/val.jsonl"
-    done = program(
-        "bench", "--command", f"'{sys.executable}' модель.py", "terra", "--data", data, *args, **ENVIRONMENTS[name]
-    )
+    args = ("--data", val, "--input-size", "60", "--repeats", "1", "--out", tmp_path / "мера", "--json")
+    done = program("bench", "--command", f"'{sys.executable}' модель.py", "terra", *args, **variables)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert (result["verdict"], result["model"], result["flips"]["value"]) == ("VALID", "модель", 0)
-    assert "SINGLE_RUN" in result["reasons"] and result["score"]["value"] > 0.3
-    assert result == json.loads((tmp_path / "мера/bench.json").read_text(encoding="utf-8"))
-    assert program("verify", tmp_path / "мера", **ENVIRONMENTS[name]).stdout.startswith("verified: 1 step folder")
+    assert (result["verdict"], result["model"]) == ("VALID", "модель")
+    assert program("verify", tmp_path / "мера", **variables).stdout.startswith("verified: 1 step folder")
+    found = json.loads(program("doctor", "--json", **variables).stdout)
+    assert all(set(f) == {"what", "ok", "seen", "why", "remedy"} for f in found["findings"])
 
 
 def koi8(tmp_path):
@@ -207,15 +198,6 @@ def test_where_names_are_not_utf_8_a_result_is_refused_before_it_is_begun(progra
     assert done is None or (done.returncode, done.stdout) == (0, f"{tmp_path / 'веса'}/weights\n")
 
 
-def test_names_of_plain_letters_work_in_an_ascii_locale(program, made, tmp_path):
-    shutil.copytree(made / "записи", tmp_path / "records")
-    args = ("--data", tmp_path / "records", "--out", tmp_path / "fit")
-    done = program("train", "majority", "terra", *args, cwd=tmp_path, **ASCII)
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/fit/weights\n")
-    done = program("infer", tmp_path / "fit", input=(made / "записи/TERRa/val.jsonl").read_bytes(), **ASCII)
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == 300
-
-
 def test_a_name_that_is_not_utf_8_is_refused_and_nothing_is_made(program, made, tmp_path):
     folder = os.fsdecode(os.fsencode(tmp_path) + "/веса".encode("koi8-r"))
     done = program("train", "majority", "terra", "--data", made / "записи", "--out", folder, PYTHONUTF8="1")
@@ -228,9 +210,9 @@ def test_a_name_that_is_not_utf_8_is_refused_and_nothing_is_made(program, made, 
 
 
 @pytest.mark.parametrize(
-    "variables", [{"MPLBACKEND": "nonsense"}, {"HOME": "/etc/passwd"}, {"MPLCONFIGDIR": "/etc/passwd"}]
+    "variables", [{"MPLBACKEND": "nonsense", "HOME": "/etc/passwd"}, {"MPLCONFIGDIR": "/etc/passwd"}]
 )
-def test_a_report_is_drawn_and_nothing_is_said(program, made, tmp_path, variables):
+def test_a_report_is_drawn_and_nothing_is_reported(program, made, tmp_path, variables):
     done = program(
         "report", made / "b", "--out", tmp_path / "стр", **{"HOME": str(tmp_path), "TMPDIR": str(tmp_path)} | variables
     )
@@ -240,20 +222,12 @@ def test_a_report_is_drawn_and_nothing_is_said(program, made, tmp_path, variable
 
 
 # -- streams and folders -------------------------------------------------------------------------------------------
-SPEAKING = {
-    "no verb": [],
-    "help": ["--help"],
-    "verb's help": ["bench", "--help"],
-    "version": ["--version"],
-    "completion": ["--print-completion", "bash"],
-    "doctor": ["doctor"],
-    "verify": ["verify", "b"],
-}
-speaking = pytest.mark.parametrize("args", SPEAKING.values(), ids=SPEAKING)
+PRINTING = {"help": ["--help"], "verify": ["verify", "b"]}
+printing = pytest.mark.parametrize("args", PRINTING.values(), ids=PRINTING)
 
 
-@speaking
-def test_a_pipe_that_closes_early_ends_it_without_a_word(project, made, args):
+@printing
+def test_a_pipe_that_closes_early_ends_it_silently(project, made, args):
     reader, writer = os.pipe()
     os.close(reader)
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{QUIET}:{project}"}
@@ -262,22 +236,15 @@ def test_a_pipe_that_closes_early_ends_it_without_a_word(project, made, args):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-@speaking
-def test_a_full_disk_behind_stdout_is_said(program, made, args):
+@printing
+def test_a_full_disk_behind_stdout_is_reported(program, made, args):
     done = program(*args, through=("sh", "-c", 'exec "$@" > /dev/full', "sh"), cwd=made)
     assert done.returncode == 3
     assert "No space left on device" in done.stderr and "stdout" in done.stderr
     assert done.stderr.startswith("morocco: ") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("args", [["doctor"], ["verify", "b"]], ids=["doctor", "verify"])
-def test_a_full_disk_behind_an_unbuffered_stdout_is_said(program, made, args):
-    through = ("sh", "-c", 'exec "$@" > /dev/full', "sh")
-    done = program(*args, through=through, cwd=made, PYTHONUNBUFFERED="1")
-    assert done.returncode == 3 and "see where stdout goes" in done.stderr
-
-
-@speaking
+@printing
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_no_exit_code(program, made, args, closed):
     done = program(*args, through=("sh", "-c", f'exec "$@" {closed}', "sh"), cwd=made)
@@ -288,17 +255,12 @@ def test_closed_streams_change_no_exit_code(program, made, args, closed):
         assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_with_stderr_closed_wrong_usage_does_not_end_up_in_a_result(program, made):
-    done = program("nosuchverb", through=("sh", "-c", 'exec "$@" 2>&-', "sh"))
-    assert (done.returncode, done.stdout) == (2, "")
-
-
 def test_a_current_folder_that_is_gone_is_named(program, made, tmp_path):
     through = ("sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "sh")
     for args in (("doctor",), ("data", "synthetic", "terra", "--out", "x")):
         done = program(*args, through=through, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (3, "")
-        assert done.stderr == "morocco: the current folder is not there any more; change into another one\n"
+        assert done.stderr == "morocco: the current folder was removed; change into another one\n"
     done = program("verify", made / "b", through=through, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("verified: ")
 
@@ -313,8 +275,8 @@ def test_results_are_as_open_as_the_umask_says(program, made, tmp_path, mask, fi
 
 
 # -- another user, other mounts ------------------------------------------------------------------------------------
-@pytest.mark.parametrize("home", [{}, {"HOME": "/"}, {"HOME": "/root"}], ids=["no home", "home /", "home of root"])
-def test_a_user_without_name_and_home_makes_a_report_and_nothing_is_said(program, made, place, theirs, home):
+@pytest.mark.parametrize("home", [{}, {"HOME": "/root"}], ids=["no home", "home of root"])
+def test_a_user_without_name_and_home_makes_a_report_and_nothing_is_reported(program, made, place, theirs, home):
     through = another_user(place)
     done = program("report", made / "b", "--out", theirs / "стр", through=through, **home)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{theirs / 'стр'}/report.html\n", "")
@@ -338,7 +300,7 @@ def test_without_a_loopback_address_a_plan_says_so_at_once(program, theirs):
     done = program("run", "params/plans/tiny.yaml", "--out", theirs / "план", through=("unshare", "--net"))
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1] == (
-        "morocco: the loopback address 127.0.0.1 does not answer: Network is unreachable; kernels are spoken to over it; "
+        "morocco: the loopback address 127.0.0.1 does not answer: Network is unreachable; kernels communicate over it; "
         "`ip link set lo up`, or allow it in the sandbox"
     )
     assert not (theirs / "план").exists()
@@ -362,12 +324,11 @@ def test_a_kernel_that_does_not_answer_is_a_failure_of_the_environment(monkeypat
 WITHOUT = {
     "/proc": ("mount -t tmpfs -o ro tmpfs /proc",),
     "/sys": ("mount -t tmpfs -o ro tmpfs /sys",),
-    "/dev/shm": ("mount -t tmpfs -o ro,size=64k tmpfs /dev/shm",),
 }
 
 
 @pytest.mark.parametrize("mounts", WITHOUT.values(), ids=WITHOUT)
-def test_a_bench_is_valid_where_the_kernel_tells_little(program, made, tmp_path, mounts):
+def test_a_bench_is_valid_where_the_kernel_shows_little(program, made, tmp_path, mounts):
     args = ("--data", made / "записи/TERRa/val.jsonl", "--input-size", "60", "--repeats", "2", "--quick", "--json")
     command = f"'{sys.executable}' модель.py"
     done = program("bench", "--command", command, "terra", *args, "--out", tmp_path / "b", through=alone(*mounts))
@@ -403,7 +364,7 @@ def whole_plan(program, out, through=(), figures=2, **variables):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("temporary", [True, False], ids=["/tmp", "no /tmp"])
-def test_a_stranger_without_rights_home_and_git_runs_a_whole_plan(program, place, theirs, temporary):
+def test_a_user_without_rights_home_and_git_runs_a_whole_plan(program, place, theirs, temporary):
     # All that may be written is the folder named by --out, and /tmp where there is one.
     closed = ("mount --bind '{0}' /mnt", "mount -t tmpfs tmpfs {1}", "mkdir -p '{0}'", "mount --move /mnt '{0}'")
     closed = [line.format(place, place.parent) for line in closed]
@@ -425,7 +386,7 @@ def test_a_stranger_without_rights_home_and_git_runs_a_whole_plan(program, place
 
 
 @pytest.mark.slow
-def test_a_whole_plan_is_valid_without_proc_and_what_is_not_known_is_said(program, theirs):
+def test_a_whole_plan_is_valid_without_proc_and_what_is_not_known_is_reported(program, theirs):
     through = alone(*WITHOUT["/proc"])
     whole_plan(program, theirs / "план", through=through, figures=1, HOME=str(theirs))  # no memory to draw
     page = next((theirs / "план").rglob("train-*/notebook.html")).read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ import types
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from morocco_lib import config
 from morocco_lib.errors import UsageError
@@ -11,7 +12,6 @@ from morocco_lib.pipeline import resolve
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.runners.contract import Limits
 
-ROOT = Path(__file__).resolve().parents[1]
 MODEL, TASK = {"name": "tfidf", "kind": "tfidf"}, {"name": "terra"}
 PLAN = "name: demo\nmodels: [majority, tfidf]\ntasks: [terra]\n"
 
@@ -45,34 +45,21 @@ def test_every_parameter_file_of_the_project_is_valid(path):
         assert load(path.stem, ROOT).name == path.stem
 
 
-def test_the_project_has_parameter_files_of_every_kind():
-    assert {p.parent.name for p in FILES} == {"machines", "models", "plans", "recipes", "tasks"}
-
-
 # -- unknown names -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("known", "values", "place", "near"),
     [
-        ("bench", {"model": MODEL, "task": TASK, "batchsize": 8}, "batchsize", "batch_size"),
-        ("bench", {"model": MODEL, "task": TASK, "repeat": 8}, "repeat", "repeats"),
-        ("train", {"model": MODEL, "task": TASK, "sed": 8}, "sed", "seed"),
-        ("eval", {"model": MODEL, "task": TASK, "weight_dir": "x"}, "weight_dir", "weights_dir"),
-        ("report", {"plandir": "x"}, "plandir", "plan_dir"),
-        ("bench", {"model": {**MODEL, "knd": "tfidf"}, "task": TASK}, "model.knd", "kind"),
-        ("bench", {"model": MODEL, "task": {**TASK, "spilt": "val"}}, "task.spilt", "split"),
-        ("bench", {"model": MODEL, "task": TASK, "machine": {"timeout": 5}}, "machine.timeout", "timeout_s"),
+        ("bench", {"model": MODEL, "task": TASK, "batchsize": 8}, "batchsize", "did you mean 'batch_size'?"),
+        ("bench", {"model": {**MODEL, "knd": "tfidf"}, "task": TASK}, "model.knd", "did you mean 'kind'?"),
+        ("bench", {"model": MODEL, "task": TASK, "KINDS": {}}, "KINDS", "known: "),
+        ("report", {"zzzzzz": 1}, "zzzzzz", "known: out_dir, plan_dir"),
     ],
 )
 def test_an_unknown_name_is_refused_and_the_nearest_known_one_is_named(known, values, place, near):
-    assert f"unknown parameter '{place}'; did you mean '{near}'?" in refused(KINDS[known].params, values)
+    assert f"unknown parameter '{place}'; {near}" in refused(KINDS[known].params, values)
 
 
-def test_where_no_known_name_is_near_all_are_listed():
-    message = refused(config.ReportParams, {"zzzzzz": 1})
-    assert "unknown parameter 'zzzzzz'; known: out_dir, plan_dir" in message
-
-
-def test_everything_wrong_is_said_at_once():
+def test_everything_wrong_is_listed_at_once():
     message = refused(config.BenchParams, {"task": {"name": "tera"}, "batch_size": 0, "repeats": "x", "sed": 1})
     for part in (
         "bench.ipynb: ",
@@ -88,11 +75,10 @@ def test_everything_wrong_is_said_at_once():
 @pytest.mark.parametrize(
     "change",
     [
-        {"batch_size": 0}, {"batch_size": -1}, {"batch_size": 1.5}, {"batch_size": "x"}, {"batch_size": None},
-        {"input_size": -1}, {"repeats": -1}, {"precision": 0}, {"quick": 1}, {"seed": "x"}, {"model": "tfidf"}, {"task": {**TASK, "split": "dev"}},
-        {"task": {**TASK, "files": {"vall": "a"}}}, {"machine": {"timeout_s": 0}}, {"machine": {"memory_bytes": -1}},
-        {"machine": {"runner": "rocket"}}, {"model": {**MODEL, "kind": "magic"}}, {"model": {**MODEL, "name": "a/b"}},
-        {"model": {**MODEL, "name": "../up"}}, {"model": {**MODEL, "name": ""}}, {"data_dir": 5},
+        {"batch_size": 0}, {"batch_size": 1.5}, {"input_size": -1}, {"precision": 0}, {"quick": 1}, {"seed": "x"},
+        {"model": "tfidf"}, {"task": {**TASK, "split": "dev"}}, {"task": {**TASK, "files": {"vall": "a"}}},
+        {"machine": {"timeout_s": 0}}, {"machine": {"runner": "rocket"}}, {"model": {**MODEL, "kind": "magic"}},
+        {"model": {**MODEL, "name": "../up"}}, {"data_dir": 5},
     ],
     ids=str,
 )  # fmt: skip
@@ -155,33 +141,26 @@ def test_a_byte_order_mark_before_a_plan_is_fine(plan):
     [
         (PLAN + "repeat: 3\n", r"unknown parameter 'repeat'; did you mean 'repeats'\?"),
         (PLAN + "overrides: [{modl: tfidf}]\n", r"unknown parameter 'overrides\.0\.modl'; did you mean 'model'\?"),
-        ("name: demo\nmodels: [tfidf, majority, tfidf]\ntasks: [terra]\n", r"'models'.*named twice: tfidf"),
-        ("name: demo\nmodels: [tfidf]\ntasks: [terra, terra]\n", r"'tasks'.*named twice: terra"),
-        (PLAN + "steps: [eval, eval]\n", r"'steps'.*named twice: eval"),
-        (PLAN + "steps: [pack]\n", r"'steps\.0' is 'pack'"),
+        ("name: demo\nmodels: [tfidf, majority, tfidf]\ntasks: [terra]\n", r"'models'.*duplicate: tfidf"),
+        (PLAN + "steps: [pack]\n", r"no step 'pack'; steps: train, bench, eval, report"),
+        (PLAN + "seeds: 1-x\n", r"'seeds' is '1-x'"),
         (PLAN + "overrides: [{}, {model: bert}]\n", r"overrides\.1 is for model 'bert'; the plan has majority, tfidf"),
         (PLAN + "overrides: [{task: rcb}]\n", r"overrides\.0 is for task 'rcb'; the plan has terra"),
         (PLAN + "overrides: [{model: tfidf, batch_size: 0}]\n", r"'overrides\.0\.batch_size' is 0"),
-        (PLAN + "overrides: {model: tfidf}\n", r"'overrides'"),
+        (PLAN + "overrides: [{precision: 2}]\n", r"'overrides\.0\.precision' is 2"),
+        (PLAN + "overrides: [{seeds: x}]\n", r"'overrides\.0\.seeds' is 'x'"),
         ("name: demo\nmodels: []\ntasks: [terra]\n", r"'models'"),
-        ("name: demo\nmodels: tfidf\ntasks: [terra]\n", r"'models' is 'tfidf'"),
         ("name: demo\nmodels: [tfidf]\n", r"parameter 'tasks' is missing"),
-        ("name: Dem o\nmodels: [tfidf]\ntasks: [terra]\n", r"'name' is 'Dem o'"),
         ("name: ../demo\nmodels: [tfidf]\ntasks: [terra]\n", r"'name' is '\.\./demo'"),
         ("name: 2001-99-99\nmodels: [tfidf]\ntasks: [terra]\n", r"is not YAML"),
         (PLAN + "1: 2\n", r"parameter '1'.*Keys should be strings"),
-        (PLAN + "models: [tfidf]\n", r"is not YAML: 'models' stands twice .*line 4"),
-        (PLAN + "overrides: [{model: tfidf, model: majority}]\n", r"is not YAML: 'model' stands twice"),
+        (PLAN + "models: [tfidf]\n", r"is not YAML: duplicate key 'models' .*line 4"),
         ("- name: demo\n", r"holds no mapping"),
-        ("demo\n", r"holds no mapping"),
-        ("", r"holds no mapping"),
-        ("name: [demo\n", r"is not YAML"),
-        ("name: demo\n\tmodels: [tfidf]\n", r"is not YAML"),
         ("name: !!python/object/apply:os.system [exit]\n", r"is not YAML"),
         (PLAN.encode() + b"data_dir: \xff\n", r"is not YAML"),
     ],
 )
-def test_a_plan_that_cannot_be_meant_is_refused(plan, text, message):
+def test_an_invalid_plan_is_refused(plan, text, message):
     with pytest.raises(UsageError, match=rf"plan\.yaml.*{message}") as caught:
         plan(text)
     assert "\n" not in str(caught.value)
@@ -227,7 +206,7 @@ def test_a_model_file_names_a_model_of_a_known_kind(project):
         ("model: {name: mine, knd: tfidf}\n", r"unknown parameter 'knd'; did you mean 'kind'\?"),
     ],
 )
-def test_a_model_file_that_cannot_be_meant_is_refused(project, text, message):
+def test_an_invalid_model_file_is_refused(project, text, message):
     with pytest.raises(UsageError, match=message):
         config.load_model("mine", project("models/mine.yaml", text))
 

@@ -2,7 +2,6 @@
 # ruff: noqa: E402 (what may be missing is asked for before it is imported)
 
 import json
-import random
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers, whose module is converted")
 pytest.importorskip("openvino", reason="needs the openvino extra")
 
-from test_packed import CONFIGS, WORDS, group, make, sequences
+from architectures import CONFIGS, WORDS, group, make, sequences
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel
 
@@ -20,47 +19,40 @@ from morocco_lib import data
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models import weights
 from morocco_lib.models.transformer.model import Transformer
-from morocco_lib.models.transformer.openvino import TYPES, OpenVINO, check_precision, runtime
+from morocco_lib.models.transformer.openvino import OpenVINO, check_precision, runtime
 from morocco_lib.models.transformer.packed import Packed
 from morocco_lib.models.transformer.padded import Padded
 from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.options import POOLINGS
 from morocco_lib.tasks import get_task
 from morocco_lib.training import backbones, finetune
 
-CAPABILITIES = set(runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+@pytest.fixture(scope="module")
+def bert():
+    """A compiled BERT."""
+    config, module = make("bert")
+    return OpenVINO(config, module.state_dict(), "first", "fp32")
 
 
-@pytest.fixture(scope="module", params=sorted(CONFIGS))
-def both(request):
-    """Return pooling -> (OpenVINO's engine, torch's)."""
-    config, module = make(request.param)
-    known = {}
-
-    def engines(pooling):
-        if not known:
-            known["compiled"] = OpenVINO(config, module.state_dict(), "first", "fp32")
-        known["compiled"].pooling = pooling
-        return known["compiled"], Packed(config, module.state_dict(), pooling)
-
-    return engines
-
-
-@pytest.mark.parametrize("spans", [0, 2])
-@pytest.mark.parametrize("pooling", ["first", "last", "mean", "max"])
-def test_features_equal_those_of_torch(both, pooling, spans):
-    engine, torches = both(pooling)
-    for lengths in ([7, 40, 1, 23, 7], [17], [9] * 5, [60, 3]):
-        batch = sequences(lengths, spans)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_features_equal_those_of_torch(name):
+    config, module = make(name)
+    engine = OpenVINO(config, module.state_dict(), "first", "fp32")
+    for pooling, lengths in zip(POOLINGS, ([7, 40, 1, 23, 7], [17], [9] * 5, [60, 3]), strict=True):
+        engine.pooling = pooling  # the compiled part ends before it
+        batch = sequences(lengths, spans=3)
         found = engine.features(batch)
         assert found.dtype == torch.float32
-        torch.testing.assert_close(found, torches.features(batch), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            found, Packed(config, module.state_dict(), pooling).features(batch), atol=1e-4, rtol=0
+        )
 
 
-def test_features_outlast_the_next_batch(both):
-    engine, _ = both("first")
-    first = engine.features(sequences([12, 5]))
+def test_features_outlast_the_next_batch(bert):
+    first = bert.features(sequences([12, 5]))
     kept = first.clone()
-    engine.features(sequences([12, 5], seed=3))
+    bert.features(sequences([12, 5], seed=3))
     assert torch.equal(first, kept)
 
 
@@ -72,44 +64,54 @@ def test_shared_tokens_do_not_change_features():
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
 
 
-def test_what_only_transformers_knows_is_computed_too():
-    config = AutoConfig.for_model("distilbert", vocab_size=WORDS, dim=48, n_layers=2, n_heads=4, hidden_dim=80)
-    module = AutoModel.from_config(config).eval()
-    batch = sequences([7, 40, 1, 23], spans=2)
-    found = OpenVINO(config.to_dict(), module.state_dict(), "mean", "fp32").features(batch)
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+def by_transformers(kind, **sizes):
+    return AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=WORDS, **sizes)).eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("distilbert", {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}),
+        ("modernbert", {**SIZES, "local_attention": 8, "pad_token_id": 0}),  # the last layer's window alone is local
+    ],
+)
+def test_what_only_transformers_knows_is_computed_too(kind, sizes):
+    module = by_transformers(kind, **sizes)
+    batch = sequences([7, 40, 1, 23, 40], spans=2)
+    found = OpenVINO(module.config.to_dict(), module.state_dict(), "mean", "fp32").features(batch)
     torch.testing.assert_close(found, Padded(module, "mean").features(batch), atol=1e-4, rtol=0)
 
 
-def test_padding_beyond_a_sliding_window_changes_nothing():
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    config = AutoConfig.for_model("modernbert", vocab_size=WORDS, local_attention=8, pad_token_id=0, **sizes)
-    module = AutoModel.from_config(config).eval()
-    batch = sequences([5, 40, 1, 23, 40])
-    found = OpenVINO(config.to_dict(), module.state_dict(), "mean", "fp32").features(batch)
-    torch.testing.assert_close(found, Padded(module, "mean").features(batch), atol=1e-4, rtol=0)
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("fnet", SIZES),  # mixes all tokens, padding included
+        ("modernbert", {**SIZES, "num_hidden_layers": 4, "pad_token_id": 0}),  # no numbers beyond the first window
+    ],
+)
+def test_an_architecture_whose_answers_padding_would_change_is_refused(kind, sizes):
+    module = by_transformers(kind, **sizes)
+    with pytest.raises(UsageError, match=f"OpenVINO does not compute a {kind} correctly.*--backend torch"):
+        OpenVINO(module.config.to_dict(), module.state_dict(), "mean", "fp32")
 
 
+@pytest.mark.slow  # tracing its loop over tokens
 def test_an_architecture_that_it_does_not_compute_is_refused():
-    config = AutoConfig.for_model("mamba", vocab_size=WORDS, hidden_size=16, num_hidden_layers=1, state_size=4)
-    module = AutoModel.from_config(config).eval()
-    with pytest.raises(UsageError, match=r"OpenVINO does not compute a mamba .*take --backend torch"):
-        OpenVINO(config.to_dict(), module.state_dict(), "last", "fp32").features(sequences([5, 9]))
+    module = by_transformers("mamba", hidden_size=16, num_hidden_layers=1, state_size=4)
+    with pytest.raises(UsageError, match=r"OpenVINO does not compute a mamba .*use --backend torch"):
+        OpenVINO(module.config.to_dict(), module.state_dict(), "last", "fp32")
 
 
-def test_a_sequence_that_is_too_long_is_refused(both):
-    engine, _ = both("first")
+def test_a_sequence_that_is_too_long_is_refused(bert):
     with pytest.raises(ValueError, match="65 tokens"):
-        engine.features([Tokens([random.Random(1).randrange(5, WORDS) for _ in range(65)], 65)])
+        bert.features([Tokens([7] * 65, 65)])
 
 
-@pytest.mark.parametrize(("precision", "capability"), [("fp32", "FP32"), ("bf16", "BF16"), ("fp16", "FP16")])
-def test_the_precision_asked_for_is_compiled_or_refused(precision, capability):
-    config, module = make("bert")
-    if capability in CAPABILITIES:
-        assert OpenVINO(config, module.state_dict(), "first", precision).precision == TYPES[precision]
-    else:
-        with pytest.raises(EnvironmentFailure, match=rf"computes in \w+ on this CPU where {precision} was asked"):
-            OpenVINO(config, module.state_dict(), "first", precision)
+def test_the_precision_asked_for_is_compiled(bert):
+    assert bert.precision == "f32"
 
 
 def test_another_precision_than_asked_is_refused():
@@ -124,11 +126,9 @@ def test_unknown_precision_is_refused():
         OpenVINO(config, module.state_dict(), "first", "int8")
 
 
-def test_threads_are_as_many_as_torchs_and_not_pinned():
-    config, module = make("bert")
-    compiled = OpenVINO(config, module.state_dict(), "first", "fp32").compiled
-    assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
-    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+def test_threads_are_as_many_as_torchs_and_not_pinned(bert):
+    assert bert.compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+    assert bert.compiled.get_property("ENABLE_CPU_PINNING") is False
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def fitted(tmp_path_factory):
     torch.manual_seed(1)
     head = {"weight": torch.randn(2, 32), "bias": torch.zeros(2)}
     model = Transformer(task, values, tensors, head, body.tokenizer)
-    parts = model.reader([model.encoding.parts(record, task) for record in records])
+    parts = model.reader([task.parts(record) for record in records])
     head["bias"] -= model.logits([one for (one,) in parts], 32).median(0).values  # both labels, about equally often
     tensors = {f"body.{n}": t for n, t in tensors.items()} | {f"head.{n}": t for n, t in head.items()}
     model = finetune.Trained(1, 0.0, [], values, tensors, body.tokenizer, 0, (0, 0), 32, 1)
@@ -171,15 +171,6 @@ def test_infer_answers_as_with_torch(fitted):
     assert {json.loads(line)["label"] for line in found.stdout.splitlines()} == {"entailment", "not_entailment"}
     event = json.loads(found.stderr.splitlines()[0].removeprefix("morocco: "))
     assert event == {"event": "ready", "precision": "fp32", "backend": "openvino", "device": "cpu"}
-
-
-def test_infer_in_bf16_answers_or_says_that_this_cpu_cannot(fitted):
-    found = infer(fitted, "--backend", "openvino", "--precision", "bf16")
-    if "BF16" in CAPABILITIES:
-        assert found.returncode == 0 and '"precision": "bf16"' in found.stderr
-    else:
-        assert found.returncode == 3 and not found.stdout
-        assert "take --precision fp32" in found.stderr
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -19,7 +19,7 @@ from morocco_lib.models.transformer.heads import head_of
 from morocco_lib.models.transformer.model import Transformer, batches
 from morocco_lib.models.transformer.padded import Padded, body_of
 from morocco_lib.options import Options
-from morocco_lib.tasks import get_task, task_names
+from morocco_lib.tasks import get_task
 from morocco_lib.training import backbones, finetune
 
 SIZES = {
@@ -32,8 +32,6 @@ SIZES = {
 CONFIGS = {
     "bert": {"model_type": "bert", **SIZES},
     "gpt2": {"model_type": "gpt2", "vocab_size": 800, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
-    "modernbert": {"model_type": "modernbert", **SIZES},
-    "deberta-v2": {"model_type": "deberta-v2", **SIZES},  # not by SDPA
     "distilbert": {
         "model_type": "distilbert",
         "vocab_size": 800,
@@ -86,8 +84,16 @@ def records_of(synthetic_data, name, count=40):
     return data.read_split(synthetic_data, get_task(name), "val")[1][:count]
 
 
-@pytest.mark.parametrize("name", task_names())
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("bert", "terra"),  # classes
+        ("gpt2", "russe"),  # marked spans
+        ("distilbert", "parus"),  # one of N, through transformers
+        ("gpt2", "muserc"),  # each of N, the passage computed once
+        ("bert", "rucos"),  # free text
+    ],
+)
 def test_answers_do_not_depend_on_batch_window_or_place(kind, name, made, synthetic_data, monkeypatch):
     model, task = weights.load(made(kind, name), name)
     records = records_of(synthetic_data, name)
@@ -96,14 +102,13 @@ def test_answers_do_not_depend_on_batch_window_or_place(kind, name, made, synthe
     checked = task.check([task.format(a).encode() for a in answers], {task.key(r): r for r in records}, "answers")
     assert checked.ok and not sum(checked.noncanonical.values())
     assert model.answer(records[::-1])[::-1] == answers
-    for batch_size in (1, 3, 64):
+    for batch_size in (3, 64):
         monkeypatch.setattr(transformer, "WINDOW_BATCHES", 2)
         assert model.answer(records, batch_size) == answers
     assert model.answer([task.strip_labels(r) for r in records]) == answers
 
 
-@pytest.mark.parametrize("kind", ["bert", "gpt2"])
-@pytest.mark.parametrize("name", ["terra", "russe", "muserc", "rucos"])
+@pytest.mark.parametrize(("kind", "name"), [("bert", "russe"), ("gpt2", "muserc")])
 def test_logits_are_those_of_transformers_own_forward(kind, name, made, synthetic_data):
     model, _ = weights.load(made(kind, name), name)
     sequences = sequences_of(model, records_of(synthetic_data, name, 12))
@@ -114,25 +119,14 @@ def test_logits_are_those_of_transformers_own_forward(kind, name, made, syntheti
     assert (fast - plain).abs().max() / plain.std() < 1e-3
 
 
-DECODERS = {
-    "llama": {**SIZES, "num_key_value_heads": 1},
-    "gemma": {**SIZES, "num_key_value_heads": 2, "head_dim": 16},
-    "gemma2": {**SIZES, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 24},
-    "mistral": {**SIZES, "num_key_value_heads": 2, "sliding_window": 24},
-    "gpt_neox": SIZES,
-    "opt": {**SIZES, "ffn_dim": 64, "word_embed_proj_dim": 32},
-    "bloom": {"vocab_size": 800, "hidden_size": 32, "n_layer": 2, "n_head": 2},
-    "falcon": SIZES,
-}
+GEMMA = {**SIZES, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 24}
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean"])
-@pytest.mark.parametrize("kind", DECODERS)
-def test_any_decoder_computes_with_a_passage_once_and_answers_the_same(kind, pooling, synthetic_data, monkeypatch):
+def test_a_decoder_computes_with_a_passage_once_and_answers_the_same(synthetic_data, monkeypatch):
     task = get_task("muserc")
     records = records_of(synthetic_data, "muserc", 6)
-    config = {"model_type": kind, "initializer_range": SPREAD, **DECODERS[kind]}
-    model = fitted_by_hand(config, task, records, pooling=pooling)
+    config = {"model_type": "gemma2", "initializer_range": SPREAD, **GEMMA}
+    model = fitted_by_hand(config, task, records, pooling="last")
     sequences = sequences_of(model, records)
     seen = []
     model.engine.model.register_forward_pre_hook(
@@ -156,18 +150,13 @@ def fitted_by_hand(config, task, records, **changes):
     return Transformer(task, made.values | changes, body, head, made.tokenizer_text)
 
 
-MIXING = {  # their tokens see the padding, whatever the mask says
-    "fnet": {**SIZES, "max_position_embeddings": 512},
-    "convbert": {**SIZES, "embedding_size": 32, "head_ratio": 1},
-    "big_bird": {**SIZES, "max_position_embeddings": 512, "block_size": 8, "num_random_blocks": 1},
-}
-
-
-@pytest.mark.parametrize("kind", MIXING)
-def test_what_padding_would_change_is_computed_without(kind, synthetic_data):
+def test_what_padding_would_change_is_computed_without(synthetic_data):
     task, records = get_task("terra"), records_of(synthetic_data, "terra", 12)
     model = fitted_by_hand(
-        {"model_type": kind, "initializer_range": SPREAD, **MIXING[kind]}, task, records, pooling="mean"
+        {"model_type": "fnet", "initializer_range": SPREAD, **SIZES, "max_position_embeddings": 512},
+        task,
+        records,
+        pooling="mean",
     )
     sequences = sequences_of(model, records)
     together, alone = model.logits(sequences, 32), model.logits(sequences, 1)
@@ -198,7 +187,7 @@ def test_a_body_that_keeps_a_state_computes_everything_anew(synthetic_data):
 
 
 def sequences_of(model, records):
-    return [one for found in model.reader([model.encoding.parts(r, model.task) for r in records]) for one in found]
+    return [one for found in model.reader([model.task.parts(r) for r in records]) for one in found]
 
 
 def load_tensors(folder):
@@ -207,7 +196,7 @@ def load_tensors(folder):
     return load_file(folder / weights.ARRAYS)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16"])
 def test_less_precise_answers_are_nearly_the_same(precision, made, synthetic_data):
     folder, records = made("bert", "terra"), records_of(synthetic_data, "terra", 200)
     exact, less = (weights.load(folder, "terra", options)[0] for options in (None, Options(precision)))
@@ -385,7 +374,7 @@ def test_records_before_a_bad_one_are_answered(made, synthetic_data):
     assert done.returncode == 2 and len(done.stdout.splitlines()) == 3 and "stdin, line 4" in done.stderr.decode()
 
 
-ODD = ["", "\x00", "\u200b", "👩‍👩‍👧", "שלום", "\u202eобратно", "\ufeff", "ы " * 50_000]
+ODD = ["", "\x00", "\u200b", "👩‍👩‍👧", "שלום", "\u202eобратно", "\ufeff", "ы " * 5_000]
 
 
 def test_a_passage_without_questions_or_answers_is_answered_with_none(made, synthetic_data, main):
@@ -400,15 +389,15 @@ def test_a_passage_without_questions_or_answers_is_answered_with_none(made, synt
     assert empty["passage"]["questions"] == [{"idx": 10**6, "answers": []}]
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])  # without padding and with it
 def test_odd_texts_are_answered(kind, made, synthetic_data):
     record = records_of(synthetic_data, "terra", 1)[0]
     records = [
         {**record, "idx": n, "premise": text, "hypothesis": other}
-        for n, (text, other) in enumerate([(t, o) for t in ODD for o in ODD])
+        for n, (text, other) in enumerate(zip(ODD, [*ODD[1:], ""], strict=True))
     ]
     model, _ = weights.load(made(kind, "terra"), "terra")
-    assert len(model.answer(records)) == len(ODD) ** 2
+    assert len(model.answer(records)) == len(ODD)
     assert model.truncated
     assert all(map(torch.isfinite, model.logits(sequences_of(model, records), 8).flatten()))
 

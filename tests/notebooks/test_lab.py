@@ -74,12 +74,12 @@ def test_all_cells_of_the_bench_notebook_run_in_a_browser_and_once_more(lab, tmp
     chromium = shutil.which("chromium")
     if chromium is None and not os.environ.get("MOROCCO_STRICT"):
         pytest.skip("no chromium on this machine")
-    script = [sys.executable, ROOT / "tests/browser/run_all.py", lab.url, "notebooks/bench.ipynb"]
+    script = [sys.executable, ROOT / "tests/notebooks/browser_run_all.py", lab.url, "notebooks/bench.ipynb"]
     for name in ("first.png", "again.png"):  # in the same kernel
         done = subprocess.run([*script, tmp_path / name, "--chromium", chromium], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         shown = json.loads(done.stdout)
-        assert shown["errors"] == 0 and shown["outside"] == [] and (shown["figures"], shown["tables"]) == (1, 3)
+        assert shown["errors"] == 0 and shown["outside"] == [] and (shown["figures"], shown["tables"]) == (1, 4)
         assert shown["outputs"][0].startswith("step\tbench") and shown["outputs"][-1].startswith("VALID")
         assert any("records/s" in text for text in shown["outputs"])
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG") and (tmp_path / name).stat().st_size > 100_000

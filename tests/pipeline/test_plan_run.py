@@ -220,7 +220,7 @@ def test_one_failing_cell_does_not_stop_the_others(run_plan, tmp_path, synthetic
 
 @pytest.mark.slow
 def test_a_killed_run_is_resumed_and_what_was_killed_is_set_aside(run_plan, main, tmp_path):
-    plan, out = write_plan(tmp_path, input_size=400_000), tmp_path / "out"
+    plan, out = write_plan(tmp_path, input_size=100_000), tmp_path / "out"
     process = start_plan(plan, out, "killed")
     assert wait_until(lambda: list(out.glob("*/terra/bench-*/runs/.01.partial/chunks.jsonl")))
     process.send_signal(signal.SIGKILL)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from morocco_lib.monitors.cgroup import PREFIX, RunCgroup, own_groups
+from morocco_lib.monitors import procfs
+from morocco_lib.monitors.cgroup import PREFIX, RunCgroup, parent_groups
 from morocco_lib.runners.process import ProcessRunner
 
 ROOT = Path(__file__).parents[2]
@@ -22,21 +23,18 @@ def runner(use_cgroup: bool) -> ProcessRunner:
     if use_cgroup:
         group = RunCgroup.create()
         if group is None:
-            pytest.skip(f"no cgroup of its own can be made here (own groups: {own_groups()})")
+            pytest.skip(f"no cgroup can be made here (parent groups: {parent_groups()})")
         group.remove()
     return ProcessRunner(use_cgroup=use_cgroup)
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie that nobody has waited for yet does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return False
-    return stat[stat.rindex(")") + 2] not in "ZX"
+    """Tell whether a process runs; a zombie does not."""
+    fields = procfs.stat_fields(pid)
+    return bool(fields) and fields[0] not in "ZX"
 
 
 def cgroups_of(pid: int) -> list[Path]:
     """Return the folders of the run cgroups that the process with this pid made and that are still there."""
-    parents = own_groups()
+    parents = parent_groups()
     return [] if parents is None else [folder for parent in parents[1:] for folder in parent.glob(f"{PREFIX}{pid}-*")]

@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models.transformer.packed import ROBERTAS, TANH_GELUS, Packed
-from morocco_lib.models.transformer.padded import Padded, body_of
+from morocco_lib.models.transformer.padded import HALF_ROUNDING, ROUNDING, Padded, body_of
 
 TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+PROBES = 6, 1024  # tokens: of a short and a long sequence; padding lies beyond sliding windows, too
 PRECISION = "INFERENCE_PRECISION_HINT"
 States = Callable[..., torch.Tensor]  # ids, mask, token types if there are any -> the last hidden states
 
@@ -35,7 +36,7 @@ def runtime() -> ModuleType:
         raise EnvironmentFailure(
             f"{error.name} is not installed",
             rule="the backend openvino needs the `openvino` extra",
-            remedy="run `pip install openvino==2026.4.1`, see README; or take --backend torch",
+            remedy="run `pip install openvino==2026.4.1`, see README; or use --backend torch",
         ) from None
     return openvino
 
@@ -51,6 +52,7 @@ class OpenVINO(Padded):
             has it.
     Raises:
         ValueError: unknown precision, pooling or architecture, or weights that do not fit it.
+        UsageError: an architecture that OpenVINO cannot trace, or whose answers depend on the padding.
         EnvironmentFailure: OpenVINO is not installed, or computes in another precision on this CPU.
     """
 
@@ -62,8 +64,8 @@ class OpenVINO(Padded):
         if Packed.supports(config):
             states = self._known(Packed(config, body, pooling), config)
         else:
-            # Rows that see nothing, as padding beyond a sliding window, may come out as no numbers: no padding.
-            super().__init__(body_of(config, body).requires_grad_(False), pooling, padded=False)
+            plain = Padded(body_of(config, body).requires_grad_(False), pooling)
+            vars(self).update(vars(plain))  # how to feed it is the same
             states = by_transformers(self.model, self.options)
             self.model = None  # what is computed with are the compiled weights
         try:
@@ -73,6 +75,13 @@ class OpenVINO(Padded):
             raise refused(self.kind, error) from None
         check_precision(self.precision, precision)
         self.request = self.compiled.create_infer_request()
+        if not Packed.supports(config):
+            rounding = ROUNDING if precision == "fp32" else HALF_ROUNDING
+            if not (self.padded and self.keeps_padding_apart(PROBES, rounding)):
+                raise UsageError(
+                    f"OpenVINO does not compute a {self.kind} correctly: padding changes its answers",
+                    remedy="use --backend torch",
+                )
 
     def _known(self, known: Packed, config: Mapping[str, Any]) -> States:
         self.pooling, self.device, self.max_length, self.padded = known.pooling, known.device, known.max_length, True
@@ -89,7 +98,10 @@ class OpenVINO(Padded):
         """Return the last hidden states, shape (sequences, tokens, hidden); they last until the next call."""
         arrays = [tensor.numpy() for tensor in inputs.values()]
         try:
-            return torch.from_numpy(self.request.infer(arrays, share_inputs=True, share_outputs=True)[0])
+            found = self.request.infer(arrays, share_inputs=True, share_outputs=True)[0]
+            if len(found) != len(arrays[0]):  # what tracing made of a loop over tokens
+                raise RuntimeError(f"{len(found)} sequences came of {len(arrays[0])}")
+            return torch.from_numpy(found)
         except RuntimeError as error:
             raise refused(self.kind, error) from None
 
@@ -98,7 +110,7 @@ def refused(kind: str, error: Exception) -> UsageError:
     """Return what a user reads of an architecture that OpenVINO does not compute."""
     said = " ".join(str(error).split())[:200]
     return UsageError(
-        f"OpenVINO does not compute a {kind} ({type(error).__name__}: {said})", remedy="take --backend torch"
+        f"OpenVINO does not compute a {kind} ({type(error).__name__}: {said})", remedy="use --backend torch"
     )
 
 
@@ -126,7 +138,7 @@ def check_precision(found: str, asked: str) -> None:
         raise EnvironmentFailure(
             f"OpenVINO computes in {found} on this CPU where {asked} was asked for",
             rule="a result is of the precision it names",
-            remedy="take --precision fp32, or --backend torch",
+            remedy="use --precision fp32, or --backend torch",
         )
 
 
@@ -135,7 +147,8 @@ def by_transformers(body: torch.nn.Module, options: dict[str, Any]) -> States:
 
     def states(ids, mask, types=None):
         named = {} if types is None else {"token_type_ids": types}
-        return body(input_ids=ids, attention_mask=mask, **named, **options)[0]
+        found = body(input_ids=ids, attention_mask=mask, **named, **options)[0]
+        return found.masked_fill(mask[..., None] == 0, 0)  # padding that sees nothing comes out as no numbers
 
     return states
 

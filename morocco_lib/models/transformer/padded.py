@@ -70,12 +70,11 @@ class Padded:
         model: A transformers body whose first output are the last hidden states, shape (sequences, tokens, hidden).
         pooling: One of `POOLINGS`; mean and max are over all tokens of a sequence.
         share: Compute once with what sequences of a batch begin with alike: of decoders that keep keys and values.
-        padded: Batches may hold sequences of different lengths; None tries whether the answers stay the same.
     """
 
     share = False
 
-    def __init__(self, model: torch.nn.Module, pooling: str, share: bool = False, padded: bool | None = None):
+    def __init__(self, model: torch.nn.Module, pooling: str, share: bool = False):
         if pooling not in POOLINGS:
             raise ValueError(f"no pooling {pooling!r}; there are {', '.join(POOLINGS)}")
         self.model, self.pooling = model.eval(), pooling
@@ -87,21 +86,26 @@ class Padded:
         self.options = {"use_cache": False} if "use_cache" in taken else {}
         self.share = share and {"use_cache", "past_key_values"} <= taken.keys()
         self.max_length = positions_of(self.model)
-        self.padded = self._keeps_padding_apart() if padded is None else padded
+        self.vocabulary = getattr(config, "vocab_size", 0) or 2
+        whole = next(model.parameters()).dtype == torch.float32
+        self.padded = self.keeps_padding_apart(PROBES, ROUNDING if whole else HALF_ROUNDING)
 
     @torch.inference_mode()
-    def _keeps_padding_apart(self) -> bool:
-        """Tell whether a short sequence has the same states beside a long one as alone."""
-        size = getattr(self.model.config, "vocab_size", 0) or 2
+    def keeps_padding_apart(self, probes: tuple[int, int], rounding: float) -> bool:
+        """Tell whether a short sequence has the same states beside a long one as alone.
+
+        Args:
+            probes: Tokens of the short and of the long sequence.
+            rounding: What may differ, as a share of the states' standard deviation.
+        """
         short, long = (
-            [(self.padding + 1 + k) % size for k in range(n)] for n in (PROBES[0], min(PROBES[1], self.max_length))
+            [(self.padding + 1 + k) % self.vocabulary for k in range(min(n, self.max_length))] for n in probes
         )
         alone, beside = (
-            self._states_of([Tokens(ids, len(ids)) for ids in batch])[0, : len(short)]
+            self._states_of([Tokens(ids, len(ids)) for ids in batch])[0, : len(short)].clone()
             for batch in ([short], [short, long])
         )
-        whole = next(self.model.parameters()).dtype == torch.float32
-        return bool((alone - beside).abs().max() <= (ROUNDING if whole else HALF_ROUNDING) * alone.std())
+        return bool((alone - beside).abs().max() <= rounding * alone.std())
 
     @torch.inference_mode()
     def features(self, batch: Sequence[Tokens]) -> torch.Tensor:

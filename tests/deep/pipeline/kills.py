@@ -1,4 +1,4 @@
-"""Kills `morocco run` at random moments and resumes it: python tests/kills.py --rounds 50 --seed 1
+"""Kills `morocco run` at random moments and resumes it: python tests/deep/pipeline/kills.py --rounds 50 --seed 1
 
 Each round starts or resumes one plan, waits a random time and sends SIGKILL, SIGTERM or Ctrl-C to it, or SIGKILL to the
 notebook's kernel alone. After each: no process of it lives on, every notebook and status can be read and says what is
@@ -13,17 +13,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
 import nbformat
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script too
+
+from helpers import ROOT, kernels_of, marked, start_plan, wait_until
+
 from morocco_lib.artifacts import steps
 from morocco_lib.pipeline.step_kinds import verify
 
-ROOT = Path(__file__).resolve().parents[1]
-MARK = "MOROCCO_KILLS_MARK"
 KERNEL = "kernel"
 WAYS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, KERNEL)
 PLAN = {"name": "kills", "models": ["majority", "tfidf"], "tasks": ["terra"], "input_size": 20000, "repeats": 1}
@@ -32,31 +33,6 @@ LONGEST_S = 9.0  # a whole plan takes about as long
 
 class Broken(AssertionError):
     """Something that must hold after a kill does not."""
-
-
-def marked(mark: str) -> dict[int, str]:
-    """Return pid -> command line of every process that inherited the mark."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-    return found
-
-
-def kernels_of(mark: str) -> list[int]:
-    return [pid for pid, command in marked(mark).items() if "ipykernel_launcher" in command]
-
-
-def wait_until(true, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def inspect(plan_dir: Path, finished: dict[str, str]) -> None:
@@ -85,10 +61,7 @@ def inspect(plan_dir: Path, finished: dict[str, str]) -> None:
 
 def one_round(plan: Path, plan_dir: Path, way, after_s: float, mark: str) -> int | None:
     """Run the plan and kill it; return its exit code, or None where it got done first."""
-    argv = [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(plan_dir)]
-    run = subprocess.Popen(
-        argv, cwd=ROOT, env={**os.environ, MARK: mark}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    run = start_plan(plan, plan_dir, mark)
     done = wait_until(lambda: run.poll() is not None, after_s)
     if not done and way == KERNEL:  # between two notebooks there is none: the next one then
         done = not wait_until(lambda: run.poll() is not None or kernels_of(mark), 10) or not kernels_of(mark)
@@ -97,16 +70,16 @@ def one_round(plan: Path, plan_dir: Path, way, after_s: float, mark: str) -> int
     elif not done:
         run.send_signal(way)
     try:
-        _, said = run.communicate(timeout=60)
+        _, talk = run.communicate(timeout=60)
     except subprocess.TimeoutExpired:
         run.kill()
         raise Broken(f"{way} did not end it within a minute") from None
-    if "Traceback" in said:
-        raise Broken(f"{way} showed a traceback:\n{said}")
+    if "Traceback" in talk:
+        raise Broken(f"{way} showed a traceback:\n{talk}")
     if not wait_until(lambda: not marked(mark), 5):
         raise Broken(f"{way} left {marked(mark)}")
     if not done and run.returncode == 0 and way == KERNEL:
-        raise Broken(f"a dead kernel gave exit code 0:\n{said}")
+        raise Broken(f"a dead kernel gave exit code 0:\n{talk}")
     return None if run.returncode == 0 else run.returncode
 
 

@@ -3,15 +3,9 @@
 The same sitting as a table: python benchmarks/truth.py
 """
 
-import json
-import os
-import select
 import shutil
-import subprocess
-import sys
 
 import pytest
-
 from truth import original_method, pool
 from truth.pool import Setting, median_and_p95
 
@@ -34,14 +28,12 @@ def sat(tmp_path_factory):
     return {name: pool.sitting(s, folder / str(k)) for k, (name, s) in enumerate(pool.pools(SEED).items())}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BARS)
 def test_speed_of_one_run_is_near_the_truth(sat, name):
     middle, p95 = median_and_p95(trial.error for trial in sat[name])
     assert middle <= BARS[name][0] and p95 <= BARS[name][1], [(t.setting, t.error) for t in sat[name]]
 
 
-@pytest.mark.slow
 def test_the_pool_is_wide_enough(sat):
     trials = sat["steady and varying"]
     assert len(trials) >= 20 and {t.setting.rate for t in trials} == set(pool.RATES)
@@ -50,13 +42,11 @@ def test_the_pool_is_wide_enough(sat):
     assert {t.result["speed_per_s"]["method"] for t in trials + sat["unflushed"]} == {"stream"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["steady and varying", "20 % cold starts", "0.6 MB read late"])
 def test_the_interval_of_one_run_is_no_wider_than_5_percent(sat, name):
     assert max(trial.width for trial in sat[name]) <= 0.05, [(t.setting, t.width) for t in sat[name]]
 
 
-@pytest.mark.slow
 def test_the_interval_of_one_run_holds_the_truth(sat):
     trials = [trial for name in BARS for trial in sat[name] if trial.width is not None]
     missed = [(t.setting, t.per_s, t.result["speed_per_s"]) for t in trials if not t.holds]
@@ -64,27 +54,16 @@ def test_the_interval_of_one_run_holds_the_truth(sat):
     assert len(missed) <= 0.15 * len(trials), missed  # 5 % are to be missed, and chance has its share
 
 
-@pytest.mark.slow
 def test_start_up_is_within_100_ms_of_the_truth(sat):
     trials = [trial for name in BARS for trial in sat[name]]
     assert max(abs(trial.init_error_s) for trial in trials) <= 0.1, [(t.setting, t.init_error_s) for t in trials]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", pool.untold(SEED))
 def test_all_at_the_end_without_readiness_is_told_from_pairs_of_runs(name, tmp_path):
     trial = pool.ours(pool.untold(SEED)[name], tmp_path / "paired", repeats=5)
     assert trial.result["speed_per_s"]["method"] == "paired"
     assert trial.holds and trial.width <= 0.1, trial.result["speed_per_s"]
-
-
-def test_memory_that_is_held_is_measured(tmp_path):
-    quick = {"init_s": 0.2, "work_s": 0.3}
-    without, held = (pool.ours(Setting(**quick, memory_mib=m), tmp_path / str(m)) for m in (0, 100))
-    found = held.result["ram_bytes"]["value"] - without.result["ram_bytes"]["value"]
-    assert (
-        found == pytest.approx(held.truths[0]["held_bytes"], rel=0.02) and held.truths[0]["held_bytes"] == 100 * 2**20
-    )
 
 
 # -- the original's way --------------------------------------------------------------------------------------------
@@ -95,21 +74,18 @@ def compared(request, tmp_path_factory):
 
 
 @needs_ps
-@pytest.mark.slow
 def test_one_run_is_nearer_the_truth_than_the_originals_ten(compared):
     trials, others = compared
     assert median_and_p95(t.error for t in trials)[1] < median_and_p95(error for error, _ in others)[1]
 
 
 @needs_ps
-@pytest.mark.slow
 def test_one_run_takes_a_quarter_of_the_originals_time_at_most(compared):
     trials, others = compared
     assert sum(trial.wall_s for trial in trials) <= sum(wall_s for _, wall_s in others) / 4
 
 
 @needs_ps
-@pytest.mark.slow
 def test_the_originals_way_loses_the_start_up_of_a_long_input(tmp_path):
     # What was published with speeds up to three times too high: known of the yardstick, else it would not be one.
     setting = Setting(init_s=1.5, work_s=1.0, late_stdin=True)
@@ -118,36 +94,3 @@ def test_the_originals_way_loses_the_start_up_of_a_long_input(tmp_path):
     argv = [*setting.argv(), "--batch-size", "8"]
     long, short = original_method.total_s(argv, b"".join(lines)), original_method.total_s(argv, lines[0])
     assert 0.6 <= long <= 1.1 and 1.2 <= short <= 1.7
-
-
-def test_the_pipes_before_a_program_that_does_not_read_hold_as_much_as_those_of_docker():
-    program, relay = original_method.start([sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"])
-    fd, held = relay.stdin.fileno(), 0
-    os.set_blocking(fd, False)
-    room = select.poll()
-    room.register(fd, select.POLLOUT)
-    while room.poll(300):
-        held += os.write(fd, b"x" * 4096)
-    program.kill()
-    relay.kill()
-    for process in (program, relay):
-        process.wait()
-    relay.stdin.close()
-    assert 385_000 <= held <= 405_000
-
-
-# -- the server ----------------------------------------------------------------------------------------------------
-def starts(setting: Setting, folder, count: int) -> list[dict]:
-    argv = setting.argv(folder / "starts")
-    done = [subprocess.run(argv, input=b"", capture_output=True, check=True) for _ in range(count)]
-    return [json.loads(run.stderr.splitlines()[-1]) for run in done]
-
-
-def test_cold_starts_are_as_many_and_as_slow_as_asked_for_and_come_again(tmp_path):
-    setting = Setting(init_s=0.06, cold_share=0.3, seed="a")
-    (tmp_path / "again").mkdir()
-    first, again = starts(setting, tmp_path, 20), starts(setting, tmp_path / "again", 20)
-    assert [s["cold"] for s in first] == [s["cold"] for s in again]
-    assert [s["number"] for s in first] == list(range(1, 21)) and 2 <= sum(s["cold"] for s in first) <= 11
-    for told in first:
-        assert told["init_s"] == pytest.approx(0.09 if told["cold"] else 0.06, abs=0.03)

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import replace
 
 import engine
 import pytest
@@ -16,7 +17,7 @@ from morocco_lib.benchmark.target import Program, Target, program_of_image
 from morocco_lib.errors import UsageError
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
-from morocco_lib.tasks import get_task, task_names
+from morocco_lib.tasks import get_task
 
 TERRA = get_task("terra")
 LIMITS = Limits(timeout_s=60)
@@ -60,12 +61,10 @@ HONEST = {  # what a program does -> the rules that warn
     "writes-tmp": [],
     "talks": [],
     "no-ready": [],
-    "unflushed": ["flush"],
     "held": ["flush"],
     "sorted": ["order", "flush"],
     "wants-records": ["empty-input"],
 }
-CONTAINED = {"network": "offline", "network-for-ever": "offline", "writes": "read-only"}
 
 
 @pytest.fixture(scope="session")
@@ -123,22 +122,15 @@ def test_a_program_that_ends_never_without_records_is_caught(val):
     assert report.rules("fail") == ["ends"]
 
 
-@pytest.mark.parametrize("name", ["majority", "tfidf"])
-def test_our_own_program_passes(name, val, fitted, synthetic_data, tmp_path):
-    weights = fitted
-    if name == "majority":
-        from morocco_lib.models import model_class
-        from morocco_lib.models import weights as room
-
-        records = data.read_split(synthetic_data, TERRA, "train")[1]
-        weights = tmp_path / "weights"
-        room.save(model_class(name).fit(TERRA, records, 1), TERRA, weights, name=name, trained_on={"origin": "test"})
-    argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights)]
-    report = conformance.check(Target(Program(argv, name), ProcessRunner(cwd=ROOT), LIMITS), TERRA, val)
+def test_our_own_program_passes(val, fitted):
+    argv = [sys.executable, "-m", "morocco_lib", "infer", str(fitted)]
+    report = conformance.check(Target(Program(argv, "tfidf"), ProcessRunner(cwd=ROOT), LIMITS), TERRA, val)
     assert report.ok and report.rules("warn") == [], report.text()
 
 
-@pytest.mark.parametrize("task", [get_task(name) for name in task_names()], ids=lambda task: task.name)
+@pytest.mark.parametrize(
+    "task", [get_task(name) for name in ("lidirus", "muserc", "rucos")], ids=lambda task: task.name
+)
 def test_every_task_can_be_checked(task, synthetic_data, tmp_path):
     records = data.read_split(synthetic_data, task, "val")[1]
     program = tmp_path / "constant.py"
@@ -217,7 +209,7 @@ def test_a_share_of_one_in_a_hundred_is_a_warning(val):
     report = checked(words("rare-batch"), records, count=100)
     assert report.records == 100 and report.rules("fail") == [] and report.rules("warn") == ["same-batches"]
     seen = finding(report, "same-batches").seen
-    assert f"1 of 100 records answered otherwise than at batch size 8 (idx {records[4]['idx']})" in seen
+    assert f"1 of 100 records answered differently than at batch size 8 (idx {records[4]['idx']})" in seen
 
 
 def test_records_are_named_by_the_idx_of_the_file(val):
@@ -329,51 +321,49 @@ def test_a_missing_program_is_wrong_usage(main, val):
 
 
 # -- the same in containers ----------------------------------------------------------------------------------------
+IN_CONTAINERS = {  # what differs there: the network, the disk, and how output and the end arrive through an engine
+    **{"network": "offline", "writes": "read-only", "missing": "complete", "segfault": "exit-code"},
+    **{"flood": "only-answers", "by-batch-size": "same-batches"},
+}
+
+
 @pytest.fixture(scope="module")
-def contained(docker_engine, tiny_image):
-    """Check a program of tests/servers in a container of its own."""
+def image(docker_engine, tiny_image):
+    """The name of an image whose program is tests/servers/contract.py; the fault is its argument."""
+    source = (ROOT / "tests/servers/contract.py").read_text(encoding="utf-8")
+    with engine.client(docker_engine) as docker:
+        yield engine.build(docker, "morocco-tests/contract", {"contract.py": source}, ["python3", "/model/contract.py"])
+        docker.images.remove("morocco-tests/contract", force=True)
+
+
+def contained(image, fault, records, limits=LIMITS):
     from morocco_lib.runners.docker import DockerRunner
 
-    source = (ROOT / "tests/servers/contract.py").read_text(encoding="utf-8")
-    made = set()
-
-    def run(fault, records, limits=LIMITS):
-        entry = ["python3", "/model/contract.py", *(("--fault", fault) if fault else ())]
-        with engine.client(docker_engine) as docker:
-            name = engine.build(docker, f"morocco-tests/contract:{fault or 'honest'}", {"contract.py": source}, entry)
-        made.add(name)
-        runner = DockerRunner(name)
-        return conformance.check(Target(program_of_image(runner.image), runner, limits), TERRA, records)
-
-    yield run
-    with engine.client(docker_engine) as docker:
-        for name in made:
-            docker.images.remove(name, force=True)
+    runner = DockerRunner(image)
+    argv = ["--fault", fault] if fault else []
+    program = replace(program_of_image(runner.image), argv=argv)
+    return conformance.check(Target(program, runner, limits), TERRA, records)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fault", "rule"), [*BAD.items(), *CONTAINED.items()])
-def test_a_container_is_caught_by_the_same_rule(fault, rule, val, contained):
-    report = contained(fault, val, Limits(timeout_s=5) if fault == "network-for-ever" else LIMITS)
+@pytest.mark.parametrize(("fault", "rule"), IN_CONTAINERS.items())
+def test_a_container_is_caught_by_the_same_rule(fault, rule, val, image):
+    report = contained(image, fault, val)
     assert report.rules("fail") == [rule], report.text()
     assert report.runner == "docker" and report.image_digest.startswith("sha256:")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fault", "warnings"), HONEST.items())
-def test_an_honest_container_passes(fault, warnings, val, contained):
-    report = contained(fault, val)
-    assert report.ok and set(report.rules("warn")) == set(warnings), report.text()
-    assert set(report.rules("open")) == ({"ready"} if fault == "no-ready" else set())
-    assert report.starts == 5 and finding(report, "offline").state == "pass"
+def test_a_container_that_waits_for_the_network_for_ever_is_caught(val, image):
+    assert contained(image, "network-for-ever", val, Limits(timeout_s=5)).rules("fail") == ["offline"]
 
 
 @pytest.mark.slow
-def test_the_verb_takes_an_image(main, val, contained, docker_engine):
-    contained("writes", val)
+def test_an_honest_container_passes_and_the_verb_takes_an_image(main, val, image, docker_engine):
+    report = contained(image, None, val)
+    assert report.ok and not report.rules("warn") and not report.rules("open"), report.text()
     environment = {"DOCKER_HOST": os.environ.get("DOCKER_HOST", docker_engine)}
-    done = main("check", "--image", "morocco-tests/contract:writes", "terra", "--data", val, env=environment)
-    assert done.returncode == 1 and "Read-only file system" in done.stdout
-    assert "fail  read-only" in done.stdout and "write to /tmp" in done.stdout
+    done = main("check", "--image", image, "terra", "--data", val, env=environment)
+    assert done.returncode == 0 and "pass  offline" in done.stdout
     done = main("check", "--image", "morocco-tests/none", "terra", "--data", val, env=environment)
     assert done.returncode == 2 and "morocco build" in done.stderr

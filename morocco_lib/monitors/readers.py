@@ -1,0 +1,163 @@
+"""Memory and CPU time of a whole process tree now: from its own cgroup, or from /proc."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from morocco_lib.monitors import procfs
+from morocco_lib.monitors.cgroup import PROC, Faults, Io, Memory, RunCgroup
+from morocco_lib.monitors.open_files import OpenFiles
+
+LIST_NS = 90_000_000  # between two lists of all processes
+RELIST_NS = 990_000_000  # between two lists of a group's processes though there was no new one
+
+
+class Reader(Protocol):
+    source: str
+    faults: Faults | None  # page faults of the whole tree, as of the last reading
+
+    def read(self, whole: bool = True) -> tuple[Memory, float] | None:
+        """Return (memory, CPU seconds so far) of the whole tree, None when it is gone.
+
+        Args:
+            whole: False if what costs more than anonymous memory and CPU time may be that of the last whole reading.
+        """
+
+    def pids(self) -> list[int]:
+        """Return the processes of the tree, at least those of the last reading."""
+
+    def io(self) -> Io | None:
+        """Return what the tree read from and wrote to storage, None where only its processes have counters."""
+
+    def high_water_bytes(self) -> int | None:
+        """Return what any single process must have held at its peak, files excluded; None if that is not known."""
+
+    def close(self) -> None: ...
+
+
+class CgroupReader:
+    """Reads the run's own cgroup."""
+
+    def __init__(self, group: RunCgroup):
+        self.group, self.source, self.io = group, f"cgroup v{group.version}", group.io
+        self._new_pids, self._quiet, self._list_after_ns, self._listed = procfs.NewPids(), False, 0, []
+
+    @property
+    def faults(self) -> Faults | None:
+        return self.group.faults
+
+    def read(self, whole: bool = True) -> tuple[Memory, float] | None:
+        try:
+            return self.group.read_memory(whole), self.group.cpu_s()
+        except OSError:  # the group is gone with the run
+            return None
+
+    def pids(self) -> list[int]:
+        # Without new pids no list is read, which saves a tenth of a sample's cost. A new process may enter the group a
+        # moment after its pid was given out: listed once more.
+        new, t_ns = self._new_pids.since(), time.monotonic_ns()
+        quiet, was_quiet = new is not None and not new, self._quiet
+        self._quiet = quiet
+        if not (quiet and was_quiet and self._listed and t_ns < self._list_after_ns):
+            self._listed, self._list_after_ns = self.group.pids(), t_ns + RELIST_NS
+        return self._listed
+
+    def high_water_bytes(self) -> int | None:
+        return None  # the group's own peak is read by the runner when the run has ended
+
+    def close(self) -> None:
+        self.group.close()
+        self._new_pids.close()
+
+
+class ProcReader:
+    """Reads /proc of every process in the tree; CPU time and page faults of processes that ended stay counted.
+
+    Args:
+        pids: Lists the processes of the tree.
+        root: The first of them, whose session is the tree's.
+    """
+
+    source = "proc"
+
+    def __init__(self, pids: Callable[[], list[int]], root: int | None = None, proc: Path = PROC):
+        self._list, self._root, self._proc = pids, root, proc
+        self._known: dict[int, procfs.ProcessFiles] = {}
+        self._last: dict[int, procfs.Reading] = {}
+        self._ended_cpu_s, self._ended_faults = 0.0, Faults(0, 0)
+        self._file_max, self._high_water = {}, {}
+        self._new_pids, self._files = procfs.NewPids(proc), OpenFiles()
+        self._unsure, self._list_after_ns, self._absent = True, 0, []
+
+    @property
+    def faults(self) -> Faults | None:
+        if not self._high_water:
+            return None
+        minor, major = self._ended_faults.minor, self._ended_faults.major
+        last = self._last.values()
+        return Faults(minor + sum(r.minor_faults for r in last), major + sum(r.major_faults for r in last))
+
+    def pids(self) -> list[int]:
+        return list(self._known)
+
+    def io(self) -> None:
+        return None
+
+    def _find(self) -> None:
+        # Listing all of /proc costs a hundred times what reading a process or two does.
+        new = self._new_pids.since()
+        self._unsure |= new is None
+        absent = []
+        for pid in [*self._absent, *(new or ())]:
+            ours = procfs.belongs(pid, self._known, self._root, self._proc)
+            if ours:
+                self._known[pid] = procfs.ProcessFiles.of(pid, self._proc)
+                self._unsure = True  # so that the runner's list learns of it before it may leave session and parent
+            elif ours is None and pid not in self._absent:
+                absent.append(pid)  # a process appears a moment after its pid was given out
+        self._absent = absent
+        if not self._known or (self._unsure and time.monotonic_ns() > self._list_after_ns):
+            self._known |= {pid: procfs.ProcessFiles.of(pid, self._proc) for pid in self._list()}
+            self._unsure, self._list_after_ns = False, time.monotonic_ns() + LIST_NS
+
+    def _forget(self, pid: int) -> None:
+        for path in self._known.pop(pid)[:3]:
+            self._files.forget(path)
+        if last := self._last.pop(pid, None):
+            self._ended_cpu_s += last.cpu_s
+            ended = self._ended_faults
+            self._ended_faults = Faults(ended.minor + last.minor_faults, ended.major + last.major_faults)
+
+    def read(self, whole: bool = True) -> tuple[Memory, float] | None:
+        self._find()
+        anon = shmem = file = 0
+        cpu_s = 0.0
+        for pid, process in list(self._known.items()):
+            last = self._last.get(pid)
+            quick = last is not None and not whole
+            reading = procfs.read_quick(last, process, self._files) if quick else procfs.read(process, self._files)
+            if reading is None:
+                self._forget(pid)
+                continue
+            self._last[pid] = reading
+            anon, shmem, file = anon + reading.anon_bytes, shmem + reading.shmem_bytes, file + reading.file_bytes
+            cpu_s += reading.cpu_s
+            if reading.file_bytes > self._file_max.get(pid, -1):
+                self._file_max[pid] = reading.file_bytes
+            self._high_water[pid] = reading.high_water_bytes
+        return (Memory(anon, shmem, file), self._ended_cpu_s + cpu_s) if self._known else None
+
+    def high_water_bytes(self) -> int | None:
+        # The mark counts file pages too; the most ever seen of them is taken off, so the rest is a lower bound.
+        return max((mark - self._file_max[pid] for pid, mark in self._high_water.items()), default=None)
+
+    def close(self) -> None:
+        self._files.close()
+        self._new_pids.close()
+
+
+def reader_for(handle) -> CgroupReader | ProcReader:
+    """Return the best reader for a handle: of its own cgroup, else of /proc."""
+    group = getattr(handle, "group", None)
+    return CgroupReader(group.reader()) if group else ProcReader(handle.pids, handle.pid or None)

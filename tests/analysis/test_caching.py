@@ -1,0 +1,166 @@
+"""The cache probe's result: from speeds, and from written runs on unique and repeated texts."""
+
+import math
+
+import pytest
+from run_folders import QUIET, at_once, burst, steady, write_run
+from scipy import stats
+
+from morocco_lib.analysis import caching
+from morocco_lib.analysis.validity import cached_reasons
+from morocco_lib.errors import UsageError
+from morocco_lib.reasons import Reason, verdict
+
+SIZE = 400
+
+
+# -- speeds --------------------------------------------------------------------------------------------------------
+def test_the_ratio_has_students_interval_of_the_logs():
+    unique, repeated = [100, 90, 110, 95], [120, 126, 115, 133]
+    ratio = caching.compare(unique, repeated)
+    logs = [math.log(r / u) for u, r in zip(unique, repeated, strict=True)]
+    low, high = stats.t.interval(0.95, 3, loc=sum(logs) / 4, scale=stats.sem(logs))
+    assert [math.log(ratio[k]) for k in ("value", "low", "high")] == pytest.approx([sum(logs) / 4, low, high])
+    assert ratio["pairs"] == pytest.approx([1.2, 1.4, 115 / 110, 1.4])
+
+
+@pytest.mark.parametrize(
+    ("repeated", "fires"),
+    [
+        ([1.09, 1.09, 1.09], False),
+        ([1.11, 1.11, 1.11], True),
+        ([1.12, 1.13, 1.14], True),
+        ([1.10, 1.13, 1.16], False),  # the lower end of its 98 % interval is 1.01
+        ([3, 16, 17], True),  # one run was delayed, and yet all are 1.25 times as fast as any unique one
+        ([1.2, 16, 17], False),
+        ([1.26, 16, 17], True),
+        ([0.5, 0.5, 0.5], False),
+    ],
+)
+def test_it_fires_above_1_10_where_chance_or_one_run_does_not_explain_it(repeated, fires):
+    assert caching.compare([1, 1, 1], repeated)["fires"] is fires
+
+
+def test_what_fires_makes_a_result_invalid():
+    assert verdict(cached_reasons({"fires": True})) == "INVALID"
+    assert cached_reasons({"fires": False}) == cached_reasons({"fires": None}) == []
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------
+def streamed(seconds, **more):
+    return {"arrivals": steady(SIZE, 8, SIZE / seconds), "ready_s": None, **more}
+
+
+def held_back(seconds, **more):
+    return {"arrivals": at_once(SIZE, 1 + seconds), "exit_s": 1 + seconds, **more}
+
+
+def judged(tmp_path, unique, repeated, **options):
+    """Write three pairs of runs and judge them; each kind is the options of its runs, or a list of three."""
+    folders = []
+    for name, kind in (("unique", unique), ("repeated", repeated)):
+        runs = kind if isinstance(kind, list) else [kind] * 3
+        folders.append([write_run(tmp_path / name, **run) for run in runs])
+    return caching.judge(*folders, **options)
+
+
+@pytest.mark.parametrize(
+    ("unique", "repeated", "method"),
+    [
+        (streamed(1.0), streamed(0.5), "stream"),
+        (held_back(1.0), held_back(0.5), "ready"),
+        (streamed(1.0), held_back(0.5, ready_s=None), "total"),
+        (held_back(2.0, ready_s=None), held_back(0.5, ready_s=None), "total"),
+    ],
+)
+def test_a_cache_is_found_by_the_first_method_that_both_kinds_allow(tmp_path, unique, repeated, method):
+    result = judged(tmp_path, unique, repeated)
+    assert result["fires"] is True and result["method"] == method
+    assert result["value"] == pytest.approx(2 if method != "total" else result["value"])
+
+
+def test_answers_that_come_too_fast_for_a_stream_are_the_finding(tmp_path):
+    repeated = {"arrivals": burst(SIZE, 10), "ready_s": None}
+    result = judged(tmp_path, streamed(1.0), repeated)
+    assert result["fires"] is True and result["method"] == "stream" and result["value"] > 100
+
+
+def test_an_honest_program_is_not_accused(tmp_path):
+    unique = [streamed(1.0), streamed(1.02), streamed(0.98)]
+    result = judged(tmp_path, unique, [streamed(0.99), streamed(1.01), streamed(1.0)])
+    assert result["fires"] is False and result["method"] == "stream"
+    assert result["low"] < 1 < result["high"]
+
+
+def test_less_than_50_ms_a_run_accuses_nobody(tmp_path):
+    saves_45 = judged(tmp_path / "a", streamed(0.1), streamed(0.055))
+    assert saves_45 == {"value": None, "reason": Reason.NO_STREAM, "fires": None}
+    assert judged(tmp_path / "b", streamed(0.1), streamed(0.045))["fires"] is True
+
+
+@pytest.mark.parametrize(
+    ("init_s", "expected"),
+    [
+        (None, {"value": None, "reason": Reason.NO_READINESS, "fires": None}),
+        (1.1, {"value": None, "reason": Reason.NO_STREAM, "fires": None}),  # of 2 s more than half is start-up
+        (0.9, False),
+    ],
+)
+def test_whole_runs_that_differ_little_say_something_only_where_most_is_work(tmp_path, init_s, expected):
+    result = judged(tmp_path, held_back(1.0, ready_s=None), held_back(1.0, ready_s=None), init_s=init_s)
+    assert result == expected if isinstance(expected, dict) else (result["fires"], result["method"]) == (False, "total")
+
+
+def test_whole_runs_are_compared_on_request_whatever_arrivals_show(tmp_path):
+    result = judged(tmp_path, streamed(1.0, exit_s=5.0), streamed(1.0, exit_s=2.5), whole=True)
+    assert result["fires"] is True and result["method"] == "total" and result["value"] == pytest.approx(2)
+    assert judged(tmp_path / "b", streamed(1.0, exit_s=5.0), streamed(1.0, exit_s=2.5))["fires"] is False
+
+
+@pytest.mark.parametrize(
+    ("cores", "cpu_s", "accused"),
+    [
+        (0.4, (1.0, 1.0), True),  # a fifth of two cores is no reason
+        (0.6, (1.0, 1.0), False),
+        (0.6, (1.0, 0.95), False),
+        (0.6, (1.0, 0.9), True),  # the program itself worked less
+        (0.6, (None, 0.0), False),
+    ],
+)
+def test_on_a_busy_machine_cpu_time_must_confirm_it(tmp_path, cores, cpu_s, accused):
+    others = QUIET | {"cores": cores}
+    unique, repeated = (streamed(s, others=others, cpu_s=c) for s, c in zip((1.0, 0.5), cpu_s, strict=True))
+    result = judged(tmp_path, unique, repeated)
+    busy = {"value": None, "reason": Reason.BUSY_MACHINE, "fires": None}
+    assert result["fires"] is True if accused else result == busy
+
+
+def test_where_the_load_of_the_machine_is_unknown_it_excuses_nothing(tmp_path):
+    repeated = streamed(0.5, others="MACHINE_NOT_TOLD")
+    assert judged(tmp_path, streamed(1.0, others=QUIET | {"cores": 2.0}), repeated)["fires"] is True
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"exit": {"code": 3}},
+        {"all_fed": False},
+        {"stdout_bytes": 10**6},
+        {"clock": {"slept_s": 3.0}},
+        {"gpu": {"pids_hidden": False, "devices": [{"lost": True, "used_by_run": False}]}},
+        {"answers": ["{}"] * SIZE},
+    ],
+    ids=lambda fault: next(iter(fault)),
+)
+def test_one_invalid_run_takes_the_result(tmp_path, fault):
+    repeated = [streamed(0.5), streamed(0.5), streamed(0.5, **fault)]
+    folders = [[write_run(tmp_path / "unique", **streamed(1.0)) for _ in range(3)]]
+    folders.append([write_run(tmp_path / "repeated", **run) for run in repeated])
+    (folders[1][2] / "gpu.jsonl").write_text("")
+    assert caching.judge(*folders) == {"value": None, "reason": Reason.NO_VALID_RUN, "fires": None}
+
+
+@pytest.mark.parametrize(("unique", "repeated"), [(3, 2), (2, 2)])
+def test_runs_must_come_in_three_pairs(tmp_path, unique, repeated):
+    with pytest.raises(UsageError, match="in pairs, at least 3"):
+        caching.judge([tmp_path] * unique, [tmp_path] * repeated)

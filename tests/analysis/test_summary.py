@@ -1,0 +1,253 @@
+"""A folder of runs -> bench.json and score.json."""
+
+import json
+
+import pytest
+from helpers import KEYS, READINGS
+from run_folders import DISTINCT, NO, RECORDS, YES, answers_of, at_once, derived, sample, steady, write_run
+
+from morocco_lib.analysis import summary
+from morocco_lib.data import workload
+from morocco_lib.errors import InvalidResult, UsageError
+from morocco_lib.reasons import Reason
+from morocco_lib.tasks import get_task
+
+SIZE = 2 * DISTINCT
+LATER = range(DISTINCT, SIZE)  # positions at which records come for the second time
+
+
+# -- the whole -----------------------------------------------------------------------------------------------------
+def test_a_valid_point_has_all_keys_and_every_reading_is_a_number_or_null_with_a_reason(tmp_path):
+    good = derived(tmp_path / "good", {}, {})
+    bad = derived(tmp_path / "bad", {"exit": {"code": 3}})
+    assert sorted(good) == sorted(bad) == sorted(KEYS)
+    assert (good["verdict"], good["reasons"]) == ("VALID", [])
+    for result in (good, bad):
+        for name in READINGS:
+            reading = result[name]
+            assert (reading["value"] is None) == ("reason" in reading), name
+            assert reading["value"] is not None or Reason(reading["reason"]), name
+
+
+def test_a_point_describes_what_was_measured(tmp_path):
+    ready = {"event": "ready", "precision": "fp16", "backend": "torch", "device": ["gpu"], "t_ns": 1}
+    events = {"events": [{"event": "other", "precision": "int8"}, ready]}
+    result = derived(tmp_path, events, {}, protocol={"schema": 1, "stopped_by": "repeats"})
+    names = ("task", "model", "runner", "image_digest", "input_size", "batch_size", "repeats", "runs")
+    assert [result[n] for n in names] == ["terra", "m", "process", None, 40, 8, 2, ["runs/01", "runs/02"]]
+    assert (result["precision"], result["backend"], result["device"]) == ("fp16", "torch", None)
+    assert result["data"] == {"path": "val.jsonl"} and result["input"]["distinct"] == DISTINCT
+    assert result["protocol"] == {"stopped_by": "repeats"}
+
+
+@pytest.mark.parametrize("text", ["x" * 40, "x" * 41])
+def test_what_a_ready_line_reports_is_a_short_text_or_null(text):
+    reported = summary.reported({"events": [{"event": "ready", "device": text}]})
+    assert reported == {"precision": None, "backend": None, "device": text if len(text) == 40 else None}
+
+
+def test_estimates_of_one_run_are_those_of_the_run(tmp_path):
+    result = derived(tmp_path, {})
+    assert result["reasons"] == ["SINGLE_RUN"] and result["speed_per_s"]["scope"] == "run"
+    assert result["speed_per_s"]["value"] == pytest.approx(500) and result["init_s"]["value"] == 1.0
+    assert result["bytes_per_s"]["value"] == pytest.approx(500 * 100)
+    assert result["bytes_per_s"]["high"] == pytest.approx(100 * result["speed_per_s"]["high"])
+    assert result["cpu_s_per_record"]["value"] == pytest.approx(1 / 36) and result["cpu_s_per_record"]["scope"] == "run"
+    assert (result["ram_bytes"]["value"], result["ram_bytes"]["method"]) == (5000.0, "cgroup v2")
+    assert (result["ram_cgroup_peak_bytes"]["value"], result["ram_cgroup_peak_bytes"]["method"]) == (
+        5000,
+        "memory.peak",
+    )
+
+
+def test_what_one_run_lacks_the_point_lacks(tmp_path):
+    result = derived(tmp_path, {}, {"memory": {"cgroup_peak_bytes": None}, "samples": [sample(7)]})
+    assert result["ram_cgroup_peak_bytes"] == {"value": None, "reason": "NO_CGROUP"}
+    assert result["cpu_s_per_record"] == {"value": None, "reason": "NO_SAMPLES"}
+    assert result["ram_bytes"]["scope"] == "runs" and result["verdict"] == "VALID"
+
+
+# -- validity ------------------------------------------------------------------------------------------------------
+def test_one_invalid_run_makes_the_point_invalid_and_the_others_keep_their_numbers(tmp_path):
+    fast = {"arrivals": steady(SIZE, 4, 900.0)}
+    result = derived(tmp_path, {**fast, "exit": {"code": 3}}, {}, {})
+    assert (result["verdict"], result["reasons"]) == ("INVALID", ["NON_ZERO_EXIT"])
+    assert [row["verdict"] for row in result["per_run"]] == ["INVALID", "VALID", "VALID"]
+    assert [row["reasons"] for row in result["per_run"]] == [["NON_ZERO_EXIT"], [], []]
+    assert result["speed_per_s"]["value"] == pytest.approx(500) and result["repeats"] == 3
+    assert [row["speed_per_s"] for row in result["per_run"]] == pytest.approx([900, 500, 500])
+    assert result["score"] == {"value": None, "reason": "NO_VALID_RUN"}
+    assert [row["score"] for row in result["per_run"]] == [0.75] * 3
+
+
+def test_a_point_without_a_valid_run_has_no_number(tmp_path):
+    result = derived(tmp_path, {"answers": [*answers_of(SIZE)[:-1], '{"idx": 39, "label": "maybe"}']})
+    assert result["reasons"] == ["WRONG_LABEL", "SINGLE_RUN"]
+    names = ("speed_per_s", "bytes_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "cpu_s_per_record", "score")
+    assert all(result[name] == {"value": None, "reason": "NO_VALID_RUN"} for name in names)
+    (row,) = result["per_run"]
+    assert row["problems"] == {"label": 1} and "runs/01/answers.jsonl, line 40" in row["examples"][0]
+    assert row["score"] is None and row["exit"] == {"code": 0, "signal": None}
+
+
+def test_reasons_are_those_of_the_runs_then_of_the_point_each_once(tmp_path):
+    left = {"exit": {"left_pids": [7]}}
+    result = derived(tmp_path, left, {**left, "clock": {"wall_moved_s": 1.0}}, protocol={"conformance": {"ok": False}})
+    assert result["reasons"] == ["LEFT_PROCESSES", "CLOCK_TROUBLE", "CONTRACT_BROKEN"]
+    assert result["verdict"] == "VALID"
+
+
+def test_a_truncated_file_makes_a_run_invalid(tmp_path):
+    result = derived(tmp_path, {"stdout_bytes": 10**6})
+    assert result["reasons"] == ["LOG_TRUNCATED", "SINGLE_RUN"] and result["verdict"] == "INVALID"
+
+
+def test_speeds_that_fall_from_run_to_run_are_drift(tmp_path):
+    result = derived(tmp_path, *({"arrivals": steady(SIZE, 4, rate)} for rate in (500, 490, 480.5, 470, 459.5)))
+    assert (result["verdict"], result["reasons"]) == ("INVALID", ["DRIFT"])
+    assert result["speed_per_s"]["value"] is not None  # kept, and greyed where it is shown
+
+
+def test_start_ups_of_two_groups_are_noted(tmp_path):
+    ready = ({"arrivals": steady(SIZE, 4, begin_s=s), "ready_s": s} for s in (1.0, 2.0, 1.02))
+    result = derived(tmp_path, *ready)
+    assert result["reasons"] == ["TWO_START_UPS"] and result["init_s"]["method"] == "median"
+
+
+def test_a_pair_whose_longer_run_is_invalid_does_not_count(tmp_path):
+    def pair(exit_s, **more):
+        return {"arrivals": at_once(SIZE, exit_s - 0.1), "ready_s": None, "exit_s": exit_s, **more}
+
+    short = [{"arrivals": at_once(4, 0.9), "ready_s": None, "exit_s": s} for s in (1.0, 1.02, 1.04)]
+    result = derived(tmp_path, pair(1.5, exit={"code": 3}), pair(2.02), pair(2.04), short=short)
+    assert result["speed_per_s"]["value"] == pytest.approx(36 / 1.0)
+    assert [row["speed_per_s"] for row in result["per_run"]] == [pytest.approx(36 / 0.48), *[pytest.approx(36)] * 2]
+
+
+def test_sound_runs_are_the_valid_ones(tmp_path):
+    runs = [write_run(tmp_path, exit={"code": code}) for code in (0, 3, 0)]
+    assert summary.sound_runs(tmp_path) == [runs[0], runs[2]]
+
+
+# -- scores and flips ----------------------------------------------------------------------------------------------
+def test_the_score_is_that_of_the_first_answers_to_distinct_records(tmp_path):
+    result = derived(tmp_path, {"answers": answers_of(SIZE, dict.fromkeys(LATER, NO))})
+    score = result["score"]
+    assert (score["value"], score["n"], score["metrics"]) == (0.75, DISTINCT, {"accuracy": 0.75})
+    assert score["majority"] == {"label": YES, "value": 0.75} and score["interval"] == "wilson 95 %"
+    assert score["low"] == pytest.approx(0.531, abs=1e-3) and score["high"] == pytest.approx(0.888, abs=1e-3)
+
+
+def test_records_without_labels_have_no_score(tmp_path, monkeypatch):
+    monkeypatch.setattr("run_folders.RECORDS", [{k: v for k, v in r.items() if k != "label"} for r in RECORDS])
+    assert derived(tmp_path, {})["score"] == {"value": None, "reason": "NO_GOLD"}
+
+
+def test_flips_are_counted_within_runs_and_from_run_to_run(tmp_path):
+    runs = [
+        {"answers": answers_of(SIZE, {0: NO, 20: NO, 21: NO})},
+        {"answers": answers_of(SIZE, {1: NO})},
+        {"answers": answers_of(SIZE)},
+    ]
+    orders = workload.build(get_task("terra"), RECORDS, SIZE, 1).order
+    within = [sum(a != b for a, b in zip(*_labels(run, orders), strict=True)) for run in runs]
+    result = derived(tmp_path, *runs)
+    # Between: the second run differs from the first in places 0 and 1, the third in place 0.
+    assert result["flips"] == {"value": sum(within) + 3, "compared": 3 * DISTINCT + 2 * DISTINCT}
+    assert result["reasons"] == ["FLIPS"] and result["verdict"] == "VALID"
+
+
+def _labels(run, order):
+    by_record = {}
+    for position, line in enumerate(run["answers"]):
+        by_record.setdefault(order[position], []).append(json.loads(line)["label"])
+    return zip(*by_record.values(), strict=True)
+
+
+@pytest.mark.parametrize(("size", "noted"), [(1020, False), (1019, True)])
+def test_more_than_one_flip_in_1000_is_noted(tmp_path, size, noted):
+    result = derived(tmp_path, {"arrivals": steady(size, 8), "answers": answers_of(size, {size - 1: NO})})
+    assert result["flips"] == {"value": 1, "compared": size - DISTINCT}
+    assert ("FLIPS" in result["reasons"]) == noted
+
+
+# -- other stages --------------------------------------------------------------------------------------------------
+def test_cold_starts_are_a_number_of_their_own(tmp_path):
+    cold = [{"arrivals": at_once(8, 3.0), "ready_s": s} for s in (2.0, 2.1, 2.2)]
+    result = derived(tmp_path, {}, {}, cold=cold)
+    assert result["cold_init_s"]["value"] == pytest.approx(2.1) and result["init_s"]["value"] == 1.0
+    failed = derived(tmp_path / "failed", {}, {}, cold=[*cold, {"exit": {"code": 3}}])
+    assert failed["cold_init_s"] == {"value": None, "reason": "NO_VALID_RUN"}
+
+
+def test_what_was_not_measured_says_why(tmp_path):
+    result = derived(tmp_path / "a", {})
+    assert result["cold_init_s"] == {"value": None, "reason": "NOT_ASKED"}
+    assert result["kept_answers"] == {"value": None, "reason": "NOT_ASKED", "fires": None}
+    assert derived(tmp_path / "b", {}, protocol={"cold": "CACHES_KEPT"})["cold_init_s"]["reason"] == "CACHES_KEPT"
+
+
+def probe(seconds):
+    return [{"arrivals": steady(SIZE, 4, SIZE / seconds), "distinct": DISTINCT}] * 3
+
+
+def test_a_cache_makes_the_point_invalid(tmp_path):
+    stages = {"cached/unique": probe(1.0), "cached/repeated": probe(0.5)}
+    result = derived(tmp_path / "probed", {}, {}, protocol={"cached": {"size": SIZE}}, **stages)
+    assert (result["verdict"], result["reasons"]) == ("INVALID", ["CACHED_ANSWERS"])
+    assert result["kept_answers"]["value"] == pytest.approx(2) and result["kept_answers"]["method"] == "stream"
+    assert derived(tmp_path / "not", {}, {}, **stages)["kept_answers"]["reason"] == "NOT_ASKED"
+
+
+def test_where_speeds_are_paired_the_cache_is_looked_for_in_whole_runs(tmp_path):
+    runs = [{"arrivals": at_once(SIZE, 1.9), "ready_s": None, "exit_s": 2.0}] * 3
+    short = [{"arrivals": at_once(4, 0.9), "ready_s": None, "exit_s": 1.0}] * 3
+    stages = {"cached/unique": probe(1.0), "cached/repeated": probe(0.99)}
+    result = derived(tmp_path, *runs, protocol={"cached": {}}, short=short, **stages)
+    assert result["speed_per_s"]["method"] == "paired" and result["kept_answers"]["method"] == "total"
+
+
+# -- sweeps --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("wrong", "noted"), [(0, False), (1, True)])
+def test_a_point_is_compared_with_the_first_of_its_sweep(tmp_path, wrong, noted):
+    write_run(tmp_path / "batch-1", batch_size=1, answers=answers_of(SIZE, dict.fromkeys(range(wrong), NO)))
+    result = derived(tmp_path / "batch-8", {}, {}, protocol={"against": "../batch-1"})
+    assert result["batch_flips"] == {"against_batch_size": 1, "value": wrong, "compared": DISTINCT}
+    assert result["reasons"] == ["BATCH_FLIPS"] * noted
+
+
+def test_a_sweep_is_of_one_task(tmp_path):
+    other = write_run(tmp_path / "batch-1")
+    load = json.loads((other / "workload.json").read_text())
+    (other / "workload.json").write_text(json.dumps({**load, "task": "rcb"}))
+    with pytest.raises(UsageError, match="is of task rcb; a sweep is of one task, here terra"):
+        derived(tmp_path / "batch-8", {}, protocol={"against": "../batch-1"})
+
+
+# -- eval ----------------------------------------------------------------------------------------------------------
+def evaluated(tmp_path, **run):
+    write_run(tmp_path, steady(DISTINCT, 4), **run)
+    return summary.derive_eval(tmp_path)
+
+
+def test_predictions_are_written_in_the_order_of_the_records_with_their_own_idx(tmp_path):
+    text, result = evaluated(tmp_path, answers=answers_of(DISTINCT)[::-1])
+    assert [json.loads(line)["idx"] for line in text.splitlines()] == [record["idx"] for record in RECORDS]
+    assert result["score"]["value"] == 0.75 and (result["task"], result["batch_size"]) == ("terra", 8)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ({"exit": {"code": 3}}, r"m ended with .*NON_ZERO_EXIT.*a program exits 0 when every record was answered"),
+        ({"all_fed": False}, "INPUT_NOT_READ"),
+        ({"answers": answers_of(DISTINCT - 1)}, "1 x missing-idx"),
+    ],
+)
+def test_a_program_that_failed_has_no_score(tmp_path, run, message):
+    with pytest.raises(InvalidResult, match=message):
+        evaluated(tmp_path, records_fed=DISTINCT, **run)
+
+
+def test_a_busy_machine_does_not_touch_a_score(tmp_path):
+    assert evaluated(tmp_path, others={"cpu_s": 9, "cores": 2.0})[1]["score"]["value"] == 0.75

@@ -1,0 +1,348 @@
+"""What is run in which order, and when it stops: with simulated runs, and three programs for real."""
+
+import json
+import math
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from helpers import write_records
+from run_folders import QUIET, RECORDS, TERRA, at_once, steady, write_run
+from servers import server
+
+from morocco_lib.analysis import summary
+from morocco_lib.analysis.run_files import read_run
+from morocco_lib.benchmark import contract_run, protocol
+from morocco_lib.benchmark.target import Hooks, Program, Target
+from morocco_lib.errors import UsageError
+from morocco_lib.runners.process import ProcessRunner
+
+PER_S, START_S, END_S = 400.0, 0.5, 0.05  # of the simulated program: speed, start-up, last answer to end
+
+
+# -- simulated programs --------------------------------------------------------------------------------------------
+def streams(size, batch, number, per_s=PER_S, **facts):
+    return {"arrivals": steady(size, batch, per_s, begin_s=START_S), "ready_s": START_S, **facts}
+
+
+def holds_back(size, batch, number, start_s=START_S):
+    """Print all answers at the end, without a ready line: only pairs of runs give a speed."""
+    seconds = start_s + size / PER_S
+    return {"arrivals": at_once(size, seconds), "ready_s": None, "exit_s": seconds + END_S}
+
+
+class Simulated:
+    """A bench of which every run is written from a program's behaviour: (size, batch size, number of the run) -> run.
+
+    Behaviours are by purpose ("short", "bench", ...), or one for all. `order` holds the purposes of the runs made,
+    `turns` those of each turn, `spent_s` what each took by the only clock.
+    """
+
+    def __init__(self, folder: Path, monkeypatch):
+        self.folder, self.order, self.spent_s, self.messages = folder, [], [], []
+        self.now_s, self.behaviours, self.expected, self.turns, self.depth = 0.0, {}, [], [], 0
+        self.checked = SimpleNamespace(ok=True, rules=lambda state: [])
+        self.program, self.drop_caches = Program(["m"], "m"), lambda: None
+        clock = SimpleNamespace(monotonic=lambda: self.now_s, sleep=lambda seconds: None)
+        load = SimpleNamespace(read=lambda: None, others=lambda *times: QUIET)
+        check = SimpleNamespace(check=lambda *args: self.checked, FAIL="fail", WARN="warn")
+        patches = {"time": clock, "system_load": load, "conformance": check, "RunSeries": self.series}
+        for name, stand_in in {**patches, "drop_caches": lambda: self.drop_caches()}.items():
+            monkeypatch.setattr(protocol, name, stand_in)
+
+    @contextmanager
+    def series(self, target, load, source, folder, *, batch_size, hooks):
+        def run(folder, purpose):
+            with hooks.turn():
+                return self.run(folder, purpose, len(load), batch_size)
+
+        yield SimpleNamespace(run=run)
+
+    def run(self, folder, purpose, size, batch_size):
+        self.order.append(purpose)
+        self.turns[-1].append(purpose)
+        behaviour = self.behaviours.get(purpose, self.behaviours["all"])
+        run = write_run(
+            folder, records_fed=size, batch_size=batch_size, **behaviour(size, batch_size, self.order.count(purpose))
+        )
+        self.spent_s.append(read_run(run).total_s)
+        self.now_s += self.spent_s[-1]
+        return run
+
+    @contextmanager
+    def turn(self):
+        self.turns += [[]] * (not self.depth)
+        self.depth += 1
+        yield
+        self.depth -= 1
+
+    def bench(self, behaviour=streams, settings=None, **by_purpose):
+        self.behaviours = {"all": behaviour, **by_purpose}
+        source = self.folder / "val.jsonl"
+        source.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+        (self.folder / "out").mkdir()
+        hooks = Hooks(self.messages.append, expect=self.expected.append, turn=self.turn)
+        settings = {"batch_size": 8, "input_size": 800, "repeats": 3, **(settings or {})}
+        target = Target(self.program, ProcessRunner())
+        return protocol.bench(target, TERRA, source, self.folder / "out", hooks=hooks, **settings)
+
+    def count(self, purpose):
+        return self.order.count(purpose)
+
+
+@pytest.fixture
+def simulated(tmp_path, monkeypatch):
+    return Simulated(tmp_path, monkeypatch)
+
+
+FIXED = ["short", "cold", "cold", "cold", "pilot", "pilot"]
+PROBE = ["unique", "repeated", "repeated", "unique", "unique", "repeated"]
+
+
+def test_every_stage_is_run_in_its_order_and_kept(simulated):
+    result = simulated.bench()
+    assert simulated.order == [*FIXED, "bench", "bench", "bench", *PROBE]
+    assert simulated.turns[-3:] == [PROBE[:2], PROBE[2:4], PROBE[4:]]  # both of a pair in one turn
+    assert (result["verdict"], result["reasons"], result["repeats"]) == ("VALID", [], 3)
+    assert result["protocol"]["stopped_by"] == "repeats" and result["protocol"]["conformance"]["ok"]
+    assert result["protocol"]["took_s"] == pytest.approx(sum(simulated.spent_s))
+    assert result["protocol"]["idle"] == QUIET and result["kept_answers"]["fires"] is False
+    assert result["cold_init_s"]["value"] == START_S
+    out = simulated.folder / "out"
+    assert json.loads((out / "bench.json").read_text()) == json.loads(json.dumps(result)) == summary.derive(out)
+
+
+def test_what_is_asked_is_recorded_with_the_names_of_files(simulated):
+    asked = simulated.bench(settings={"single_record": True, "precision": 0.1})["protocol"]["asked"]
+    assert asked["ones"] is True and asked["precision"] == 0.1 and "baseline" not in asked
+
+
+def test_progress_reports_the_contract_the_prediction_and_each_run(simulated):
+    simulated.bench()
+    contract, prediction, *runs = simulated.messages
+    assert contract == "contract: kept" and prediction.startswith("3 runs of 800 records and 6 short ones")
+    assert runs == [f"run {k} of 3: 800 answers, 2.55 s" for k in (1, 2, 3)]
+    assert simulated.expected == [2400] * 3
+
+
+def test_the_prediction_is_what_timed_runs_and_probe_take(simulated):
+    result = simulated.bench(settings={"repeats": 4})
+    spent_s = sum(s for s, purpose in zip(simulated.spent_s, simulated.order, strict=True) if purpose not in FIXED)
+    assert result["protocol"]["predicted_s"] == pytest.approx(spent_s, rel=0.02)
+
+
+@pytest.mark.parametrize("settings", [{"repeats": 1}, {"repeats": 2, "quick": True}])
+def test_quick_makes_timed_runs_only(simulated, settings):
+    result = simulated.bench(settings=settings)
+    assert simulated.order == ["bench"] * settings["repeats"]
+    assert result["cold_init_s"]["reason"] == result["kept_answers"]["reason"] == "NOT_ASKED"
+    assert result["speed_per_s"]["value"] == pytest.approx(PER_S)
+
+
+# -- the input size ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("per_s", "batch_size", "size"),
+    [
+        (PER_S, 8, 4000),  # ten seconds
+        (3.0, 8, 80),  # ten batches
+        (401.0, 32, 4000),  # whole batches
+    ],
+)
+def test_the_input_size_is_calibrated_to_ten_seconds_and_ten_batches_at_least(simulated, per_s, batch_size, size):
+    settings = {"input_size": None, "batch_size": batch_size, "quick": True}
+    simulated.bench(lambda *of: streams(*of, per_s=per_s), settings)
+    assert simulated.expected[0] == 3 * size
+
+
+def test_pilots_grow_until_a_speed_can_be_believed(simulated, monkeypatch):
+    monkeypatch.setattr(protocol, "TIMED_WORK_S", 0.1)
+    simulated.bench(lambda *of: streams(*of, per_s=4000.0), {"input_size": None, "repeats": 1})
+    sizes = [read_run(p.parent).lines for p in sorted(simulated.folder.glob("out/pilot/runs/*/run.json"))]
+    assert sizes == [64, 512, 4096] and simulated.expected == [400]  # 0.3 s of work at least
+
+
+def test_no_pilot_is_as_long_as_a_timed_run(simulated):
+    simulated.bench(settings={"input_size": 64})
+    assert simulated.count("pilot") == 0
+
+
+@pytest.mark.parametrize(("input_size", "short"), [(16, 8), (15, 1), (None, 8)])
+def test_a_short_run_is_of_a_batch_or_of_a_record(simulated, input_size, short):
+    simulated.bench(settings={"input_size": input_size})
+    assert read_run(simulated.folder / "out/short/runs/01").lines == short
+
+
+# -- when it stops -------------------------------------------------------------------------------------------------
+def varying(*shares):
+    """Return the behaviour of a program whose runs are as many times as fast, in turn."""
+    return lambda size, batch, number: streams(size, batch, number, PER_S * shares[(number - 1) % len(shares)])
+
+
+@pytest.mark.parametrize(
+    ("bench", "settings", "stopped_by", "repeats"),
+    [
+        (varying(1.0), {}, "precision", 3),
+        (varying(1.0, 1.01), {"precision": 0.022}, "precision", 4),
+        (varying(1.0, 1.1), {"max_minutes": 0.3}, "max_minutes", 7),  # 18 s of 2.45 s each
+        (varying(1.0, 1.0001), {"precision": 1e-9}, "most repeats", 12),
+        (lambda *of: streams(*of, exit={"code": 3 if of[2] == 2 else 0}), {}, "invalid runs", 3),
+        (lambda *of: holds_back(*of), {"quick": True}, "no speed", 3),
+    ],
+)
+def test_without_a_count_runs_are_repeated_until(simulated, monkeypatch, bench, settings, stopped_by, repeats):
+    monkeypatch.setattr(protocol, "MOST_REPEATS", 12)
+    result = simulated.bench(settings={"repeats": None, "max_minutes": 60, **settings}, bench=bench)
+    assert (result["protocol"]["stopped_by"], result["repeats"]) == (stopped_by, repeats)
+    assert simulated.messages[-1].startswith("run ") and " of " not in simulated.messages[-1]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"repeats": 0}, {"batch_size": 0}, {"input_size": -1}, {"precision": 0}, {"max_minutes": 0}]
+)
+def test_settings_that_cannot_be_are_refused_before_anything_runs(simulated, settings):
+    with pytest.raises(UsageError):
+        simulated.bench(settings=settings)
+    assert simulated.order == [] and not list((simulated.folder / "out").iterdir())
+
+
+# -- pairs ---------------------------------------------------------------------------------------------------------
+def test_where_answers_give_no_speed_each_run_has_a_short_one_and_there_are_two_more(simulated):
+    result = simulated.bench(holds_back)
+    assert simulated.turns[-6:-3] == [["bench", "short", "short"], ["bench", "short"], ["bench", "short"]]
+    assert result["speed_per_s"]["method"] == "paired" and result["speed_per_s"]["value"] == pytest.approx(PER_S)
+
+
+def cold_at(*numbers):
+    return lambda size, batch, number: holds_back(size, batch, number, START_S + 0.4 * (number in numbers))
+
+
+def test_a_pair_with_a_cold_start_is_repeated_and_reported_as_such(simulated):
+    result = simulated.bench(holds_back, bench=cold_at(2))
+    assert result["repeats"] == 4 and result["speed_per_s"]["value"] == pytest.approx(PER_S)
+    assert [row["speed_per_s"] is None for row in result["per_run"]] == [False, True, False, False]
+    names = [message.rpartition(":")[0] for message in simulated.messages[2:]]
+    beyond = "run 4 (beyond the 3 requested: a pair with a cold start is repeated)"
+    assert names == ["run 1 of 3", "run 2 of 3", "run 3 of 3", beyond]
+    assert simulated.expected == [2400, 2400, 2400, 3200]
+
+
+def test_cold_starts_are_repeated_up_to_twice_the_count(simulated):
+    result = simulated.bench(holds_back, bench=cold_at(*range(2, 99)), short=cold_at(2, 3, 4, 5))
+    assert result["repeats"] == 6 and result["protocol"]["stopped_by"] == "repeats"
+
+
+# -- programs that fail, and machines that refuse ------------------------------------------------------------------
+def test_a_program_that_fails_is_not_started_for_more_than_its_runs(simulated):
+    result = simulated.bench(lambda *of: streams(*of, exit={"code": 3}))
+    assert simulated.order == ["short", "pilot", "bench", "bench", "bench"]
+    assert result["verdict"] == "INVALID" and "NON_ZERO_EXIT" in result["reasons"]
+    assert result["kept_answers"]["reason"] == result["cold_init_s"]["reason"] == "NOT_ASKED"
+
+
+def test_where_caches_cannot_be_dropped_there_is_a_reason(simulated):
+    def refuse():
+        raise PermissionError
+
+    simulated.drop_caches = refuse
+    result = simulated.bench()
+    assert result["cold_init_s"] == {"value": None, "reason": "CACHES_KEPT"} and simulated.count("cold") == 0
+
+
+def test_a_broken_contract_is_noted_and_the_runs_stand_on_their_own(simulated):
+    simulated.checked = SimpleNamespace(ok=False, rules=lambda state: ["place"] if state == "fail" else ["flush"])
+    result = simulated.bench()
+    expected = {"ok": False, "when": "now", "failed": ["place"], "warned": ["flush"]}
+    assert result["protocol"]["conformance"] == expected and result["reasons"] == ["CONTRACT_BROKEN"]
+    assert simulated.messages[0] == "contract: broken: place" and result["verdict"] == "VALID"
+
+
+def test_a_program_that_was_checked_is_not_checked_again(simulated):
+    simulated.program = Program(["m"], "m", checked=True)
+    simulated.checked = None
+    assert simulated.bench()["protocol"]["conformance"]["when"] == "image built"
+
+
+def test_runs_of_one_record_are_as_many_as_timed_ones_and_of_batch_size_1(simulated):
+    simulated.bench(settings={"single_record": True, "quick": True})
+    assert simulated.order == ["bench"] * 3 + ["one record"] * 3
+    runs = [read_run(path.parent) for path in simulated.folder.glob("out/ones/runs/*/run.json")]
+    assert [(run.lines, run.facts["batch_size"]) for run in runs] == [(1, 1)] * 3
+
+
+def test_the_kernel_is_told_to_drop_its_caches(tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol, "DROP_CACHES", tmp_path / "drop_caches")
+    protocol.drop_caches()
+    assert (tmp_path / "drop_caches").read_text() == "3\n"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(59.4, "59 s"), (60.0, "1 min 0 s"), (150.2, "2 min 30 s")])
+def test_durations_are_in_minutes_and_seconds(seconds, text):
+    assert protocol._duration(seconds) == text
+
+
+# -- for real ------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def measured(tmp_path):
+    """Bench a command; returns bench.json and its folder."""
+    source, out = write_records(tmp_path / "val.jsonl", 60, premise_chars=120), tmp_path / "out"
+    out.mkdir()
+
+    def bench(argv, checked=False, **settings):
+        target = Target(Program(argv, "m", checked=checked), ProcessRunner())
+        return protocol.bench(target, TERRA, source, out, **settings), out
+
+    return bench
+
+
+def test_an_honest_program_is_valid_with_every_number(measured, monkeypatch):
+    monkeypatch.setattr(contract_run, "LATE_S", 0.05)
+    argv = server("paced", "--rate", 800, "--init", 0.1)
+    result, out = measured(argv, batch_size=8, input_size=80, repeats=2)
+    assert (result["verdict"], result["protocol"]["conformance"]["failed"]) == ("VALID", [])
+    assert result["speed_per_s"]["value"] == pytest.approx(800, rel=0.1) and result["kept_answers"]["fires"] is False
+    assert 0.1 < result["init_s"]["value"] < 0.5 and result["score"]["value"] == pytest.approx(0.75)
+    assert json.loads(json.dumps(summary.derive(out))) == json.loads((out / "bench.json").read_text())
+
+
+def test_a_program_that_works_before_it_says_it_is_ready_is_not_believed(measured):
+    code = (
+        "import json,sys,time\n"
+        "records=[json.loads(line) for line in sys.stdin]\n"
+        "time.sleep(len(records) / 400)\n"
+        'print(\'morocco: {"event": "ready"}\', file=sys.stderr, flush=True)\n'
+        "for k in range(0, len(records), 4):\n"
+        "    time.sleep(0.002)\n"
+        "    for r in records[k:k+4]: print(json.dumps({'idx': r['idx'], 'label': 'entailment'}))\n"
+        "    sys.stdout.flush()"
+    )
+    result, _ = measured([sys.executable, "-I", "-S", "-c", code], True, batch_size=4, input_size=100, repeats=2)
+    assert "WORK_NOT_SEEN" in result["reasons"] and result["speed_per_s"]["method"] == "paired"
+    true_per_s = 1 / (1 / 400 + 0.002 / 4)
+    speeds = [row["speed_per_s"] for row in result["per_run"] if row["speed_per_s"]]
+    assert speeds and all(math.isclose(per_s, true_per_s, rel_tol=0.2) for per_s in speeds)  # the stream would say 2000
+
+
+def test_a_sweep_scores_every_point_and_counts_answers_that_differ(measured, tmp_path):
+    code = (
+        "import json,sys\n"
+        "size = int(sys.argv[-1])\n"
+        "for line in sys.stdin:\n"
+        "    r = json.loads(line)\n"
+        "    odd = size > 4 and len(r['hypothesis']) % 3 == 0\n"
+        "    print(json.dumps({'idx': r['idx'], 'label': 'not_entailment' if odd else 'entailment'}), flush=True)"
+    )
+    source, points = tmp_path / "val.jsonl", {}
+    target = Target(Program([sys.executable, "-I", "-S", "-c", code], "m"), ProcessRunner())
+    write_records(source, 60, premise_chars=120)
+    for size in (1, 8, 4):
+        (folder := tmp_path / f"batch-{size}").mkdir()
+        settings = {"batch_size": size, "input_size": 120, "repeats": 1}
+        baseline = tmp_path / "batch-1" if points else None
+        points[size] = protocol.bench(target, TERRA, source, folder, baseline=baseline, **settings)
+    wrong = sum(len(json.loads(line)["hypothesis"]) % 3 == 0 for line in source.open(encoding="utf-8"))
+    assert "batch_flips" not in points[1] and points[1]["score"]["value"] != points[8]["score"]["value"]
+    assert wrong and points[8]["batch_flips"] == {"against_batch_size": 1, "value": wrong, "compared": 60}
+    assert "BATCH_FLIPS" in points[8]["reasons"] and points[8]["verdict"] == "VALID"
+    assert points[4]["batch_flips"]["value"] == 0 and "BATCH_FLIPS" not in points[4]["reasons"]

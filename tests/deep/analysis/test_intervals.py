@@ -1,0 +1,39 @@
+"""Intervals hold the truth as often as they say: simulated experiments with fixed seeds."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+from morocco_lib.analysis.intervals import ratio_estimate
+
+
+@pytest.mark.parametrize("runs", [3, 5, 10])
+def test_the_interval_of_a_speed_holds_the_truth_in_95_of_100_experiments(runs):
+    noise, held = random.Random(f"coverage/{runs}"), 0
+    for _ in range(2000):
+        seconds = [4.0 * (1 + 0.03 * noise.gauss(0, 1)) for _ in range(runs)]
+        estimate = ratio_estimate([2000] * runs, seconds)
+        held += estimate.low <= 500 <= estimate.high
+    assert 0.93 <= held / 2000 <= 0.97
+
+
+def test_the_interval_of_a_mean_holds_the_truth_in_95_of_100_experiments():
+    noise, held = random.Random("coverage/mean"), 0
+    for _ in range(2000):
+        estimate = ratio_estimate([1.2 * (1 + 0.03 * noise.gauss(0, 1)) for _ in range(3)], [1.0] * 3)
+        held += estimate.low <= 1.2 <= estimate.high
+    assert 0.93 <= held / 2000 <= 0.97
+
+
+def test_intervals_of_each_method_hold_the_truth_in_95_of_100_simulated_benches():
+    command = [sys.executable, ROOT / "benchmarks/intervals.py", "--json"]
+    options = ["--seeds", "21", "22", "23", "--methods", "stream", "ready"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    result = json.loads(done.stdout)
+    assert done.returncode == 0 and result["outside"] == 0, result["rows"]
+    steady = [row for row in result["rows"] if row["method"] == "stream" and not row["drift"]]
+    assert max(seed["alarms"] for row in steady for seed in row["seeds"]) <= 0.01

@@ -1,0 +1,62 @@
+"""System load: CPU time of others between two readings of /proc."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from morocco_lib.monitors import system_load
+from morocco_lib.reasons import Reason
+
+pytestmark = pytest.mark.real_load
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def plant(root: Path, cpu: str, processes: dict[int, tuple[str, int]]) -> Path:
+    """Make a /proc with this line of CPU times and {pid: (name, ticks of CPU time)}."""
+    root.mkdir()
+    (root / "stat").write_text(f"cpu  {cpu}\ncpu0 {cpu}\ncpu1 {cpu}\nintr 5\n")
+    for pid, (name, ticks) in processes.items():
+        (root / str(pid)).mkdir()
+        fields = ["S", 1, 1, 1, 0, -1, 0, 0, 0, 0, 0, ticks, 0, 0, 0, 20, 0, 1, 0, 77]
+        (root / str(pid) / "stat").write_text(f"{pid} ({name}) {' '.join(map(str, fields))}\n")
+    return root
+
+
+def test_the_engine_the_run_and_ourselves_are_subtracted(tmp_path):
+    #      user nice system idle iowait irq softirq steal guest
+    was = [100, 0, 100, 5000, 50, 0, 0, 10, 90, 0]
+    now = [was[0] + 9 * TICKS, 0, was[2] + TICKS, 5000 + 7 * TICKS, 50 + TICKS, 0, 0, 10 + 2 * TICKS, 90, 0]
+    first = {10: ("dockerd", 5), 20: ("browser (x)", 100), 30: ("model", 0), os.getpid(): ("morocco", 0)}
+    then = {pid: (name, ticks + TICKS) for pid, (name, ticks) in first.items()}
+    then |= {40: ("containerd-shim", 2 * TICKS), 50: ("make", 3 * TICKS)}
+    before = system_load.read(plant(tmp_path / "was", " ".join(map(str, was)), first))
+    after = system_load.read(plant(tmp_path / "now", " ".join(map(str, now)), then))
+    found = system_load.others(before, after, run_cpu_s=1.0, run_pids=[30], engine=True)
+    own_s = after.own_s - before.own_s
+    assert found["cpu_s"] == pytest.approx(10 - 1 - own_s - (1 + 2))
+    assert (found["of_cores"], found["idle_share"], found["steal_share"]) == (2, pytest.approx(0.4), pytest.approx(0.1))
+    assert [(p["pid"], p["name"], p["cpu_s"]) for p in found["top"]] == [(50, "make", 3.0), (20, "browser (x)", 1.0)]
+    bare = system_load.others(before, after, run_cpu_s=1.0)
+    assert bare["cpu_s"] == pytest.approx(9 - own_s) and [p["pid"] for p in bare["top"][:2]] == [50, 40]
+
+
+@pytest.mark.parametrize("stat", [None, "", "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n", "cpu  1 2 3\n"])
+def test_a_machine_without_cpu_times_is_not_idle(tmp_path, stat):
+    if stat is not None:
+        (tmp_path / "stat").write_text(stat)
+    assert system_load.read(tmp_path) is None
+    assert system_load.others(None, system_load.read(), 0.0) is Reason.MACHINE_NOT_TOLD
+
+
+def test_what_we_burn_ourselves_is_not_others():
+    before, began = system_load.read(), time.process_time()
+    while time.process_time() - began < 0.2:
+        pass
+    after = system_load.read()
+    ours = system_load.others(before, after, 0.0)
+    theirs = after.busy_s - before.busy_s - (after.own_s - before.own_s)
+    assert after.own_s - before.own_s == pytest.approx(0.2, abs=0.1)
+    assert ours["cpu_s"] == pytest.approx(max(0.0, theirs)) and os.getpid() not in {p["pid"] for p in ours["top"]}

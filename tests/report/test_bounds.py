@@ -1,0 +1,26 @@
+"""The bound beside a measured speed: what parsing and serializing alone would reach."""
+
+import json
+import time
+
+import pytest
+
+from morocco_lib.report.bounds import json_bound
+
+
+def test_the_bound_counts_one_parse_and_one_answer_a_record(tmp_path, monkeypatch):
+    (tmp_path / "records").write_text('{"idx": 1}\n' * 40)
+    (tmp_path / "answers").write_text('{"idx": 1, "label": "a"}\n' * 3)  # fewer than records: they are cycled
+    clock, loads, dumps = [0.0], json.loads, json.dumps
+
+    def costing(function, seconds):
+        def call(*args, **options):
+            clock[0] += seconds
+            return function(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(json, "loads", costing(loads, 0.003))
+    monkeypatch.setattr(json, "dumps", costing(dumps, 0.001))
+    assert json_bound(tmp_path / "records", tmp_path / "answers") == pytest.approx(1 / 0.004)

@@ -1,0 +1,171 @@
+"""The Docker Engine without one: what a container is given, whose containers are removed, errors in plain words."""
+
+import json
+import os
+import struct
+from types import SimpleNamespace
+
+import pytest
+import requests.exceptions
+from docker import errors
+
+from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.monitors import procfs
+from morocco_lib.monitors.host import host_facts
+from morocco_lib.runners import engine
+from morocco_lib.runners.contract import Limits
+from morocco_lib.runners.docker import DockerRunner, _Frames, _wall_ns
+
+
+class Api:
+    """Keeps what it is asked to make; every start fails with `fault`."""
+
+    def __init__(self, fault="no space left on device"):
+        self.fault, self.config, self.options, self.removed = fault, {}, {}, []
+
+    def inspect_image(self, name):
+        return {"Id": "sha256:1", "Config": {"Labels": {"a": "b"}}, "RepoDigests": ["x@sha256:2"], "Size": 5}
+
+    def create_host_config(self, **config):
+        self.config = config
+        return config
+
+    def create_container(self, image, argv, **options):
+        self.options = {"image": image, "argv": argv, **options}
+        return {"Id": "c1"}
+
+    def attach_socket(self, container, params):
+        return SimpleNamespace()
+
+    def start(self, container):
+        raise errors.APIError(self.fault, explanation=self.fault)
+
+    def remove_container(self, container, force, v):
+        self.removed.append(container)
+        if container == "gone":
+            raise errors.NotFound("no such container")
+
+
+def container(name, status="running", **owner):
+    return SimpleNamespace(id=name, status=status, labels={engine.OWNER: json.dumps(owner)})
+
+
+@pytest.fixture
+def client(monkeypatch):
+    found = SimpleNamespace(api=Api(), listed=[])
+    found.containers = SimpleNamespace(list=lambda **options: found.listed)
+    monkeypatch.setattr(engine, "connect", lambda *args: found)
+    return found
+
+
+def test_a_container_gets_its_limits_no_network_and_no_rights(client):
+    runner = DockerRunner("x", ("GPU-1",))
+    limits = Limits(memory_bytes=123, pids=7, cpus=1.5)
+    with pytest.raises(EnvironmentFailure, match="no space left"):
+        runner.start(["--batch-size", "8"], limits)
+    config = client.api.config
+    assert config["network_mode"] == "none" and config["read_only"] and config["cap_drop"] == ["ALL"]
+    assert config["security_opt"] == ["no-new-privileges"] and config["init"] and list(config["tmpfs"]) == ["/tmp"]
+    assert config["log_config"]["Type"] == "none"
+    assert (config["mem_limit"], config["memswap_limit"], config["pids_limit"]) == (123, 123, 7)
+    assert config["nano_cpus"] == 1_500_000_000 and config["device_requests"][0]["DeviceIDs"] == ["GPU-1"]
+    assert client.api.options["image"] == "sha256:1" and client.api.options["argv"] == ["--batch-size", "8"]
+    assert "environment" not in client.api.options  # nothing of ours is handed over
+    assert client.api.removed == ["c1"]  # one that did not start is not left
+
+
+def test_limits_that_were_not_given_are_the_runners_own(client):
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert DockerRunner("x").bounded(Limits(9)) == Limits(9, int(memory * 0.8), 4096, float(os.cpu_count()))
+    assert DockerRunner("x").bounded(Limits(9, 5, 6, 7)) == Limits(9, 5, 6, 7)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [("unable to find user x", UsageError), ("could not select device driver", EnvironmentFailure)]
+)
+def test_a_fault_of_the_image_is_wrong_usage_and_others_are_not(client, fault, error):
+    client.api.fault = fault
+    with pytest.raises(error, match=fault):
+        DockerRunner("x").start([], Limits())
+
+
+def test_gpus_are_given_by_uuid(client):
+    with pytest.raises(UsageError, match=r"GPU '0'.*UUID.*nvidia-smi -L"):
+        DockerRunner("x", ("0",))
+
+
+def test_containers_of_dead_owners_are_removed_and_no_others(client):
+    boot, pid = host_facts()["boot_id"], os.getpid()
+    ticks = procfs.start_ticks(pid)
+    client.listed = [
+        container("ours", pid=pid, start_ticks=ticks, boot_id=boot),
+        container("dead", pid=pid, start_ticks=ticks + 1, boot_id=boot),
+        container("gone", pid=2**22, start_ticks=1, boot_id=boot),
+        container("of-another-machine", pid=1, start_ticks=1, boot_id="x"),
+        container("before-the-restart", "exited", pid=pid, start_ticks=ticks, boot_id="x"),
+        SimpleNamespace(id="a", status="exited", labels={engine.OWNER: "somebody's"}),
+    ]
+    assert engine.remove_orphans(client) == ["dead", "gone", "before-the-restart"] == client.api.removed
+    assert json.loads(engine.owner_label()) == {"pid": pid, "start_ticks": ticks, "boot_id": boot}
+
+
+def test_an_image_is_found_by_name_or_not_held(client):
+    assert engine.held(client, "x") == engine.Image("x", "sha256:1", "x@sha256:2", {"a": "b"}, 5)
+
+    def missing(name):
+        raise errors.ImageNotFound("no such image", explanation="no such image: x")
+
+    client.api.inspect_image = missing
+    assert engine.held(client, "x") is None
+    with pytest.raises(UsageError, match=r"no such image: x.*morocco build"):
+        engine.find_image(client, "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("terra", ("terra", "latest")), ("a/b:1", ("a/b", "1")), ("host:5000/a/b", ("host:5000/a/b", "latest")),
+        ("host:5000/a:2", ("host:5000/a", "2")),
+    ],
+)  # fmt: skip
+def test_an_image_name_is_split_into_repository_and_tag(name, parts):
+    assert engine.split(name) == parts
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (errors.APIError("x", explanation="no space left on device"), "docker system df"),
+        (errors.APIError("x", explanation="could not select device driver"), "NVIDIA container toolkit"),
+        (errors.DockerException("Error: PermissionError(13, 'Permission denied')"), "usermod -aG docker"),
+        (errors.DockerException("Error: FileNotFoundError(2)"), "systemctl start docker"),
+        (requests.exceptions.ReadTimeout("timed out"), "rerun the command"),
+        (errors.APIError("x", explanation="odd"), "docker info"),
+    ],
+)
+def test_errors_of_the_engine_have_their_remedies(error, remedy):
+    with pytest.raises(EnvironmentFailure, match="cannot start it") as caught, engine.engine_errors("start it"):
+        raise error
+    assert remedy in caught.value.remedy
+
+
+def test_no_engine_is_a_failure_of_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    with pytest.raises(EnvironmentFailure, match="cannot reach the Docker Engine: No such file"):
+        engine.connect(1)
+
+
+@pytest.mark.parametrize("step", [1, 3, 8, 9, 1000])
+def test_frames_are_split_wherever_they_are_cut(step):
+    frames = [(1, b"one\n"), (2, b"log"), (1, b""), (1, b"two\n"), (1, b"three\n")]
+    data = b"".join(struct.pack(">BxxxL", kind, len(text)) + text for kind, text in frames)
+    split, found = _Frames(), {"stdout": b"", "stderr": b""}
+    for at in range(0, len(data), step):
+        for stream, part in split.split(data[at : at + step]):
+            found[stream] += part
+    assert found == {"stdout": b"one\ntwo\nthree\n", "stderr": b"log"}
+
+
+def test_the_engines_times_have_nine_digits():
+    assert _wall_ns("1970-01-01T00:00:01.000000002Z") == 1_000_000_002
+    assert _wall_ns("1970-01-01T00:01:00Z") == 60 * 10**9 and _wall_ns("1970-01-01T00:00:00.5Z") == 5 * 10**8
