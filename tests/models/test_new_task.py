@@ -1,4 +1,4 @@
-"""A task is one file: what the page's example and a task with three marked spans declare is enough for every model."""
+"""A task is one file: what the page's example and a task with options declare is enough for every model."""
 
 import importlib
 import json
@@ -17,26 +17,6 @@ from morocco_lib.tasks import get_task, task_names
 NINE = task_names()
 PAGE = (ROOT / "docs/adding-a-task.md").read_text(encoding="utf-8")
 TONE = next(block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "LabelTask" in block)
-REFERENCE = '''
-"""Which of two names does a pronoun mean? Three spans are marked."""
-
-from morocco_lib.tasks.base import LabelTask
-from morocco_lib.tasks.form import TextPair
-
-
-class Reference(LabelTask):
-    name = "reference"
-    title = "Reference"
-    labels = ("first", "second")
-    fields = {"text": str, "mentions": list}
-    spans = 3
-
-    def parts(self, record):
-        return [TextPair(record["text"], marks=tuple((0, *span) for span in record["mentions"]))]
-
-
-TASK = Reference()
-'''
 ORDER = '''
 """Which of three sentences comes next? The options' marked words differ in the text that they share."""
 
@@ -65,18 +45,12 @@ def tone(rng):
     return {"review": {"kind": "отличный роман", "unkind": "скучный роман"}[label], "label": label}
 
 
-def reference(rng):
-    label = rng.choice(("first", "second"))
-    text = {"first": "Ира и Олег: она", "second": "Олег и Ира: она"}[label]
-    return {"text": text, "mentions": [list(m.span()) for m in re.finditer("Ира|Олег|она", text)], "label": label}
-
-
 def order(rng):
     label, others = rng.randrange(3), ["мыл раму", "пил чай"]
     return {"text": "Кот спал и", "next": [*others[:label], "видел сны", *others[label:]], "label": label}
 
 
-CASES = {"tone": (TONE, tone), "reference": (REFERENCE, reference), "order": (ORDER, order)}
+CASES = {"tone": (TONE, tone), "order": (ORDER, order)}
 
 
 @pytest.fixture(params=CASES)
