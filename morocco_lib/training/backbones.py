@@ -32,7 +32,7 @@ class Body:
 
     Attributes:
         tokenizer: The text of `tokenizer.json`.
-        source: Where it comes from, in words.
+        source: Where it comes from, for messages.
     """
 
     model: PreTrainedModel
@@ -78,13 +78,13 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
                 **_plain(config),
             )
     except Exception as error:  # whatever a folder or a repository may hold
-        said = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         if local:
             raise UsageError(
-                f"{source} cannot be loaded: {said}", rule="a model folder is one that transformers reads"
+                f"{source} cannot be loaded: {reason}", rule="a model folder is one that transformers reads"
             ) from None
         raise EnvironmentFailure(
-            f"the hub did not give {source}: {said}", remedy="check the name and the network, or give a local folder"
+            f"the hub did not give {source}: {reason}", remedy="check the name and the network, or give a local folder"
         ) from None
     if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
         raise UsageError(
@@ -212,10 +212,10 @@ def _prepared(model: PreTrainedModel, tokenizer: tokenizers.Tokenizer, source: s
         raise UsageError(
             f"{source} is a {model.config.model_type}, {other}", rule="a model is an encoder or a decoder of text"
         )
-    size = _words_of(model, source)
+    size = _embeddings_of(model, source)
     if is_causal(model.config.to_dict()):
         if tokenizer.get_vocab_size() > size + len(DECODER_TOKENS):
-            raise _unfit(source, tokenizer.get_vocab_size() - 1, size)
+            raise _mismatch(source, tokenizer.get_vocab_size() - 1, size)
         tokenizer.add_special_tokens(list(DECODER_TOKENS))
         start, middle, end = ((tokenizer.token_to_id(token),) for token in DECODER_TOKENS)
         template = Template(start, middle, end)
@@ -225,12 +225,12 @@ def _prepared(model: PreTrainedModel, tokenizer: tokenizers.Tokenizer, source: s
         template = template_of(tokenizer, source)
     highest = max(tokenizer.get_vocab().values())
     if highest >= (size := model.get_input_embeddings().num_embeddings):
-        raise _unfit(source, highest, size)
+        raise _mismatch(source, highest, size)
     return Body(model, tokenizer.to_str(), template, source)
 
 
-def _words_of(model: PreTrainedModel, source: str) -> int:
-    """Return how many words a body knows, after it has computed with some.
+def _embeddings_of(model: PreTrainedModel, source: str) -> int:
+    """Return how many embeddings a body has, after it has computed with some tokens.
 
     Raises:
         UsageError: it does not compute with token ids alone.
@@ -244,14 +244,14 @@ def _words_of(model: PreTrainedModel, source: str) -> int:
             )
         return int(model.get_input_embeddings().num_embeddings)
     except Exception as error:  # whatever stands in its way
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UsageError(
-            f"{source}: a {model.config.model_type} of this configuration does not compute with a text ({said})",
+            f"{source}: a {model.config.model_type} of this configuration does not compute with a text ({reason})",
             rule="a model is an encoder or a decoder of text",
         ) from None
 
 
-def _unfit(source: str, highest: int, size: int) -> UsageError:
+def _mismatch(source: str, highest: int, size: int) -> UsageError:
     return UsageError(
         f"{source}: the tokenizer has ids to {highest}, the model has {size} embeddings",
         rule="tokenizer and weights belong together",
@@ -306,7 +306,7 @@ POOLED = {"bert", "roberta", "xlm-roberta", "camembert", "albert", "mpnet"}
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Nothing is printed while weights are loaded; what is missing is said by us."""
+    """Keep transformers from printing while weights are loaded; what is missing raises an error here."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

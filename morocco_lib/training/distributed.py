@@ -1,15 +1,15 @@
-"""The processes that torchrun started together, which train one model; of one process alone nothing here does anything.
+"""The processes that torchrun started together, which train one model.
 
-What one of them decides alone would leave the others waiting for it for ever: what is known of earlier attempts, that a
-loss is no number, that a checkpoint may go.
+What one of them decides alone would leave the others waiting forever: which seeds an earlier attempt finished, that a loss
+is not finite, that a checkpoint may be removed. `accelerate.utils` gathers and broadcasts; in one process it does nothing.
 """
 
 import os
 from contextlib import suppress
-from typing import Any
 
+import accelerate
 import torch
-from torch import distributed
+from accelerate.utils import reduce
 
 
 def rank() -> int:
@@ -23,52 +23,21 @@ def world() -> int:
 
 
 def join() -> None:
-    """Make the processes a group, as the Trainer would; once."""
-    if world() > 1 and not distributed.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        distributed.init_process_group(None if torch.cuda.is_available() else "gloo")  # None: gloo and NCCL
-
-
-def broadcast(value: Any) -> Any:
-    """Return what the first process gives, to all."""
-    if world() == 1:
-        return value
-    held = [value]
-    distributed.broadcast_object_list(held, src=0)
-    return held[0]
-
-
-def gather(value: Any) -> list[Any]:
-    """Return what each process gives, by its number."""
-    held: list[Any] = [value]
-    if world() > 1:
-        held *= world()
-        distributed.all_gather_object(held, value)
-    return held
+    """Make the processes a group, as the Trainer would."""
+    accelerate.PartialState(cpu=not torch.cuda.is_available())
 
 
 def any_true(flag: torch.Tensor) -> bool:
     """Tell whether a flag of one element is set in any process."""
-    if world() > 1:
-        flag = flag.to(torch.int32)
-        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
-    return bool(flag)
-
-
-def barrier() -> None:
-    """Return when all have come here."""
-    if world() > 1:
-        distributed.barrier()
+    return bool(reduce(flag.to(torch.int32), "sum"))
 
 
 def peer_ended(error: BaseException) -> bool:
     """Tell whether an error is torch's of another process that is gone."""
-    return world() > 1 and (isinstance(error, distributed.DistError) or "gloo" in str(error))
+    return world() > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error))
 
 
 def leave() -> None:
     """Leave the group; each process ends for itself."""
-    if distributed.is_available() and distributed.is_initialized():
-        with suppress(RuntimeError):
-            distributed.destroy_process_group()
+    with suppress(RuntimeError):
+        accelerate.PartialState().destroy_process_group()

@@ -1,4 +1,4 @@
-"""Fine-tunes a transformer on one task with transformers' Trainer, seed by seed; the best look at val is what is kept.
+"""Fine-tunes a transformer on one task with transformers' Trainer, seed by seed; the weights of the best evaluation on val are kept.
 
 Run by torchrun the processes share each step's examples: the same ones as a single process would take. The first one
 alone writes. Test records are never read.
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 import transformers
+from accelerate.utils import gather_object
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -51,17 +52,17 @@ class Trained:
     """One seed's result.
 
     Attributes:
-        score: Of val, the task's value, at the best look.
-        looks: (update, score of val) of every look.
-        values, tensors, tokenizer_text: Of the best look; what a weights folder holds.
-        truncated: Sequences of the train split that were cut, of how many.
+        score: Of val, the task's value, at the best evaluation.
+        evaluations: (update, score of val) of each.
+        values, tensors, tokenizer_text: Of the best evaluation; what a weights folder holds.
+        truncated: Sequences of the train split that were truncated, of how many.
     """
 
     kind: ClassVar[str] = "transformer"
 
     seed: int
     score: float
-    looks: list[tuple[int, float]]
+    evaluations: list[tuple[int, float]]
     values: dict[str, Any]
     tensors: dict[str, torch.Tensor]
     tokenizer_text: str
@@ -147,17 +148,15 @@ def values_of(body: Body, task: Task, pooling: str, max_length: int) -> dict[str
 
 
 class _Trainer(Trainer):
-    """Looks at val as the finished model would answer it, and stops where a loss is no number."""
+    """Evaluates val as the finished model would answer it, and stops where a loss is not finite."""
 
-    def __init__(self, *args, look, **kwargs):
+    def __init__(self, *args, score, **kwargs):
         super().__init__(*args, **kwargs)
-        self._look = look
-        self.looks: list[tuple[int, float]] = []
+        self._score = score
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         self.model.eval()
-        metrics = {f"{metric_key_prefix}_score": self._look(self.accelerator.unwrap_model(self.model))}
-        self.looks.append((self.state.global_step, metrics[f"{metric_key_prefix}_score"]))
+        metrics = {f"{metric_key_prefix}_score": self._score(self.accelerator.unwrap_model(self.model))}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -171,10 +170,10 @@ class _Trainer(Trainer):
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         if distributed.any_true(~torch.isfinite(loss)):
-            seen = f"the loss is {loss.item()}" if not torch.isfinite(loss) else "another process's loss is no number"
+            own = f"the loss is {loss.item()}" if not torch.isfinite(loss) else "another process's loss is not finite"
             raise InvalidResult(
-                f"{seen} at update {self.state.global_step + 1}",
-                rule="training goes on as long as the loss is a number",
+                f"{own} at update {self.state.global_step + 1}",
+                rule="training continues as long as the loss is finite",
                 remedy="lower learning_rate in the recipe, or train in fp32 or bf16 instead of fp16",
             )
         return loss
@@ -193,16 +192,16 @@ class _ByLength(LengthGroupedSampler):
 
 
 class _Stop(TrainerCallback):
-    """Ends training after so many looks at val, or so many without a better score."""
+    """Ends training after so many evaluations, or so many without a better score."""
 
     def __init__(self, recipe: Recipe):
-        self.recipe, self.looks, self.since, self.best = recipe, 0, 0, -math.inf
+        self.recipe, self.evaluations, self.since, self.best = recipe, 0, 0, -math.inf
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
-        self.looks += 1
+        self.evaluations += 1
         self.since = 0 if metrics["eval_score"] > self.best else self.since + 1
         self.best = max(self.best, metrics["eval_score"])
-        full = self.recipe.max_evals and self.looks >= self.recipe.max_evals
+        full = self.recipe.max_evals and self.evaluations >= self.recipe.max_evals
         if full or (self.recipe.patience and self.since >= self.recipe.patience):
             control.should_training_stop = True
 
@@ -226,8 +225,8 @@ class Fit:
     Args:
         make_body: Called for every seed with it.
         recipe: Already the task's own: see `Recipe.of_task`.
-        work: Folder for checkpoints; what an earlier attempt left there is gone on with.
-        say: Called with what happens, in words.
+        work: Folder for checkpoints; what an earlier attempt left there is resumed from.
+        say: Called with progress messages.
     """
 
     def __init__(self, make_body, task: Task, recipe: Recipe, train: list[Record], val: list[Record], work: Path, say):
@@ -245,7 +244,7 @@ class Fit:
         """Train with one seed.
 
         Raises:
-            InvalidResult: the loss became no number.
+            InvalidResult: the loss was not finite.
             EnvironmentFailure: not even one example at a time fits into memory; of several processes, one's share does
                 not, or one has ended.
         """
@@ -257,7 +256,7 @@ class Fit:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if distributed.peer_ended(error):
                     raise EnvironmentFailure(
-                        "another of the processes has ended", rule="all train to the end", remedy="read what it said"
+                        "another of the processes has ended", rule="all train to the end", remedy="read its messages"
                     ) from None
                 if not out_of_memory(error):
                     raise
@@ -267,7 +266,7 @@ class Fit:
                         remedy="raise accumulation, or lower batch_size or max_length in the recipe",
                     ) from None
             batch, accumulation = batch // 2, accumulation * 2
-            self.say(f"out of memory; going on with {batch} examples at once, {accumulation} times an update")
+            self.say(f"out of memory; continuing with {batch} examples at once, {accumulation} times an update")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
@@ -284,32 +283,34 @@ class Fit:
             raise UsageError(f"{body.source}: {error}", remedy="a model that reads longer texts") from None
         data = examples_of(self.task, head, reader, self.train)
         sequences = sum(len(example.sequences) for example in data)
-        transformers.set_seed(seed)  # the body drew as many random numbers as it is big
+        transformers.set_seed(seed)  # making the body drew as many random numbers as it has weights
         net = Net(body.model, head, pooling, recipe.dropout)
         trainer = _Trainer(
             model=net,
-            args=self._arguments(seed, batch, accumulation, len(data), body.causal),
+            args=self._arguments(seed, batch, accumulation, len(data)),
             data_collator=Collator(getattr(config, "type_vocab_size", 0) > 1, config.pad_token_id or 0),
             train_dataset=data,
-            eval_dataset=data[:1],  # asked for by the Trainer; `evaluate` reads val
+            eval_dataset=data[:1],  # required by the Trainer; `evaluate` reads val
             callbacks=[_Stop(recipe)],
-            look=lambda net: self._score(self._model(net, values, body.tokenizer)),
+            score=lambda net: self._score(self._model(net, values, body.tokenizer)),
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train(resume_from_checkpoint=_last_checkpoint(self._place(seed)))
-        looks = [
+        evaluations = [
             (entry["step"], entry["eval_score"]) for entry in trainer.state.log_history if "eval_score" in entry
         ]  # those before an interruption too
         best = trainer.accelerator.unwrap_model(trainer.model).state_dict()
         tensors = {name: tensor.detach().float().cpu() for name, tensor in best.items()}
-        cut = reader.truncated, sequences
-        score, updates = max(score for _, score in looks), trainer.state.global_step
-        return Trained(seed, score, looks, values, tensors, body.tokenizer, updates, cut, batch, accumulation)
+        score, updates = max(score for _, score in evaluations), trainer.state.global_step
+        truncated = reader.truncated, sequences
+        return Trained(
+            seed, score, evaluations, values, tensors, body.tokenizer, updates, truncated, batch, accumulation
+        )
 
     def _place(self, seed: int) -> Path:
         return self.work / f"seed-{seed}"
 
-    def _arguments(self, seed: int, batch: int, accumulation: int, examples: int, causal: bool) -> TrainingArguments:
+    def _arguments(self, seed: int, batch: int, accumulation: int, examples: int) -> TrainingArguments:
         recipe = self.recipe
         each = batch * accumulation * world()
         an_epoch = max(examples // each, 1)
@@ -366,7 +367,7 @@ class Fit:
             mine: Any = model.answer(self.val[distributed.rank() :: world()])
         except InvalidResult as error:
             mine = error  # all processes are to know
-        for number, share in enumerate(distributed.gather(mine)):
+        for number, share in enumerate(gather_object([mine])):
             if isinstance(share, InvalidResult):
                 raise share
             answered[number :: world()] = share

@@ -1,4 +1,4 @@
-"""Fit one model on one task."""
+"""Fit one model on one task and write the result into a step folder."""
 
 import os
 import resource
@@ -26,9 +26,9 @@ class Plan:
     """What a training run reads and is asked to do, fixed before anything is fitted.
 
     Args:
-        model: Its recipe read: see `who.settled`.
+        model: Its recipe read: see `config.model.load_model`.
         task: The task whose records are learnt from.
-        files: Split -> file; a transformer needs val beside train, to choose the best look.
+        files: Split -> file; a transformer needs val beside train, to choose the best evaluation.
         seeds: The first is of models that are fitted once; a transformer is trained with each.
         root: Relative sources count from here.
     """
@@ -67,7 +67,7 @@ def is_first() -> bool:
 
 
 def say(text: str) -> None:
-    """Print talk, once for all processes."""
+    """Print a progress message to stderr, once for all processes."""
     if is_first() and sys.stderr is not None:
         print(text, file=sys.stderr, flush=True)
 
@@ -80,7 +80,7 @@ def read_labelled(task: Task, path: Path) -> list[Record]:
         raise UsageError(
             f"{unlabelled} of {len(records)} records in {path} have no label",
             rule="training needs labels",
-            remedy="give the train split, and val where a model looks at it",
+            remedy="give the train split, and val where a model is evaluated on it",
         )
     return records
 
@@ -96,8 +96,8 @@ def fit(plan: Plan, folder: Path, key: str = "") -> dict[str, Any]:
         What `train.json` holds: records, labels, seconds (wall and CPU), peak memory of this process in bytes, size; of a
         transformer also what `training.seeds.fit` returns.
     Raises:
-        UsageError: the records cannot be read or have no labels, or the model cannot be had.
-        InvalidResult: training came to nothing.
+        UsageError: the records cannot be read or have no labels, or the model cannot be loaded.
+        InvalidResult: no seed was trained to its end.
     """
     task = get_task(get_task(plan.task).trained_on)
     began, cpu_began = time.monotonic(), time.process_time()

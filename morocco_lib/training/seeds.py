@@ -1,4 +1,4 @@
-"""Trains one model with several seeds and keeps the best by val; what an interrupted attempt finished is not repeated.
+"""Trains one model with several seeds and keeps the best on val; what an interrupted attempt finished is not repeated.
 
 While it works, `<step folder>.checkpoints/` beside the step folder holds the finished seeds and the running one's
 checkpoints. It is removed at the end: then the best weights alone are on disk.
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from morocco_lib import fileio
 from morocco_lib.config.recipe import Recipe
@@ -53,17 +55,17 @@ def fit(
 
     Args:
         recipe: The task's own.
-        key: Of the step; checkpoints of another one are not gone on with.
+        key: Of the step; checkpoints of another one are not resumed from.
     Returns:
         For `train.json`: seed by seed, the chosen one, the spread, what all of them cost, warnings.
     Raises:
-        InvalidResult: no seed got done; every one's error is named.
+        InvalidResult: no seed was trained to its end; the first error is named.
     """
     first = distributed.rank() == 0
     work = work_folder(folder)
     job = finetune.Fit(make_body, task, recipe, train, val, work, say)
     distributed.join()
-    known = distributed.broadcast(_resume(work, key) if first else None)
+    (known,) = broadcast_object_list([_resume(work, key) if first else None])
     for seed in seeds:
         if any(one["seed"] == seed and one["state"] == DONE for one in known):
             say(f"seed {seed}: done before")
@@ -78,12 +80,12 @@ def fit(
             known.append({"seed": seed, "state": FAILED, "score": None, "error": str(error), **meter.read()})
             say(f"seed {seed} failed: {error}")
         else:
-            found = {"looks": trained.looks, "updates": trained.updates, "sequences": trained.truncated[1]}
+            found = {"looks": trained.evaluations, "updates": trained.updates, "sequences": trained.truncated[1]}
             found |= {"truncated": trained.truncated[0], "batch_size": trained.batch_size}
             best = max((one["score"] for one in known if one["state"] == DONE), default=-2.0)
             known.append({"seed": seed, "state": DONE, "score": trained.score, **found, **meter.read()})
             say(f"seed {seed}: {trained.score:.4f} on val after {trained.updates} updates")
-            distributed.barrier()  # all have read the best look
+            PartialState().wait_for_everyone()  # all have read the best checkpoint
             if first:
                 if trained.score > best:
                     for left in (work / BEST, work / f"{BEST}.new"):  # a kill may have left it half-written
@@ -98,7 +100,7 @@ def fit(
         raise InvalidResult(f"no seed was trained to its end: {known[0]['error']}")
     chosen = max(done, key=lambda one: one["score"])
     if first:
-        _give(work / BEST, folder / "weights")
+        _publish(work / BEST, folder / "weights")
         shutil.rmtree(work)
     return {
         "recipe": recipe.model_dump(exclude={"tasks"}),
@@ -116,7 +118,7 @@ def fit(
 
 
 def _resume(work: Path, key: str) -> list[dict[str, Any]]:
-    """Return what is known of seeds that an interrupted attempt with the same key finished."""
+    """Return the entries of seeds that an interrupted attempt with the same key finished."""
     with suppress(OSError, ValueError):
         if (work / KEY).read_text() == key:
             known = json.loads((work / SEEDS).read_text()) if (work / SEEDS).exists() else []
@@ -128,8 +130,8 @@ def _resume(work: Path, key: str) -> list[dict[str, Any]]:
     return []
 
 
-def _give(best: Path, folder: Path) -> None:
-    """Put the best weights where the step keeps them; until the work folder goes they lie there too."""
+def _publish(best: Path, folder: Path) -> None:
+    """Put the best weights where the step keeps them; until the work folder is removed they stay there too."""
     try:
         shutil.copytree(best, folder, copy_function=os.link)  # no second copy on disk
     except OSError:
@@ -181,7 +183,7 @@ def _warnings(task: Task, val: list[Record], known: list[dict], chosen: dict) ->
     if failed := [one["seed"] for one in known if one["state"] == FAILED]:
         found.append(f"failed seeds: {', '.join(map(str, failed))}")
     if chosen["truncated"]:
-        found.append(f"{chosen['truncated']} of {chosen['sequences']} sequences of the train split were cut")
+        found.append(f"{chosen['truncated']} of {chosen['sequences']} sequences of the train split were truncated")
     if len([one for one in known if one["state"] == DONE]) > 1:
-        found.append("the seed was chosen by val: its score there is the best of several, and too good for that")
+        found.append("the seed was chosen by val: its score there is the best of several, and too optimistic")
     return found

@@ -1,4 +1,4 @@
-"""Training: the best look at val of the best seed is kept, whatever happens is said, and nothing else stays on disk."""
+"""Training: the best evaluation on val of the best seed is kept, whatever happens is reported, and nothing else stays on disk."""
 
 import json
 import math
@@ -132,7 +132,7 @@ def test_records_without_labels_or_without_val_are_refused(small, tmp_path, main
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------------
-def test_a_loss_that_is_no_number_ends_a_seed_and_the_others_count(small, tmp_path, monkeypatch, capsys):
+def test_a_loss_that_is_not_finite_ends_a_seed_and_the_others_count(small, tmp_path, monkeypatch, capsys):
     whole = finetune.Net.forward
     steps_taken = []
 
@@ -151,7 +151,7 @@ def test_a_loss_that_is_no_number_ends_a_seed_and_the_others_count(small, tmp_pa
     assert "failed seeds: 1" in result["warnings"]
 
 
-def test_weights_that_became_no_numbers_end_a_seed(small, tmp_path):
+def test_weights_that_became_infinite_end_a_seed(small, tmp_path):
     with pytest.raises(InvalidResult, match=r"no seed was trained to its end: the (loss|logits)"):
         fit.fit(plan(small, learning_rate=1e38, warmup=0.0, eval_every=1), tmp_path)
     assert not (tmp_path / "weights").exists()
@@ -233,8 +233,8 @@ def test_out_of_memory_halves_the_batch_and_says_so(full, small, tmp_path, monke
     monkeypatch.setattr(finetune.Net, "forward", small_device)
     result = fit.fit(plan(small), tmp_path)
     said = capsys.readouterr().err
-    assert "out of memory; going on with 8 examples at once, 2 times an update" in said
-    assert "out of memory; going on with 4 examples at once, 4 times an update" in said
+    assert "out of memory; continuing with 8 examples at once, 2 times an update" in said
+    assert "out of memory; continuing with 4 examples at once, 4 times an update" in said
     assert result["seeds"][0]["batch_size"] == 4
     monkeypatch.setattr(finetune.Net, "forward", lambda self, **inputs: full())
     with pytest.raises(EnvironmentFailure, match="out of memory with 1 examples at once"):
@@ -414,7 +414,7 @@ def trained_by_two(program, root, small, out):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_in_one_process_ends_the_seed_in_all(small, tmp_path):
+def test_a_loss_that_is_not_finite_in_one_process_ends_the_seed_in_all(small, tmp_path):
     spoilt = tmp_path / "spoilt.py"
     spoilt.write_text(SPOILT.replace("FAULT", 'return {**found, "loss": found["loss"] * float("nan")}'))
     running = trained_by_two([spoilt], model_file(tmp_path / "project"), small, tmp_path / "out")
@@ -422,7 +422,7 @@ def test_a_loss_that_is_no_number_in_one_process_ends_the_seed_in_all(small, tmp
     assert running.returncode == 0, said
     result = json.loads((tmp_path / "out" / "train.json").read_text())
     assert [one["state"] for one in result["seeds"]] == ["failed", "done"]
-    assert "another process's loss is no number at update 3" in result["seeds"][0]["error"]
+    assert "another process's loss is not finite at update 3" in result["seeds"][0]["error"]
 
 
 @pytest.mark.slow
