@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,11 +10,9 @@ import pytest
 pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
 pytest.importorskip("transformers", reason="needs the torch extra: make setup-torch")
 
-import tokenizers
 import torch
 import transformers
-import yaml
-from safetensors.torch import load_file, save_file
+from small_training import QUICK, RWSD, TINY, few_records, model_file, plan, program, texts
 
 from morocco_lib.config import model as model_config
 from morocco_lib.config.recipe import Recipe
@@ -26,54 +20,15 @@ from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models import weights
 from morocco_lib.models.transformer.model import check_capability
 from morocco_lib.models.transformer.sequences import Tokens
-from morocco_lib.tasks import get_task
 from morocco_lib.training import backbones, finetune, fit, seeds
-
-RWSD = get_task("rwsd")
-TINY = {
-    "bert": {"model_type": "bert", "vocab_size": 600, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64},
-    "gpt2": {"model_type": "gpt2", "vocab_size": 600, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 256},
-}  # fmt: skip
-QUICK = {"epochs": 0.25, "learning_rate": 1e-3, "batch_size": 16, "dropout": 0.0, "body_dropout": 0.0, "eval_every": 6}
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, synthetic_data):
-    """A data folder with a few records of RWSD and RuCoS, and no test split."""
-    folder = tmp_path_factory.mktemp("small")
-    for title, sizes in (("RWSD", (160, 60)), ("RuCoS", (16, 8))):
-        (folder / title).mkdir()
-        for split, size in zip(("train", "val"), sizes, strict=True):
-            lines = (synthetic_data / title / f"{split}.jsonl").read_bytes().splitlines(keepends=True)
-            (folder / title / f"{split}.jsonl").write_bytes(b"".join(lines[:size]))
-    return folder
+    return few_records(synthetic_data, tmp_path_factory.mktemp("small"))
 
 
-def plan(small, kind="bert", task="rwsd", seeds=(1,), **recipe):
-    model = model_config.ModelParams(name="small", kind="transformer", scratch=TINY[kind], recipe={**QUICK, **recipe})
-    title = get_task(task).title
-    files = {split: small / title / f"{split}.jsonl" for split in ("train", "val")}
-    return fit.Plan(model, task, files, list(seeds))
-
-
-def model_file(folder, **values):
-    """A project with one model file, as `morocco train` finds it."""
-    for name in ("notebooks", "params/models"):
-        (folder / name).mkdir(parents=True)
-    (folder / "pyproject.toml").write_text("")
-    described = {"model": {"name": "small", "kind": "transformer", "scratch": TINY["bert"], "recipe": QUICK} | values}
-    (folder / "params" / "models" / "small.yaml").write_text(yaml.safe_dump(described))
-    return folder
-
-
-def program(root, *words, **env):
-    return subprocess.Popen(
-        [sys.executable, "-m", "morocco_lib", *map(str, words)],
-        cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1", **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def test_the_best_look_of_the_best_seed_is_kept_and_nothing_else(small, tmp_path, capsys):
+def test_the_best_evaluation_of_the_best_seed_is_kept_and_nothing_else(small, tmp_path, capsys):
     (tmp_path / "step").mkdir()
     result = fit.fit(plan(small, seeds=(1, 2, 3)), tmp_path / "step", "key")
     scores = {one["seed"]: one["score"] for one in result["seeds"]}
@@ -97,10 +52,6 @@ def test_the_best_look_of_the_best_seed_is_kept_and_nothing_else(small, tmp_path
     assert cost["wall_s"] == pytest.approx(sum(one["wall_s"] for one in result["seeds"]))
     assert any("best of several" in warning for warning in result["warnings"])
     assert "seed 2: " in capsys.readouterr().err
-
-
-def texts(small):
-    return backbones.texts_of(RWSD.read(small / "RWSD" / "train.jsonl"), RWSD)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(small, tmp_path):
@@ -307,238 +258,7 @@ def test_checkpoints_of_another_step_are_not_gone_on_with(small, tmp_path):
     assert fit.fit(plan(small), tmp_path / "step", "this one")["seeds"][0]["updates"] > 0
 
 
-# -- several processes ---------------------------------------------------------------------------------------------
-def two_processes():
-    """The words before a program that two processes of this machine run together, on a port that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    words = "-m torch.distributed.run --nproc-per-node 2 --master-addr 127.0.0.1 --master-port"
-    return [sys.executable, *words.split(), str(port)]
-
-
-SHARED = """
-import json, os, sys
-from pathlib import Path
-import torch
-import transformers
-from morocco_lib.config import model as model_config
-from morocco_lib.training import distributed, finetune, fit
-torch.set_num_threads(1)
-plan, out = json.loads(sys.argv[1]), Path(sys.argv[2])
-seen, whole = [], finetune.Collator.__call__
-def watched(self, examples):
-    seen.append([example.number for example in examples])
-    return whole(self, examples)
-finetune.Collator.__call__ = watched
-begun, init = {}, finetune.Net.__init__
-def noted(self, *args, **kwargs):
-    init(self, *args, **kwargs)
-    begun.update({name: t.detach().clone() for name, t in self.state_dict().items()})
-finetune.Net.__init__ = noted
-model = model_config.ModelParams(**plan["model"])
-files = {name: Path(path) for name, path in plan["files"].items()}
-fit.fit(fit.Plan(model, "rwsd", files, [1]), out)
-rank = distributed.rank()
-(out / f"seen-{rank}.json").write_text(json.dumps(seen))
-if rank == 0:
-    torch.save(begun, out / "begun.pt")
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_share_each_batch_and_come_to_the_same_weights(small, tmp_path):
-    # One look, at the end: the weights compared are those of the last update.
-    asked = plan(small, epochs=6, eval_every=60, max_evals=1, learning_rate=5e-4)
-    values = {"model": asked.model.model_dump(), "files": {n: str(p) for n, p in asked.files.items()}}
-    (tmp_path / "shared.py").write_text(SHARED)
-    found, ids, begun = {}, {}, {}
-    for number in (1, 2):
-        out = tmp_path / str(number)
-        out.mkdir()
-        start = [sys.executable] if number == 1 else two_processes()
-        done = subprocess.run(
-            [*start, tmp_path / "shared.py", json.dumps(values), out], capture_output=True, text=True, timeout=300,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        found[number] = load_file(out / "weights" / "model.safetensors")
-        begun = torch.load(out / "begun.pt")
-        ids[number] = [json.loads((out / f"seen-{rank}.json").read_text()) for rank in range(number)]
-        assert json.loads((out / "train.json").read_text())["processes"] == number
-    updates = len(ids[1][0])
-    assert updates >= 50
-    for whole, *shares in zip(ids[1][0], *ids[2], strict=False):
-        assert sorted(whole) == sorted(number for share in shares for number in share)
-    apart = math.sqrt(sum(float((found[1][n] - found[2][n]).square().sum()) for n in begun))
-    moved = math.sqrt(sum(float((found[1][n] - begun[n]).square().sum()) for n in begun))
-    assert moved > 0.1 and apart / moved <= 1e-3
-
-
-@pytest.mark.slow
-def test_torchrun_ends_cleanly_and_writes_once(small, tmp_path):
-    root = model_file(tmp_path / "project")
-    for number in range(2):
-        done = subprocess.run(
-            [*two_processes(), "-m", "morocco_lib", "train", "small", "rwsd", "--data", small, "--out", tmp_path / str(number)],
-            cwd=root, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stderr.count("seed 1: ") == 1 and "Traceback" not in done.stderr
-        assert json.loads((tmp_path / str(number) / "status.json").read_text())["state"] == "done"
-
-
-SPOILT = """
-import sys
-import torch
-from morocco_lib.cli import entry as cli
-from morocco_lib.training import finetune, distributed
-whole, taken = finetune.Net.forward, []
-def spoilt(self, **inputs):
-    taken.append(1)
-    found = whole(self, **inputs)
-    if distributed.rank() == 1 and len(taken) == 3:
-        FAULT
-    return found
-finetune.Net.forward = spoilt
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-def trained_by_two(program, root, small, out):
-    """Start `morocco train` with two seeds in two processes."""
-    words = ["train", "small", "rwsd", "--data", small, "--out", out, "--seeds", "1-2"]
-    return subprocess.Popen(
-        list(map(str, [*two_processes(), *program, *words])),
-        cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_a_loss_that_is_not_finite_in_one_process_ends_the_seed_in_all(small, tmp_path):
-    spoilt = tmp_path / "spoilt.py"
-    spoilt.write_text(SPOILT.replace("FAULT", 'return {**found, "loss": found["loss"] * float("nan")}'))
-    running = trained_by_two([spoilt], model_file(tmp_path / "project"), small, tmp_path / "out")
-    _, said = running.communicate(timeout=120)
-    assert running.returncode == 0, said
-    result = json.loads((tmp_path / "out" / "train.json").read_text())
-    assert [one["state"] for one in result["seeds"]] == ["failed", "done"]
-    assert "another process's loss is not finite at update 3" in result["seeds"][0]["error"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "fault", ['raise torch.OutOfMemoryError("full")', "import os; os._exit(9)"], ids=["memory", "gone"]
-)
-def test_a_process_that_fails_ends_the_others(fault, small, tmp_path):
-    spoilt = tmp_path / "spoilt.py"
-    spoilt.write_text(SPOILT.replace("FAULT", fault))
-    running = trained_by_two([spoilt], model_file(tmp_path / "project"), small, tmp_path / "out")
-    _, said = running.communicate(timeout=120)
-    assert running.returncode != 0 and "seed 2" not in said
-    assert ("out of memory with 8 examples at once" in said) == ("memory" in fault.lower())
-    assert json.loads((tmp_path / "out" / "status.json").read_text())["state"] in ("failed", "killed")
-
-
-@pytest.mark.slow
-def test_an_interrupted_training_of_two_processes_goes_on_where_it_was(small, tmp_path):
-    root = model_file(tmp_path / "project", recipe={**QUICK, "epochs": 40, "eval_every": 50})
-    work = seeds.work_folder(tmp_path / "out")
-    running = trained_by_two(["-m", "morocco_lib"], root, small, tmp_path / "out")
-    until = time.monotonic() + 120
-    while not list(work.glob("seed-2/checkpoint-*/trainer_state.json")):
-        assert running.poll() is None and time.monotonic() < until, running.communicate()
-        time.sleep(0.02)
-    running.terminate()
-    running.communicate(timeout=60)
-    assert running.returncode != 0
-    again = trained_by_two(["-m", "morocco_lib"], root, small, tmp_path / "out")
-    _, said = again.communicate(timeout=120)
-    assert again.returncode == 0, said
-    result = json.loads((tmp_path / "out" / "train.json").read_text())
-    assert said.count("seed 1: done before") == 1 and result["processes"] == 2 and not work.exists()
-    assert [one["updates"] for one in result["seeds"]] == [400, 400] and len(result["seeds"][1]["looks"]) == 8
-
-
-# -- where bodies come from ----------------------------------------------------------------------------------------
-@pytest.fixture
-def folder(small, tmp_path):
-    """A local model folder, as transformers saves it."""
-
-    def make(kind="bert"):
-        backbones.save_folder(backbones.from_scratch(TINY[kind], texts(small), 1), tmp_path / kind)
-        return tmp_path / kind
-
-    return make
-
-
-@pytest.mark.parametrize("kind", TINY)
-def test_a_local_folder_is_read_back_as_it_was(kind, folder, small):
-    made, read = backbones.from_scratch(TINY[kind], texts(small), 1), backbones.load(str(folder(kind)))
-    assert read.template == made.template and read.causal == (kind == "gpt2")
-    text = "мышь и кот"
-    one, other = (tokenizers.Tokenizer.from_str(body.tokenizer).encode(text).ids for body in (made, read))
-    assert one == other
-    for (name, tensor), (_, again) in zip(
-        made.model.state_dict().items(), read.model.state_dict().items(), strict=True
-    ):
-        assert torch.equal(tensor, again), name
-
-
-def spoil(path, what):
-    if what == "no config":
-        (path / "config.json").unlink()
-    elif what == "no tokenizer":
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            (path / name).unlink()
-    elif what == "no weights":
-        (path / "model.safetensors").unlink()
-    elif what == "broken weights":
-        (path / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00 nothing")
-    elif what == "some weights":
-        tensors = load_file(path / "model.safetensors")
-        tensors.pop(next(name for name in tensors if "word_embeddings" not in name))
-        save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    elif what == "another tokenizer":
-        values = json.loads((path / "tokenizer.json").read_text())
-        values["model"]["vocab"] |= {f"слово{k}": 600 + k for k in range(50)}
-        (path / "tokenizer.json").write_text(json.dumps(values))
-    elif what == "nothing around":
-        values = json.loads((path / "tokenizer.json").read_text())
-        (path / "tokenizer.json").write_text(json.dumps(values | {"post_processor": None}))
-    elif what in ("hidden_size", "num_hidden_layers"):
-        values = json.loads((path / "config.json").read_text())
-        (path / "config.json").write_text(json.dumps(values | {what: "x" if what == "hidden_size" else 0}))
-    elif what == "broken config":
-        (path / "config.json").write_text("{")
-
-
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ("no config", "no config.json"), ("no tokenizer", "no tokenizer in"), ("no weights", "cannot be loaded"),
-        ("broken weights", "cannot be loaded"), ("some weights", "lacks 1 of the weights"),
-        ("another tokenizer", "the tokenizer has ids to"), ("broken config", "cannot be loaded"),
-        ("nothing around", "puts its special tokens around a text"), ("hidden_size", "cannot be loaded"),
-        ("num_hidden_layers", "0 layers"),
-    ],
-)  # fmt: skip
-def test_a_model_folder_that_will_not_do_is_refused_in_words(what, said, folder):
-    path = folder()
-    spoil(path, what)
-    with pytest.raises(UsageError) as caught:
-        backbones.load(str(path))
-    assert said in str(caught.value) and str(path) in str(caught.value)
-
-
-def test_a_decoder_and_the_tokenizer_of_another_are_refused(folder):
-    path = folder("gpt2")
-    values = json.loads((path / "tokenizer.json").read_text())
-    values["model"]["vocab"] |= {f"слово{k}": 700 + k for k in range(50)}
-    (path / "tokenizer.json").write_text(json.dumps(values))
-    with pytest.raises(UsageError, match="tokenizer and weights belong together"):
-        backbones.load(str(path))
-
-
+# -- what is refused -----------------------------------------------------------------------------------------------
 def test_no_more_is_read_than_there_are_positions_whatever_they_count_from(small, tmp_path):
     sizes = {**TINY["bert"], "model_type": "mpnet", "max_position_embeddings": 40}
     model = model_config.ModelParams(
@@ -552,62 +272,12 @@ def test_no_more_is_read_than_there_are_positions_whatever_they_count_from(small
     assert fitted.values["max_length"] < 40 and len(fitted.answer([record])) == 1 and fitted.truncated == 1
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"num_hidden_layers": 0},
-        {"hidden_size": 0},
-        {"num_attention_heads": 0},
-        {"vocab_size": "many"},
-        {"vocab_size": -5},
-    ],
-    ids=str,
-)
-def test_impossible_sizes_are_refused_in_words(changes, small):
-    with pytest.raises(UsageError):
-        backbones.from_scratch({**TINY["bert"], **changes}, texts(small), 1)
-
-
 def test_a_model_that_reads_next_to_nothing_is_refused_in_words(small, tmp_path):
     sizes = {**TINY["bert"], "max_position_embeddings": 8}
     model = model_config.ModelParams(name="small", kind="transformer", scratch=sizes, recipe=QUICK)
     files = {split: small / "RWSD" / f"{split}.jsonl" for split in ("train", "val")}
     with pytest.raises(UsageError, match="leaves no room for text"):
         fit.fit(fit.Plan(model, "rwsd", files, [1]), tmp_path)
-
-
-@pytest.mark.parametrize(
-    "scratch",
-    [{"model_type": "brt"}, {"model_type": "bert", "hidden_size": 30, "num_attention_heads": 4}],
-    ids=["kind", "size"],
-)
-def test_a_model_that_cannot_be_made_is_refused_in_words(scratch, small):
-    with pytest.raises(UsageError, match="no model can be made of"):
-        backbones.from_scratch(scratch, texts(small), 1)
-
-
-@pytest.mark.parametrize(
-    ("scratch", "said"),
-    [
-        ({"model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}, "an encoder with a decoder"),
-        ({"model_type": "gemma3", "text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16,
-          "num_key_value_heads": 1, "intermediate_size": 32}, "vision_config": {"hidden_size": 32, "num_hidden_layers": 1,
-          "num_attention_heads": 2, "intermediate_size": 32}}, "of more than text"),
-    ],
-    ids=["t5", "gemma3"],
-)  # fmt: skip
-def test_what_is_neither_an_encoder_nor_a_decoder_of_text_is_refused_in_words(scratch, said, small):
-    with pytest.raises(UsageError, match=said):
-        backbones.from_scratch({**scratch, "vocab_size": 600}, texts(small), 1)
-
-
-def test_a_tokenizer_written_in_python_is_refused_in_words(tmp_path):
-    config = transformers.CTRLConfig(vocab_size=20, n_embd=16, n_layer=1, n_head=2, dff=16, n_positions=64)
-    transformers.CTRLModel(config).save_pretrained(tmp_path)
-    (tmp_path / "vocab.json").write_text('{"a</w>": 0, "b</w>": 1, "<unk>": 2}')
-    (tmp_path / "merges.txt").write_text("#version\n")
-    with pytest.raises(UsageError, match="its CTRLTokenizer is written in Python"):
-        backbones.load(str(tmp_path))
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(small, tmp_path, monkeypatch):

@@ -24,7 +24,6 @@ from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import task_value
 from morocco_lib.training import fit
 
-pytestmark = pytest.mark.slow
 MARGIN = 0.15  # over always giving the most frequent answer; a tenth of the labels is wrong
 
 
