@@ -26,7 +26,7 @@ def run(folder: Path, task_name: str | None, batch_size: int, options: Options) 
 
     Args:
         folder: A weights folder.
-        task_name: The task asked; None takes the one that MOROCCO_INFER_TASK names (an image does), else the model's own.
+        task_name: The task to answer; None takes the one that MOROCCO_INFER_TASK names (an image does), else the model's own.
         batch_size: Records (of a transformer: sequences) computed with together at most.
         options: How a transformer computes.
     Raises:
@@ -44,8 +44,8 @@ def run(folder: Path, task_name: str | None, batch_size: int, options: Options) 
     for predictions in stream(reader.records(), batch_size):
         out.write("".join(f"{task.format(p)}\n" for p in predictions).encode())
         out.flush()
-    if cut := getattr(model, "truncated", 0):
-        say(f"{cut} sequences were longer than the model takes and were cut")
+    if truncated := getattr(model, "truncated", 0):
+        say(f"{truncated} sequences were longer than the model takes and were truncated")
     if reader.error:
         raise reader.error
 
@@ -74,7 +74,7 @@ class _Reader:
                 self.error = UsageError(
                     f"stdin, line {number}: {error}",
                     rule=f"every line is one {self.task.title} record as a JSON object in UTF-8",
-                    remedy="mend or remove that line; the records before it have been answered",
+                    remedy="correct or remove that line; the records before it have been answered",
                 )
                 return
             yield record
@@ -95,7 +95,7 @@ def main(folder: Path, task_name: str | None, batch_size: int, options: Options)
         sys.stdout.flush()
         return 0
     except BrokenPipeError:
-        os._exit(128 + signal.SIGPIPE)  # nobody listens any more; not even for an error message
+        os._exit(128 + signal.SIGPIPE)  # stdout has no reader, and stderr may have none
 
 
 def in_container(argv: list[str] | None = None) -> int:

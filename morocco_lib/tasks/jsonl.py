@@ -99,7 +99,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, Record]]:
                     raise UsageError(
                         f"{path}, line {number}: {error}",
                         rule="every line is one JSON object in UTF-8",
-                        remedy="mend or remove that line",
+                        remedy="correct or remove that line",
                     ) from None
     except (OSError, EOFError, zlib.error) as error:  # a directory, a damaged gzip file, a failing disk
         raise UsageError(f"cannot read {path}: {error}", remedy="give the path of a JSONL file") from None

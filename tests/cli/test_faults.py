@@ -119,7 +119,7 @@ def test_infer_ends_at_a_bad_record_and_names_its_line(main, fitted, kind):
     done = main("infer", fitted, input=raw)
     good = int(message.split(":")[0].removeprefix("line ")) - 1
     assert done.returncode == 2 and done.stdout.count("\n") == good
-    assert_reported(done, f"stdin, {message}", "mend or remove that line")
+    assert_reported(done, f"stdin, {message}", "correct or remove that line")
 
 
 # -- bad predictions -----------------------------------------------------------------------------------------------

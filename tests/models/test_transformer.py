@@ -164,7 +164,7 @@ def test_what_padding_would_change_is_computed_without(synthetic_data):
 
 
 @pytest.mark.parametrize(("precision", "remedy"), [("fp16", "fp32 instead of fp16"), ("fp32", "lower learning_rate")])
-def test_logits_that_are_no_numbers_are_no_answers(precision, remedy, made, synthetic_data, tmp_path, main):
+def test_logits_that_are_not_finite_are_no_answers(precision, remedy, made, synthetic_data, tmp_path, main):
     from safetensors.torch import save_file
 
     for name in (weights.VALUES, weights.TOKENIZER):
@@ -176,7 +176,7 @@ def test_logits_that_are_no_numbers_are_no_answers(precision, remedy, made, synt
     fed = "".join(f"{json.dumps(r)}\n" for r in records_of(synthetic_data, "terra", 3))
     done = main("infer", tmp_path, "--precision", precision, input=fed)
     assert done.returncode == 1 and not done.stdout
-    assert "are no numbers" in done.stderr and remedy in done.stderr
+    assert "are not finite" in done.stderr and remedy in done.stderr
 
 
 def test_a_body_that_keeps_a_state_computes_everything_anew(synthetic_data):
@@ -364,7 +364,7 @@ def test_the_program_says_how_it_computes_and_what_it_cut(made, synthetic_data):
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
     assert json.loads(first.removeprefix("morocco: ")) == ready
-    assert last == "1 sequences were longer than the model takes and were cut"
+    assert last == "1 sequences were longer than the model takes and were truncated"
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
 
 

@@ -165,8 +165,8 @@ class Transformer:
         if not result.isfinite().all():
             bad = int((~result.isfinite()).any(1).sum())
             raise InvalidResult(
-                f"the logits of {bad} of {len(sequences)} sequences are no numbers",
-                rule="an answer is read from numbers",
+                f"the logits of {bad} of {len(sequences)} sequences are not finite",
+                rule="an answer is read from finite logits",
                 remedy=f"compute in fp32 instead of {self.options.precision}"
                 if self.options.precision != "fp32"
                 else "train it again with a lower learning_rate",
