@@ -11,4 +11,4 @@ def test_a_step_that_ends_before_it_began_by_the_clock_is_done_and_verifies(tmp_
         fileio.write_text(step.folder / "note.txt", "kept\n")
     status = steps.read_status(tmp_path / "step")
     assert status["state"] == "done" and status["ended"] < status["started"]
-    assert all(finding.ok for finding in verify.verify(tmp_path / "step"))
+    assert all(finding.ok for finding in verify.verify(tmp_path / "step", {}))
