@@ -93,7 +93,7 @@ def idx_of(prediction):
 def test_every_question_and_answer_has_an_idx_of_its_own_and_gets_its_old_one_back(passage):
     task = get_task("muserc")
     made = [task.reindex(passage, position) for position in (0, 1)]
-    questions, answers = (sum((idx_of(record)[k] for record in made), []) for k in (0, 1))
+    questions, answers = ([idx for record in made for idx in idx_of(record)[k]] for k in (0, 1))
     assert len(set(questions)) == 4 and len(set(answers)) == 8
     restored = task.restore(task.gold(made[1]), passage)
     assert restored["idx"] == 3 and idx_of(restored) == ([5, 6], [10, 11, 12, 13])
