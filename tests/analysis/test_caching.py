@@ -82,7 +82,8 @@ def test_a_cache_is_found_by_the_first_method_that_both_kinds_allow(tmp_path, un
 def test_answers_that_come_too_fast_for_a_stream_are_the_finding(tmp_path):
     repeated = {"arrivals": burst(SIZE, 10), "ready_s": None}
     result = judged(tmp_path, streamed(1.0), repeated)
-    assert result["fires"] is True and result["method"] == "stream" and result["value"] > 100
+    assert result["fires"] is True and result["method"] == "stream"
+    assert result["value"] == pytest.approx(360 / 0.0009 / SIZE, rel=0.001)
 
 
 def test_an_honest_program_is_not_accused(tmp_path):

@@ -310,7 +310,7 @@ def test_a_program_that_works_before_it_says_it_is_ready_is_not_believed(measure
     code = (
         "import json,sys,time\n"
         "records=[json.loads(line) for line in sys.stdin]\n"
-        "time.sleep(len(records) / 400)\n"
+        "time.sleep(len(records) / 150)\n"
         'print(\'morocco: {"event": "ready"}\', file=sys.stderr, flush=True)\n'
         "for k in range(0, len(records), 4):\n"
         "    time.sleep(0.002)\n"
@@ -319,7 +319,7 @@ def test_a_program_that_works_before_it_says_it_is_ready_is_not_believed(measure
     )
     result, _ = measured([sys.executable, "-I", "-S", "-c", code], True, batch_size=4, input_size=100, repeats=2)
     assert "WORK_NOT_SEEN" in result["reasons"] and result["speed_per_s"]["method"] == "paired"
-    true_per_s = 1 / (1 / 400 + 0.002 / 4)
+    true_per_s = 1 / (1 / 150 + 0.002 / 4)
     speeds = [row["speed_per_s"] for row in result["per_run"] if row["speed_per_s"]]
     assert speeds and all(math.isclose(per_s, true_per_s, rel_tol=0.2) for per_s in speeds)  # the stream would say 2000
 

@@ -280,52 +280,6 @@ def test_a_flood_on_stdout_is_ended_before_it_fills_the_disk(benched, tmp_path, 
     )
 
 
-# -- weights -------------------------------------------------------------------------------------------------------
-def newer(folder: Path) -> None:
-    path = folder / "model.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"schema": 1', '"schema": 2', 1), encoding="utf-8")
-
-
-def halved(name: str):
-    return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size // 2)
-
-
-SPOILT = {
-    "newer schema": (newer, "has schema 2; this version reads schema 1; train it again"),
-    "half of the values": (halved("model.json"), "model.json is broken"),
-    "half of the arrays": (halved("model.safetensors"), "is broken (SafetensorError"),
-}
-
-
-@pytest.fixture(params=SPOILT)
-def spoilt(request, fitted, tmp_path):
-    """(folder, message) of weights that cannot be used."""
-    spoil, message = SPOILT[request.param]
-    shutil.copytree(fitted, tmp_path / "weights")
-    spoil(tmp_path / "weights")
-    return tmp_path / "weights", message
-
-
-def test_spoilt_weights_are_refused_before_readiness(main, spoilt):
-    folder, message = spoilt
-    done = main("infer", folder, input=LINES[0])
-    assert_refused(done, 2, str(folder), message, "train it again")
-    assert "ready" not in done.stderr
-
-
-def bench_of_weights(morocco, weights: Path, task: str, data: Path, out: Path):
-    command = shlex.join([*PYTHON[:1], "-m", "morocco_lib", "infer", str(weights)])
-    sizes = ("--input-size", 10, "--repeats", 1)
-    return morocco("bench", "--command", command, task, "--data", data, "--out", out, *sizes, "--json")
-
-
-def test_a_bench_of_spoilt_weights_is_invalid_and_keeps_the_reason(main, spoilt, val, tmp_path):
-    folder, message = spoilt
-    done = bench_of_weights(main, folder, "terra", val, tmp_path / "out")
-    assert_invalid(done, tmp_path / "out", "NON_ZERO_EXIT", "MISSING_IDX")
-    assert message in (tmp_path / "out/runs/01/stderr.log").read_text()
-
-
 # -- plans ---------------------------------------------------------------------------------------------------------
 
 

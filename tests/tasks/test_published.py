@@ -254,6 +254,8 @@ def test_rucos_takes_the_name_whose_query_is_nearest_to_the_passage(real_data, k
         assert answer == {"idx": record["qas"][0]["idx"], "label": names[int(np.argmax(near))]}
 
 
+@pytest.mark.slow  # timed
+@pytest.mark.timed
 def test_the_time_of_rucos_grows_linearly_with_the_passage(real_data, kept):
     model, _ = weights.load(kept("rucos"), "rucos")
     record = rucos_or_train(real_data, "rucos")[0]
