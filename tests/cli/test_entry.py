@@ -134,13 +134,13 @@ def test_the_commands_in_help_work(workplace):
     (workplace / "bin").mkdir()
     (workplace / "bin/morocco").write_text(f'#!/bin/sh\nexec {sys.executable} -m morocco_lib "$@"\n')
     (workplace / "bin/morocco").chmod(0o755)
-    path = f"{workplace / 'bin'}:{os.environ['PATH']}"
+    search = f"{workplace / 'bin'}:{os.environ['PATH']}"
 
     def type_in(line):
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line],
             cwd=workplace,
-            env=environment({"PATH": path}),
+            env=environment({"PATH": search}),
             capture_output=True,
             text=True,
         )

@@ -193,7 +193,7 @@ def test_the_commands_in_help_work(home, docker, docker_engine, image, tmp_path)
     # As they are typed: on the port they name, which is free where this engine is.
     docker.api.tag(image(), "tfidf-terra:latest")
     (tmp_path / "password.txt").write_text(f"{SECRET}\n")
-    parser = next(a for a in entry.build_parser()._actions if a.dest == "verb").choices
+    parser = next(a for a in entry.build_parser()._actions if a.dest == "subcommand").choices
     with engine.registry(tmp_path / "r", docker_engine, {USER: SECRET}, port=5000):
         for verb in ("login", "push", "pull"):
             for line in (line.removeprefix("try:").strip() for line in parser[verb].epilog.splitlines()):
@@ -444,9 +444,10 @@ def echo(address):
 
 
 @pytest.mark.slow
-def test_the_password_is_nowhere_but_where_login_keeps_it(home, tmp_path, monkeypatch):
+def test_the_password_is_nowhere_but_where_login_keeps_it(home, tmp_path, tmp_path_factory, monkeypatch):
+    engine_folder = tmp_path_factory.mktemp("e")  # a short path: sockets lie in it
     with contextlib.ExitStack() as stack:
-        address = stack.enter_context(engine.running(tmp_path / "e", options=("--debug",)))  # at its most talkative
+        address = stack.enter_context(engine.running(engine_folder, options=("--debug",)))  # at its most talkative
         docker = stack.enter_context(engine.client(address))
         guarded = stack.enter_context(engine.registry(tmp_path / "r", address, {USER: SECRET}))
         name, elsewhere = (stack.enter_context(engine.noise_image(docker, 1000)), stack.enter_context(echo(address)))
@@ -487,5 +488,5 @@ def test_the_password_is_nowhere_but_where_login_keeps_it(home, tmp_path, monkey
         keep = home / ".docker/config.json"
         assert files_with(home, wanted) == [keep] and keep.stat().st_mode & 0o777 == 0o600
         assert "Calling POST" in (tmp_path / "e/log").read_text()  # it was talkative
-        for place in (folder, tmp_path / "e", guarded.folder):
+        for place in (folder, engine_folder, guarded.folder):
             assert files_with(place, wanted) == [], place

@@ -12,9 +12,9 @@ import engine
 import pytest
 from servers import ROOT
 
-from morocco_lib.artifacts import verify
 from morocco_lib.errors import UsageError
 from morocco_lib.monitors import system_load
+from morocco_lib.pipeline.step_kinds import verify
 from morocco_lib.reasons import Reason
 from morocco_lib.runners import engine as engines
 from morocco_lib.runners.contract import Limits, converse
@@ -240,7 +240,7 @@ def test_a_bench_of_an_image_is_valid_names_its_digest_and_verifies(
     assert facts["argv"] == ["--batch-size", "4"] and facts["limits"]["pids"] == 4096
     phases = facts["phases"]
     assert 0 < phases["engine_start_s"] < phases["ready_s"] < phases["last_answer_s"] < phases["engine_die_s"]
-    assert all(finding.ok for finding in verify.verify(tmp_path / "out"))
+    assert all(finding.ok for finding in verify(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM])

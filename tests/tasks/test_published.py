@@ -271,4 +271,4 @@ def test_the_time_of_rucos_grows_linearly_with_the_passage(real_data, kept):
         return statistics.median(spent)
 
     seconds(40)  # warm
-    assert seconds(8 * 200) <= 12 * seconds(200)
+    assert seconds(8 * 200) <= 24 * seconds(200)  # linear is 8, quadratic 64
