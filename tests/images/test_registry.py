@@ -487,6 +487,6 @@ def test_the_password_is_nowhere_but_where_login_keeps_it(home, tmp_path, tmp_pa
         assert any(b"--password-stdin" in words for words in watcher.seen)
         keep = home / ".docker/config.json"
         assert files_with(home, wanted) == [keep] and keep.stat().st_mode & 0o777 == 0o600
-        assert "Calling POST" in (tmp_path / "e/log").read_text()  # it was talkative
+        assert "Calling POST" in (engine_folder / "log").read_text()  # it was talkative
         for place in (folder, engine_folder, guarded.folder):
             assert files_with(place, wanted) == [], place
