@@ -131,7 +131,7 @@ def labels_of(model: Transformer, records: list[Record], logits: torch.Tensor) -
     found = [(r, model.head.predict(r, one)) for r, one in zip(records, logits.split(parts), strict=True)]
     if task.labels:
         return [label for _, prediction in found for label in task.labels_in(prediction)]
-    return [model.head.names(record).index(prediction["label"]) for record, prediction in found]
+    return [model.task.candidates(record).index(prediction["label"]) for record, prediction in found]
 
 
 def lengths_of(model: Transformer, records: list[Record]) -> list[int]:
