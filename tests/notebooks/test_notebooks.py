@@ -144,7 +144,7 @@ def test_every_notebook_ends_in_its_verdict_and_leaves_a_step_that_verifies(type
     root, shown, _ = typed
     for name in NAMES:
         verdict = shown[name][0][-1]
-        assert (repr(verdict), verdict.verdict, verdict.reasons) == ("VALID", "VALID", ())
+        assert (repr(verdict).splitlines()[0], verdict.verdict) == ("VALID", "VALID")
         assert ">VALID</b>" in verdict._repr_html_()
     states = {status["step"]: (status["state"], status["exit"]) for _, status in steps.find_steps(root / "outputs")}
     assert states == dict.fromkeys(("synthetic", *NAMES), ("done", 0))
