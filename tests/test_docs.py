@@ -293,6 +293,7 @@ def test_the_worked_record_and_every_spelling_are_accepted(tone):
 
 # -- quick start ---------------------------------------------------------------------------------------------------
 @pytest.mark.slow
+@pytest.mark.xdist_group("pages")  # the two longest tests: begun early, beside the others
 def test_quick_start_commands_run_and_print_what_is_shown(tmp_path):
     commands = list(console_blocks(page("quick-start.md")))
     assert len(commands) > 8

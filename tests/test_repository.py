@@ -129,6 +129,7 @@ def test_nothing_large_nothing_of_others_and_no_outputs_are_committed():
 
 # -- README --------------------------------------------------------------------------------------------------------
 @pytest.mark.slow
+@pytest.mark.xdist_group("pages")  # the two longest tests: begun early, beside the others
 def test_readme_commands_run_and_print_what_is_shown(tmp_path):
     commands = list(console_blocks((ROOT / "README.md").read_text()))
     assert commands[0][0] == "make demo" and len(commands) >= 5
