@@ -97,7 +97,7 @@ def of_notebook(schema: type[Schema], title: str, names: dict[str, Any], given: 
     }
     if given is not None:
         known = list(schema.model_fields)
-        values = {n: v for n, v in values.items() if n in given or difflib.get_close_matches(n, known, cutoff=0.85)}
+        values = {n: v for n, v in values.items() if n in given or difflib.get_close_matches(n, known, cutoff=0.9)}
     try:
         return validate(schema, values, f"{title}.ipynb")
     except UsageError as error:

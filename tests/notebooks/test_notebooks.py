@@ -21,6 +21,7 @@ from matplotlib import pyplot
 from pandas.io.formats.style import Styler
 from papermill import inspect_notebook
 
+from morocco_lib import config
 from morocco_lib.artifacts import steps
 from morocco_lib.benchmark import protocol
 from morocco_lib.errors import UsageError
@@ -153,6 +154,19 @@ def test_every_notebook_ends_in_its_verdict_and_leaves_a_step_that_verifies(type
     assert {finding.step.split("/")[-1].split("-")[0] for finding in findings if finding.what == "numbers"} == {
         "bench", "eval", "report"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_a_notebooks_own_cells_are_no_parameters_when_it_runs_again(name):
+    cells = [ast.parse(cell.source) for cell in source(name).cells if cell.cell_type == "code"]
+    first, *later = (
+        {n.id for n in ast.walk(c) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} for c in cells
+    )
+    values = {}
+    exec(parameter_cell(name).source, values)
+    names = values | dict.fromkeys(set().union(*later), "of a later cell")
+    params = KINDS[name].params
+    assert config.of_notebook(params, name, names, first) == config.of_notebook(params, name, values)
 
 
 @pytest.mark.parametrize("name", ["train", "bench", "eval"])
