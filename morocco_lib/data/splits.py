@@ -6,7 +6,7 @@ from typing import Any
 
 from morocco_lib import fileio
 from morocco_lib.errors import UsageError
-from morocco_lib.options import SYNTHETIC as SYNTHETIC
+from morocco_lib.options import SYNTHETIC
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
 

@@ -7,7 +7,7 @@ do not count. A prediction for an unknown record, or with an unknown label, is a
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from morocco_lib.errors import InvalidResult
@@ -16,12 +16,6 @@ from morocco_lib.tasks.form import AnswerKind
 from morocco_lib.tasks.jsonl import Record, open_lines, split_lines
 
 TRAILING = re.compile(r"\W+$")
-
-
-def task_value(task: Task, scores: Mapping[str, float]) -> float:
-    """Return the original's one number of a task: a pair whose second value is exactly 0.0 is not halved."""
-    first, *second = (scores[name] for name in task.metric_names)
-    return (first + second[0]) / 2 if second and second[0] else first
 
 
 def score_file(task: Task, path: Path, records: Sequence[Record]) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """Synthetic benchmark records from templates, for demonstrations and tests that need no download.
 
 One generator module a task, found by its file name, with its sentences and words in the JSON file of the same name. It
-has `SIZES` (split -> number of records that `write` makes) and `records(split, size, seed)`, which gives the same records
-on every machine and different ones for every split: a random stream is seeded with a string, which Python hashes by
-SHA-512, whatever PYTHONHASHSEED is. `records_with_truth` returns the same records, each beside what is true by
-construction: a tenth of the published labels is wrong, and the test split has none.
+has `SIZES` (split -> number of records that `write` makes) and `records_with_truth(split, size, seed)`: records, each
+beside what is true by construction, since a tenth of the published labels is wrong and the test split has none. They are
+the same on every machine and different for every split: a random stream is seeded with a string, which Python hashes by
+SHA-512, whatever PYTHONHASHSEED is.
 """
 
 import importlib
@@ -57,7 +57,7 @@ def records(task_name: str, split: str, size: int, seed: int) -> list[Record]:
     module = generator(task_name)
     if split not in module.SIZES:
         raise UsageError(f"no split {split!r}", rule=f"splits are {', '.join(module.SIZES)}")
-    return module.records(split, size, seed)
+    return [record for record, _ in module.records_with_truth(split, size, seed)]
 
 
 def write(folder: Path, tasks: Sequence[str], seed: int, train_records: int = 0) -> list[Path]:
