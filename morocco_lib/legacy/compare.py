@@ -172,8 +172,8 @@ class Pair:
     """Two models on a task, the faster by what was published first.
 
     Attributes:
-        order: `confirmed`: the corrected intervals do not overlap and stand in the published order; `reversed`: they do
-            not overlap and stand in the other; `unclear`: they overlap, so the logs do not tell which is faster.
+        order: `confirmed`: the corrected intervals do not overlap and are in the published order; `reversed`: they do
+            not overlap and are in the other; `unclear`: they overlap, so the logs do not tell which is faster.
         published_apart: The intervals of the published speeds do not overlap.
     """
 
