@@ -1,7 +1,6 @@
 """Logs of known truth, and the published ones, which are read once."""
 
 import json
-import tarfile
 from types import SimpleNamespace
 
 import pytest
@@ -85,19 +84,6 @@ def point_of(members_of):
 def published(archive):
     """The published logs: (model, task) -> cell."""
     return {(cell.model, cell.task): cell for cell in compare.read(archive)}
-
-
-@pytest.fixture(scope="session")
-def published_rows(archive):
-    """The published logs, read without the library: (model, task) -> file name -> samples."""
-    found = {}
-    with tarfile.open(archive) as packed:
-        for member in packed:
-            if member.isfile():
-                model, task, name = member.name.split("/")
-                rows = [json.loads(line) for line in packed.extractfile(member)]
-                found.setdefault((model, task), {})[name] = rows
-    return found
 
 
 @pytest.fixture(scope="session")
