@@ -116,6 +116,14 @@ def test_a_bad_run_is_flagged_and_left_out(cell, point_of, write_log, name, run,
     assert after.used + after.used_single == before.used + before.used_single - 1
 
 
+def test_three_runs_tell_which_is_too_short_and_two_do_not(cell, point_of, write_log):
+    short = write_log(cell / "2000_32_02.jsonl", 15.0, 3.0)
+    for number in (4, 5, 3):
+        assert (Flag.TRUNCATED, short.name) in flags(point_of(cell))
+        (cell / f"2000_32_{number:02d}.jsonl").unlink()
+    assert (Flag.TRUNCATED, short.name) not in flags(point_of(cell))
+
+
 # Total time as of the others, or far below: neither truncated nor fastest.
 @pytest.mark.parametrize("again_s", [12, -10])
 def test_a_clock_that_goes_back_is_flagged_and_nothing_is_judged_by_it(cell, point_of, write_log, again_s):
