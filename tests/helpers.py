@@ -74,36 +74,13 @@ def run_as_shown(commands: Iterable[tuple[str, list[str]]], home: Path) -> None:
 # -- benches -------------------------------------------------------------------------------------------------------
 LABELS = ("entailment", "not_entailment")
 READINGS = [
-    *("speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record"),
-    *("energy_j_per_record", "bytes_per_s", "cold_init_s", "score"),
-]
+    "speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record",
+    "energy_j_per_record", "bytes_per_s", "cold_init_s", "score",
+]  # fmt: skip
 KEYS = [  # of bench.json
-    *(
-        "schema",
-        "task",
-        "model",
-        "runner",
-        "image_digest",
-        "input_size",
-        "batch_size",
-        "repeats",
-        "precision",
-        "backend",
-    ),
-    *(
-        "device",
-        "verdict",
-        "reasons",
-        "data",
-        "input",
-        "flips",
-        "kept_answers",
-        "protocol",
-        "runs",
-        "per_run",
-        *READINGS,
-    ),
-]
+    "schema", "task", "model", "runner", "image_digest", "input_size", "batch_size", "repeats", "precision", "backend",
+    "device", "verdict", "reasons", "data", "input", "flips", "kept_answers", "protocol", "runs", "per_run", *READINGS,
+]  # fmt: skip
 RUN_FILES = {"run.json", "workload.json", "answers.jsonl", "chunks.jsonl", "samples.jsonl", "stderr.log"}
 FIRST_IDX = 70_000  # far from the fresh idx, so that a mix-up shows
 

@@ -89,11 +89,10 @@ def of_notebook(schema: type[Schema], title: str, names: dict[str, Any], given: 
         given: When its cells run again in one kernel: the names that were there the first time, before later cells made
             theirs. Of the others only those count that are a parameter's name, or nearly.
     """
-    shell = {"In", "Out", "exit", "quit", "open", "get_ipython"}
     values = {
         name: value
         for name, value in names.items()
-        if not name.startswith("_") and name not in shell and not isinstance(value, ModuleType) and not callable(value)
+        if not (name.startswith("_") or name in ("In", "Out") or isinstance(value, ModuleType) or callable(value))
     }
     if given is not None:
         known = list(schema.model_fields)

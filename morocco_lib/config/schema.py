@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError
@@ -90,12 +90,9 @@ def _names_at(known: type[BaseModel], loc: tuple) -> list[str]:
         field = known.model_fields.get(part) if isinstance(part, str) else None
         if field is None:
             continue
-        inner = field.annotation
-        inner = next(
-            (a for a in getattr(inner, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)), inner
-        )
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            known = inner
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                known = inner
     return sorted(known.model_fields)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from morocco_lib import fileio
 from morocco_lib.errors import UsageError
-from morocco_lib.options import SYNTHETIC as SYNTHETIC
+from morocco_lib.options import SYNTHETIC
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
 
-MARK = "SYNTHETIC.md"  # stands in every folder of synthetic records
+MARK = "SYNTHETIC.md"  # in every folder of synthetic records
 
 
 def find_split(data_dir: Path, task: Task, split: str, files: dict[str, str] | None = None) -> Path:

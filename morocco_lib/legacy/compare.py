@@ -107,8 +107,7 @@ class Cell:
         if not self.good_single or not self.good:
             return None
         onset_single_s, onset_s = (_median(log.onset_s for log in some) for some in (self.good_single, self.good))
-        rams = (_median(log.columns["ram"][0] for log in some) for some in (self.good_single, self.good))
-        ram_single, ram = rams
+        ram_single, ram = (_median(log.columns["ram"][0] for log in some) for some in (self.good_single, self.good))
         ram_s = _median(log.first("ram", ram) for log in self.good_single)
         return StartupLoss(onset_single_s, onset_s, ram_single, ram, ram_s)
 
@@ -172,8 +171,8 @@ class Pair:
     """Two models on a task, the faster by what was published first.
 
     Attributes:
-        order: `confirmed`: the corrected intervals do not overlap and stand in the published order; `reversed`: they do
-            not overlap and stand in the other; `unclear`: they overlap, so the logs do not tell which is faster.
+        order: `confirmed`: the corrected intervals do not overlap and are in the published order; `reversed`: they do
+            not overlap and are in the other; `unclear`: they overlap, so the logs do not tell which is faster.
         published_apart: The intervals of the published speeds do not overlap.
     """
 

@@ -163,29 +163,27 @@ def _judge_any(logs: Sequence[Log]) -> list[Finding]:
 
 
 def _judge_single(single: Sequence[Log]) -> list[Finding]:
-    findings = _judge_any(single)
-    held = [log for log in single if log.gpu_ram_bytes is not None]
-    if len(held) >= RUNS_TO_JUDGE:  # by memory: their times differ as much between warm and cold
-        usual = median(log.gpu_ram_bytes for log in held)
-        for log in held:
-            if log.gpu_ram_bytes < LOADED_SHARE * usual:
-                peak = f"held {log.gpu_ram_bytes / 2**30:.2f} GiB of GPU memory at most"
-                seen = f"{peak}, below {LOADED_SHARE:g} of the usual {usual / 2**30:.2f}"
-                findings.append(Finding(Flag.TRUNCATED, log.file, seen))
+    # Truncated by memory: the times of warm and cold ones differ as much.
+    held = {log.file: log.gpu_ram_bytes / 2**30 for log in single if log.gpu_ram_bytes is not None}
+    text = "held {:.2f} GiB of GPU memory at most, below {:g} of the usual {:.2f}"
+    findings = _judge_any(single) + _truncated(held, LOADED_SHARE, text)
     return findings + _cold(_whole(single, findings))
 
 
 def _judge_longer(runs: Sequence[Log], warm: Sequence[Log]) -> list[Finding]:
-    findings = _judge_any(runs)
-    aligned = [log for log in runs if log.aligned_s is not None and not log.went_back]
-    if len(aligned) >= RUNS_TO_JUDGE:
-        usual = median(log.aligned_s for log in aligned)
-        for log in aligned:
-            if log.aligned_s < TRUNCATED_SHARE * usual:
-                ended = f"ended {log.aligned_s:.1f} s after its first GPU sample"
-                seen = f"{ended}, below {TRUNCATED_SHARE:g} of the usual {usual:.1f} s"
-                findings.append(Finding(Flag.TRUNCATED, log.file, seen))
+    aligned = {log.file: log.aligned_s for log in runs if log.aligned_s is not None and not log.went_back}
+    text = "ended {:.1f} s after its first GPU sample, below {:g} of the usual {:.1f} s"
+    findings = _judge_any(runs) + _truncated(aligned, TRUNCATED_SHARE, text)
     return findings + _cold(_whole(runs, findings), min(log.total_s for log in warm)) if warm else findings
+
+
+def _truncated(values: dict[str, float], share: float, text: str) -> list[Finding]:
+    """Return the logs whose value is below a share of the median; `values` is by file."""
+    if len(values) < RUNS_TO_JUDGE:
+        return []
+    usual = median(values.values())
+    low = {file: value for file, value in values.items() if value < share * usual}
+    return [Finding(Flag.TRUNCATED, file, text.format(value, share, usual)) for file, value in low.items()]
 
 
 def _whole(logs: Sequence[Log], findings: Iterable[Finding]) -> list[Log]:

@@ -1,26 +1,21 @@
 """Scores as the original computed them, to compare with what it published.
 
-Records without a prediction are not counted, a record predicted twice counts twice (RuCoS: the last one), missing
-answers to a MuSeRC question do not count against it, empty RuCoS answers are skipped, trailing punctuation and spaces
-are removed, and an answer that names no entity is replaced by the alphabetically first one. A prediction for an unknown
-record, or with an unknown label, is an error there as here.
+Records without a prediction are not counted, and a record predicted twice counts twice. Of answers in free text (RuCoS)
+the last of a record counts, empty ones are skipped, trailing punctuation and spaces are removed, and one that names no
+entity is replaced by the alphabetically first entity. Where each of several answers is labelled (MuSeRC), missing ones
+do not count. A prediction for an unknown record, or with an unknown label, is an error there as here.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from morocco_lib.errors import InvalidResult
 from morocco_lib.tasks.base import AnswerError, Checked, Prediction, Task
+from morocco_lib.tasks.form import AnswerKind
 from morocco_lib.tasks.jsonl import Record, open_lines, split_lines
 
 TRAILING = re.compile(r"\W+$")
-
-
-def task_value(task: Task, scores: Mapping[str, float]) -> float:
-    """Return the original's one number of a task: a pair whose second value is exactly 0.0 is not halved."""
-    first, *second = (scores[name] for name in task.metric_names)
-    return (first + second[0]) / 2 if second and second[0] else first
 
 
 def score_file(task: Task, path: Path, records: Sequence[Record]) -> dict[str, float]:
@@ -56,7 +51,7 @@ def score(task: Task, lines: Iterable[bytes], records: Sequence[Record], file: s
             ) from None
         if pair:
             pairs.append(pair)
-    if task.name == "rucos":
+    if not task.labels:
         pairs = list({gold["idx"]: (gold, given) for gold, given in pairs}.values())
     if not pairs:
         raise InvalidResult(f"{file} holds no prediction to score")
@@ -67,13 +62,13 @@ def score(task: Task, lines: Iterable[bytes], records: Sequence[Record], file: s
 def _pair(task: Task, prediction: Prediction, record: Record, checked: Checked) -> tuple[Prediction, Prediction] | None:
     """Return (gold, prediction), both reduced to what was predicted; None for a prediction that is skipped."""
     gold = task.gold(record)
-    if task.name == "rucos":
+    if not task.labels:  # an entity of the passage in its own words
         label = prediction.get("label")
         if not label:
             return None
         label, names = TRAILING.sub("", str(label)), task.entities(record)
         return gold, {"idx": gold["idx"], "label": label if label in names else min(names)}
-    if task.name == "muserc":
+    if task.answer_kind is AnswerKind.EACH_OF:
         record, gold = _predicted_part(prediction, record, gold)
     answer = task.read_answer(prediction, record, checked)
     return (gold, answer) if task.labels_in(gold) else None  # a MuSeRC passage of which nothing was answered

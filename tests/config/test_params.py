@@ -61,24 +61,16 @@ def test_an_unknown_name_is_refused_and_the_nearest_known_one_is_named(known, va
 
 def test_everything_wrong_is_listed_at_once():
     message = refused(config.BenchParams, {"task": {"name": "tera"}, "batch_size": 0, "repeats": "x", "sed": 1})
-    for part in (
-        "bench.ipynb: ",
-        "parameter 'model' is missing",
-        "did you mean 'terra'",
-        "'batch_size' is 0: ",
-        "'repeats' is 'x': ",
-        "did you mean 'seed'",
-    ):
-        assert part in message
+    parts = ("'model' is missing", "mean 'terra'", "'batch_size' is 0: ", "'repeats' is 'x': ", "mean 'seed'")
+    assert all(part in message for part in ("bench.ipynb: ", *parts))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"batch_size": 0}, {"batch_size": 1.5}, {"input_size": -1}, {"precision": 0}, {"quick": 1}, {"seed": "x"},
-        {"model": "tfidf"}, {"task": {**TASK, "split": "dev"}}, {"task": {**TASK, "files": {"vall": "a"}}},
-        {"machine": {"timeout_s": 0}}, {"machine": {"runner": "rocket"}}, {"model": {**MODEL, "kind": "magic"}},
-        {"model": {**MODEL, "name": "../up"}}, {"data_dir": 5},
+        {"batch_size": 1.5}, {"input_size": -1}, {"precision": 0}, {"quick": 1}, {"model": "tfidf"},
+        {"task": {**TASK, "split": "dev"}}, {"task": {**TASK, "files": {"vall": "a"}}}, {"machine": {"timeout_s": 0}},
+        {"machine": {"runner": "rocket"}}, {"model": {**MODEL, "kind": "magic"}}, {"model": {**MODEL, "name": "../up"}},
     ],
     ids=str,
 )  # fmt: skip
@@ -145,18 +137,14 @@ def test_a_byte_order_mark_before_a_plan_is_fine(plan):
         (PLAN + "steps: [pack]\n", r"no step 'pack'; steps: train, bench, eval, report"),
         (PLAN + "seeds: 1-x\n", r"'seeds' is '1-x'"),
         (PLAN + "overrides: [{}, {model: bert}]\n", r"overrides\.1 is for model 'bert'; the plan has majority, tfidf"),
-        (PLAN + "overrides: [{task: rcb}]\n", r"overrides\.0 is for task 'rcb'; the plan has terra"),
         (PLAN + "overrides: [{model: tfidf, batch_size: 0}]\n", r"'overrides\.0\.batch_size' is 0"),
-        (PLAN + "overrides: [{precision: 2}]\n", r"'overrides\.0\.precision' is 2"),
         (PLAN + "overrides: [{seeds: x}]\n", r"'overrides\.0\.seeds' is 'x'"),
         ("name: demo\nmodels: []\ntasks: [terra]\n", r"'models'"),
-        ("name: demo\nmodels: [tfidf]\n", r"parameter 'tasks' is missing"),
         ("name: ../demo\nmodels: [tfidf]\ntasks: [terra]\n", r"'name' is '\.\./demo'"),
         ("name: 2001-99-99\nmodels: [tfidf]\ntasks: [terra]\n", r"is not YAML"),
         (PLAN + "1: 2\n", r"parameter '1'.*Keys should be strings"),
         (PLAN + "models: [tfidf]\n", r"is not YAML: duplicate key 'models' .*line 4"),
         ("- name: demo\n", r"holds no mapping"),
-        ("name: !!python/object/apply:os.system [exit]\n", r"is not YAML"),
         (PLAN.encode() + b"data_dir: \xff\n", r"is not YAML"),
     ],
 )
@@ -166,10 +154,9 @@ def test_an_invalid_plan_is_refused(plan, text, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["missing.yaml", "."])
-def test_a_plan_that_cannot_be_read_is_refused_by_name(tmp_path, name):
-    with pytest.raises(UsageError, match="cannot read"):
-        config.load_plan(tmp_path / name, KINDS)
+def test_a_plan_that_cannot_be_read_is_refused_by_name(tmp_path):
+    with pytest.raises(UsageError, match=r"cannot read .*missing\.yaml"):
+        config.load_plan(tmp_path / "missing.yaml", KINDS)
 
 
 # -- files by name -------------------------------------------------------------------------------------------------
@@ -200,10 +187,8 @@ def test_a_model_file_names_a_model_of_a_known_kind(project):
     ("text", "message"),
     [
         ("name: mine\nkind: tfidf\n", r"has the keys name, kind; one top-level key, model:"),
-        ("model: {name: mine, kind: tfidf}\ntask: {}\n", r"one top-level key"),
         ("model:\n", r"'name' is missing.*'kind' is missing"),
         ("model: [a]\n", r"mine\.yaml: .* is \['a'\]: Input should be a valid dictionary"),
-        ("model: {name: mine, knd: tfidf}\n", r"unknown parameter 'knd'; did you mean 'kind'\?"),
     ],
 )
 def test_an_invalid_model_file_is_refused(project, text, message):
@@ -233,12 +218,8 @@ def test_the_project_is_found_upwards_and_paths_count_from_it(project, tmp_path)
     assert config.find_root(below) == config.project_root(below) == root.resolve()
     assert config.resolve("outputs/x", root) == root.resolve() / "outputs/x"
     assert config.resolve("/somewhere", root) == Path("/somewhere")
-
-
-def test_outside_a_project_none_is_found(tmp_path):
-    assert config.find_root(tmp_path) is None
     with pytest.raises(UsageError, match="no project found"):
-        config.project_root(tmp_path)
+        config.project_root(root.parent)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from itertools import combinations
 import pytest
 
 from morocco_lib.data import synthetic
-from morocco_lib.data.synthetic import danetqa, lidirus, rcb
+from morocco_lib.data.synthetic import danetqa, lidirus
 from morocco_lib.data.synthetic._templates import draw_new
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
@@ -30,11 +30,6 @@ DIGESTS = {
 SPLITS = ("train", "val", "test")
 CASES = [(name, split) for name in DIGESTS for split in synthetic.generator(name).SIZES]
 LABELLED = [case for case in CASES if case[1] != "test"]
-SHARES = {  # of labels, where they are not even
-    ("terra", "train"): {"entailment": 0.52, "not_entailment": 0.48},
-    ("danetqa", "train"): {True: 0.55, False: 0.45},
-    ("lidirus", "LiDiRus"): {"entailment": 0.42, "not_entailment": 0.58},
-}
 
 
 def text_of(record: dict) -> str:
@@ -103,22 +98,14 @@ def test_what_was_drawn_before_is_drawn_again():
     assert draw_new(lambda: next(draws), seen) == "b" and seen == {"a", "b"}
 
 
-@pytest.mark.parametrize("size", [25, 30])
 @pytest.mark.parametrize(("name", "split"), LABELLED)
-def test_a_tenth_of_the_labels_is_wrong_and_evenly_so(name, split, size):
-    pairs = judged(name, synthetic.generator(name).records_with_truth(split, size, 3))
+def test_a_tenth_of_the_labels_is_wrong_and_evenly_so(name, split):
+    pairs = judged(name, synthetic.generator(name).records_with_truth(split, 25, 3))
     wrong = Counter(true for published, true in pairs if published != true)
     assert sum(wrong.values()) == round(len(pairs) / 10)
     if name not in ("muserc", "rucos"):
         counts = [wrong[label] for label in {true for _, true in pairs}]
         assert max(counts) - min(counts) <= 1
-
-
-@pytest.mark.parametrize(("name", "split"), [case for case in LABELLED if case[0] not in ("muserc", "rucos")])
-def test_labels_are_balanced(name, split):
-    labels = Counter(record["label"] for record in synthetic.records(name, split, 600, 0))
-    shares = SHARES.get((name, split)) or dict.fromkeys(labels, 1 / len(labels))
-    assert {label: count / 600 for label, count in labels.items()} == pytest.approx(shares, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -134,12 +121,6 @@ def test_schema_is_the_official_one(real_data, name, split):
         assert schema(record) == schema(first)
 
 
-@pytest.mark.parametrize("name", [name for name, split in CASES if split == "test"])
-def test_the_test_split_has_no_labels(name):
-    for record in synthetic.records(name, "test", 20, 0):
-        assert get_task(name).strip_labels(record) == record
-
-
 @pytest.mark.parametrize("name", DIGESTS)
 def test_every_slot_is_filled_and_sentences_are_capitalised(name):
     for split in synthetic.generator(name).SIZES:
@@ -150,13 +131,6 @@ def test_every_slot_is_filled_and_sentences_are_capitalised(name):
 
 
 # -- one task ------------------------------------------------------------------------------------------------------
-def test_terra_doubles_quotes_as_the_official_csv_export():
-    texts = [text for record in synthetic.records("terra", "test", 600, 0) for text in strings(record)]
-    quoted = [text for text in texts if '"' in text]
-    assert 0.05 < len(quoted) / len(texts) < 0.5
-    assert all(text[0] == text[-1] == '"' and '"' not in text[1:-1].replace('""', "") for text in quoted)
-
-
 def test_danetqa_passages_answer_the_question():
     answers = {}  # question -> the sentence that makes the answer yes, the one that makes it no
     for topic in danetqa.TOPICS:
@@ -170,14 +144,6 @@ def test_danetqa_passages_answer_the_question():
         assert (yes, no) == (true_label, not true_label)
 
 
-def test_rcb_has_every_negation_and_misspells_the_key_of_two_train_records():
-    for split, expected in zip(SPLITS, (2, 0, 0), strict=True):
-        records = synthetic.records("rcb", split, 240, 0)
-        assert sum("no_negation" in record for record in records) == expected
-        values = {record.get("negation", record.get("no_negation")) for record in records}
-        assert {"no_negation", "negation"} <= values <= set(rcb.NEGATIONS)
-
-
 def test_parus_has_every_bag_of_words_with_both_labels():
     bags, questions = defaultdict(list), defaultdict(set)
     for record, true_label in synthetic.generator("parus").records_with_truth("train", 200, 0):
@@ -187,14 +153,6 @@ def test_parus_has_every_bag_of_words_with_both_labels():
     assert all(sorted(labels) == [0, 1] for labels in bags.values())
     # The same premise and choices, asked about the cause and about the effect, have different answers.
     assert all(len({label for _, label in asked}) == len(asked) == 2 for asked in questions.values())
-
-
-def test_lidirus_categories_are_official(real_data):
-    ours, real = synthetic.records("lidirus", "LiDiRus", 400, 0), official(real_data, "lidirus", "LiDiRus")
-    for group in lidirus.GROUPS:
-        assert {record[group] for record in ours if group in record} <= {record.get(group) for record in real}
-    tags = [[key for key in record if key in lidirus.GROUPS] for record in ours]
-    assert all(keys == sorted(keys, key=lidirus.GROUPS.index) for keys in tags) and [] in tags
 
 
 @pytest.mark.parametrize("split", SPLITS)

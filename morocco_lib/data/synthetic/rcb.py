@@ -7,7 +7,7 @@ gender, clauses with their contraries, and sentences around them.
 
 import random
 
-from morocco_lib.data.synthetic._templates import AGREEMENT, draw_labels, draw_new, fill, load, published
+from morocco_lib.data.synthetic._templates import AGREEMENT, draw_labels, draw_new, fill, load
 
 SIZES = {"train": 600, "val": 240, "test": 240}
 LABELS = ("entailment", "contradiction", "neutral")
@@ -51,6 +51,3 @@ def records_with_truth(split: str, size: int, seed: int) -> list[tuple[dict, str
             record["no_negation" if key == "negation" and idx in misspelt else key] = value
         records.append(({**record, "idx": idx}, true_label))
     return records
-
-
-records = published(records_with_truth)

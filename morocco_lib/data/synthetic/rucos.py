@@ -8,7 +8,7 @@ rucos.json is the sentence of an entity, its query, and things {x} that fill bot
 import random
 import re
 
-from morocco_lib.data.synthetic._templates import NOISE_SHARE, capital, load, published
+from morocco_lib.data.synthetic._templates import NOISE_SHARE, capital, load
 
 SIZES = {"train": 400, "val": 100, "test": 100}
 
@@ -91,6 +91,3 @@ def records_with_truth(split: str, size: int, seed: int) -> list[tuple[dict, lis
         qas = [{"query": query, **answers, "idx": idx}]
         pairs.append(({"idx": idx, "source": "Lenta", "passage": passage, "qas": qas}, truth))
     return pairs
-
-
-records = published(records_with_truth)

@@ -11,7 +11,7 @@ import random
 import re
 from typing import NamedTuple
 
-from morocco_lib.data.synthetic._templates import AGREEMENT, capital, draw_flipped, load, published
+from morocco_lib.data.synthetic._templates import AGREEMENT, capital, draw_flipped, load
 
 SIZES = {"train": 2000, "val": 400, "test": 400}
 
@@ -82,6 +82,3 @@ def records_with_truth(split: str, size: int, seed: int) -> list[tuple[dict, boo
     return [
         (_record(split, idx, *drawn[idx], label=label != (idx in flipped)), label) for idx, label in enumerate(truth)
     ]
-
-
-records = published(records_with_truth)

@@ -11,7 +11,7 @@ S, clauses about the one who did it. The verb of a clause, between asterisks, go
 import random
 import re
 
-from morocco_lib.data.synthetic._templates import AGREEMENT, capital, draw_flipped, load, published
+from morocco_lib.data.synthetic._templates import AGREEMENT, capital, draw_flipped, load
 
 SIZES = {"train": 800, "val": 200, "test": 200}
 _KEY_ORDERS = {  # of the official files
@@ -79,6 +79,3 @@ def records_with_truth(split: str, size: int, seed: int) -> list[tuple[dict, boo
         (_record(split, idx, text, span1, span2, label != (idx in flipped)), label)
         for idx, (text, span1, span2, label) in enumerate(drawn)
     ]
-
-
-records = published(records_with_truth)

@@ -9,7 +9,7 @@ repeat signal words of false hypotheses ("не", "никто", "отказали
 import random
 from types import SimpleNamespace
 
-from morocco_lib.data.synthetic._templates import AGREEMENT, NUMBERS, draw_flipped, draw_new, fill, load, published
+from morocco_lib.data.synthetic._templates import AGREEMENT, NUMBERS, draw_flipped, draw_new, fill, load
 
 SIZES = {"train": 1500, "val": 300, "test": 300}
 LABELS = ("entailment", "not_entailment")
@@ -82,6 +82,3 @@ def records_with_truth(split: str, size: int, seed: int) -> list[tuple[dict, str
         labelled = {} if split == "test" else {"label": label}
         records.append(({"premise": premise, "hypothesis": hypothesis, **labelled, "idx": idx}, true_label))
     return records
-
-
-records = published(records_with_truth)
