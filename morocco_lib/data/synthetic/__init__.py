@@ -93,7 +93,9 @@ def write(folder: Path, tasks: Sequence[str], seed: int, train_records: int = 0)
             path.parent.mkdir(parents=True, exist_ok=True)
             fileio.write_text(path, text)
     except OSError:
-        if new:  # half of the records would look like all of them
+        for path in contents:  # half of the records would look like all of them
+            path.unlink(missing_ok=True)
+        if new:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     return list(contents)
