@@ -68,10 +68,11 @@ def refuse(error: ValidationError, where: str, known: type[BaseModel]) -> UsageE
             continue  # not a text either; the other findings say what is wrong
         place = _place(finding["loc"])
         if finding["type"] == "extra_forbidden":
-            names, unknown = _names_at(known, finding["loc"][:-1]), str(finding["loc"][-1])
+            unknown = str(finding["loc"][-1])
+            names = {name.lower(): name for name in _names_at(known, finding["loc"][:-1])}
             place = ".".join([*filter(None, [_place(finding["loc"][:-1])]), unknown])
-            near = difflib.get_close_matches(unknown, names, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+            near = difflib.get_close_matches(unknown.lower(), names, n=1, cutoff=0.5)
+            hint = f"did you mean {names[near[0]]!r}?" if near else f"known: {', '.join(names.values())}"
             lines.append(f"unknown parameter {place!r}; {hint}")
         elif finding["type"] == "missing":
             lines.append(f"parameter {place!r} is missing")

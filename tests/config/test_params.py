@@ -50,6 +50,8 @@ def test_every_parameter_file_of_the_project_is_valid(path):
     ("known", "values", "place", "near"),
     [
         ("bench", {"model": MODEL, "task": TASK, "batchsize": 8}, "batchsize", "did you mean 'batch_size'?"),
+        ("bench", {"model": MODEL, "task": TASK, "BATCH_SIZE": 8}, "BATCH_SIZE", "did you mean 'batch_size'?"),
+        ("bench", {"model": {**MODEL, "Kind": "tfidf"}, "task": TASK}, "model.Kind", "did you mean 'kind'?"),
         ("bench", {"model": {**MODEL, "knd": "tfidf"}, "task": TASK}, "model.knd", "did you mean 'kind'?"),
         ("bench", {"model": MODEL, "task": TASK, "KINDS": {}}, "KINDS", "known: "),
         ("report", {"zzzzzz": 1}, "zzzzzz", "known: out_dir, plan_dir"),
