@@ -11,7 +11,7 @@ tenth of the labels is wrong on purpose, of these records too, so no model reach
 Bars: 0.15 over the most frequent answer; MuSeRC (F1a) and RuCoS (F1) 0.15 over the word counts; LiDiRus, answered by what
 was learnt on TERRa, MCC 0.3. Exits with 1 if one is missed. What was finished in FOLDER before is not trained again.
 
-Official records have no bar, whatever comes out is printed: of val, on which the best look was chosen too. There the same
+Official records have no bar, whatever comes out is printed: of val, on which the best evaluation was chosen too. There the same
 seed is trained twice; exits with 1 if the predictions differ.
 """
 

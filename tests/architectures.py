@@ -9,7 +9,7 @@ import torch
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel
 
-from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.models.transformer.sequences import EncodedSequence
 
 WORDS, HIDDEN, LAYERS = 90, 48, 3
 ENCODER = {
@@ -51,7 +51,7 @@ def sequence(rng, length, spans=0):
     for _ in range(spans):
         start = rng.randrange(length)
         marked.append((start, rng.randint(start + 1, min(start + 5, length))))
-    return Tokens([rng.randrange(WORDS) for _ in range(length)], rng.randint(1, length), tuple(marked))
+    return EncodedSequence([rng.randrange(WORDS) for _ in range(length)], rng.randint(1, length), tuple(marked))
 
 
 def sequences(lengths, spans=0, seed=0):
@@ -64,4 +64,4 @@ def group(shared, rests, spans=(), seed=0):
     rng = random.Random(seed)
     start = [rng.randrange(WORDS) for _ in range(shared)]
     rows = [start + [rng.randrange(WORDS) for _ in range(rest)] for rest in rests]
-    return [Tokens(ids, len(ids), spans, shared) for ids in rows]
+    return [EncodedSequence(ids, len(ids), spans, shared) for ids in rows]

@@ -1,4 +1,4 @@
-"""Where a transformer's body and tokenizer come from: a hub id, a folder, or random weights and a tokenizer made here."""
+"""Where a transformer's backbone and tokenizer come from: a hub id, a folder, or random weights and a tokenizer made here."""
 
 import json
 from collections import Counter
@@ -27,8 +27,8 @@ FULL = "original_full"  # attention of a BigBird, which otherwise depends on the
 
 
 @dataclass
-class Body:
-    """A body to train.
+class Backbone:
+    """A backbone to train.
 
     Attributes:
         tokenizer: The text of `tokenizer.json`.
@@ -45,8 +45,8 @@ class Body:
         return is_causal(self.model.config.to_dict())
 
 
-def load(source: str, dropout: float | None = None, revision: str | None = None) -> Body:
-    """Return a body from a local folder or the hub.
+def load(source: str, dropout: float | None = None, revision: str | None = None) -> Backbone:
+    """Return a backbone from a local folder or the hub.
 
     Args:
         source: A folder as transformers saves it, or a hub id.
@@ -89,7 +89,7 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
     if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
         raise UsageError(
             f"{source} lacks {len(missing)} of the weights that its configuration asks for ({missing[0]})",
-            rule="a body without its weights would be trained from random ones",
+            rule="a backbone without its weights would be trained from random ones",
             remedy="give a complete folder, or a `scratch` model",
         )
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -102,8 +102,8 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
     return _prepared(model, backend, source)
 
 
-def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropout: float | None = None) -> Body:
-    """Return a body with random weights and a tokenizer trained on texts.
+def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropout: float | None = None) -> Backbone:
+    """Return a backbone with random weights and a tokenizer trained on texts.
 
     Args:
         config: `model_type` and what its configuration is to differ in; `vocab_size` bounds the tokenizer.
@@ -137,14 +137,14 @@ def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropou
     return _prepared(model, tokenizer, f"random weights, {values['model_type']}")
 
 
-def save_folder(body: Body, folder: Path) -> None:
-    """Write a body as an ordinary local model folder."""
-    body.model.save_pretrained(folder)
+def save_folder(backbone: Backbone, folder: Path) -> None:
+    """Write a backbone as an ordinary local model folder."""
+    backbone.model.save_pretrained(folder)
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer.from_str(body.tokenizer),
+        tokenizer_object=tokenizers.Tokenizer.from_str(backbone.tokenizer),
         **(
             {"pad_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
-            if body.causal
+            if backbone.causal
             else {f"{k}_token": v for k, v in WORDPIECE.items()}
         ),
     ).save_pretrained(folder)
@@ -206,7 +206,7 @@ def byte_pairs(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
 
 
 # -- details -------------------------------------------------------------------------------------------------------
-def _prepared(model: PreTrainedModel, tokenizer: tokenizers.Tokenizer, source: str) -> Body:
+def _prepared(model: PreTrainedModel, tokenizer: tokenizers.Tokenizer, source: str) -> Backbone:
     if model.config.is_encoder_decoder or not getattr(model.config, "hidden_size", None):
         other = "an encoder with a decoder" if model.config.is_encoder_decoder else "of more than text"
         raise UsageError(
@@ -226,17 +226,17 @@ def _prepared(model: PreTrainedModel, tokenizer: tokenizers.Tokenizer, source: s
     highest = max(tokenizer.get_vocab().values())
     if highest >= (size := model.get_input_embeddings().num_embeddings):
         raise _mismatch(source, highest, size)
-    return Body(model, tokenizer.to_str(), template, source)
+    return Backbone(model, tokenizer.to_str(), template, source)
 
 
 def _embeddings_of(model: PreTrainedModel, source: str) -> int:
-    """Return how many embeddings a body has, after it has computed with some tokens.
+    """Return how many embeddings a backbone has, after it has computed with some tokens.
 
     Raises:
         UsageError: it does not compute with token ids alone.
     """
     if getattr(model.config, "num_hidden_layers", 1) < 1:
-        raise UsageError(f"{source} has {model.config.num_hidden_layers} layers", rule="a body has one at least")
+        raise UsageError(f"{source} has {model.config.num_hidden_layers} layers", rule="a backbone has one at least")
     try:
         with torch.inference_mode():
             model.eval()(

@@ -29,12 +29,12 @@ from morocco_lib.models.transformer.inputs import Reader
 from morocco_lib.models.transformer.model import Transformer, device_of, out_of_memory
 from morocco_lib.models.transformer.padded import positions_of
 from morocco_lib.models.transformer.pooling import pool
-from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import distributed
-from morocco_lib.training.backbones import Body
+from morocco_lib.training.backbones import Backbone
 from morocco_lib.training.distributed import world
 
 
@@ -43,7 +43,7 @@ class Example:
     """What is learnt from at once: a sequence, or the sequences of a record that compete. `number` names it."""
 
     number: int
-    sequences: list[Tokens]
+    sequences: list[EncodedSequence]
     targets: list[int]
 
 
@@ -76,13 +76,13 @@ class Trained:
 
 
 class Net(nn.Module):
-    """Body, dropout, linear head."""
+    """Backbone, dropout, linear head."""
 
-    def __init__(self, body: nn.Module, head: Head, pooling: str, dropout: float):
+    def __init__(self, backbone: nn.Module, head: Head, pooling: str, dropout: float):
         super().__init__()
-        self.body, self.pooling, self._inputs, self._loss = body, pooling, head.inputs, head.loss
+        self.body, self.pooling, self._inputs, self._loss = backbone, pooling, head.inputs, head.loss
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(head.width(body.config.hidden_size), head.outputs)
+        self.head = nn.Linear(head.width(backbone.config.hidden_size), head.outputs)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
@@ -135,14 +135,14 @@ def examples_of(task: Task, head: Head, reader: Reader, records: Sequence[Record
     return found
 
 
-def values_of(body: Body, task: Task, pooling: str, max_length: int) -> dict[str, Any]:
-    """Return what a weights folder says of a model; `max_length` is bounded by the body's positions."""
-    config = body.model.config
+def values_of(backbone: Backbone, task: Task, pooling: str, max_length: int) -> dict[str, Any]:
+    """Return what a weights folder says of a model; `max_length` is bounded by the backbone's positions."""
+    config = backbone.model.config
     return {
         "config": json.loads(config.to_json_string(use_diff=False)),
         "pooling": pooling,
-        "max_length": min(max_length, positions_of(body.model)),
-        "template": {name: list(ids) for name, ids in vars(body.template).items()},
+        "max_length": min(max_length, positions_of(backbone.model)),
+        "template": {name: list(ids) for name, ids in vars(backbone.template).items()},
         "labels": [str(label) for label in task.labels],
     }
 
@@ -220,16 +220,18 @@ def check_reporting(name: str) -> None:
 
 
 class Fit:
-    """Training of one body on one task with one recipe.
+    """Training of one backbone on one task with one recipe.
 
     Args:
-        make_body: Called for every seed with it.
+        make_backbone: Called for every seed with it.
         recipe: Already the task's own: see `Recipe.of_task`.
         work: Folder for checkpoints; what an earlier attempt left there is resumed from.
         say: Called with progress messages.
     """
 
-    def __init__(self, make_body, task: Task, recipe: Recipe, train: list[Record], val: list[Record], work: Path, say):
+    def __init__(
+        self, make_backbone, task: Task, recipe: Recipe, train: list[Record], val: list[Record], work: Path, say
+    ):
         if recipe.batch_size % (world() * recipe.accumulation):
             raise UsageError(
                 f"a batch of {recipe.batch_size} cannot be shared by {world()} processes x {recipe.accumulation} accumulated steps",
@@ -237,7 +239,7 @@ class Fit:
                 remedy="choose a multiple",
             )
         check_reporting(recipe.report_to)
-        self.make_body, self.task, self.recipe, self.work, self.say = make_body, task, recipe, work, say
+        self.make_backbone, self.task, self.recipe, self.work, self.say = make_backbone, task, recipe, work, say
         self.train, self.val = train, val[: recipe.val_records or None]
 
     def seed(self, seed: int) -> Trained:
@@ -272,19 +274,21 @@ class Fit:
 
     def _attempt(self, seed: int, batch: int, accumulation: int) -> Trained:
         transformers.set_seed(seed)
-        recipe, body = self.recipe, self.make_body(seed)
-        config = body.model.config
-        pooling = recipe.pooling or ("last" if body.causal else "first")
+        recipe, backbone = self.recipe, self.make_backbone(seed)
+        config = backbone.model.config
+        pooling = recipe.pooling or ("last" if backbone.causal else "first")
         head = head_of(self.task)
-        values = values_of(body, self.task, pooling, recipe.max_length)
+        values = values_of(backbone, self.task, pooling, recipe.max_length)
         try:
-            reader = Reader(Tokenizer.from_str(body.tokenizer), body.template, values["max_length"], body.causal)
+            reader = Reader(
+                Tokenizer.from_str(backbone.tokenizer), backbone.template, values["max_length"], backbone.causal
+            )
         except ValueError as error:
-            raise UsageError(f"{body.source}: {error}", remedy="a model that reads longer texts") from None
+            raise UsageError(f"{backbone.source}: {error}", remedy="a model that reads longer texts") from None
         data = examples_of(self.task, head, reader, self.train)
         sequences = sum(len(example.sequences) for example in data)
-        transformers.set_seed(seed)  # making the body drew as many random numbers as it has weights
-        net = Net(body.model, head, pooling, recipe.dropout)
+        transformers.set_seed(seed)  # making the backbone drew as many random numbers as it has weights
+        net = Net(backbone.model, head, pooling, recipe.dropout)
         trainer = _Trainer(
             model=net,
             args=self._arguments(seed, batch, accumulation, len(data)),
@@ -292,7 +296,7 @@ class Fit:
             train_dataset=data,
             eval_dataset=data[:1],  # required by the Trainer; `evaluate` reads val
             callbacks=[_Stop(recipe)],
-            score=lambda net: self._score(self._model(net, values, body.tokenizer)),
+            score=lambda net: self._score(self._model(net, values, backbone.tokenizer)),
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train(resume_from_checkpoint=_last_checkpoint(self._place(seed)))
@@ -304,7 +308,7 @@ class Fit:
         score, updates = max(score for _, score in evaluations), trainer.state.global_step
         truncated = reader.truncated, sequences
         return Trained(
-            seed, score, evaluations, values, tensors, body.tokenizer, updates, truncated, batch, accumulation
+            seed, score, evaluations, values, tensors, backbone.tokenizer, updates, truncated, batch, accumulation
         )
 
     def _place(self, seed: int) -> Path:
@@ -356,9 +360,9 @@ class Fit:
     def _model(self, net: nn.Module, values: dict[str, Any], tokenizer: str) -> Transformer:
         """Return the net as it would be read from a weights folder."""
         tensors = {name: tensor.detach() for name, tensor in net.state_dict().items()}
-        body = {name.removeprefix("body."): t for name, t in tensors.items() if name.startswith("body.")}
+        backbone = {name.removeprefix("body."): t for name, t in tensors.items() if name.startswith("body.")}
         head = {name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")}
-        return Transformer(self.task, values, body, head, tokenizer)
+        return Transformer(self.task, values, backbone, head, tokenizer)
 
     def _score(self, model: Transformer) -> float:
         """Return the task's value of val; the processes answer a share each."""

@@ -141,7 +141,7 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: 
     texts = backbones.texts_of(records, task) if model.scratch else []
     local = local_source(model, plan.root)
 
-    def body(seed: int) -> backbones.Body:
+    def make_backbone(seed: int) -> backbones.Backbone:
         if model.scratch:
             return backbones.from_scratch(model.scratch, texts, seed, recipe.body_dropout)
         return backbones.load(str(local or model.source), recipe.body_dropout, model.revision or None)
@@ -149,7 +149,7 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: 
     val = read_labelled(task, plan.files["val"])
     try:
         found = seeds.fit(
-            body, recipe, task, records, val, plan.seeds, folder,
+            make_backbone, recipe, task, records, val, plan.seeds, folder,
             name=model.name, key=key, trained_on=origin, say=say,
         )  # fmt: skip
         return {"val": {"path": str(plan.files["val"]), "sha256": fileio.sha256_file(plan.files["val"])}, **found}

@@ -38,7 +38,7 @@ def work_folder(folder: Path) -> Path:
 
 
 def fit(
-    make_body: Callable[[int], backbones.Body],
+    make_backbone: Callable[[int], backbones.Backbone],
     recipe: Recipe,
     task: Task,
     train: list[Record],
@@ -63,7 +63,7 @@ def fit(
     """
     first = distributed.rank() == 0
     work = work_folder(folder)
-    job = finetune.Fit(make_body, task, recipe, train, val, work, say)
+    job = finetune.Fit(make_backbone, task, recipe, train, val, work, say)
     distributed.join()
     (known,) = broadcast_object_list([_resume(work, key) if first else None])
     for seed in seeds:

@@ -22,7 +22,7 @@ from morocco_lib.models.transformer.model import Transformer
 from morocco_lib.models.transformer.openvino import OpenVINO, check_precision, runtime
 from morocco_lib.models.transformer.packed import Packed
 from morocco_lib.models.transformer.padded import Padded
-from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.options import POOLINGS
 from morocco_lib.tasks import get_task
 from morocco_lib.training import backbones, finetune
@@ -38,11 +38,11 @@ def bert():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_features_equal_those_of_torch(name):
     config, module = make(name)
-    engine = OpenVINO(config, module.state_dict(), "first", "fp32")
+    backend = OpenVINO(config, module.state_dict(), "first", "fp32")
     for pooling, lengths in zip(POOLINGS, ([7, 40, 1, 23, 7], [17], [9] * 5, [60, 3]), strict=True):
-        engine.pooling = pooling  # the compiled part ends before it
+        backend.pooling = pooling  # the compiled part ends before it
         batch = sequences(lengths, spans=3)
-        found = engine.features(batch)
+        found = backend.features(batch)
         assert found.dtype == torch.float32
         torch.testing.assert_close(
             found, Packed(config, module.state_dict(), pooling).features(batch), atol=1e-4, rtol=0
@@ -107,7 +107,7 @@ def test_an_architecture_that_it_does_not_compute_is_refused():
 
 def test_a_sequence_that_is_too_long_is_refused(bert):
     with pytest.raises(ValueError, match="65 tokens"):
-        bert.features([Tokens([7] * 65, 65)])
+        bert.features([EncodedSequence([7] * 65, 65)])
 
 
 def test_the_precision_asked_for_is_compiled(bert):
@@ -139,22 +139,22 @@ def fitted(tmp_path_factory):
     records = task.read(path)[:40]
     config = {"model_type": "bert", "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2}
     config |= {"num_attention_heads": 2, "intermediate_size": 64}
-    body = backbones.from_scratch(config, backbones.texts_of(records, task), 1)
+    backbone = backbones.from_scratch(config, backbones.texts_of(records, task), 1)
     values = {
-        "config": json.loads(body.model.config.to_json_string(use_diff=False)),
+        "config": json.loads(backbone.model.config.to_json_string(use_diff=False)),
         "pooling": "first",
         "max_length": 128,
-        "template": {name: list(ids) for name, ids in vars(body.template).items()},
+        "template": {name: list(ids) for name, ids in vars(backbone.template).items()},
         "labels": [str(label) for label in task.labels],
     }
-    tensors = body.model.state_dict()
+    tensors = backbone.model.state_dict()
     torch.manual_seed(1)
     head = {"weight": torch.randn(2, 32), "bias": torch.zeros(2)}
-    model = Transformer(task, values, tensors, head, body.tokenizer)
+    model = Transformer(task, values, tensors, head, backbone.tokenizer)
     parts = model.reader([task.parts(record) for record in records])
     head["bias"] -= model.logits([one for (one,) in parts], 32).median(0).values  # both labels, about equally often
     tensors = {f"body.{n}": t for n, t in tensors.items()} | {f"head.{n}": t for n, t in head.items()}
-    model = finetune.Trained(1, 0.0, [], values, tensors, body.tokenizer, 0, (0, 0), 32, 1)
+    model = finetune.Trained(1, 0.0, [], values, tensors, backbone.tokenizer, 0, (0, 0), 32, 1)
     weights.save(model, task, folder / "weights", name="bert", trained_on={})
     return folder / "weights", "".join(json.dumps(task.strip_labels(record)) + "\n" for record in records)
 

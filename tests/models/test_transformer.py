@@ -1,4 +1,4 @@
-"""Answering: the same answers whatever the batch, the window or the engine, in the order of the records, in bounded memory."""
+"""Answering: the same answers whatever the batch, the window or the backend, in the order of the records, in bounded memory."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from morocco_lib.models import weights
 from morocco_lib.models.transformer import model as transformer
 from morocco_lib.models.transformer.heads import head_of
 from morocco_lib.models.transformer.model import Transformer, batches
-from morocco_lib.models.transformer.padded import Padded, body_of
+from morocco_lib.models.transformer.padded import Padded, backbone_of
 from morocco_lib.options import Options
 from morocco_lib.tasks import get_task
 from morocco_lib.training import backbones, finetune
@@ -49,13 +49,13 @@ class Made:
 
     kind = "transformer"
 
-    def __init__(self, body, task, max_length=128):
+    def __init__(self, backbone, task, max_length=128):
         head = head_of(task)
         torch.manual_seed(1)
-        self.tokenizer_text = body.tokenizer
-        self.values = finetune.values_of(body, task, "last" if body.causal else "first", max_length)
-        self.tensors = {f"body.{name}": tensor for name, tensor in body.model.state_dict().items()}
-        self.tensors["head.weight"] = torch.randn(head.outputs, head.width(body.model.config.hidden_size))
+        self.tokenizer_text = backbone.tokenizer
+        self.values = finetune.values_of(backbone, task, "last" if backbone.causal else "first", max_length)
+        self.tensors = {f"body.{name}": tensor for name, tensor in backbone.model.state_dict().items()}
+        self.tensors["head.weight"] = torch.randn(head.outputs, head.width(backbone.model.config.hidden_size))
         self.tensors["head.bias"] = torch.randn(head.outputs)
 
     def state(self):
@@ -72,8 +72,8 @@ def made(synthetic_data, tmp_path_factory):
             task = get_task(get_task(name).trained_on)
             texts = backbones.texts_of(data.read_split(synthetic_data, task, "val")[1][:60], task)
             folder = tmp_path_factory.mktemp("weights") / f"{kind}-{name}"
-            body = backbones.from_scratch({**CONFIGS[kind], "initializer_range": SPREAD}, texts, 1)
-            weights.save(Made(body, task), task, folder, name=kind, trained_on={})
+            backbone = backbones.from_scratch({**CONFIGS[kind], "initializer_range": SPREAD}, texts, 1)
+            weights.save(Made(backbone, task), task, folder, name=kind, trained_on={})
             folders[kind, name] = folder
         return folders[kind, name]
 
@@ -113,8 +113,8 @@ def test_logits_are_those_of_transformers_own_forward(kind, name, made, syntheti
     model, _ = weights.load(made(kind, name), name)
     sequences = sequences_of(model, records_of(synthetic_data, name, 12))
     fast = model.logits(sequences, 16)
-    body = {n.removeprefix("body."): t for n, t in load_tensors(made(kind, name)).items() if n.startswith("body.")}
-    model.engine = Padded(body_of(model.values["config"], body), model.values["pooling"])
+    backbone = {n.removeprefix("body."): t for n, t in load_tensors(made(kind, name)).items() if n.startswith("body.")}
+    model.backend = Padded(backbone_of(model.values["config"], backbone), model.values["pooling"])
     plain = model.logits(sequences, 16)
     assert (fast - plain).abs().max() / plain.std() < 1e-3
 
@@ -129,12 +129,12 @@ def test_a_decoder_computes_with_a_passage_once_and_answers_the_same(synthetic_d
     model = fitted_by_hand(config, task, records, pooling="last")
     sequences = sequences_of(model, records)
     seen = []
-    model.engine.model.register_forward_pre_hook(
+    model.backend.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     fast = model.logits(sequences, 64)
     shared, seen[:] = sum(seen), []
-    monkeypatch.setattr(model.engine, "share", False)
+    monkeypatch.setattr(model.backend, "share", False)
     plain = model.logits(sequences, 64)
     assert (fast - plain).abs().max() / plain.std() < 1e-4
     assert shared < sum(seen) / 3
@@ -143,11 +143,11 @@ def test_a_decoder_computes_with_a_passage_once_and_answers_the_same(synthetic_d
 def fitted_by_hand(config, task, records, **changes):
     """A model of a configuration with random weights, and what its weights folder would say."""
     made = Made(backbones.from_scratch(config, backbones.texts_of(records, task), 1), task, 512)
-    body, head = (
+    backbone, head = (
         {name.removeprefix(part): tensor for name, tensor in made.tensors.items() if name.startswith(part)}
         for part in ("body.", "head.")
     )
-    return Transformer(task, made.values | changes, body, head, made.tokenizer_text)
+    return Transformer(task, made.values | changes, backbone, head, made.tokenizer_text)
 
 
 def test_what_padding_would_change_is_computed_without(synthetic_data):
@@ -183,7 +183,7 @@ def test_a_body_that_keeps_a_state_computes_everything_anew(synthetic_data):
     task, records = get_task("muserc"), records_of(synthetic_data, "muserc", 2)
     config = {"model_type": "mamba", "vocab_size": 800, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
     model = fitted_by_hand(config, task, records)
-    assert len(model.answer(records)) == 2 and not model.engine.share
+    assert len(model.answer(records)) == 2 and not model.backend.share
 
 
 def sequences_of(model, records):
@@ -206,9 +206,9 @@ def test_less_precise_answers_are_nearly_the_same(precision, made, synthetic_dat
 
 
 def test_batches_hold_like_lengths_within_their_budgets():
-    from morocco_lib.models.transformer.sequences import Tokens
+    from morocco_lib.models.transformer.sequences import EncodedSequence
 
-    sequences = [Tokens([1] * n, n) for n in (5, 90, 7, 300, 6, 88, 2000, 5, 5)]
+    sequences = [EncodedSequence([1] * n, n) for n in (5, 90, 7, 300, 6, 88, 2000, 5, 5)]
     found = batches(sequences, 3, 200)
     assert sorted(place for batch in found for place in batch) == list(range(len(sequences)))
     assert found[0] == [6] and found[1] == [3]  # longer than the budget: alone
@@ -218,17 +218,17 @@ def test_batches_hold_like_lengths_within_their_budgets():
 
 
 def test_a_shared_beginning_is_counted_once_and_stays_together():
-    from morocco_lib.models.transformer.sequences import Tokens
+    from morocco_lib.models.transformer.sequences import EncodedSequence
 
-    group = [Tokens([7] * 50 + [k] * 5, 50, shared=50) for k in range(6)]
-    other = [Tokens([8] * 50 + [k] * 5, 50, shared=50) for k in range(6)]
+    group = [EncodedSequence([7] * 50 + [k] * 5, 50, shared=50) for k in range(6)]
+    other = [EncodedSequence([8] * 50 + [k] * 5, 50, shared=50) for k in range(6)]
     assert sorted(map(sorted, batches([*group, *other], 32, 120))) == [list(range(6)), list(range(6, 12))]
 
 
 def test_a_shared_beginning_is_not_computed_with_twice_where_it_fits_into_one_batch():
-    from morocco_lib.models.transformer.sequences import Tokens
+    from morocco_lib.models.transformer.sequences import EncodedSequence
 
-    groups = [[Tokens([first] * 50 + [k] * 5, 50, shared=50) for k in range(6)] for first in (7, 8, 9)]
+    groups = [[EncodedSequence([first] * 50 + [k] * 5, 50, shared=50) for k in range(6)] for first in (7, 8, 9)]
     sequences = [one for group in groups for one in group]
     assert batches(sequences, 10, 2048) == [list(range(6)), list(range(6, 12)), list(range(12, 18))]
     assert batches(sequences, 12, 2048) == [list(range(12)), list(range(12, 18))]
@@ -238,17 +238,17 @@ def test_a_shared_beginning_is_not_computed_with_twice_where_it_fits_into_one_ba
 def test_out_of_memory_halves_the_step_and_says_so(made, synthetic_data, monkeypatch, capsys):
     model, _ = weights.load(made("bert", "terra"), "terra")
     records = records_of(synthetic_data, "terra")
-    answers, whole = model.answer(records), model.engine.features
+    answers, whole = model.answer(records), model.backend.features
 
     def small_device(batch):
         if len(batch) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(batch)
 
-    monkeypatch.setattr(model.engine, "features", small_device)
+    monkeypatch.setattr(model.backend, "features", small_device)
     assert model.answer(records) == answers
     assert "out of memory with " in capsys.readouterr().err
-    monkeypatch.setattr(model.engine, "features", lambda batch: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
+    monkeypatch.setattr(model.backend, "features", lambda batch: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
     with pytest.raises(torch.OutOfMemoryError):
         model.answer(records[:1])
 

@@ -38,7 +38,7 @@ def test_a_local_folder_is_read_back_as_it_was(kind, folder, small):
     made, read = backbones.from_scratch(TINY[kind], texts(small), 1), backbones.load(str(folder(kind)))
     assert read.template == made.template and read.causal == (kind == "gpt2")
     text = "мышь и кот"
-    one, other = (tokenizers.Tokenizer.from_str(body.tokenizer).encode(text).ids for body in (made, read))
+    one, other = (tokenizers.Tokenizer.from_str(backbone.tokenizer).encode(text).ids for backbone in (made, read))
     assert one == other
     for (name, tensor), (_, again) in zip(
         made.model.state_dict().items(), read.model.state_dict().items(), strict=True

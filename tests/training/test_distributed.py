@@ -52,7 +52,7 @@ if rank == 0:
 
 @pytest.mark.slow
 def test_two_processes_share_each_batch_and_come_to_the_same_weights(small, tmp_path):
-    # One look, at the end: the weights compared are those of the last update.
+    # One evaluation, at the end: the weights compared are those of the last update.
     asked = plan(small, epochs=6, eval_every=60, max_evals=1, learning_rate=5e-4)
     values = {"model": asked.model.model_dump(), "files": {n: str(p) for n, p in asked.files.items()}}
     (tmp_path / "shared.py").write_text(SHARED)

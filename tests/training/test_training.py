@@ -19,7 +19,7 @@ from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models import weights
 from morocco_lib.models.transformer.model import check_capability
-from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.training import backbones, finetune, fit, seeds
 
 
@@ -114,7 +114,7 @@ def test_updates_of_like_lengths(small, tmp_path):
     assert (
         result["seeds"][0]["looks"] == fit.fit(plan(small, group_by_length=True), tmp_path / "two")["seeds"][0]["looks"]
     )
-    data = [finetune.Example(k, [Tokens(list(range(1 + k % 50)), 1)], [0]) for k in range(2000)]
+    data = [finetune.Example(k, [EncodedSequence(list(range(1 + k % 50)), 1)], [0]) for k in range(2000)]
     order = list(finetune._ByLength(20, data, 1))
     spreads = [
         max(k % 50 for k in order[at : at + 20]) - min(k % 50 for k in order[at : at + 20]) for at in range(0, 2000, 20)
@@ -209,7 +209,9 @@ def test_an_interrupted_training_goes_on_where_it_was(small, tmp_path):
     work = seeds.work_folder(tmp_path / "out")
     running = program(root, *words)
     until = time.monotonic() + 120
-    while not list(work.glob("seed-2/checkpoint-*/trainer_state.json")):  # seed 1 is done, seed 2 has looked once
+    while not list(
+        work.glob("seed-2/checkpoint-*/trainer_state.json")
+    ):  # seed 1 is done, seed 2 has been evaluated once
         assert running.poll() is None and time.monotonic() < until, running.communicate()
         time.sleep(0.02)
     running.send_signal(signal.SIGKILL)
@@ -223,11 +225,11 @@ def test_an_interrupted_training_goes_on_where_it_was(small, tmp_path):
     assert "seed 1: done before" in said and result["seeds"][0] == known[0]
     assert result["seeds"][1]["updates"] == result["seeds"][0]["updates"] == 400
     assert len(result["seeds"][1]["looks"]) == 8 and not work.exists()
-    # Gone on with, not begun again: the first look is the one that was taken before.
+    # Gone on with, not begun again: the first evaluation is the one from before.
     whole = program(root, *words[:-4], "--out", tmp_path / "whole", "--seeds", "2")
     assert whole.wait(300) == 0
-    looks = json.loads((tmp_path / "whole" / "train.json").read_text())["seeds"][0]["looks"]
-    assert result["seeds"][1]["looks"][0] == looks[0]
+    evaluations = json.loads((tmp_path / "whole" / "train.json").read_text())["seeds"][0]["looks"]
+    assert result["seeds"][1]["looks"][0] == evaluations[0]
 
 
 @pytest.mark.parametrize("left", ["half-written", "given"])
@@ -315,5 +317,5 @@ def test_an_english_encoder_with_real_weights_is_tuned(small, tmp_path):
     assert set(fit.sources(model, tmp_path)) >= {"source/config.json"}
     fit.fit(asked, tmp_path)
     fitted, _ = weights.load(tmp_path)
-    assert fitted.engine.__class__.__name__ == "Packed"
+    assert fitted.backend.__class__.__name__ == "Packed"
     assert len(fitted.answer(RWSD.read(files["val"]))) == 60

@@ -15,8 +15,8 @@ from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.transformer.heads import head_of
 from morocco_lib.models.transformer.inputs import Reader, Template
 from morocco_lib.models.transformer.packed import ENCODERS, Packed
-from morocco_lib.models.transformer.padded import Padded, body_of, hidden_size
-from morocco_lib.models.transformer.sequences import Engine, Tokens
+from morocco_lib.models.transformer.padded import Padded, backbone_of, hidden_size
+from morocco_lib.models.transformer.sequences import Backend, EncodedSequence
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Prediction, Task
 from morocco_lib.tasks.form import TextPair
@@ -33,16 +33,16 @@ class Window:
     """Records answered together: their sequences, in the records' order."""
 
     records: list[Record]
-    sequences: list[list[Tokens]]
+    sequences: list[list[EncodedSequence]]
 
 
 class Transformer:
     """A fitted model.
 
     Args:
-        values: What `model.json` holds: config (the body's, as transformers writes it), pooling, max_length, template,
+        values: What `model.json` holds: config (the backbone's, as transformers writes it), pooling, max_length, template,
             labels.
-        body: The body's weights by transformers' names.
+        backbone: The backbone's weights by transformers' names.
         head: `weight` (outputs, features) and `bias` (outputs,).
         tokenizer: The text of `tokenizer.json`.
         options: Precision and backend; see `Options`.
@@ -52,7 +52,7 @@ class Transformer:
 
     kind = "transformer"
 
-    def __init__(self, task: Task, values: dict[str, Any], body: dict, head: dict, tokenizer: str, options=None):
+    def __init__(self, task: Task, values: dict[str, Any], backbone: dict, head: dict, tokenizer: str, options=None):
         options = options or Options()
         self.task, self.values, self.options = task, values, options
         self.head = head_of(task)
@@ -71,7 +71,7 @@ class Transformer:
             raise ValueError(f"ids from {min(ids)} to {max(ids)} do not fit a vocabulary of {size}")
         self.reader = Reader(pieces, template, values["max_length"], self.causal)
         self.device = device_of(options)
-        self.engine = make_engine(values, body, options, self.device)
+        self.backend = make_backend(values, backbone, options, self.device)
         width = self.head.width(hidden_size(values["config"]))
         if self.weight.shape[1] != width:
             raise ValueError(
@@ -90,7 +90,7 @@ class Transformer:
 
     @property
     def truncated(self) -> int:
-        """Sequences that were cut to `max_length` so far."""
+        """Sequences truncated to `max_length` so far."""
         return self.reader.truncated
 
     @classmethod
@@ -100,7 +100,7 @@ class Transformer:
         from morocco_lib.models.weights import ARRAYS, TOKENIZER
 
         tensors = load_file(folder / ARRAYS)
-        body, head = (
+        backbone, head = (
             {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
             for prefix in ("body.", "head.")
         )
@@ -108,7 +108,7 @@ class Transformer:
             text = (folder / TOKENIZER).read_text(encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot read {folder / TOKENIZER}: {error.strerror}", remedy="train it again") from None
-        return cls(task, values, body, head, text, options)
+        return cls(task, values, backbone, head, text, options)
 
     # -- answering -----------------------------------------------------------------------------------------------
     def answer(self, records: Sequence[Record], batch_size: int = 32) -> list[Prediction]:
@@ -156,7 +156,7 @@ class Transformer:
             self.head.predict(record, one) for record, one in zip(window.records, logits, strict=True)
         ]  # fmt: skip
 
-    def logits(self, sequences: Sequence[Tokens], batch_size: int) -> torch.Tensor:
+    def logits(self, sequences: Sequence[EncodedSequence], batch_size: int) -> torch.Tensor:
         """Return logits on the CPU, shape (sequences, outputs), in the order of the sequences."""
         result = torch.empty(len(sequences), self.head.outputs)
         with torch.inference_mode():
@@ -173,9 +173,9 @@ class Transformer:
             )
         return result
 
-    def _step(self, batch: list[Tokens]) -> torch.Tensor:
+    def _step(self, batch: list[EncodedSequence]) -> torch.Tensor:
         try:
-            return functional.linear(self.head.inputs(self.engine.features(batch)), self.weight, self.bias)
+            return functional.linear(self.head.inputs(self.backend.features(batch)), self.weight, self.bias)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not out_of_memory(error) or len(batch) == 1:
                 raise
@@ -193,7 +193,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def batches(sequences: Sequence[Tokens], batch_size: int, tokens: int) -> list[list[int]]:
+def batches(sequences: Sequence[EncodedSequence], batch_size: int, tokens: int) -> list[list[int]]:
     """Return the places of sequences to compute with together: like lengths, longest first.
 
     Sequences that share leading tokens with their neighbours stay beside them, in one batch where they fit into one.
@@ -224,13 +224,13 @@ def batches(sequences: Sequence[Tokens], batch_size: int, tokens: int) -> list[l
     return made
 
 
-def _common(one: Tokens, other: Tokens) -> bool:
+def _common(one: EncodedSequence, other: EncodedSequence) -> bool:
     return one.ids[: one.shared] == other.ids[: other.shared]
 
 
-# -- engines -------------------------------------------------------------------------------------------------------
+# -- backends -------------------------------------------------------------------------------------------------------
 def is_causal(config: dict[str, Any]) -> bool:
-    """Tell whether a body is a decoder: each token sees those before it, as transformers' table of architectures says."""
+    """Tell whether a backbone is a decoder: each token sees those before it, as transformers' table of architectures says."""
     kind = config["model_type"]
     if config.get("is_decoder") or kind == "gpt2":
         return True
@@ -273,13 +273,13 @@ def check_capability(capability: tuple[int, int], built_for: Sequence[str], name
         )
 
 
-def make_engine(values: dict, body: dict, options: Options, device: torch.device) -> Engine:
-    """Return what computes with a body: without padding where the architecture is known to us, else through transformers."""
+def make_backend(values: dict, backbone: dict, options: Options, device: torch.device) -> Backend:
+    """Return what computes with a backbone: without padding where the architecture is known to us, else through transformers."""
     config, dtype = values["config"], DTYPES[options.precision]
     if options.backend == "openvino":
         from morocco_lib.models.transformer.openvino import OpenVINO
 
-        return OpenVINO(config, body, values["pooling"], options.precision)
+        return OpenVINO(config, backbone, values["pooling"], options.precision)
     if Packed.supports(config):
-        return Packed(config, body, values["pooling"], dtype=dtype, device=device)
-    return Padded(body_of(config, body).to(device, dtype), values["pooling"], share=is_causal(config))
+        return Packed(config, backbone, values["pooling"], dtype=dtype, device=device)
+    return Padded(backbone_of(config, backbone).to(device, dtype), values["pooling"], share=is_causal(config))

@@ -1,4 +1,4 @@
-"""Any body that transformers loads, computed by OpenVINO on the CPU, each batch padded to its longest sequence.
+"""Any backbone that transformers loads, computed by OpenVINO on the CPU, each batch padded to its longest sequence.
 
 It is traced and compiled when it is made; nothing is written to disk. An architecture that `packed` knows is traced from
 its weights as they are read there: importing transformers would take longer than all the rest.
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models.transformer.packed import ROBERTAS, TANH_GELUS, Packed
-from morocco_lib.models.transformer.padded import HALF_ROUNDING, ROUNDING, Padded, body_of
+from morocco_lib.models.transformer.padded import HALF_ROUNDING, ROUNDING, Padded, backbone_of
 
 TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 PROBES = 6, 1024  # tokens: of a short and a long sequence; padding lies beyond sliding windows, too
@@ -42,11 +42,11 @@ def runtime() -> ModuleType:
 
 
 class OpenVINO(Padded):
-    """A model's body.
+    """A model's backbone.
 
     Args:
         config: As transformers writes it.
-        body: The weights by the names of transformers' body.
+        backbone: The weights by the names of transformers' backbone.
         pooling: One of `POOLINGS`.
         precision: In which to compute: fp32 | bf16 | fp16. Always asked for: OpenVINO's own default is bf16 where a CPU
             has it.
@@ -56,15 +56,15 @@ class OpenVINO(Padded):
         EnvironmentFailure: OpenVINO is not installed, or computes in another precision on this CPU.
     """
 
-    def __init__(self, config: Mapping[str, Any], body: Mapping[str, torch.Tensor], pooling: str, precision: str):
+    def __init__(self, config: Mapping[str, Any], backbone: Mapping[str, torch.Tensor], pooling: str, precision: str):
         if precision not in TYPES:
             raise ValueError(f"no precision {precision!r}; there are {', '.join(TYPES)}")
         openvino = runtime()
         self.kind = config["model_type"]
         if Packed.supports(config):
-            states = self._known(Packed(config, body, pooling), config)
+            states = self._known(Packed(config, backbone, pooling), config)
         else:
-            plain = Padded(body_of(config, body).requires_grad_(False), pooling)
+            plain = Padded(backbone_of(config, backbone).requires_grad_(False), pooling)
             vars(self).update(vars(plain))  # how to feed it is the same
             states = by_transformers(self.model, self.options)
             self.model = None  # what is computed with are the compiled weights
@@ -142,19 +142,19 @@ def check_precision(found: str, asked: str) -> None:
         )
 
 
-def by_transformers(body: torch.nn.Module, options: dict[str, Any]) -> States:
-    """Return what a transformers body does."""
+def by_transformers(backbone: torch.nn.Module, options: dict[str, Any]) -> States:
+    """Return what a transformers backbone does."""
 
     def states(ids, mask, types=None):
         named = {} if types is None else {"token_type_ids": types}
-        found = body(input_ids=ids, attention_mask=mask, **named, **options)[0]
+        found = backbone(input_ids=ids, attention_mask=mask, **named, **options)[0]
         return found.masked_fill(mask[..., None] == 0, 0)  # padding that sees nothing comes out as no numbers
 
     return states
 
 
 def by_rows(known: Packed) -> States:
-    """Return what a body does with padded batches, by the weights of `packed`."""
+    """Return what a backbone does with padded batches, by the weights of `packed`."""
     shape = known.shape
     if shape.activation == "relu":
         activation = torch.relu

@@ -11,7 +11,7 @@ from itertools import accumulate, chain, groupby
 import torch
 from torch.nn import functional
 
-from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.models.transformer.sequences import EncodedSequence
 
 NONE = -1
 TOGETHER = 512  # tokens after a prefix, at most, that attend in one block: its cost grows with their square
@@ -57,7 +57,7 @@ class Block:
     real: torch.Tensor | None = None
 
 
-def cut(batch: Sequence[Tokens], causal: bool) -> list[Piece]:
+def pieces_of(batch: Sequence[EncodedSequence], causal: bool) -> list[Piece]:
     """Return the pieces of a batch in the order of their rows.
 
     Neighbours that share equally many leading ids, and the same, get one prefix where each sees only what is before it;
@@ -75,7 +75,7 @@ def cut(batch: Sequence[Tokens], causal: bool) -> list[Piece]:
     return prefixes + sorted(pieces, key=lambda piece: (piece.prefix, len(piece.ids)))
 
 
-def groups(batch: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
+def groups(batch: Sequence[EncodedSequence]) -> Iterator[tuple[int, list[int]]]:
     """Yield (leading ids that are computed with once, 0 for none; places) of neighbours that share the same ones."""
     found: list[list[int]] = []
     for place, one in enumerate(batch):
@@ -89,7 +89,7 @@ def groups(batch: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
         yield min(batch[group[0]].shared, own) if len(group) > 1 else 0, group
 
 
-class Layout:
+class Packing:
     """The matrix of a batch.
 
     Args:
@@ -101,9 +101,9 @@ class Layout:
         lengths, starts: Own rows of each piece, and the first of them.
     """
 
-    def __init__(self, batch: Sequence[Tokens], causal: bool, device: torch.device):
+    def __init__(self, batch: Sequence[EncodedSequence], causal: bool, device: torch.device):
         self.batch, self.causal, self.device = batch, causal, device
-        self.pieces = cut(batch, causal)
+        self.pieces = pieces_of(batch, causal)
         self.prefixes = sum(piece.place == NONE for piece in self.pieces)
         sizes = [len(piece.ids) for piece in self.pieces]
         self._starts = [0, *accumulate(sizes)]

@@ -12,7 +12,7 @@ import torch
 
 from morocco_lib.models.transformer.packing import groups
 from morocco_lib.models.transformer.pooling import pool
-from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.options import POOLINGS
 
 KEYS_AND_VALUES = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers' caches of attention alone
@@ -22,7 +22,7 @@ ROUNDING, HALF_ROUNDING = 1e-4, 0.05  # of the spread of states: what it may cha
 WORTH_IT = 1024  # tokens that need not be computed anew: fewer save less than passes of their own cost
 
 
-def body_of(config: Mapping[str, Any], body: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+def backbone_of(config: Mapping[str, Any], backbone: Mapping[str, torch.Tensor]) -> torch.nn.Module:
     """Return transformers' model of a configuration with these weights, ready to answer, on the CPU.
 
     Raises:
@@ -34,7 +34,7 @@ def body_of(config: Mapping[str, Any], body: Mapping[str, torch.Tensor]) -> torc
     kind = config["model_type"]
     model = AutoModel.from_config(_as_transformers_has_it(config))  # SDPA where the architecture has it
     try:
-        missing, unknown = model.load_state_dict(dict(body), strict=False)
+        missing, unknown = model.load_state_dict(dict(backbone), strict=False)
     except RuntimeError as error:  # torch lists the shapes
         raise ValueError(f"the weights do not fit a {kind}: {error}") from None
     missing = [name for name in missing if not name.startswith("pooler.")]
@@ -45,7 +45,7 @@ def body_of(config: Mapping[str, Any], body: Mapping[str, torch.Tensor]) -> torc
 
 
 def hidden_size(config: Mapping[str, Any]) -> int:
-    """Return the width of a body's last hidden states, whatever its architecture calls it."""
+    """Return the width of a backbone's last hidden states, whatever its architecture calls it."""
     return config.get("hidden_size") or config.get("n_embd") or _as_transformers_has_it(config).hidden_size
 
 
@@ -64,10 +64,10 @@ def _floats(value: Any) -> Any:
 
 
 class Padded:
-    """A model's body as transformers computes it, each batch padded to its longest sequence.
+    """A model's backbone as transformers computes it, each batch padded to its longest sequence.
 
     Args:
-        model: A transformers body whose first output are the last hidden states, shape (sequences, tokens, hidden).
+        model: A transformers backbone whose first output are the last hidden states, shape (sequences, tokens, hidden).
         pooling: One of `POOLINGS`; mean and max are over all tokens of a sequence.
         share: Compute once with what sequences of a batch begin with alike: of decoders that keep keys and values.
     """
@@ -102,14 +102,14 @@ class Padded:
             [(self.padding + 1 + k) % self.vocabulary for k in range(min(n, self.max_length))] for n in probes
         )
         alone, beside = (
-            self._states_of([Tokens(ids, len(ids)) for ids in batch])[0, : len(short)].clone()
+            self._states_of([EncodedSequence(ids, len(ids)) for ids in batch])[0, : len(short)].clone()
             for batch in ([short], [short, long])
         )
         return bool((alone - beside).abs().max() <= rounding * alone.std())
 
     @torch.inference_mode()
-    def features(self, batch: Sequence[Tokens]) -> torch.Tensor:
-        """Return features; see `tokens.Engine`."""
+    def features(self, batch: Sequence[EncodedSequence]) -> torch.Tensor:
+        """Return features; see `sequences.Backend`."""
         longest = max(len(one.ids) for one in batch)
         if longest > self.max_length:
             raise ValueError(f"a sequence has {longest} tokens; this model reads {self.max_length} at most")
@@ -128,11 +128,11 @@ class Padded:
             found.update(zip(places, self._whole([batch[place] for place in places]), strict=True))
         return torch.stack([found[place] for place in range(len(batch))])
 
-    def _whole(self, batch: Sequence[Tokens]) -> torch.Tensor:
+    def _whole(self, batch: Sequence[EncodedSequence]) -> torch.Tensor:
         _, real = self._filled([one.ids for one in batch])
         return pool(self._states_of(batch), real, self.pooling, self._spans(batch))
 
-    def _states_of(self, batch: Sequence[Tokens]) -> torch.Tensor:
+    def _states_of(self, batch: Sequence[EncodedSequence]) -> torch.Tensor:
         ids, real = self._filled([one.ids for one in batch])
         inputs = {"input_ids": ids, "attention_mask": real}
         if self.segments:
@@ -140,8 +140,8 @@ class Padded:
             inputs["token_type_ids"] = (torch.arange(ids.shape[1], device=self.device) >= second).long() * real
         return self.states(inputs)
 
-    def _after(self, size: int, batch: Sequence[Tokens]) -> torch.Tensor | None:
-        """Return features of sequences whose first `size` tokens are the same; None if the body keeps other things."""
+    def _after(self, size: int, batch: Sequence[EncodedSequence]) -> torch.Tensor | None:
+        """Return features of sequences whose first `size` tokens are the same; None if the backbone keeps other things."""
         ids, real = self._filled([one.ids for one in batch])
         before = self.model(input_ids=ids[:1, :size], attention_mask=real[:1, :size], use_cache=True)
         kept = before.past_key_values
@@ -160,7 +160,7 @@ class Padded:
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         return ids, (torch.arange(longest, device=self.device) < lengths[:, None]).long()
 
-    def _spans(self, batch: Sequence[Tokens]) -> torch.Tensor:
+    def _spans(self, batch: Sequence[EncodedSequence]) -> torch.Tensor:
         return torch.tensor([one.spans for one in batch], dtype=torch.long, device=self.device).view(len(batch), -1, 2)
 
     def states(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

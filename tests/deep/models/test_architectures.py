@@ -41,12 +41,12 @@ def made(config, name, count, pooling, synthetic_data):
     """Return (a model of a configuration with random weights, sequences of some records)."""
     task = get_task(name)
     records = data.read_split(synthetic_data, task, "val")[1][:count]
-    body = backbones.from_scratch({"initializer_range": SPREAD, **config}, backbones.texts_of(records, task), 1)
-    head, width = head_of(task), body.model.config.hidden_size
+    backbone = backbones.from_scratch({"initializer_range": SPREAD, **config}, backbones.texts_of(records, task), 1)
+    head, width = head_of(task), backbone.model.config.hidden_size
     torch.manual_seed(1)
     weights = {"weight": torch.randn(head.outputs, head.width(width)), "bias": torch.randn(head.outputs)}
-    values = finetune.values_of(body, task, pooling, 512)
-    model = Transformer(task, values, body.model.state_dict(), weights, body.tokenizer)
+    values = finetune.values_of(backbone, task, pooling, 512)
+    model = Transformer(task, values, backbone.model.state_dict(), weights, backbone.tokenizer)
     return model, [one for found in model.reader([task.parts(record) for record in records]) for one in found]
 
 
@@ -55,12 +55,12 @@ def made(config, name, count, pooling, synthetic_data):
 def test_any_decoder_computes_with_a_passage_once_and_answers_the_same(kind, pooling, synthetic_data, monkeypatch):
     model, sequences = made({"model_type": kind, **DECODERS[kind]}, "muserc", 6, pooling, synthetic_data)
     seen = []
-    model.engine.model.register_forward_pre_hook(
+    model.backend.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     fast = model.logits(sequences, 64)
     shared, seen[:] = sum(seen), []
-    monkeypatch.setattr(model.engine, "share", False)
+    monkeypatch.setattr(model.backend, "share", False)
     plain = model.logits(sequences, 64)
     assert (fast - plain).abs().max() / plain.std() < 1e-4
     assert shared < sum(seen) / 3
