@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from morocco_lib.models import weights
-from morocco_lib.models.transformer.model import Transformer
+from morocco_lib.models.transformer.model import Transformer, backbone_weights
 from morocco_lib.models.transformer.padded import Padded, backbone_of
 from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.options import Options
@@ -72,10 +72,7 @@ def reference_backbone(model: Transformer, folder: Path) -> torch.nn.Module:
     """Return transformers' own module of a weights folder."""
     from safetensors.torch import load_file
 
-    tensors = load_file(folder / weights.ARRAYS)
-    return backbone_of(
-        model.values["config"], {n.removeprefix("body."): t for n, t in tensors.items() if n.startswith("body.")}
-    )
+    return backbone_of(model.values["config"], backbone_weights(load_file(folder / weights.ARRAYS)))
 
 
 class First(torch.nn.Module):

@@ -76,8 +76,9 @@ def prepared(folder: Path, name: str, task: Task, records: list[Record]) -> Path
     tensors["head.weight"] = torch.randn(head.outputs, head.width(width)) / width**0.5
     tensors["head.bias"] = torch.zeros(head.outputs)
     values = finetune.values_of(backbone, task, "last" if backbone.causal else "first", 512)
-    made = finetune.Trained(1, 0.0, [], values, tensors, backbone.tokenizer, 0, (0, 0), 1, 1)
-    weights.save(made, task, folder, name=name, trained_on={"random": True})
+    weights.save(
+        finetune.Fitted(values, tensors, backbone.tokenizer), task, folder, name=name, trained_on={"random": True}
+    )
     return folder
 
 

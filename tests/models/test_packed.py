@@ -1,8 +1,6 @@
 """Features without padding equal transformers' own, and cost less."""
-# ruff: noqa: E402 (what may be missing is asked for before it is imported)
+# ruff: noqa: E402 (what may be missing is skipped before it is imported)
 
-import subprocess
-import sys
 from itertools import product
 
 import pytest
@@ -11,27 +9,16 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers, whose forward is the reference")
 
 from architectures import CONFIGS, HIDDEN, WORDS, group, make, sequences
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel
 
 from morocco_lib.models.transformer import packing
-from morocco_lib.models.transformer.packed import ACTIVATIONS, Packed
+from morocco_lib.models.transformer.packed import Packed
 from morocco_lib.models.transformer.packing import pieces_of
 from morocco_lib.models.transformer.padded import Padded, backbone_of
 from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.options import POOLINGS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So little work is slower with several threads, and very slow where other programs have the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=["bert", "gpt2"])
@@ -101,29 +88,17 @@ def test_shared_prefixes_do_not_change_features(spans):
         check(model, pooling, batch, gather)
 
 
-@pytest.mark.parametrize(("shared", "rests"), [(1, [5, 2, 5]), (1, [0, 0]), (12, [1, 1, 1])])
-def test_prefix_of_one_token_and_equal_sequences(shared, rests):
+def test_prefix_of_one_token_and_equal_sequences():
     model = make("gpt2")
-    for pooling, gather in product(POOLINGS, (False, True)):
-        check(model, pooling, group(shared, rests), gather)
+    for shared, rests in ((1, [5, 2, 5]), (1, [0, 0]), (12, [1, 1, 1])):
+        for pooling, gather in product(POOLINGS, (False, True)):
+            check(model, pooling, group(shared, rests), gather)
 
 
 def test_encoders_do_not_share():
     batch = group(10, [3, 4, 5])
     assert len(pieces_of(batch, False)) == 3
     check(make("bert"), "first", batch)
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12),
-    rests=st.lists(st.integers(0, 12), max_size=6),
-    shared=st.integers(1, 25),
-    pooling=st.sampled_from(POOLINGS),
-    gather=st.booleans(),
-)
-def test_features_equal_for_any_lengths(lengths, rests, shared, pooling, gather):
-    check(make("gpt2", n_layer=2), pooling, sequences(lengths) + group(shared, rests, seed=1), gather)
 
 
 def test_second_segment_matters_where_the_model_knows_segments():
@@ -134,19 +109,13 @@ def test_second_segment_matters_where_the_model_knows_segments():
         assert torch.equal(found[0], found[1]) != knows
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precisions_are_close(model, dtype):
+def test_half_precision_is_close(model):
     config, module = model
     batch = sequences(LENGTHS["mixed"], 1)
     exact = Padded(module, "mean").features(batch)
-    found = Packed(config, module.state_dict(), "mean", dtype=dtype).features(batch)
+    found = Packed(config, module.state_dict(), "mean", dtype=torch.bfloat16).features(batch)
     assert found.dtype == torch.float32 and not torch.equal(found, exact)
     assert torch.cosine_similarity(found, exact).min() > 0.99
-
-
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_every_known_activation(activation):
-    check(make("bert", hidden_act=activation), "mean", sequences([3, 11]))
 
 
 def test_batch_and_weights_stay_as_they_were():
@@ -177,8 +146,6 @@ def test_missing_and_misshapen_weights_are_named():
             Packed(config, {key: one for key, one in backbone.items() if key != name}, "first")
         with pytest.raises(ValueError, match=f"{name} has shape"):
             Packed(config, {**backbone, name: tensor[1:]}, "first")
-    with pytest.raises(ValueError, match="pooling 'cls'; there are first, last"):
-        Packed(config, backbone, "cls")
 
 
 OTHERS = [
@@ -253,11 +220,6 @@ def test_no_padding_is_computed():
     backend = Packed(config, module.state_dict(), "mean")
     alone = sum(flops(backend, sequences([length])) for length in (40, 3, 3, 1))
     assert flops(backend, sequences([3, 40, 1, 3])) == alone
-
-
-def test_transformers_is_not_imported():
-    code = "import sys, morocco_lib.models.transformer.packed; sys.exit('transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # -- through transformers ------------------------------------------------------------------------------------------

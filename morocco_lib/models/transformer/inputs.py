@@ -82,17 +82,17 @@ class Reader:
         self.truncated = 0
         tokenizer.no_truncation(), tokenizer.no_padding()
 
-    def __call__(self, asked: Sequence[Sequence[TextPair]]) -> list[list[EncodedSequence]]:
+    def __call__(self, records: Sequence[Sequence[TextPair]]) -> list[list[EncodedSequence]]:
         """Return the sequences of each record."""
-        texts = {text: None for parts in asked for part in parts for text in (part.first, part.second) if text}
-        spans = any(part.marks or part.kept for parts in asked for part in parts)
+        texts = {text: None for parts in records for part in parts for text in (part.first, part.second) if text}
+        spans = any(part.marks or part.kept for parts in records for part in parts)
         encode = self.tokenizer.encode_batch if spans else self.tokenizer.encode_batch_fast
-        known = dict(zip(texts, encode(list(texts), add_special_tokens=False), strict=True))
-        return [self._record(parts, known) for parts in asked]
+        encodings = dict(zip(texts, encode(list(texts), add_special_tokens=False), strict=True))
+        return [self._record(parts, encodings) for parts in records]
 
-    def _record(self, parts: Sequence[TextPair], known: dict[str, Any]) -> list[EncodedSequence]:
+    def _record(self, parts: Sequence[TextPair], encodings: dict[str, Any]) -> list[EncodedSequence]:
         room = self.max_length - self.template.size
-        pairs = [self._encode(part, known) for part in parts]
+        pairs = [self._encode(part, encodings) for part in parts]
         if len(parts) < 2 or len({part.first for part in parts}) > 1 or any(part.second is None for part in parts):
             return [self._sequence(*one, truncate([(len(ids), spans) for ids, spans in one[0]], room)) for one in pairs]
         # The common text is truncated once, so that it stays common; the seconds matter more.
@@ -102,10 +102,10 @@ class Reader:
         shared = len(self.template.start) + len(first) + len(self.template.middle) if self.causal else 0
         return [self._sequence(*one, [first, second], shared) for one, second in zip(pairs, seconds, strict=True)]
 
-    def _encode(self, part: TextPair, known: dict[str, Any]) -> tuple:
+    def _encode(self, part: TextPair, encodings: dict[str, Any]) -> tuple:
         """Return ([(ids, spans that are kept) of both texts], [(text, token span) of each mark])."""
         texts = [part.first] if part.second is None else [part.first, part.second]
-        encoded = [known[text] if text else None for text in texts]
+        encoded = [encodings[text] if text else None for text in texts]
         marks = [(text, _tokens_of(encoded[text], start, end)) for text, start, end in part.marks]
         kept = [(text, _tokens_of(encoded[text], start, end)) for text, start, end in part.kept]
         pair = [

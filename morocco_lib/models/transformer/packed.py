@@ -18,8 +18,7 @@ import torch
 from torch.nn import functional
 
 from morocco_lib.models.transformer.packing import Block, Packing
-from morocco_lib.models.transformer.sequences import EncodedSequence
-from morocco_lib.options import POOLINGS
+from morocco_lib.models.transformer.sequences import EncodedSequence, check_lengths
 
 ROBERTAS = {"roberta", "xlm-roberta", "camembert"}
 ENCODERS = ROBERTAS | {"bert", "electra"}
@@ -95,13 +94,13 @@ class Packed:
     Args:
         config: As transformers writes it; one that `supports` accepts.
         backbone: The weights by the names of transformers' backbone (`BertModel`, `GPT2Model`, ...); others are not looked at.
-        pooling: One of `POOLINGS`; mean and max are over all tokens of a sequence.
+        pooling: One of `options.POOLINGS`; mean and max are over all tokens of a sequence.
         dtype: In which to compute; weights are cast once.
         device: Where to compute.
         gather: Attend with gathered, padded and masked rows instead of run by run of equal lengths: few large steps
             instead of many small ones. By default on a GPU only.
     Raises:
-        ValueError: unknown pooling or architecture; a weight that is missing or of another shape, by its name.
+        ValueError: unknown architecture; a weight that is missing or of another shape, by its name.
     """
 
     def __init__(
@@ -114,14 +113,12 @@ class Packed:
         device: torch.device | str = "cpu",
         gather: bool | None = None,
     ):
-        if pooling not in POOLINGS:
-            raise ValueError(f"no pooling {pooling!r}; there are {', '.join(POOLINGS)}")
         if not self.supports(config):
             raise ValueError(f"a {config.get('model_type')} of this configuration is not computed without padding")
         self.device, self.pooling = torch.device(device), pooling
         self.gather = self.device.type == "cuda" if gather is None else gather
         self.shape = Shape.of(config)
-        self.max_length = self.shape.positions - self.shape.first_position
+        self.max_length, self.hidden = self.shape.positions - self.shape.first_position, self.shape.hidden
         self.activation = activation_of(self.shape.activation, self.device, dtype)
         weights = Weights(backbone, dtype, self.device)
         weights.check_layers(self.shape.layers)
@@ -152,9 +149,7 @@ class Packed:
 
         Memory: a few matrices of all tokens by the inner size, and what attention takes; none is kept.
         """
-        longest = max(len(one.ids) for one in batch)
-        if longest > self.max_length:
-            raise ValueError(f"a sequence has {longest} tokens; this model reads {self.max_length} at most")
+        check_lengths(batch, self.max_length)
         packing = Packing(batch, self.shape.causal, self.device)
         wanted = packing.wanted(self.pooling)
         rows = self._embed(packing)

@@ -25,11 +25,23 @@ class EncodedSequence:
     spans: tuple[tuple[int, int], ...] = ()
     shared: int = 0
 
+    def begins_as(self, other: "EncodedSequence") -> bool:
+        """Tell whether the leading ids that both share with their neighbours are the same."""
+        return 0 < self.shared == other.shared and self.ids[: self.shared] == other.ids[: other.shared]
+
+
+def check_lengths(batch: Sequence[EncodedSequence], max_length: int) -> None:
+    """Raise ValueError if a sequence is longer than a model reads."""
+    longest = max(len(one.ids) for one in batch)
+    if longest > max_length:
+        raise ValueError(f"a sequence has {longest} tokens; this model reads {max_length} at most")
+
 
 class Backend(Protocol):
     """Computes with a model's backbone."""
 
     max_length: int  # tokens of the longest sequence it takes
+    hidden: int  # width of the hidden states
 
     def features(self, batch: Sequence[EncodedSequence]) -> "torch.Tensor":
         """Return float32 features, shape (sequences, (1 + spans) x hidden): the pooled vector, then the mean of each span.
