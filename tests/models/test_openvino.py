@@ -118,8 +118,8 @@ def test_threads_are_as_many_as_torchs_and_not_pinned(bert):
 
 @pytest.fixture(scope="module")
 def fitted(synthetic_data, tmp_path_factory):
-    """Return (weights folder of a BERT that was never trained, lines of TERRa records)."""
-    folder, task = tmp_path_factory.mktemp("openvino") / "weights", get_task("terra")
+    """Return (weights folder of a BERT that was never trained, lines of RUSSE records)."""
+    folder, task = tmp_path_factory.mktemp("openvino") / "weights", get_task("russe")
     records = data.read_split(synthetic_data, task, "val")[1][:40]
     model = untrained({"model_type": "bert", **SIZES}, task, records)
     weights.save(model, task, folder, name="bert", trained_on={})
@@ -135,7 +135,7 @@ def test_infer_answers_as_with_torch(fitted):
     found, wanted = infer(fitted, "--backend", "openvino"), infer(fitted)
     assert found.returncode == 0, found.stderr
     assert found.stdout == wanted.stdout and found.stdout.count("\n") == 40
-    assert {json.loads(line)["label"] for line in found.stdout.splitlines()} == {"entailment", "not_entailment"}
+    assert {json.loads(line)["label"] for line in found.stdout.splitlines()} == {"true", "false"}
     event = json.loads(found.stderr.splitlines()[0].removeprefix("morocco: "))
     assert event == {"event": "ready", "precision": "fp32", "backend": "openvino", "device": "cpu"}
 

@@ -92,7 +92,7 @@ def test_a_model_folder_that_will_not_do_is_refused_in_words(kind, spoil, messag
     [
         ({"model_type": "brt"}, "no model can be made of"),
         ({"hidden_size": 30, "num_attention_heads": 4}, "no model can be made of"),
-        ({"hidden_size": 0}, ""),
+        ({"hidden_size": 0}, None),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
         ({"vocab_size": -5}, "vocab_size is -5"),
     ],
