@@ -75,7 +75,7 @@ class OpenVINO(Padded):
         check_precision(self.precision, precision)
         self.request = self.compiled.create_infer_request()
         rounding = ROUNDING if precision == "fp32" else HALF_ROUNDING
-        if not known and not (self.padded and self.keeps_padding_apart(PROBES, rounding)):
+        if not known and not (self.padded and self.ignores_padding(PROBES, rounding)):
             raise UsageError(
                 f"OpenVINO does not compute a {self.kind} correctly: padding changes its answers",
                 remedy="use --backend torch",

@@ -273,7 +273,7 @@ class Weights:
     def linear(self, name: str, outputs: int, inputs: int) -> Affine:
         return self(f"{name}.weight", outputs, inputs), self(f"{name}.bias", outputs)
 
-    def turned(self, name: str, outputs: int, inputs: int) -> Affine:
+    def transposed(self, name: str, outputs: int, inputs: int) -> Affine:
         """A linear layer that is written as (inputs, outputs)."""
         return self(f"{name}.weight", inputs, outputs).t().contiguous(), self(f"{name}.bias", outputs)
 
@@ -304,11 +304,11 @@ class Weights:
         words, positions = self("wte.weight", shape.vocabulary, hidden), self("wpe.weight", shape.positions, hidden)
         layers = [
             Layer(
-                self.turned(f"{at}attn.c_attn", 3 * hidden, hidden),
-                self.turned(f"{at}attn.c_proj", hidden, hidden),
+                self.transposed(f"{at}attn.c_attn", 3 * hidden, hidden),
+                self.transposed(f"{at}attn.c_proj", hidden, hidden),
                 self.norm(f"{at}ln_1", hidden),
-                self.turned(f"{at}mlp.c_fc", shape.inner, hidden),
-                self.turned(f"{at}mlp.c_proj", hidden, shape.inner),
+                self.transposed(f"{at}mlp.c_fc", shape.inner, hidden),
+                self.transposed(f"{at}mlp.c_proj", hidden, shape.inner),
                 self.norm(f"{at}ln_2", hidden),
             )
             for at in (f"h.{number}." for number in range(shape.layers))

@@ -235,7 +235,7 @@ class Packing:
         for number, piece in enumerate(self.pieces[self.prefixes :]):
             pooled = self._pooled(piece, pooling)
             if wanted is None:
-                bags[piece.place] = [self._drawn(self.prefixes + number, positions) for positions in pooled]
+                bags[piece.place] = [self._piece_rows(self.prefixes + number, positions) for positions in pooled]
             else:  # they lie one after another
                 ends = [*accumulate(map(len, pooled), initial=number * wanted.shape[1])]
                 bags[piece.place] = list(map(range, ends, ends[1:]))
@@ -245,7 +245,7 @@ class Packing:
             return pooled
         return torch.cat([pooled, bag_rows(rows, spans, "mean").view(len(bags), -1)], 1)
 
-    def _drawn(self, number: int, positions: range) -> list[int]:
+    def _piece_rows(self, number: int, positions: range) -> list[int]:
         """Return the rows of positions of one piece, its prefix included."""
         piece, start = self.pieces[number], self._starts[number]
         prefix = self._starts[max(piece.prefix, 0)]

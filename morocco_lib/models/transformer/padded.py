@@ -18,7 +18,7 @@ KEYS_AND_VALUES = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers'
 FLOAT = "__float__"
 PROBES = 6, 40  # tokens of a short and a long sequence
 ROUNDING, HALF_ROUNDING = 1e-4, 0.05  # of the spread of states: what it may change, in fp32 and in bf16 or fp16
-WORTH_IT = 1024  # tokens that need not be computed anew: fewer save less than passes of their own cost
+MIN_SHARED_TOKENS = 1024  # tokens saved by sharing; fewer save less than the additional passes cost
 
 
 def backbone_of(config: Mapping[str, Any], backbone: Mapping[str, torch.Tensor]) -> torch.nn.Module:
@@ -57,7 +57,7 @@ class Padded:
     Args:
         model: A transformers backbone whose first output are the last hidden states, shape (sequences, tokens, hidden).
         pooling: One of `options.POOLINGS`; mean and max are over all tokens of a sequence.
-        share: Compute once with what sequences of a batch begin with alike: of decoders that keep keys and values.
+        share: Compute once with the leading tokens that sequences of a batch share: of decoders that keep keys and values.
     """
 
     share = False
@@ -75,10 +75,10 @@ class Padded:
         self.max_length = positions_of(self.model)
         self.vocabulary = getattr(config, "vocab_size", 0) or 2
         whole = next(model.parameters()).dtype == torch.float32
-        self.padded = self.keeps_padding_apart(PROBES, ROUNDING if whole else HALF_ROUNDING)
+        self.padded = self.ignores_padding(PROBES, ROUNDING if whole else HALF_ROUNDING)
 
     @torch.inference_mode()
-    def keeps_padding_apart(self, probes: tuple[int, int], rounding: float) -> bool:
+    def ignores_padding(self, probes: tuple[int, int], rounding: float) -> bool:
         """Tell whether a short sequence has the same states beside a long one as alone.
 
         Args:
@@ -99,7 +99,7 @@ class Padded:
         found: dict[int, torch.Tensor] = {}
         for size, group in groups(batch) if self.share else ():
             if (
-                size * (len(group) - 1) >= WORTH_IT
+                size * (len(group) - 1) >= MIN_SHARED_TOKENS
                 and (features := self._after(size, [batch[place] for place in group])) is not None
             ):
                 found.update(zip(group, features, strict=True))
