@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from morocco_lib.models import weights
-from morocco_lib.models.transformer.model import Transformer
-from morocco_lib.models.transformer.padded import Padded, body_of
-from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.models.transformer.model import Transformer, backbone_weights
+from morocco_lib.models.transformer.padded import Padded, backbone_of
+from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.options import Options
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.jsonl import Record
@@ -35,7 +35,7 @@ def ours(options: Options, shares: bool = True) -> Callable[[Path], Answer]:
         model, _ = weights.load(folder, options=options)
         compute, found = model.logits, []
 
-        def logits(sequences: list[Tokens], batch_size: int) -> torch.Tensor:
+        def logits(sequences: list[EncodedSequence], batch_size: int) -> torch.Tensor:
             some = sequences if shares else [replace(one, shared=0) for one in sequences]
             found.append(compute(some, batch_size))
             return found[-1]
@@ -55,11 +55,11 @@ def ours(options: Options, shares: bool = True) -> Callable[[Path], Answer]:
 def fixed(folder: Path) -> Answer:
     """transformers' forward on batches in the order of the records, padded to the longest."""
     model, task = weights.load(folder)
-    engine = Padded(engine_body(model, folder).to(model.device), model.values["pooling"])
+    backend = Padded(reference_backbone(model, folder).to(model.device), model.values["pooling"])
 
     def batch(records: list[Record]) -> torch.Tensor:
-        sequences: list[Tokens] = [one for (one,) in model.reader([task.parts(r) for r in records])]
-        return torch.nn.functional.linear(engine.features(sequences), model.weight, model.bias)
+        sequences: list[EncodedSequence] = [one for (one,) in model.reader([task.parts(r) for r in records])]
+        return torch.nn.functional.linear(backend.features(sequences), model.weight, model.bias)
 
     def answer(records: list[Record]) -> torch.Tensor:
         with torch.inference_mode():
@@ -68,14 +68,11 @@ def fixed(folder: Path) -> Answer:
     return answer
 
 
-def engine_body(model: Transformer, folder: Path) -> torch.nn.Module:
+def reference_backbone(model: Transformer, folder: Path) -> torch.nn.Module:
     """Return transformers' own module of a weights folder."""
     from safetensors.torch import load_file
 
-    tensors = load_file(folder / weights.ARRAYS)
-    return body_of(
-        model.values["config"], {n.removeprefix("body."): t for n, t in tensors.items() if n.startswith("body.")}
-    )
+    return backbone_of(model.values["config"], backbone_weights(load_file(folder / weights.ARRAYS)))
 
 
 class First(torch.nn.Module):
@@ -96,7 +93,7 @@ def cross_encoder(folder: Path) -> Answer:
     model, task = weights.load(folder)
     config = BertConfig(**model.values["config"] | {"num_labels": len(task.labels)})
     theirs = BertForSequenceClassification(config)
-    theirs.bert.load_state_dict(engine_body(model, folder).state_dict(), strict=False)
+    theirs.bert.load_state_dict(reference_backbone(model, folder).state_dict(), strict=False)
     theirs.classifier.load_state_dict({"weight": model.weight, "bias": model.bias})
     names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
     tokenizer = tokenizers.Tokenizer.from_str(model.tokenizer_text)

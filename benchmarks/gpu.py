@@ -69,15 +69,16 @@ HEADER = "| model | contender | records/s | x | J/record | process MiB | allocat
 
 def prepared(folder: Path, name: str, task: Task, records: list[Record]) -> Path:
     """Write a weights folder of random weights."""
-    body = backbones.from_scratch(SHAPES[name], backbones.texts_of(records, task), 1, 0.0)
-    body.model.resize_token_embeddings(SHAPES[name]["vocab_size"], mean_resizing=False)
-    head, width = head_of(task), body.model.config.hidden_size
-    tensors = {f"body.{key}": tensor for key, tensor in body.model.state_dict().items()}
+    backbone = backbones.from_scratch(SHAPES[name], backbones.texts_of(records, task), 1, 0.0)
+    backbone.model.resize_token_embeddings(SHAPES[name]["vocab_size"], mean_resizing=False)
+    head, width = head_of(task), backbone.model.config.hidden_size
+    tensors = {f"body.{key}": tensor for key, tensor in backbone.model.state_dict().items()}
     tensors["head.weight"] = torch.randn(head.outputs, head.width(width)) / width**0.5
     tensors["head.bias"] = torch.zeros(head.outputs)
-    values = finetune.values_of(body, task, "last" if body.causal else "first", 512)
-    made = finetune.Trained(1, 0.0, [], values, tensors, body.tokenizer, 0, (0, 0), 1, 1)
-    weights.save(made, task, folder, name=name, trained_on={"random": True})
+    values = finetune.values_of(backbone, task, "last" if backbone.causal else "first", 512)
+    weights.save(
+        finetune.Fitted(values, tensors, backbone.tokenizer), task, folder, name=name, trained_on={"random": True}
+    )
     return folder
 
 

@@ -61,14 +61,14 @@ class Learner:
     """A model that is trained before it is raced.
 
     Args:
-        body: What its configuration differs in.
+        backbone: What its configuration differs in.
         recipe: What differs from `RECIPE`.
         records: Of the train split; 0 for the task's usual number.
         enlarged: Its words enter at the scale of what its layers add to them: see `begun`.
     """
 
     task: str
-    body: dict
+    backbone: dict
     recipe: dict
     records: int = 0
     enlarged: bool = False
@@ -114,16 +114,16 @@ def prepared(work: Path, name: str) -> Path:
         if not records.is_dir():
             data.make_synthetic(records, [one.task], 1, one.records)
         files = {split: data.find_split(records, task, split) for split in ("train", "val")}
-        start = {"scratch": one.body}
+        start = {"scratch": one.backbone}
         if one.enlarged:
-            start = {"source": str(begun(work / f"{name}-begun", one.body, task, task.read(files["train"])))}
+            start = {"source": str(begun(work / f"{name}-begun", one.backbone, task, task.read(files["train"])))}
         model = ModelParams(name=name, kind="transformer", recipe=Recipe(**{**RECIPE, **one.recipe}), **start)
         folder.mkdir(parents=True, exist_ok=True)
         fit.fit(fit.Plan(model, one.task, files, [1]), folder)
     return folder / "weights"
 
 
-def begun(folder: Path, body: dict, task: Task, records: list[Record]) -> Path:
+def begun(folder: Path, backbone: dict, task: Task, records: list[Record]) -> Path:
     """Return a model folder with random weights, of which the words are as large as Gemma makes its own.
 
     GPT-2 begins with words so small that what attention adds of a long passage drowns them, the question's and the
@@ -131,7 +131,7 @@ def begun(folder: Path, body: dict, task: Task, records: list[Record]) -> Path:
     """
     from morocco_lib.training import backbones
 
-    made = backbones.from_scratch(body, backbones.texts_of(records, task), 1)
+    made = backbones.from_scratch(backbone, backbones.texts_of(records, task), 1)
     made.model.get_input_embeddings().weight.data *= made.model.config.hidden_size**0.5
     backbones.save_folder(made, folder)
     return folder

@@ -11,7 +11,7 @@ tenth of the labels is wrong on purpose, of these records too, so no model reach
 Bars: 0.15 over the most frequent answer; MuSeRC (F1a) and RuCoS (F1) 0.15 over the word counts; LiDiRus, answered by what
 was learnt on TERRa, MCC 0.3. Exits with 1 if one is missed. What was finished in FOLDER before is not trained again.
 
-Official records have no bar, whatever comes out is printed: of val, on which the best look was chosen too. There the same
+Official records have no bar, whatever comes out is printed: of val, on which the best evaluation was chosen too. There the same
 seed is trained twice; exits with 1 if the predictions differ.
 """
 
@@ -28,6 +28,7 @@ from morocco_lib import data
 from morocco_lib.config import model as model_config
 from morocco_lib.data import synthetic
 from morocco_lib.models import weights
+from morocco_lib.models.majority import Majority
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task
 from morocco_lib.training import fit
@@ -52,16 +53,6 @@ def unseen(task: Task) -> list:
     return synthetic.records(task.name, task.title if task.name == "lidirus" else "val", UNSEEN, UNSEEN_SEED)
 
 
-class Constant:
-    """Gives the most frequent answer of the train split."""
-
-    def __init__(self, task: Task, records: list):
-        self.task, self.majority = task, task.majority([task.gold(record) for record in records])
-
-    def answer(self, records: list) -> list:
-        return [self.task.constant(self.majority, record) for record in records]
-
-
 def records_of(task_name: str, seed: int, folder: Path) -> Path:
     place = folder / f"{task_name}-records-{seed}"
     if not place.exists():
@@ -75,10 +66,10 @@ def trained(model: str, task_name: str, seed: int, folder: Path, official: Path 
     for name in ("", "-again") if official else ("",):
         out = folder / f"{model}-{task_name}-{seed}{name}"
         if not (out / fit.RESULT).is_file():
-            words = [sys.executable, "-m", "morocco_lib", "train", model, task_name, "--out", out, "--seed", str(seed)]
-            words += ["--data", records]
+            argv = [sys.executable, "-m", "morocco_lib", "train", model, task_name, "--out", out, "--seed", str(seed)]
+            argv += ["--data", records]
             one = {**os.environ, "OMP_NUM_THREADS": "1"}
-            subprocess.run(words, cwd=ROOT, env=one, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(argv, cwd=ROOT, env=one, check=True, stdout=subprocess.DEVNULL)
 
 
 def cell(model: str, task_name: str, seed: int, folder: Path, official: Path | None) -> list[dict]:
@@ -86,19 +77,19 @@ def cell(model: str, task_name: str, seed: int, folder: Path, official: Path | N
     task, out = get_task(task_name), folder / f"{model}-{task_name}-{seed}"
     place = official.resolve() if official else records_of(task_name, seed, folder)
     files = {split: data.find_split(place, task, split) for split in ("train", "val")}
-    learnt_from, asked = task.read(files["train"]), task.read(files["val"]) if official else unseen(task)
+    learnt_from, evaluated = task.read(files["train"]), task.read(files["val"]) if official else unseen(task)
     result = json.loads((out / fit.RESULT).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as room:
         fit.fit(fit.Plan(model_config.load_model("tfidf", ROOT), task_name, files, [seed]), Path(room))
-        counts = score_of(weights.load(Path(room))[0], task, asked)
-    constant, fitted = score_of(Constant(task, learnt_from), task, asked), weights.load(out)[0]
+        counts = score_of(weights.load(Path(room))[0], task, evaluated)
+    constant, fitted = score_of(Majority.fit(task, learnt_from, 0), task, evaluated), weights.load(out)[0]
     row = {
         "model": model, "train_records": len(learnt_from), "minutes": result["wall_s"] / 60, "task": task_name,
-        "score": score_of(fitted, task, asked), "constant": constant, "word_counts": counts,
+        "score": score_of(fitted, task, evaluated), "constant": constant, "word_counts": counts,
     }  # fmt: skip
     if official:
         again = out.with_name(f"{out.name}-again")
-        return [{**row, "same_predictions": weights.load(again)[0].answer(asked) == fitted.answer(asked)}]
+        return [{**row, "same_predictions": weights.load(again)[0].answer(evaluated) == fitted.answer(evaluated)}]
     rows = [{**row, "bar": MARGIN + (counts if task_name in COUNTS_RULE else constant)}]
     if task_name == "terra":
         lidirus = get_task("lidirus")

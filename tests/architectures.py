@@ -1,4 +1,4 @@
-"""Tiny transformers with random weights, one of each architecture that `packed` knows, and sequences of ids for them.
+"""Tiny transformers with random weights, sequences of ids for them, and what holds for every architecture.
 
 Import after `pytest.importorskip` for torch and transformers.
 """
@@ -9,7 +9,10 @@ import torch
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel
 
-from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.models.transformer.heads import head_of
+from morocco_lib.models.transformer.model import Transformer
+from morocco_lib.models.transformer.sequences import EncodedSequence
+from morocco_lib.training import backbones, finetune
 
 WORDS, HIDDEN, LAYERS = 90, 48, 3
 ENCODER = {
@@ -51,7 +54,7 @@ def sequence(rng, length, spans=0):
     for _ in range(spans):
         start = rng.randrange(length)
         marked.append((start, rng.randint(start + 1, min(start + 5, length))))
-    return Tokens([rng.randrange(WORDS) for _ in range(length)], rng.randint(1, length), tuple(marked))
+    return EncodedSequence([rng.randrange(WORDS) for _ in range(length)], rng.randint(1, length), tuple(marked))
 
 
 def sequences(lengths, spans=0, seed=0):
@@ -64,4 +67,53 @@ def group(shared, rests, spans=(), seed=0):
     rng = random.Random(seed)
     start = [rng.randrange(WORDS) for _ in range(shared)]
     rows = [start + [rng.randrange(WORDS) for _ in range(rest)] for rest in rests]
-    return [Tokens(ids, len(ids), spans, shared) for ids in rows]
+    return [EncodedSequence(ids, len(ids), spans, shared) for ids in rows]
+
+
+# -- models of the kit ---------------------------------------------------------------------------------------------
+SIZES = {
+    "vocab_size": 800, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64
+}  # fmt: skip
+SPREAD = 0.3  # of the random weights: with the usual 0.02 the answers of an untrained model hang on the last digit
+
+
+def untrained(config, task, records, pooling=None, max_length=512):
+    """What a weights folder holds of a model of a configuration with random weights."""
+    backbone = backbones.from_scratch({"initializer_range": SPREAD, **config}, backbones.texts_of(records, task), 1)
+    head, width = head_of(task), backbone.model.config.hidden_size
+    torch.manual_seed(1)
+    tensors = {f"body.{name}": tensor for name, tensor in backbone.model.state_dict().items()}
+    tensors["head.weight"] = torch.randn(head.outputs, head.width(width))
+    tensors["head.bias"] = torch.randn(head.outputs)
+    values = finetune.values_of(backbone, task, pooling or ("last" if backbone.causal else "first"), max_length)
+    return finetune.Fitted(values, tensors, backbone.tokenizer)
+
+
+def loaded(config, task, records, pooling=None):
+    """An untrained model, as its weights folder would be read."""
+    made = untrained(config, task, records, pooling)
+    return Transformer(task, made.values, made.tensors, made.tokenizer_text)
+
+
+def sequences_of(model, records):
+    return [one for found in model.reader([model.task.parts(record) for record in records]) for one in found]
+
+
+def check_that_passages_are_computed_once(model, records, monkeypatch):
+    """Hold a decoder through transformers to the logits of whole sequences, at less than a third of their tokens."""
+    sequences, computed = sequences_of(model, records), []
+    model.backend.model.register_forward_pre_hook(
+        lambda module, args, kwargs: computed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    fast = model.logits(sequences, 64)
+    shared, computed[:] = sum(computed), []
+    monkeypatch.setattr(model.backend, "share", False)
+    plain = model.logits(sequences, 64)
+    assert (fast - plain).abs().max() / plain.std() < 1e-4
+    assert shared < sum(computed) / 3
+
+
+def check_that_padding_changes_nothing(model, records):
+    sequences = sequences_of(model, records)
+    together, alone = model.logits(sequences, 32), model.logits(sequences, 1)
+    assert (together - alone).abs().max() / alone.std() < 1e-3

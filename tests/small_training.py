@@ -23,20 +23,20 @@ QUICK = {"epochs": 0.25, "learning_rate": 1e-3, "batch_size": 16, "dropout": 0.0
 
 
 def few_records(synthetic_data, folder):
-    """Write a data folder with a few records of RWSD and RuCoS, and no test split; returns it."""
-    for title, sizes in (("RWSD", (160, 60)), ("RuCoS", (16, 8))):
-        (folder / title).mkdir()
-        for split, size in zip(("train", "val"), sizes, strict=True):
-            lines = (synthetic_data / title / f"{split}.jsonl").read_bytes().splitlines(keepends=True)
-            (folder / title / f"{split}.jsonl").write_bytes(b"".join(lines[:size]))
+    """Write a data folder with a few records of RWSD, and no test split; returns it."""
+    (folder / "RWSD").mkdir()
+    for split, size in (("train", 160), ("val", 60)):
+        lines = (synthetic_data / "RWSD" / f"{split}.jsonl").read_bytes().splitlines(keepends=True)
+        (folder / "RWSD" / f"{split}.jsonl").write_bytes(b"".join(lines[:size]))
     return folder
 
 
-def plan(small, kind="bert", task="rwsd", seeds=(1,), **recipe):
-    model = model_config.ModelParams(name="small", kind="transformer", scratch=TINY[kind], recipe={**QUICK, **recipe})
-    title = get_task(task).title
-    files = {split: small / title / f"{split}.jsonl" for split in ("train", "val")}
-    return fit.Plan(model, task, files, list(seeds))
+def plan(small, seeds=(1,), begin=None, **recipe):
+    """RWSD learnt by a tiny BERT, or by what `begin` says of a model's start: its source, or its sizes from scratch."""
+    start = begin or {"scratch": TINY["bert"]}
+    model = model_config.ModelParams(name="small", kind="transformer", recipe={**QUICK, **recipe}, **start)
+    files = {split: small / "RWSD" / f"{split}.jsonl" for split in ("train", "val")}
+    return fit.Plan(model, "rwsd", files, list(seeds))
 
 
 def model_file(folder, **values):
@@ -49,9 +49,9 @@ def model_file(folder, **values):
     return folder
 
 
-def program(root, *words, **env):
+def program(root, *argv, **env):
     return subprocess.Popen(
-        [sys.executable, "-m", "morocco_lib", *map(str, words)],
+        [sys.executable, "-m", "morocco_lib", *map(str, argv)],
         cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1", **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -62,11 +62,11 @@ def texts(small):
 
 # -- several processes ---------------------------------------------------------------------------------------------
 def two_processes():
-    """The words before a program that two processes of this machine run together, on a port that is free."""
+    """The start of the argv of a program that two processes of this machine run together, on a port that is free."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    words = "-m torch.distributed.run --nproc-per-node 2 --master-addr 127.0.0.1 --master-port"
-    return [sys.executable, *words.split(), str(port)]
+    argv = "-m torch.distributed.run --nproc-per-node 2 --master-addr 127.0.0.1 --master-port"
+    return [sys.executable, *argv.split(), str(port)]
 
 
 SPOILT = """
@@ -88,8 +88,8 @@ sys.exit(cli.main(sys.argv[1:]))
 
 def trained_by_two(program, root, small, out):
     """Start `morocco train` with two seeds in two processes."""
-    words = ["train", "small", "rwsd", "--data", small, "--out", out, "--seeds", "1-2"]
+    argv = ["train", "small", "rwsd", "--data", small, "--out", out, "--seeds", "1-2"]
     return subprocess.Popen(
-        list(map(str, [*two_processes(), *program, *words])),
+        list(map(str, [*two_processes(), *program, *argv])),
         cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip

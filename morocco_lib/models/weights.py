@@ -82,7 +82,7 @@ def load(folder: Path, task_name: str | None = None, options: Options | None = N
 
     Args:
         folder: See `locate`.
-        task_name: The task that is asked; must be the one the model was trained for.
+        task_name: The task to answer; must be the one the model was trained for.
         options: How to compute, for kinds that leave a choice.
     Raises:
         UsageError: not readable, broken, for another task, or of a kind without such options.

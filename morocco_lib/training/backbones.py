@@ -1,4 +1,4 @@
-"""Where a transformer's body and tokenizer come from: a hub id, a folder, or random weights and a tokenizer made here."""
+"""Where a transformer's backbone and tokenizer come from: a hub id, a folder, or random weights and a tokenizer made here."""
 
 import json
 from collections import Counter
@@ -23,12 +23,21 @@ from morocco_lib.tasks.jsonl import Record
 DECODER_TOKENS = ("<start>", "<delim>", "<extract>")  # around and between the texts of a decoder, as in the original
 WORDPIECE = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 END_OF_TEXT = "<|endoftext|>"
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+POOLED = {
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "albert",
+    "mpnet",
+}  # their pooler is left out: heads replace it
 FULL = "original_full"  # attention of a BigBird, which otherwise depends on the length of its batch
 
 
 @dataclass
-class Body:
-    """A body to train.
+class Backbone:
+    """A backbone to train.
 
     Attributes:
         tokenizer: The text of `tokenizer.json`.
@@ -45,8 +54,8 @@ class Body:
         return is_causal(self.model.config.to_dict())
 
 
-def load(source: str, dropout: float | None = None, revision: str | None = None) -> Body:
-    """Return a body from a local folder or the hub.
+def load(source: str, dropout: float | None = None, revision: str | None = None) -> Backbone:
+    """Return a backbone from a local folder or the hub.
 
     Args:
         source: A folder as transformers saves it, or a hub id.
@@ -57,9 +66,13 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
         EnvironmentFailure: the hub does not give it.
     """
     local = Path(source).is_dir()
-    if local:
-        _check_folder(Path(source))
-    elif source.startswith(("/", ".", "~")) or source.count("/") > 1:
+    if local and not any((Path(source) / name).is_file() for name in TOKENIZERS):
+        raise UsageError(
+            f"no tokenizer in {source}",
+            rule=f"looked for {', '.join(TOKENIZERS)}",
+            remedy="save the tokenizer the model was trained with beside it",
+        )
+    if not local and (source.startswith(("/", ".", "~")) or source.count("/") > 1):
         raise UsageError(f"no folder {source}", remedy="give a folder that holds config.json, or a hub id")
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
@@ -67,16 +80,10 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
             config.attention_type = FULL
         _set_dropout(config, dropout)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        options = {"add_pooling_layer": False} if config.model_type in POOLED else {}
+        options |= {"dtype": torch.float32, "output_loading_info": True}
         with _silent():
-            # What the kit's heads do not use is not loaded; whatever else is missing from a checkpoint is refused.
-            model, found = AutoModel.from_pretrained(
-                source,
-                config=config,
-                revision=revision,
-                dtype=torch.float32,
-                output_loading_info=True,
-                **_plain(config),
-            )
+            model, found = AutoModel.from_pretrained(source, config=config, revision=revision, **options)
     except Exception as error:  # whatever a folder or a repository may hold
         reason = " ".join(str(error).split())[:300]
         if local:
@@ -89,7 +96,7 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
     if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
         raise UsageError(
             f"{source} lacks {len(missing)} of the weights that its configuration asks for ({missing[0]})",
-            rule="a body without its weights would be trained from random ones",
+            rule="a backbone without its weights would be trained from random ones",
             remedy="give a complete folder, or a `scratch` model",
         )
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -102,8 +109,8 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
     return _prepared(model, backend, source)
 
 
-def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropout: float | None = None) -> Body:
-    """Return a body with random weights and a tokenizer trained on texts.
+def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropout: float | None = None) -> Backbone:
+    """Return a backbone with random weights and a tokenizer trained on texts.
 
     Args:
         config: `model_type` and what its configuration is to differ in; `vocab_size` bounds the tokenizer.
@@ -129,7 +136,8 @@ def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropou
     try:
         made = AutoConfig.for_model(**values)
         _set_dropout(made, dropout)
-        model = AutoModel.from_config(made, **_plain(made))
+        options = {"add_pooling_layer": False} if made.model_type in POOLED else {}
+        model = AutoModel.from_config(made, **options)
     except Exception as error:  # whatever a configuration may ask for
         raise UsageError(
             f"no model can be made of {json.dumps(config)}: {' '.join(str(error).split())[:300]}"
@@ -137,17 +145,11 @@ def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropou
     return _prepared(model, tokenizer, f"random weights, {values['model_type']}")
 
 
-def save_folder(body: Body, folder: Path) -> None:
-    """Write a body as an ordinary local model folder."""
-    body.model.save_pretrained(folder)
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer.from_str(body.tokenizer),
-        **(
-            {"pad_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
-            if body.causal
-            else {f"{k}_token": v for k, v in WORDPIECE.items()}
-        ),
-    ).save_pretrained(folder)
+def save_folder(backbone: Backbone, folder: Path) -> None:
+    """Write a backbone as `load` reads it back."""
+    backbone.model.save_pretrained(folder)
+    tokenizer = tokenizers.Tokenizer.from_str(backbone.tokenizer)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
 
 
 def texts_of(records: Iterable[Record], task: Task) -> list[str]:
@@ -206,16 +208,20 @@ def byte_pairs(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
 
 
 # -- details -------------------------------------------------------------------------------------------------------
-def _prepared(model: PreTrainedModel, tokenizer: tokenizers.Tokenizer, source: str) -> Body:
+def _prepared(model: PreTrainedModel, tokenizer: tokenizers.Tokenizer, source: str) -> Backbone:
     if model.config.is_encoder_decoder or not getattr(model.config, "hidden_size", None):
         other = "an encoder with a decoder" if model.config.is_encoder_decoder else "of more than text"
         raise UsageError(
             f"{source} is a {model.config.model_type}, {other}", rule="a model is an encoder or a decoder of text"
         )
-    size = _embeddings_of(model, source)
-    if is_causal(model.config.to_dict()):
-        if tokenizer.get_vocab_size() > size + len(DECODER_TOKENS):
-            raise _mismatch(source, tokenizer.get_vocab_size() - 1, size)
+    size, highest = _embeddings_of(model, source), max(tokenizer.get_vocab().values())
+    causal = is_causal(model.config.to_dict())
+    if highest >= size + (len(DECODER_TOKENS) if causal else 0):
+        raise UsageError(
+            f"{source}: the tokenizer has ids to {highest}, the model has {size} embeddings",
+            rule="tokenizer and weights belong together",
+        )
+    if causal:
         tokenizer.add_special_tokens(list(DECODER_TOKENS))
         start, middle, end = ((tokenizer.token_to_id(token),) for token in DECODER_TOKENS)
         template = Template(start, middle, end)
@@ -223,25 +229,21 @@ def _prepared(model: PreTrainedModel, tokenizer: tokenizers.Tokenizer, source: s
             model.resize_token_embeddings(tokenizer.get_vocab_size(), mean_resizing=False)
     else:
         template = template_of(tokenizer, source)
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= (size := model.get_input_embeddings().num_embeddings):
-        raise _mismatch(source, highest, size)
-    return Body(model, tokenizer.to_str(), template, source)
+    return Backbone(model, tokenizer.to_str(), template, source)
 
 
 def _embeddings_of(model: PreTrainedModel, source: str) -> int:
-    """Return how many embeddings a body has, after it has computed with some tokens.
+    """Return how many embeddings a backbone has, after it has computed with some tokens.
 
     Raises:
         UsageError: it does not compute with token ids alone.
     """
     if getattr(model.config, "num_hidden_layers", 1) < 1:
-        raise UsageError(f"{source} has {model.config.num_hidden_layers} layers", rule="a body has one at least")
+        raise UsageError(f"{source} has {model.config.num_hidden_layers} layers", rule="a backbone has one at least")
+    ones = torch.ones(1, 4, dtype=torch.long)
     try:
         with torch.inference_mode():
-            model.eval()(
-                input_ids=torch.ones(1, 4, dtype=torch.long), attention_mask=torch.ones(1, 4, dtype=torch.long)
-            )
+            model.eval()(input_ids=ones, attention_mask=ones)
         return int(model.get_input_embeddings().num_embeddings)
     except Exception as error:  # whatever stands in its way
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -249,13 +251,6 @@ def _embeddings_of(model: PreTrainedModel, source: str) -> int:
             f"{source}: a {model.config.model_type} of this configuration does not compute with a text ({reason})",
             rule="a model is an encoder or a decoder of text",
         ) from None
-
-
-def _mismatch(source: str, highest: int, size: int) -> UsageError:
-    return UsageError(
-        f"{source}: the tokenizer has ids to {highest}, the model has {size} embeddings",
-        rule="tokenizer and weights belong together",
-    )
 
 
 def template_of(tokenizer: tokenizers.Tokenizer, source: str) -> Template:
@@ -275,33 +270,13 @@ def template_of(tokenizer: tokenizers.Tokenizer, source: str) -> Template:
         ) from None  # fmt: skip
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"no config.json in {folder}", rule="a model folder is one that transformers reads")
-    known = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-    if not any((folder / name).is_file() for name in known):
-        raise UsageError(
-            f"no tokenizer in {folder}", rule=f"looked for {', '.join(known)}",
-            remedy="save the tokenizer the model was trained with beside it",
-        )  # fmt: skip
-
-
 def _set_dropout(config: Any, rate: float | None) -> None:
     if rate is None:
         return
-    for name in list(vars(config)):
-        if (name.endswith(("dropout", "dropout_prob")) or name in ("attn_pdrop", "embd_pdrop", "resid_pdrop")) and type(
-            getattr(config, name)
-        ) in (int, float):
+    for name, value in list(vars(config).items()):
+        is_rate = name.endswith(("dropout", "dropout_prob")) or name in ("attn_pdrop", "embd_pdrop", "resid_pdrop")
+        if is_rate and type(value) in (int, float):
             setattr(config, name, rate)
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """Return what leaves out BERT-likes' own pooler, which the kit's heads replace."""
-    return {"add_pooling_layer": False} if config.model_type in POOLED else {}
-
-
-POOLED = {"bert", "roberta", "xlm-roberta", "camembert", "albert", "mpnet"}
 
 
 @contextmanager

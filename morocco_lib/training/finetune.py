@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +18,7 @@ import transformers
 from accelerate.utils import gather_object
 from tokenizers import Tokenizer
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -28,13 +28,13 @@ from morocco_lib.models.transformer.heads import Head, head_of
 from morocco_lib.models.transformer.inputs import Reader
 from morocco_lib.models.transformer.model import Transformer, device_of, out_of_memory
 from morocco_lib.models.transformer.padded import positions_of
-from morocco_lib.models.transformer.pooling import pool
-from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.models.transformer.pooling import pad, pool
+from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.options import Options
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import distributed
-from morocco_lib.training.backbones import Body
+from morocco_lib.training.backbones import Backbone
 from morocco_lib.training.distributed import world
 
 
@@ -43,8 +43,22 @@ class Example:
     """What is learnt from at once: a sequence, or the sequences of a record that compete. `number` names it."""
 
     number: int
-    sequences: list[Tokens]
+    sequences: list[EncodedSequence]
     targets: list[int]
+
+
+@dataclass
+class Fitted:
+    """What `models.weights.save` takes of a transformer: see `Transformer`."""
+
+    kind: ClassVar[str] = "transformer"
+
+    values: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    tokenizer_text: str
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.values, {name: tensor.numpy() for name, tensor in self.tensors.items()}
 
 
 @dataclass
@@ -52,37 +66,30 @@ class Trained:
     """One seed's result.
 
     Attributes:
+        fitted: At the best evaluation.
         score: Of val, the task's value, at the best evaluation.
         evaluations: (update, score of val) of each.
-        values, tensors, tokenizer_text: Of the best evaluation; what a weights folder holds.
-        truncated: Sequences of the train split that were truncated, of how many.
+        sequences, truncated: Of the train split, and how many of them were truncated.
+        batch_size: Examples computed with at once.
     """
 
-    kind: ClassVar[str] = "transformer"
-
-    seed: int
+    fitted: Fitted
     score: float
     evaluations: list[tuple[int, float]]
-    values: dict[str, Any]
-    tensors: dict[str, torch.Tensor]
-    tokenizer_text: str
     updates: int
-    truncated: tuple[int, int]
+    sequences: int
+    truncated: int
     batch_size: int
-    accumulation: int
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.values, {name: tensor.numpy() for name, tensor in self.tensors.items()}
 
 
 class Net(nn.Module):
-    """Body, dropout, linear head."""
+    """Backbone (`body` in the names of the weights), dropout, linear head."""
 
-    def __init__(self, body: nn.Module, head: Head, pooling: str, dropout: float):
+    def __init__(self, backbone: nn.Module, head: Head, pooling: str, dropout: float):
         super().__init__()
-        self.body, self.pooling, self._inputs, self._loss = body, pooling, head.inputs, head.loss
+        self.body, self.pooling, self._inputs, self._loss = backbone, pooling, head.inputs, head.loss
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(head.width(body.config.hidden_size), head.outputs)
+        self.head = nn.Linear(head.width(backbone.config.hidden_size), head.outputs)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
@@ -93,31 +100,15 @@ class Net(nn.Module):
         return {"loss": self._loss(logits, targets, sizes), "logits": logits}
 
 
-class Collator:
-    """Examples -> the arguments of `Net.forward`, padded to the longest sequence."""
-
-    def __init__(self, types: bool, pad: int):
-        self.types, self.pad = types, pad
-
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        sequences = [one for example in examples for one in example.sequences]
-        inputs = {
-            "input_ids": _padded([one.ids for one in sequences], self.pad),
-            "attention_mask": _padded([[1] * len(one.ids) for one in sequences], 0),
-        }
-        if self.types:
-            types = [[0] * one.second + [1] * (len(one.ids) - one.second) for one in sequences]
-            inputs["token_type_ids"] = _padded(types, 0)
-        return {
-            "inputs": inputs,
-            "spans": torch.tensor([one.spans for one in sequences], dtype=torch.long).view(len(sequences), -1, 2),
-            "targets": torch.tensor([target for example in examples for target in example.targets]),
-            "sizes": [len(example.sequences) for example in examples],
-        }
-
-
-def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+def collate(examples: Sequence[Example], padding: int, segments: bool) -> dict[str, Any]:
+    """Return the arguments of `Net.forward` for examples, padded to the longest sequence."""
+    inputs, spans = pad([one for example in examples for one in example.sequences], padding, segments)
+    return {
+        "inputs": inputs,
+        "spans": spans,
+        "targets": torch.tensor([target for example in examples for target in example.targets]),
+        "sizes": [len(example.sequences) for example in examples],
+    }
 
 
 def examples_of(task: Task, head: Head, reader: Reader, records: Sequence[Record]) -> list[Example]:
@@ -135,14 +126,14 @@ def examples_of(task: Task, head: Head, reader: Reader, records: Sequence[Record
     return found
 
 
-def values_of(body: Body, task: Task, pooling: str, max_length: int) -> dict[str, Any]:
-    """Return what a weights folder says of a model; `max_length` is bounded by the body's positions."""
-    config = body.model.config
+def values_of(backbone: Backbone, task: Task, pooling: str, max_length: int) -> dict[str, Any]:
+    """Return what a weights folder says of a model; `max_length` is bounded by the backbone's positions."""
+    config = backbone.model.config
     return {
         "config": json.loads(config.to_json_string(use_diff=False)),
         "pooling": pooling,
-        "max_length": min(max_length, positions_of(body.model)),
-        "template": {name: list(ids) for name, ids in vars(body.template).items()},
+        "max_length": min(max_length, positions_of(backbone.model)),
+        "template": {name: list(ids) for name, ids in vars(backbone.template).items()},
         "labels": [str(label) for label in task.labels],
     }
 
@@ -150,8 +141,8 @@ def values_of(body: Body, task: Task, pooling: str, max_length: int) -> dict[str
 class _Trainer(Trainer):
     """Evaluates val as the finished model would answer it, and stops where a loss is not finite."""
 
-    def __init__(self, *args, score, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, score, **kwargs):
+        super().__init__(**kwargs)
         self._score = score
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -191,21 +182,6 @@ class _ByLength(LengthGroupedSampler):
         self.generator = torch.Generator().manual_seed(self.seed + epoch)
 
 
-class _Stop(TrainerCallback):
-    """Ends training after so many evaluations, or so many without a better score."""
-
-    def __init__(self, recipe: Recipe):
-        self.recipe, self.evaluations, self.since, self.best = recipe, 0, 0, -math.inf
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        self.evaluations += 1
-        self.since = 0 if metrics["eval_score"] > self.best else self.since + 1
-        self.best = max(self.best, metrics["eval_score"])
-        full = self.recipe.max_evals and self.evaluations >= self.recipe.max_evals
-        if full or (self.recipe.patience and self.since >= self.recipe.patience):
-            control.should_training_stop = True
-
-
 def check_reporting(name: str) -> None:
     """Refuse a `report_to` that transformers does not know or that is not installed."""
     try:
@@ -220,16 +196,18 @@ def check_reporting(name: str) -> None:
 
 
 class Fit:
-    """Training of one body on one task with one recipe.
+    """Training of one backbone on one task with one recipe.
 
     Args:
-        make_body: Called for every seed with it.
+        make_backbone: Called for every seed with it.
         recipe: Already the task's own: see `Recipe.of_task`.
         work: Folder for checkpoints; what an earlier attempt left there is resumed from.
         say: Called with progress messages.
     """
 
-    def __init__(self, make_body, task: Task, recipe: Recipe, train: list[Record], val: list[Record], work: Path, say):
+    def __init__(
+        self, make_backbone, task: Task, recipe: Recipe, train: list[Record], val: list[Record], work: Path, say
+    ):
         if recipe.batch_size % (world() * recipe.accumulation):
             raise UsageError(
                 f"a batch of {recipe.batch_size} cannot be shared by {world()} processes x {recipe.accumulation} accumulated steps",
@@ -237,7 +215,7 @@ class Fit:
                 remedy="choose a multiple",
             )
         check_reporting(recipe.report_to)
-        self.make_body, self.task, self.recipe, self.work, self.say = make_body, task, recipe, work, say
+        self.make_backbone, self.task, self.recipe, self.work, self.say = make_backbone, task, recipe, work, say
         self.train, self.val = train, val[: recipe.val_records or None]
 
     def seed(self, seed: int) -> Trained:
@@ -272,39 +250,44 @@ class Fit:
 
     def _attempt(self, seed: int, batch: int, accumulation: int) -> Trained:
         transformers.set_seed(seed)
-        recipe, body = self.recipe, self.make_body(seed)
-        config = body.model.config
-        pooling = recipe.pooling or ("last" if body.causal else "first")
+        recipe, backbone = self.recipe, self.make_backbone(seed)
+        config = backbone.model.config
+        pooling = recipe.pooling or ("last" if backbone.causal else "first")
         head = head_of(self.task)
-        values = values_of(body, self.task, pooling, recipe.max_length)
+        values = values_of(backbone, self.task, pooling, recipe.max_length)
         try:
-            reader = Reader(Tokenizer.from_str(body.tokenizer), body.template, values["max_length"], body.causal)
+            reader = Reader(
+                Tokenizer.from_str(backbone.tokenizer), backbone.template, values["max_length"], backbone.causal
+            )
         except ValueError as error:
-            raise UsageError(f"{body.source}: {error}", remedy="a model that reads longer texts") from None
+            raise UsageError(f"{backbone.source}: {error}", remedy="a model that reads longer texts") from None
         data = examples_of(self.task, head, reader, self.train)
-        sequences = sum(len(example.sequences) for example in data)
-        transformers.set_seed(seed)  # making the body drew as many random numbers as it has weights
-        net = Net(body.model, head, pooling, recipe.dropout)
+        transformers.set_seed(seed)  # making the backbone drew as many random numbers as it has weights
+        net = Net(backbone.model, head, pooling, recipe.dropout)
         trainer = _Trainer(
             model=net,
             args=self._arguments(seed, batch, accumulation, len(data)),
-            data_collator=Collator(getattr(config, "type_vocab_size", 0) > 1, config.pad_token_id or 0),
+            data_collator=partial(
+                collate, padding=config.pad_token_id or 0, segments=getattr(config, "type_vocab_size", 0) > 1
+            ),
             train_dataset=data,
             eval_dataset=data[:1],  # required by the Trainer; `evaluate` reads val
-            callbacks=[_Stop(recipe)],
-            score=lambda net: self._score(self._model(net, values, body.tokenizer)),
+            callbacks=[EarlyStoppingCallback(recipe.patience)] if recipe.patience else [],
+            score=lambda net: self._score(Transformer(self.task, values, net.state_dict(), backbone.tokenizer)),
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train(resume_from_checkpoint=_last_checkpoint(self._place(seed)))
-        evaluations = [
-            (entry["step"], entry["eval_score"]) for entry in trainer.state.log_history if "eval_score" in entry
-        ]  # those before an interruption too
+        # Of an interrupted attempt, too.
+        evaluations = [(one["step"], one["eval_score"]) for one in trainer.state.log_history if "eval_score" in one]
         best = trainer.accelerator.unwrap_model(trainer.model).state_dict()
-        tensors = {name: tensor.detach().float().cpu() for name, tensor in best.items()}
-        score, updates = max(score for _, score in evaluations), trainer.state.global_step
-        truncated = reader.truncated, sequences
         return Trained(
-            seed, score, evaluations, values, tensors, body.tokenizer, updates, truncated, batch, accumulation
+            fitted=Fitted(values, {name: tensor.float().cpu() for name, tensor in best.items()}, backbone.tokenizer),
+            score=max(score for _, score in evaluations),
+            evaluations=evaluations,
+            updates=trainer.state.global_step,
+            sequences=sum(len(example.sequences) for example in data),
+            truncated=reader.truncated,
+            batch_size=batch,
         )
 
     def _place(self, seed: int) -> Path:
@@ -353,13 +336,6 @@ class Fit:
             dataloader_pin_memory=torch.cuda.is_available(),
         )
 
-    def _model(self, net: nn.Module, values: dict[str, Any], tokenizer: str) -> Transformer:
-        """Return the net as it would be read from a weights folder."""
-        tensors = {name: tensor.detach() for name, tensor in net.state_dict().items()}
-        body = {name.removeprefix("body."): t for name, t in tensors.items() if name.startswith("body.")}
-        head = {name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")}
-        return Transformer(self.task, values, body, head, tokenizer)
-
     def _score(self, model: Transformer) -> float:
         """Return the task's value of val; the processes answer a share each."""
         answered: list[Any] = [None] * len(self.val)
@@ -376,8 +352,6 @@ class Fit:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """Return the newest checkpoint that an interrupted attempt left whole; a half-written one is removed."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
-        if (path / "trainer_state.json").is_file():
-            return str(path)
-    return None
+    """Return the newest checkpoint that an interrupted attempt left whole."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None

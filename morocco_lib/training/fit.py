@@ -23,7 +23,7 @@ RESULT = "train.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training run reads and is asked to do, fixed before anything is fitted.
+    """What a training run reads and does, fixed before anything is fitted.
 
     Args:
         model: Its recipe read: see `config.model.load_model`.
@@ -49,16 +49,16 @@ def splits(model: ModelParams) -> tuple[str, ...]:
     return ("train", "val") if model.kind == TRANSFORMER else ("train",)
 
 
-def sources(model: ModelParams, root: Path) -> dict[str, Path]:
-    """Return name -> file of the local folder a model starts from; empty for others."""
-    folder = local_source(model, root)
-    return {f"source/{path.name}": path for path in sorted(folder.iterdir()) if path.is_file()} if folder else {}
-
-
 def local_source(model: ModelParams, root: Path) -> Path | None:
     """Return the folder a model starts from, None for a hub id or random weights."""
     folder = root / Path(model.source).expanduser()
     return folder if model.source and folder.is_dir() else None
+
+
+def sources(model: ModelParams, root: Path) -> dict[str, Path]:
+    """Return name -> file of the local folder a model starts from; empty for others."""
+    folder = local_source(model, root)
+    return {f"source/{path.name}": path for path in sorted(folder.iterdir()) if path.is_file()} if folder else {}
 
 
 def is_first() -> bool:
@@ -134,31 +134,26 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: 
     try:
         with warnings.catch_warnings():  # in a notebook tqdm asks for a package that would draw its bars
             warnings.filterwarnings("ignore", message="IProgress not found")
-            from morocco_lib.training import backbones, distributed, seeds
+            from morocco_lib.training import backbones, distributed, finetune, seeds
     except ModuleNotFoundError as error:
-        raise needs_torch(error) from None
+        raise EnvironmentFailure(
+            f"{error.name} is not installed",
+            rule="transformers need the `torch` extra",
+            remedy="run `make setup-torch`",
+        ) from None
     model, recipe = plan.model, plan.model.recipe.of_task(task.name)
     texts = backbones.texts_of(records, task) if model.scratch else []
     local = local_source(model, plan.root)
 
-    def body(seed: int) -> backbones.Body:
+    def make_backbone(seed: int) -> backbones.Backbone:
         if model.scratch:
             return backbones.from_scratch(model.scratch, texts, seed, recipe.body_dropout)
         return backbones.load(str(local or model.source), recipe.body_dropout, model.revision or None)
 
     val = read_labelled(task, plan.files["val"])
     try:
-        found = seeds.fit(
-            body, recipe, task, records, val, plan.seeds, folder,
-            name=model.name, key=key, trained_on=origin, say=say,
-        )  # fmt: skip
+        job = finetune.Fit(make_backbone, task, recipe, records, val, seeds.work_folder(folder), say)
+        found = seeds.fit(job, plan.seeds, folder, name=model.name, key=key, trained_on=origin)
         return {"val": {"path": str(plan.files["val"]), "sha256": fileio.sha256_file(plan.files["val"])}, **found}
     finally:
         distributed.leave()
-
-
-def needs_torch(error: ModuleNotFoundError) -> EnvironmentFailure:
-    """Return what a user reads where the packages of transformers are missing."""
-    return EnvironmentFailure(
-        f"{error.name} is not installed", rule="transformers need the `torch` extra", remedy="run `make setup-torch`"
-    )

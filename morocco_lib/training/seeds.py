@@ -5,11 +5,10 @@ checkpoints. It is removed at the end: then the best weights alone are on disk.
 """
 
 import json
-import os
+import math
 import resource
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,13 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from morocco_lib import fileio
-from morocco_lib.config.recipe import Recipe
-from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError, UsageError
+from morocco_lib.errors import InvalidResult
 from morocco_lib.models import weights
 from morocco_lib.models.majority import Majority
 from morocco_lib.monitors.nvml import EnergyMeter
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.jsonl import Record
-from morocco_lib.training import backbones, distributed, finetune
+from morocco_lib.training import distributed, finetune
 
 SEEDS, BEST, KEY = "seeds.json", "best", "key"
 DONE, FAILED = "done", "failed"
@@ -38,23 +36,13 @@ def work_folder(folder: Path) -> Path:
 
 
 def fit(
-    make_body: Callable[[int], backbones.Body],
-    recipe: Recipe,
-    task: Task,
-    train: list[Record],
-    val: list[Record],
-    seeds: list[int],
-    folder: Path,
-    *,
-    name: str,
-    key: str,
-    trained_on: dict[str, Any],
-    say: Callable[[str], None],
+    job: finetune.Fit, seeds: list[int], folder: Path, *, name: str, key: str, trained_on: dict[str, Any]
 ) -> dict[str, Any]:
     """Train with every seed and write the best one's `weights/` into a step folder.
 
     Args:
-        recipe: The task's own.
+        job: Its work folder is that of `work_folder`.
+        name: The model's.
         key: Of the step; checkpoints of another one are not resumed from.
     Returns:
         For `train.json`: seed by seed, the chosen one, the spread, what all of them cost, warnings.
@@ -62,8 +50,7 @@ def fit(
         InvalidResult: no seed was trained to its end; the first error is named.
     """
     first = distributed.rank() == 0
-    work = work_folder(folder)
-    job = finetune.Fit(make_body, task, recipe, train, val, work, say)
+    work, say = job.work, job.say
     distributed.join()
     (known,) = broadcast_object_list([_resume(work, key) if first else None])
     for seed in seeds:
@@ -74,23 +61,22 @@ def fit(
         meter = _Meter()
         try:
             trained = job.seed(seed)
-        except MoroccoError as error:
-            if isinstance(error, UsageError | EnvironmentFailure):
-                raise  # of no seed: it would be the same with the next one; what is finished is kept for another attempt
+        except InvalidResult as error:  # other errors are of no seed: what is finished is kept for another attempt
             known.append({"seed": seed, "state": FAILED, "score": None, "error": str(error), **meter.read()})
             say(f"seed {seed} failed: {error}")
         else:
-            found = {"looks": trained.evaluations, "updates": trained.updates, "sequences": trained.truncated[1]}
-            found |= {"truncated": trained.truncated[0], "batch_size": trained.batch_size}
-            best = max((one["score"] for one in known if one["state"] == DONE), default=-2.0)
-            known.append({"seed": seed, "state": DONE, "score": trained.score, **found, **meter.read()})
+            best = max((one["score"] for one in known if one["state"] == DONE), default=-math.inf)
+            entry = {"seed": seed, "state": DONE, "score": trained.score, "looks": trained.evaluations}
+            entry |= {name: getattr(trained, name) for name in ("updates", "sequences", "truncated", "batch_size")}
+            known.append({**entry, **meter.read()})
             say(f"seed {seed}: {trained.score:.4f} on val after {trained.updates} updates")
             PartialState().wait_for_everyone()  # all have read the best checkpoint
             if first:
                 if trained.score > best:
                     for left in (work / BEST, work / f"{BEST}.new"):  # a kill may have left it half-written
                         shutil.rmtree(left, ignore_errors=True)
-                    weights.save(trained, task, work / f"{BEST}.new", name=name, trained_on=trained_on | {"seed": seed})
+                    origin = trained_on | {"seed": seed}
+                    weights.save(trained.fitted, job.task, work / f"{BEST}.new", name=name, trained_on=origin)
                     (work / f"{BEST}.new").rename(work / BEST)
                 shutil.rmtree(work / f"seed-{seed}", ignore_errors=True)
         if first:
@@ -100,10 +86,10 @@ def fit(
         raise InvalidResult(f"no seed was trained to its end: {known[0]['error']}")
     chosen = max(done, key=lambda one: one["score"])
     if first:
-        _publish(work / BEST, folder / "weights")
+        shutil.copytree(work / BEST, folder / "weights")  # they stay in the work folder until all is done
         shutil.rmtree(work)
     return {
-        "recipe": recipe.model_dump(exclude={"tasks"}),
+        "recipe": job.recipe.model_dump(exclude={"tasks"}),
         "val_records": len(job.val),
         "seeds": known,
         "chosen_seed": chosen["seed"],
@@ -113,7 +99,7 @@ def fit(
         "sequences": chosen["sequences"],
         "processes": distributed.world(),
         "cost": _cost(known),
-        "warnings": _warnings(task, job.val, known, chosen),
+        "warnings": _warnings(job.task, job.val, known, chosen),
     }
 
 
@@ -128,15 +114,6 @@ def _resume(work: Path, key: str) -> list[dict[str, Any]]:
     work.mkdir(parents=True)
     (work / KEY).write_text(key)
     return []
-
-
-def _publish(best: Path, folder: Path) -> None:
-    """Put the best weights where the step keeps them; until the work folder is removed they stay there too."""
-    try:
-        shutil.copytree(best, folder, copy_function=os.link)  # no second copy on disk
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(best, folder)
 
 
 class _Meter:
@@ -184,6 +161,6 @@ def _warnings(task: Task, val: list[Record], known: list[dict], chosen: dict) ->
         found.append(f"failed seeds: {', '.join(map(str, failed))}")
     if chosen["truncated"]:
         found.append(f"{chosen['truncated']} of {chosen['sequences']} sequences of the train split were truncated")
-    if len([one for one in known if one["state"] == DONE]) > 1:
+    if sum(one["state"] == DONE for one in known) > 1:
         found.append("the seed was chosen by val: its score there is the best of several, and too optimistic")
     return found

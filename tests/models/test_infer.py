@@ -87,21 +87,17 @@ class Program:
 def test_every_record_is_answered_in_input_order_with_its_idx(main, fitted, val, expected):
     shuffled = val[::-2] + val[::2]
     done = main("infer", fitted, "terra", input=as_lines(shuffled))
-    assert done.returncode == 0
+    assert (done.returncode, done.stderr) == (0, READY + "\n")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [a["idx"] for a in answers] == [r["idx"] for r in shuffled]
     by_idx = {json.loads(line)["idx"]: line for line in expected}
     assert done.stdout.splitlines() == [by_idx[r["idx"]] for r in shuffled]
 
 
-def test_nothing_but_the_readiness_line_is_said(morocco, fitted, val):
-    assert morocco("infer", fitted, input=as_lines(val)).stderr == READY + "\n"
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 8, 1000])
-def test_the_batch_size_changes_no_answer(main, fitted, val, expected, batch_size):
-    done = main("infer", fitted, "--batch-size", batch_size, input=as_lines(val))
-    assert done.returncode == 0 and done.stdout.splitlines() == expected
+def test_the_batch_size_changes_no_answer(main, fitted, val, expected):
+    for batch_size in (1, 3, 1000):
+        done = main("infer", fitted, "--batch-size", batch_size, input=as_lines(val))
+        assert done.returncode == 0 and done.stdout.splitlines() == expected
 
 
 def test_labels_are_accepted_and_not_looked_at(main, fitted, val, expected):
@@ -123,32 +119,24 @@ def test_no_record_gives_no_answer(main, fitted):
         assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 32])
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ('{"premise": ', "broken JSON"),
-        ("[]", "a JSON list, not an object"),
-        ('{"premise": "a", "hypothesis": "b", "idx": "7"}', "'idx' is \"7\" (str)"),
-        ('{"premise": "a", "hypothesis": "b", "idx": 7, "label": "maybe"}', "'label' is \"maybe\" (str)"),
-        ('{"premise": "a", "hypothesis": NaN, "idx": 7}', "broken JSON (NaN is not JSON)"),
+        (b'{"premise": ', "broken JSON"),
+        (b'{"premise": "a", "hypothesis": "b", "idx": "7"}', "'idx' is \"7\" (str)"),
+        ("привет".encode("cp1251"), "not UTF-8"),
     ],
+    ids=["JSON", "record", "UTF-8"],
 )
-def test_a_bad_record_ends_it_after_the_answers_before(main, fitted, val, expected, batch_size, bad, message):
-    given = as_lines(val[:3]) + "\n" + bad + "\n" + as_lines(val[3:6])
-    done = main("infer", fitted, "--batch-size", batch_size, input=given)
+def test_a_bad_record_ends_it_after_the_answers_before(main, fitted, val, expected, bad, message):
+    given = as_lines(val[:3]).encode() + b"\n" + bad + b"\n" + as_lines(val[3:6]).encode()
+    done = main("infer", fitted, "--batch-size", 2, input=given)
     assert done.returncode == 2
     assert done.stdout.splitlines() == expected[:3]
     assert f"stdin, line 5: {message}" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_bytes_that_are_no_utf8_end_it_with_the_line_named(main, fitted, val, expected):
-    done = main("infer", fitted, input=as_lines(val[:1]).encode() + as_lines(val[1:2]).encode("cp1251"))
-    assert done.returncode == 2 and "stdin, line 2: not UTF-8" in done.stderr
-    assert done.stdout.splitlines() == expected[:1]
-
-
-@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "", "1e3", "+8", "08"])
+@pytest.mark.parametrize("value", ["0", "x", "1.5", "+8"])
 def test_a_batch_size_that_is_no_number_above_0_is_refused(main, fitted, value):
     done = main("infer", fitted, f"--batch-size={value}", input="")
     assert done.returncode == 2 and done.stdout == ""
@@ -163,43 +151,22 @@ def test_weights_that_do_not_serve_are_refused_before_readiness(main, fitted, tm
 
 
 # -- when it is answered -------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_answers_come_batch_by_batch_while_stdin_stays_open(fitted, val, expected, batch_size):
-    with Program(fitted, "--batch-size", batch_size) as program:
-        program.wait_ready()
-        for batch in range(1, 4):
-            program.feed(val[(batch - 1) * batch_size : batch * batch_size])
-            assert program.answers(batch * batch_size, timeout_s=20) == expected[: batch * batch_size]
-
-
-def test_a_batch_that_is_not_full_waits_for_more_records(fitted, val, expected):
+def test_a_full_batch_is_answered_at_once_and_the_rest_at_the_end_of_input(fitted, val, expected):
     with Program(fitted, "--batch-size", 4) as program:
         program.wait_ready()
-        program.feed(val[:3])
-        assert program.answers(1, timeout_s=0.4) == []
-        program.feed(val[3:4])
+        program.feed(val[:4])
         assert program.answers(4, timeout_s=20) == expected[:4]
-
-
-def test_a_batch_that_is_not_full_is_answered_at_the_end_of_input(fitted, val, expected):
-    with Program(fitted, "--batch-size", 4) as program:
-        program.wait_ready()
-        program.feed(val[:3])
+        program.feed(val[4:7])
+        assert program.answers(5, timeout_s=0.4) == expected[:4]
+        program.feed(val[7:10])
+        assert program.answers(8, timeout_s=20) == expected[:8]
         program.process.stdin.close()
-        assert program.answers(3, timeout_s=20) == expected[:3]
+        assert program.answers(10, timeout_s=20) == expected[:10]
         assert program.wait() == 0
 
 
-def test_readiness_is_told_before_any_record_is_read(fitted):
-    with Program(fitted) as program:
-        assert select.select([program.process.stderr], [], [], 20)[0]
-        program.wait_ready()
-        assert program.process.poll() is None
-
-
 # -- how it ends ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("fed", [0, 3])
+@pytest.mark.parametrize(("number", "fed"), [(signal.SIGTERM, 3), (signal.SIGINT, 0)])
 def test_a_signal_ends_it_quietly_while_it_waits(fitted, val, number, fed):
     with Program(fitted) as program:
         program.wait_ready()
@@ -211,26 +178,14 @@ def test_a_signal_ends_it_quietly_while_it_waits(fitted, val, number, fed):
         assert program.process.stdout.read() == b""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_quietly_while_nobody_reads_its_answers(fitted, val, tmp_path, number):
+def test_a_signal_ends_it_quietly_while_nobody_reads_its_answers(fitted, val, tmp_path):
     (tmp_path / "much").write_text(as_lines(val * 20), encoding="utf-8")  # more answers than a pipe holds
     with (tmp_path / "much").open("rb") as file, Program(fitted, stdin=file) as program:
         program.wait_ready()
         assert select.select([program.process.stdout], [], [], 20)[0]
         time.sleep(0.3)
-        program.process.send_signal(number)
-        assert program.wait() == 128 + number
-        assert program.process.stderr.read() == b""
-
-
-def test_a_reader_that_goes_away_ends_it_quietly(fitted, val):
-    with Program(fitted, "--batch-size", 2) as program:
-        program.wait_ready()
-        program.feed(val[:2])
-        assert len(program.answers(2, timeout_s=20)) == 2
-        program.process.stdout.close()
-        program.feed(val[2:4])
-        assert program.wait() == 128 + signal.SIGPIPE
+        program.process.send_signal(signal.SIGTERM)
+        assert program.wait() == 128 + signal.SIGTERM
         assert program.process.stderr.read() == b""
 
 
@@ -253,26 +208,6 @@ def test_a_listener_to_stderr_that_goes_away_ends_it_quietly(fitted):
         assert program.process.stdout.read() == b""
 
 
-def closed(number: int):
-    return lambda: os.close(number)
-
-
-def test_without_stderr_the_answers_are_the_same_and_alone_on_stdout(fitted, val, expected, tmp_path):
-    (tmp_path / "val").write_text(as_lines(val), encoding="utf-8")
-    with (tmp_path / "val").open("rb") as file, Program(fitted, stdin=file, preexec_fn=closed(2)) as program:
-        assert program.answers(len(val), timeout_s=20) == expected
-        assert program.wait() == 0
-    with Program(fitted, "rcb", preexec_fn=closed(2)) as program:
-        assert program.wait() == 2 and program.process.stdout.read() == b""
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_closed_stdin_or_stdout_is_refused_in_words(fitted, number):
-    with Program(fitted, preexec_fn=closed(number)) as program:
-        assert program.wait() == 2
-        assert "stdin or stdout is closed" in program.process.stderr.read().decode()
-
-
 def test_a_full_disk_is_a_failure_of_the_environment(fitted, val, tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
@@ -283,11 +218,11 @@ def test_a_full_disk_is_a_failure_of_the_environment(fitted, val, tmp_path):
         Program(fitted, stdin=file, stdout=full) as program,
     ):
         assert program.wait() == 3
-        said = program.process.stderr.read().decode()
-        assert "No space left" in said and "Traceback" not in said and "Exception ignored" not in said
+        messages = program.process.stderr.read().decode()
+        assert "No space left" in messages and "Traceback" not in messages and "Exception ignored" not in messages
 
 
-# -- what it costs -------------------------------------------------------------------------------------------------
+# -- what it needs -------------------------------------------------------------------------------------------------
 BLOCKER = textwrap.dedent(
     """
     import sys
@@ -315,39 +250,3 @@ def test_numpy_and_safetensors_are_all_it_needs(morocco, fitted, val, expected, 
     # The blocker blocks: training needs scikit-learn, and says so.
     done = morocco("train", "tfidf", "terra", "--data", synthetic_data, "--out", tmp_path / "out", env=bare)
     assert done.returncode == 3 and "is not installed" in done.stderr and "Traceback" not in done.stderr
-
-
-def run_on(path: Path, fitted: Path) -> tuple[float, float]:
-    """Return (wall seconds, CPU seconds) of answering a file."""
-    with path.open("rb") as stdin:
-        began = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "morocco_lib", "infer", str(fitted)],
-            stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
-        )  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.monotonic() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return wall, usage.ru_utime + usage.ru_stime
-
-
-def test_it_is_ready_within_half_a_second_of_cpu(fitted, tmp_path):
-    (tmp_path / "empty").touch()
-    assert min(run_on(tmp_path / "empty", fitted)[1] for _ in range(3)) < 0.5
-
-
-@pytest.mark.parametrize("source", ["synthetic", "official"])
-def test_it_answers_5000_records_a_second(fitted, val, tmp_path, source, request):
-    if source == "official":
-        val = TERRA.read(request.getfixturevalue("real_data") / "rsg" / "TERRa" / "test.jsonl")
-    size = 20_000
-    (tmp_path / "empty").touch()
-    stream = (TERRA.reindex(val[i % len(val)], i) for i in range(size))
-    (tmp_path / "full").write_text(as_lines(stream), encoding="utf-8")
-    speeds = []
-    for _ in range(3):  # neighbours on the machine may slow one run down, not all
-        speeds.append(size / (run_on(tmp_path / "full", fitted)[0] - run_on(tmp_path / "empty", fitted)[0]))
-        if speeds[-1] >= 5000:
-            break
-    assert max(speeds) >= 5000

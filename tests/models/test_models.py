@@ -1,18 +1,14 @@
 """Models: tfidf answers as scikit-learn would, weights are equal for equal fits, and broken ones are refused."""
 
-import ast
 import json
 import os
 import random
+import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -20,12 +16,11 @@ from sklearn.pipeline import make_pipeline
 import morocco_lib
 from morocco_lib import data
 from morocco_lib.errors import UsageError
-from morocco_lib.models import KINDS, model_class, weights
+from morocco_lib.models import model_class, weights
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import LabelTask
 
 TERRA = get_task("terra")
-PACKAGE = Path(morocco_lib.__file__).parent
 
 
 class Colours(LabelTask):
@@ -66,14 +61,6 @@ def pair(synthetic_data):
     return model_class("tfidf").fit(TERRA, records, 1), reference(TERRA, records)
 
 
-@pytest.fixture(scope="module")
-def real_pair(real_data):
-    """(our model, scikit-learn's, val records), fitted on the official records."""
-    _, records = data.read_split(real_data / "rsg", TERRA, "train")
-    _, val = data.read_split(real_data / "rsg", TERRA, "val")
-    return model_class("tfidf").fit(TERRA, records, 1), reference(TERRA, records), val
-
-
 def assert_same_decisions(ours, theirs, texts):
     expected = theirs.decision_function(texts)
     expected = expected[:, None] if expected.ndim == 1 else expected
@@ -99,11 +86,6 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("kind", ODD)
-def test_decisions_equal_sklearn_on_odd_texts(pair, kind):
-    assert_same_decisions(*pair, [ODD[kind]])
-
-
 def test_decisions_of_a_batch_equal_sklearn(pair):
     assert_same_decisions(*pair, list(ODD.values()))
 
@@ -120,17 +102,6 @@ def test_decisions_equal_sklearn_where_odd_texts_are_the_vocabulary():
     )
 
 
-WORDS = st.one_of(
-    st.text(max_size=12), st.sampled_from(["театр", "ТЕАТР", "не", "цены", "команда", "в", "10", "İ", "ẞ", "\u0301"])
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(texts=st.lists(st.lists(WORDS, max_size=20).map(" ".join), min_size=1, max_size=4))
-def test_decisions_equal_sklearn_on_any_text(pair, texts):
-    assert_same_decisions(*pair, texts)
-
-
 def test_answers_do_not_depend_on_what_else_is_in_the_batch(pair, synthetic_data):
     _, val = data.read_split(synthetic_data, TERRA, "val")
     together = pair[0].answer(val)
@@ -139,13 +110,9 @@ def test_answers_do_not_depend_on_what_else_is_in_the_batch(pair, synthetic_data
     assert {p["label"] for p in together} == set(TERRA.labels)
 
 
-def test_official_val_records_get_sklearns_decisions(real_pair):
-    ours, theirs, val = real_pair
-    assert_same_decisions(ours, theirs, [TERRA.bow_text(r) for r in val])
-
-
-def test_official_val_accuracy_is_sklearns_and_below_the_most_frequent_label(real_pair):
-    ours, theirs, val = real_pair
+def test_official_val_accuracy_is_sklearns_and_below_the_most_frequent_label(real_data):
+    records, val = (data.read_split(real_data / "rsg", TERRA, split)[1] for split in ("train", "val"))
+    ours, theirs = model_class("tfidf").fit(TERRA, records, 1), reference(TERRA, records)
     gold = [TERRA.gold(r) for r in val]
     accuracy = TERRA.score(gold, ours.answer(val))["accuracy"]
     assert accuracy == theirs.score([TERRA.bow_text(r) for r in val], [r["label"] for r in val])
@@ -155,23 +122,16 @@ def test_official_val_accuracy_is_sklearns_and_below_the_most_frequent_label(rea
     assert bar == pytest.approx(0.5289, abs=5e-5) and accuracy < bar
 
 
-def test_three_labels_survive_being_saved(tmp_path, monkeypatch):
-    model = model_class("tfidf").fit(COLOURS, colour_records(300), 1)
-    monkeypatch.setattr(weights, "get_task", lambda name: COLOURS)
-    weights.save(model, COLOURS, tmp_path / "weights", name="tfidf", trained_on={})
-    again, _ = weights.load(tmp_path / "weights")
-    texts = [COLOURS.bow_text(r) for r in colour_records(50, seed=1)]
-    assert np.array_equal(again.decision(texts), model.decision(texts))
-
-
-def test_three_labels_are_answered_as_sklearn_does():
+def test_three_labels_are_answered_as_sklearn_does_and_survive_being_saved(tmp_path, monkeypatch):
     records, others = colour_records(200), [r["text"] for r in colour_records(50, seed=1)] + ["", "нечто", "мак лес"]
     ours, theirs = model_class("tfidf").fit(COLOURS, records, 0), reference(COLOURS, records)
     assert_same_decisions(ours, theirs, others)
     answers = ours.answer([{"text": text, "idx": idx} for idx, text in enumerate(others)])
     assert [p["label"] for p in answers] == theirs.predict(others).tolist()
     assert {p["label"] for p in answers} == set(COLOURS.labels)
-    again = model_class("tfidf").from_state(COLOURS, *json.loads(json.dumps(ours.state()[:1])), ours.state()[1])
+    monkeypatch.setattr(weights, "get_task", lambda name: COLOURS)
+    weights.save(ours, COLOURS, tmp_path / "weights", name="tfidf", trained_on={})
+    again, _ = weights.load(tmp_path / "weights")
     assert (again.decision(others) == ours.decision(others)).all()
 
 
@@ -204,10 +164,7 @@ def test_loaded_weights_answer_as_the_fitted_model(fitted, pair, synthetic_data)
     assert model.answer(val) == pair[0].answer(val)
 
 
-FITTED_AT_ONCE = [kind for kind in KINDS if kind != "transformer"]
-
-
-@pytest.mark.parametrize("kind", FITTED_AT_ONCE)
+@pytest.mark.parametrize("kind", ["majority", "tfidf"])
 def test_equal_fits_give_equal_bytes(kind, synthetic_data, tmp_path):
     _, records = data.read_split(synthetic_data, TERRA, "train")
     for name in ("a", "b"):
@@ -218,37 +175,20 @@ def test_equal_fits_give_equal_bytes(kind, synthetic_data, tmp_path):
     assert [f.read_bytes() for f in first] == [f.read_bytes() for f in second]
 
 
-def test_other_training_records_give_other_bytes(synthetic_data, tmp_path):
-    _, records = data.read_split(synthetic_data, TERRA, "train")
-    for size in (300, 301):
-        model = model_class("tfidf").fit(TERRA, records[:size], 1)
-        weights.save(model, TERRA, tmp_path / str(size), name="tfidf", trained_on={})
-    assert (tmp_path / "300" / weights.ARRAYS).read_bytes() != (tmp_path / "301" / weights.ARRAYS).read_bytes()
-
-
 def test_the_folder_of_a_train_step_serves_as_well(fitted):
     assert weights.locate(fitted.parent) == weights.locate(fitted) == fitted
     assert weights.describe(fitted.parent)["kind"] == "tfidf"
     assert [f.name for f in weights.files(fitted.parent)] == ["model.json", "model.safetensors"]
 
 
-def change(key, value):
+def change(value, *keys):
     def edit(folder):
         path = folder / weights.VALUES
-        description = json.loads(path.read_text(encoding="utf-8"))
-        if value is None:
-            del description[key]
-        else:
-            description[key] = value
+        place = description = json.loads(path.read_text(encoding="utf-8"))
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
         path.write_text(json.dumps(description), encoding="utf-8")
-
-    return edit
-
-
-def change_values(**changes):
-    def edit(folder):
-        values = json.loads((folder / weights.VALUES).read_text(encoding="utf-8"))["values"]
-        change("values", {**values, **changes})(folder)
 
     return edit
 
@@ -262,32 +202,21 @@ def replace_arrays(make):
     return edit
 
 
-def cut(name, keep):
+def truncate(name, keep):
     return lambda folder: os.truncate(folder / name, int(keep * (folder / name).stat().st_size))
 
 
 DAMAGES = {
-    "task unknown": (change("task", "terrra"), r"no task 'terrra'"),
-    "task is no text": (change("task", 7), r"broken"),
-    "task missing": (change("task", None), r"broken.*'task'"),
-    "kind unknown": (change("kind", "magic"), r"no model 'magic'"),
-    "kind is no text": (change("kind", ["tfidf"]), r"broken"),
-    "kind missing": (change("kind", None), r"broken.*'kind'"),
-    "kind of another model": (change("kind", "majority"), r"broken"),
-    "schema newer": (change("schema", 2), r"schema 2.*reads schema 1"),
-    "schema missing": (change("schema", None), r"broken.*'schema'"),
-    "values missing": (change("values", None), r"broken.*'values'"),
-    "labels of another task": (change_values(labels=["yes", "no"]), r"broken.*labels"),
-    "a label too many": (change_values(labels=[*TERRA.labels, "neutral"]), r"broken"),
-    "terms missing": (change_values(terms=["театр"]), r"broken.*1 terms"),
-    "JSON cut": (cut(weights.VALUES, 0.5), r"model\.json is broken"),
-    "JSON empty": (cut(weights.VALUES, 0), r"model\.json is broken"),
-    "JSON not UTF-8": (lambda f: (f / weights.VALUES).write_bytes(b"\xff\xfe{}"), r"model\.json is broken"),
+    "task unknown": (change("terrra", "task"), r"no task 'terrra'"),
+    "task is no text": (change(7, "task"), r"broken"),
+    "kind unknown": (change("magic", "kind"), r"no model 'magic'"),
+    "kind of another model": (change("majority", "kind"), r"broken"),
+    "schema newer": (change(2, "schema"), r"schema 2.*reads schema 1"),
+    "labels of another task": (change(["yes", "no"], "values", "labels"), r"broken.*labels"),
+    "terms missing": (change(["театр"], "values", "terms"), r"broken.*1 terms"),
+    "JSON truncated": (truncate(weights.VALUES, 0.5), r"model\.json is broken"),
     "JSON is a list": (lambda f: (f / weights.VALUES).write_text("[]"), r"model\.json is broken"),
-    "JSON missing": (lambda f: (f / weights.VALUES).unlink(), r"no model in"),
-    "arrays cut": (cut(weights.ARRAYS, 0.9), r"broken.*Safetensor"),
-    "arrays' header cut": (cut(weights.ARRAYS, 0.001), r"broken"),
-    "arrays empty": (cut(weights.ARRAYS, 0), r"broken"),
+    "arrays truncated": (truncate(weights.ARRAYS, 0.9), r"broken.*Safetensor"),
     "arrays missing": (lambda f: (f / weights.ARRAYS).unlink(), r"broken.*'(idf|coef)'"),
     "an array missing": (replace_arrays(lambda a: {k: v for k, v in a.items() if k != "coef"}), r"broken.*'coef'"),
     "an array short": (replace_arrays(lambda a: {**a, "idf": a["idf"][:-1].copy()}), r"broken.*idf"),
@@ -318,34 +247,6 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 # -- what must not be there ----------------------------------------------------------------------------------------
 def test_no_module_of_the_kit_can_unpickle():
-    found = []
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [k.arg for k in node.keywords if k.arg == "allow_pickle"] if isinstance(node, ast.Call) else []
-            bad = {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal", "allow_pickle"}
-            found += [f"{path.name}:{node.lineno} {name}" for name in names if name.split(".")[0] in bad]
-    assert not found
-    assert list(PACKAGE.rglob("*.py"))
-
-
-def test_weights_are_json_and_safetensors_only(fitted):
-    assert sorted(f.name for f in fitted.iterdir()) == [weights.VALUES, weights.ARRAYS]
-    json.loads((fitted / weights.VALUES).read_text(encoding="utf-8"))
-    raw = (fitted / weights.ARRAYS).read_bytes()
-    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    assert {k: v["dtype"] for k, v in header.items()} == dict.fromkeys(("coef", "idf", "intercept"), "F64")
-
-
-def test_loading_and_answering_import_no_sklearn(fitted):
-    code = (
-        "import sys; from morocco_lib.models import weights;"
-        "model, task = weights.load(sys.argv[1]);"
-        "print(model.answer([{'premise': 'театр', 'hypothesis': 'открыли', 'idx': 5}]));"
-        "assert 'sklearn' not in sys.modules and 'scipy' not in sys.modules"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, fitted], capture_output=True, text=True, check=False, cwd=PACKAGE.parent
-    )
-    assert done.returncode == 0 and done.stdout.startswith("[{'idx': 5,"), done.stderr
+    unpickling = re.compile(r"^\s*(import|from) (pickle|joblib|dill|cloudpickle|shelve|marshal)|allow_pickle", re.M)
+    modules = list(Path(morocco_lib.__file__).parent.rglob("*.py"))
+    assert modules and not [path for path in modules if unpickling.search(path.read_text(encoding="utf-8"))]

@@ -30,11 +30,11 @@ from morocco_lib.config import model as model_config
 from morocco_lib.training import distributed, finetune, fit
 torch.set_num_threads(1)
 plan, out = json.loads(sys.argv[1]), Path(sys.argv[2])
-seen, whole = [], finetune.Collator.__call__
-def watched(self, examples):
+seen, whole = [], finetune.collate
+def watched(examples, **options):
     seen.append([example.number for example in examples])
-    return whole(self, examples)
-finetune.Collator.__call__ = watched
+    return whole(examples, **options)
+finetune.collate = watched
 begun, init = {}, finetune.Net.__init__
 def noted(self, *args, **kwargs):
     init(self, *args, **kwargs)
@@ -52,9 +52,9 @@ if rank == 0:
 
 @pytest.mark.slow
 def test_two_processes_share_each_batch_and_come_to_the_same_weights(small, tmp_path):
-    # One look, at the end: the weights compared are those of the last update.
-    asked = plan(small, epochs=6, eval_every=60, max_evals=1, learning_rate=5e-4)
-    values = {"model": asked.model.model_dump(), "files": {n: str(p) for n, p in asked.files.items()}}
+    # One evaluation, at the end: the weights compared are those of the last update.
+    planned = plan(small, epochs=6, eval_every=60, max_evals=1, learning_rate=5e-4)
+    values = {"model": planned.model.model_dump(), "files": {n: str(p) for n, p in planned.files.items()}}
     (tmp_path / "shared.py").write_text(SHARED)
     found, ids, begun = {}, {}, {}
     for number in (1, 2):
@@ -84,9 +84,9 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_the_seed_in_all(small, tm
     spoilt = tmp_path / "spoilt.py"
     spoilt.write_text(SPOILT.replace("FAULT", 'return {**found, "loss": found["loss"] * float("nan")}'))
     running = trained_by_two([spoilt], model_file(tmp_path / "project"), small, tmp_path / "out")
-    _, said = running.communicate(timeout=120)
-    assert running.returncode == 0 and "Traceback" not in said, said
-    assert said.count("seed 2: ") == 1  # one process alone reports
+    _, messages = running.communicate(timeout=120)
+    assert running.returncode == 0 and "Traceback" not in messages, messages
+    assert messages.count("seed 2: ") == 1  # one process alone reports
     result = json.loads((tmp_path / "out" / "train.json").read_text())
     assert [one["state"] for one in result["seeds"]] == ["failed", "done"]
     assert "another process's loss is not finite at update 3" in result["seeds"][0]["error"]

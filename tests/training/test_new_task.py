@@ -1,7 +1,8 @@
-"""A task that was added by a module alone is learnt, answered and scored by transformers, whatever its form."""
+"""A task is one file: what the page's example, a task with options and one with three spans declare is enough for transformers."""
 
 import importlib
 import json
+import random
 import re
 import sys
 
@@ -10,16 +11,39 @@ import pytest
 pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
 pytest.importorskip("transformers", reason="needs the torch extra: make setup-torch")
 
-import yaml
 from helpers import ROOT
+from small_training import TINY, model_file
 
 from morocco_lib import data, tasks
+from morocco_lib.config.model import ModelParams
 from morocco_lib.data import synthetic
 from morocco_lib.models import weights
 from morocco_lib.tasks import get_task
+from morocco_lib.training import fit
 
+ORDER = '''
+"""Which of three sentences comes next? The options' marked words differ in the text that they share."""
+
+from morocco_lib.tasks.base import LabelTask
+from morocco_lib.tasks.form import AnswerKind, TextPair
+
+
+class Order(LabelTask):
+    name = "order"
+    title = "Order"
+    labels = (0, 1, 2)
+    answer_kind = AnswerKind.ONE_OF
+    fields = {"text": str, "next": list}
+    spans = 1
+
+    def parts(self, record):
+        return [TextPair(record["text"], option, ((0, k, k + 3),)) for k, option in enumerate(record["next"])]
+
+
+TASK = Order()
+'''
 TRIPLE = '''
-"""Triple: does the third marked word repeat the first or the second?"""
+"""Does the third marked word repeat the first or the second?"""
 
 from morocco_lib.tasks.base import LabelTask
 from morocco_lib.tasks.form import TextPair
@@ -40,16 +64,19 @@ TASK = Triple()
 '''
 
 
-def triple(idx):
-    """Return a record whose third word is the first or the second again."""
-    words = ["кот", "дом"] if idx % 4 < 2 else ["лес", "сад"]
-    text = f"{words[0]} и {words[1]} или {words[idx % 2]}"
-    places = [[0, 3], [6, 9], [14, 17]]
-    return {"text": text, "places": places, "label": ("first", "second")[idx % 2], "idx": idx}
+def order(rng):
+    label, others = rng.randrange(3), ["мыл раму", "пил чай"]
+    return {"text": "Кот спал и", "next": [*others[:label], "видел сны", *others[label:]], "label": label}
+
+
+def triple(rng):
+    words, repeated = rng.sample(["кот", "дом", "лес", "сад"], 2), rng.randrange(2)
+    text = f"{words[0]} и {words[1]} или {words[repeated]}"
+    return {"text": text, "places": [[0, 3], [6, 9], [14, 17]], "label": ("first", "second")[repeated]}
 
 
 @pytest.fixture
-def added(tmp_path, monkeypatch):
+def add(tmp_path, monkeypatch):
     """Put a module into a folder that one of the packages `tasks` and `data.synthetic` reads, too."""
     made = []
 
@@ -67,61 +94,42 @@ def added(tmp_path, monkeypatch):
         vars(package).pop(name, None)
 
 
-@pytest.fixture
-def project(tmp_path):
-    """A project whose model `tiny` is `tiny-bert`, smaller and trained for a few updates."""
-    model = yaml.safe_load((ROOT / "params/models/tiny-bert.yaml").read_text())["model"] | {"name": "tiny"}
-    model["scratch"] |= {"vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-    model["recipe"] |= {"epochs": 0.5, "batch_size": 16, "tasks": {}}
-    folder = tmp_path / "project"
-    for name in ("notebooks", "params/models"):
-        (folder / name).mkdir(parents=True)
-    (folder / "pyproject.toml").write_text("")
-    (folder / "params/models/tiny.yaml").write_text(yaml.safe_dump({"model": model}))
-    return folder
+@pytest.mark.parametrize(
+    ("source", "make", "kind", "features"),
+    [(ORDER, order, "gpt2", 2), (TRIPLE, triple, "bert", 10)],  # of each three spans: themselves, product and distance
+    ids=["order", "triple"],
+)
+def test_a_transformer_learns_a_new_task_and_its_weights_are_read_back(source, make, kind, features, add, tmp_path):
+    add(tasks, make.__name__, source)
+    task, rng, records, files = get_task(make.__name__), random.Random(1), {}, {}
+    for split, size in (("train", 160), ("val", 40)):
+        records[split] = [{**make(rng), "idx": idx} for idx in range(size)]
+        files[split] = tmp_path / f"{split}.jsonl"
+        files[split].write_text("".join(json.dumps(record) + "\n" for record in records[split]), encoding="utf-8")
+    recipe = {"epochs": 6, "learning_rate": 5e-3, "batch_size": 16, "max_length": 48}
+    recipe |= {"dropout": 0.0, "body_dropout": 0.0, "eval_every": 20}
+    model = ModelParams(name="tiny", kind="transformer", scratch=TINY[kind], recipe=recipe)
+    result = fit.fit(fit.Plan(model, task.name, files, [1]), tmp_path / "step")
+    fitted, _ = weights.load(tmp_path / "step")
+    assert fitted.weight.shape[1] == features * 32
+    answers = fitted.answer([task.strip_labels(record) for record in records["val"]])
+    lines = [f"{task.format(answer)}\n".encode() for answer in answers]
+    assert task.check(lines, {record["idx"]: record for record in records["val"]}, "answers").ok
+    gold = [task.gold(record) for record in records["val"]]
+    assert task.score(gold, answers)["accuracy"] == result["val_score"] == 1.0
 
 
-def learn_and_answer(name, folder, project, main, tmp_path):
-    """Run train, infer and eval as a user does; return (task, records of val, fitted model)."""
-    task, out, answers = get_task(name), tmp_path / "out", tmp_path / "answers.jsonl"
-    done = main("train", "tiny", name, "--data", folder, "--out", out, cwd=project)
-    assert done.returncode == 0, done.stderr
-    gold = data.find_split(folder, task, "val")
-    records = task.read(gold)
-    fed = "".join(json.dumps(task.strip_labels(record)) + "\n" for record in records)
-    done = main("infer", out / "weights", name, input=fed)
-    assert done.returncode == 0, done.stderr
-    answers.write_text(done.stdout)
-    given = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one["idx"] for one in given] == [record["idx"] for record in records]
-    done = main("eval", name, answers, gold)
-    assert done.returncode == 0, done.stderr
-    right = sum(one["label"] == record["label"] for one, record in zip(given, records, strict=True))
-    assert right / len(records) in json.loads(done.stdout).values()
-    return task, records, weights.load(out, name)[0]
-
-
-def test_the_example_of_the_documentation_is_learnt_and_answered(added, project, main, tmp_path):
+def test_the_example_of_the_documentation_is_trained_answered_and_scored(add, main, tmp_path):
     page = (ROOT / "docs/adding-a-task.md").read_text(encoding="utf-8")
     task, generator = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    added(tasks, "tone", task)
-    added(synthetic, "tone", generator)
+    add(tasks, "tone", task)
+    add(synthetic, "tone", generator)
     data.make_synthetic(tmp_path / "data", ["tone"], seed=1)
-    _, _, model = learn_and_answer("tone", tmp_path / "data", project, main, tmp_path)
-    assert model.weight.shape == (2, 32)
-
-
-def test_a_tenth_task_of_three_marked_spans_is_learnt_and_answered(added, project, main, tmp_path):
-    added(tasks, "triple", TRIPLE)
-    folder = tmp_path / "data" / "Triple"
-    folder.mkdir(parents=True)
-    for split, places in (("train", range(100, 220)), ("val", range(40))):
-        lines = [json.dumps(triple(idx), ensure_ascii=False) + "\n" for idx in places]
-        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-    task, records, model = learn_and_answer("triple", folder.parent, project, main, tmp_path)
-    assert model.weight.shape == (2, 10 * 32)  # the whole, each span, product and distance of each two
-    ((sequence,),) = model.reader([task.parts(records[0])])
-    assert len(set(sequence.spans)) == 3
-    wrong = [json.dumps({"idx": record["idx"], "label": "third"}).encode() for record in records]
-    checked = task.check(wrong, {record["idx"]: record for record in records}, "answers")
-    assert not checked.ok and checked.counts["label"] == 40
+    root, out, answers = model_file(tmp_path / "project"), tmp_path / "out", tmp_path / "answers.jsonl"
+    done = main("train", "small", "tone", "--data", tmp_path / "data", "--out", out, cwd=root)
+    assert done.returncode == 0, done.stderr
+    gold = data.find_split(tmp_path / "data", get_task("tone"), "val")
+    done = main("infer", out / "weights", "tone", input=gold.read_bytes())
+    assert done.returncode == 0, done.stderr
+    answers.write_text(done.stdout)
+    assert main("eval", "tone", answers, gold).returncode == 0

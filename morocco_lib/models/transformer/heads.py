@@ -89,7 +89,7 @@ class OneOfHead(Head):
 
 
 class EachOfHead(Head):
-    """A sequence for each thing asked; right where its logit is above 0."""
+    """A sequence for each part; right where its logit is above 0."""
 
     def chosen(self, logits: torch.Tensor) -> list[int]:
         return (logits[:, 0] > 0).int().tolist()

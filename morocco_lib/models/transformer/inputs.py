@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.tasks.form import TextPair
 
 LOOKAHEAD = 4  # tokens after a marked word that are pooled with it in a decoder, which knows what follows only there
@@ -21,7 +21,7 @@ def truncate(texts: Sequence[tuple[int, Sequence[tuple[int, int]]]], room: int) 
     """Choose the tokens that are kept of texts that share some room.
 
     The nearer a token is to one of its text's spans (to the text's start, where it has none), the longer it is kept; so
-    of two texts without spans the longer one is cut first, and both to the same length. So are spans that do not fit.
+    of two texts without spans the longer one is truncated first, and both to the same length. So are spans that do not fit.
 
     Args:
         texts: (number of tokens, spans of tokens in it) of each.
@@ -69,10 +69,10 @@ class Reader:
 
     Args:
         max_length: Tokens of a sequence at most, special ones included.
-        causal: For a decoder: the tokens after a marked word are pooled with it, and engines are told which leading
+        causal: For a decoder: the tokens after a marked word are pooled with it, and backends are told which leading
             tokens the sequences of a record have in common.
     Attributes:
-        truncated: Sequences that were cut so far.
+        truncated: Sequences that were truncated so far.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template, max_length: int, causal: bool = False):
@@ -82,17 +82,17 @@ class Reader:
         self.truncated = 0
         tokenizer.no_truncation(), tokenizer.no_padding()
 
-    def __call__(self, asked: Sequence[Sequence[TextPair]]) -> list[list[Tokens]]:
+    def __call__(self, records: Sequence[Sequence[TextPair]]) -> list[list[EncodedSequence]]:
         """Return the sequences of each record."""
-        texts = {text: None for parts in asked for part in parts for text in (part.first, part.second) if text}
-        spans = any(part.marks or part.kept for parts in asked for part in parts)
+        texts = {text: None for parts in records for part in parts for text in (part.first, part.second) if text}
+        spans = any(part.marks or part.kept for parts in records for part in parts)
         encode = self.tokenizer.encode_batch if spans else self.tokenizer.encode_batch_fast
-        known = dict(zip(texts, encode(list(texts), add_special_tokens=False), strict=True))
-        return [self._record(parts, known) for parts in asked]
+        encodings = dict(zip(texts, encode(list(texts), add_special_tokens=False), strict=True))
+        return [self._record(parts, encodings) for parts in records]
 
-    def _record(self, parts: Sequence[TextPair], known: dict[str, Any]) -> list[Tokens]:
+    def _record(self, parts: Sequence[TextPair], encodings: dict[str, Any]) -> list[EncodedSequence]:
         room = self.max_length - self.template.size
-        pairs = [self._encode(part, known) for part in parts]
+        pairs = [self._encode(part, encodings) for part in parts]
         if len(parts) < 2 or len({part.first for part in parts}) > 1 or any(part.second is None for part in parts):
             return [self._sequence(*one, truncate([(len(ids), spans) for ids, spans in one[0]], room)) for one in pairs]
         # The common text is truncated once, so that it stays common; the seconds matter more.
@@ -102,10 +102,10 @@ class Reader:
         shared = len(self.template.start) + len(first) + len(self.template.middle) if self.causal else 0
         return [self._sequence(*one, [first, second], shared) for one, second in zip(pairs, seconds, strict=True)]
 
-    def _encode(self, part: TextPair, known: dict[str, Any]) -> tuple:
+    def _encode(self, part: TextPair, encodings: dict[str, Any]) -> tuple:
         """Return ([(ids, spans that are kept) of both texts], [(text, token span) of each mark])."""
         texts = [part.first] if part.second is None else [part.first, part.second]
-        encoded = [known[text] if text else None for text in texts]
+        encoded = [encodings[text] if text else None for text in texts]
         marks = [(text, _tokens_of(encoded[text], start, end)) for text, start, end in part.marks]
         kept = [(text, _tokens_of(encoded[text], start, end)) for text, start, end in part.kept]
         pair = [
@@ -114,7 +114,7 @@ class Reader:
         ]
         return pair, marks
 
-    def _sequence(self, texts: list, marks: list, places: list, shared: int = 0) -> Tokens:
+    def _sequence(self, texts: list, marks: list, places: list, shared: int = 0) -> EncodedSequence:
         self.truncated += any(len(kept) < len(ids) for kept, (ids, _) in zip(places, texts, strict=True))
         template = self.template
         first, *second = ([ids[place] for place in kept] for kept, (ids, _) in zip(places, texts, strict=True))
@@ -131,7 +131,7 @@ class Reader:
         if second:
             ids += [*template.middle, *second[0]]
         ids += template.end
-        return Tokens(ids, before[1] if second else len(ids), tuple(spans), shared)
+        return EncodedSequence(ids, before[1] if second else len(ids), tuple(spans), shared)
 
 
 def _tokens_of(encoded: Any, start: int, end: int) -> tuple[int, int] | None:

@@ -1,9 +1,9 @@
 """A transformer with a linear head, answering records: sorted by length in windows, no padding where that can be."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.transformer.heads import head_of
 from morocco_lib.models.transformer.inputs import Reader, Template
 from morocco_lib.models.transformer.packed import ENCODERS, Packed
-from morocco_lib.models.transformer.padded import Padded, body_of, hidden_size
-from morocco_lib.models.transformer.sequences import Engine, Tokens
-from morocco_lib.options import Options
+from morocco_lib.models.transformer.packing import groups
+from morocco_lib.models.transformer.padded import Padded, backbone_of
+from morocco_lib.models.transformer.sequences import Backend, EncodedSequence
+from morocco_lib.options import POOLINGS, Options
 from morocco_lib.tasks.base import Prediction, Task
 from morocco_lib.tasks.form import TextPair
 from morocco_lib.tasks.jsonl import Record
@@ -26,24 +27,17 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WINDOW_BATCHES = 16  # sequences sorted together: so many batches, at first fewer, for answers to come soon
 WINDOW_CHARACTERS = 1 << 20  # ... or so much text, whichever is reached first: bounds memory
 STEP_TOKENS = {"cpu": 2048, "cuda": 32768}  # computed with at once
-
-
-@dataclass(frozen=True)
-class Window:
-    """Records answered together: their sequences, in the records' order."""
-
-    records: list[Record]
-    sequences: list[list[Tokens]]
+Window = tuple[list[Record], list[list[EncodedSequence]]]  # records answered together, and the sequences of each
 
 
 class Transformer:
     """A fitted model.
 
     Args:
-        values: What `model.json` holds: config (the body's, as transformers writes it), pooling, max_length, template,
+        values: What `model.json` holds: config (the backbone's, as transformers writes it), pooling, max_length, template,
             labels.
-        body: The body's weights by transformers' names.
-        head: `weight` (outputs, features) and `bias` (outputs,).
+        tensors: The weights by their names in `model.safetensors`: `body.` before transformers' own name; `head.weight`
+            (outputs, features) and `head.bias` (outputs,).
         tokenizer: The text of `tokenizer.json`.
         options: Precision and backend; see `Options`.
     Raises:
@@ -52,13 +46,22 @@ class Transformer:
 
     kind = "transformer"
 
-    def __init__(self, task: Task, values: dict[str, Any], body: dict, head: dict, tokenizer: str, options=None):
+    def __init__(
+        self,
+        task: Task,
+        values: dict[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        tokenizer: str,
+        options: Options | None = None,
+    ):
         options = options or Options()
         self.task, self.values, self.options = task, values, options
         self.head = head_of(task)
+        if values["pooling"] not in POOLINGS:
+            raise ValueError(f"no pooling {values['pooling']!r}; there are {', '.join(POOLINGS)}")
         if values["labels"] != [str(label) for label in task.labels]:
             raise ValueError(f"labels {', '.join(values['labels']) or 'none'} do not fit {task.title}")
-        self.weight, self.bias = head["weight"].float(), head["bias"].float()
+        self.weight, self.bias = tensors["head.weight"].float(), tensors["head.bias"].float()
         if self.weight.shape[0] != self.head.outputs or self.bias.shape != (self.head.outputs,):
             raise ValueError(f"a head of {tuple(self.weight.shape)} does not give {self.head.outputs} logits")
         self.tokenizer_text = tokenizer
@@ -71,8 +74,8 @@ class Transformer:
             raise ValueError(f"ids from {min(ids)} to {max(ids)} do not fit a vocabulary of {size}")
         self.reader = Reader(pieces, template, values["max_length"], self.causal)
         self.device = device_of(options)
-        self.engine = make_engine(values, body, options, self.device)
-        width = self.head.width(hidden_size(values["config"]))
+        self.backend = make_backend(values, backbone_weights(tensors), options, self.device)
+        width = self.head.width(self.backend.hidden)
         if self.weight.shape[1] != width:
             raise ValueError(
                 f"a head over {self.weight.shape[1]} features does not fit {task.title}, which takes {width}"
@@ -84,13 +87,13 @@ class Transformer:
         return f"<Transformer of {self.task.title}: {self.values['config']['model_type']}, {self.options.precision}>"
 
     @property
-    def said(self) -> dict[str, str]:
-        """What the program says of its operating point."""
+    def operating_point(self) -> dict[str, str]:
+        """What the program reports when it is ready."""
         return {"precision": self.options.precision, "backend": self.options.backend, "device": self.device.type}
 
     @property
     def truncated(self) -> int:
-        """Sequences that were cut to `max_length` so far."""
+        """Sequences truncated to `max_length` so far."""
         return self.reader.truncated
 
     @classmethod
@@ -99,16 +102,11 @@ class Transformer:
 
         from morocco_lib.models.weights import ARRAYS, TOKENIZER
 
-        tensors = load_file(folder / ARRAYS)
-        body, head = (
-            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            for prefix in ("body.", "head.")
-        )
         try:
-            text = (folder / TOKENIZER).read_text(encoding="utf-8")
+            tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot read {folder / TOKENIZER}: {error.strerror}", remedy="train it again") from None
-        return cls(task, values, body, head, text, options)
+        return cls(task, values, load_file(folder / ARRAYS), tokenizer, options)
 
     # -- answering -----------------------------------------------------------------------------------------------
     def answer(self, records: Sequence[Record], batch_size: int = 32) -> list[Prediction]:
@@ -133,30 +131,28 @@ class Transformer:
 
     def _windows(self, records: Iterable[Record], batch_size: int) -> Iterator[Window]:
         held: list[Record] = []
-        asked: list[list[TextPair]] = []
+        read: list[list[TextPair]] = []
         count = characters = 0
         sequences = batch_size
         for record in records:
             parts = self.task.parts(record)
             held.append(record)
-            asked.append(parts)
+            read.append(parts)
             count += len(parts)
             characters += sum(len(part.first) + len(part.second or "") for part in parts)
             if count >= sequences or characters >= WINDOW_CHARACTERS:
-                yield Window(held, self.reader(asked))
-                held, asked, count, characters = [], [], 0, 0
+                yield held, self.reader(read)
+                held, read, count, characters = [], [], 0, 0
                 sequences = min(2 * sequences, batch_size * WINDOW_BATCHES)
         if held:
-            yield Window(held, self.reader(asked))
+            yield held, self.reader(read)
 
     def _answers(self, window: Window, batch_size: int) -> list[Prediction]:
-        sizes = [len(sequences) for sequences in window.sequences]
-        logits = self.logits([one for sequences in window.sequences for one in sequences], batch_size).split(sizes)
-        return [
-            self.head.predict(record, one) for record, one in zip(window.records, logits, strict=True)
-        ]  # fmt: skip
+        records, sequences = window
+        logits = self.logits(list(chain.from_iterable(sequences)), batch_size).split(list(map(len, sequences)))
+        return [self.head.predict(record, one) for record, one in zip(records, logits, strict=True)]
 
-    def logits(self, sequences: Sequence[Tokens], batch_size: int) -> torch.Tensor:
+    def logits(self, sequences: Sequence[EncodedSequence], batch_size: int) -> torch.Tensor:
         """Return logits on the CPU, shape (sequences, outputs), in the order of the sequences."""
         result = torch.empty(len(sequences), self.head.outputs)
         with torch.inference_mode():
@@ -173,9 +169,9 @@ class Transformer:
             )
         return result
 
-    def _step(self, batch: list[Tokens]) -> torch.Tensor:
+    def _step(self, batch: list[EncodedSequence]) -> torch.Tensor:
         try:
-            return functional.linear(self.head.inputs(self.engine.features(batch)), self.weight, self.bias)
+            return functional.linear(self.head.inputs(self.backend.features(batch)), self.weight, self.bias)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not out_of_memory(error) or len(batch) == 1:
                 raise
@@ -183,8 +179,8 @@ class Transformer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.step_tokens = max(sum(len(one.ids) for one in batch[:half]), 1)
-        said = f"out of memory with {len(batch)} sequences; at most {self.step_tokens} tokens at once from here on"
-        print(said, file=sys.stderr, flush=True)
+        warning = f"out of memory with {len(batch)} sequences; at most {self.step_tokens} tokens at once from here on"
+        print(warning, file=sys.stderr, flush=True)
         return torch.cat([self._step(batch[:half]), self._step(batch[half:])])
 
 
@@ -193,19 +189,12 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def batches(sequences: Sequence[Tokens], batch_size: int, tokens: int) -> list[list[int]]:
+def batches(sequences: Sequence[EncodedSequence], batch_size: int, tokens: int) -> list[list[int]]:
     """Return the places of sequences to compute with together: like lengths, longest first.
 
     Sequences that share leading tokens with their neighbours stay beside them, in one batch where they fit into one.
     """
-    units: list[list[int]] = []
-    for place, one in enumerate(sequences):
-        before = sequences[place - 1] if place else None
-        if one.shared and before is not None and before.shared == one.shared and _common(before, one):
-            units[-1].append(place)
-        else:
-            units.append([place])
-    units.sort(key=lambda unit: -len(sequences[unit[0]].ids))
+    units = sorted((group for _, group in groups(sequences)), key=lambda group: -len(sequences[group[0]].ids))
     made: list[list[int]] = []
     cost = 0
     for unit in units:
@@ -224,13 +213,14 @@ def batches(sequences: Sequence[Tokens], batch_size: int, tokens: int) -> list[l
     return made
 
 
-def _common(one: Tokens, other: Tokens) -> bool:
-    return one.ids[: one.shared] == other.ids[: other.shared]
+# -- backends ------------------------------------------------------------------------------------------------------
+def backbone_weights(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the backbone's of a weights folder's tensors, by transformers' names."""
+    return {name.removeprefix("body."): tensor for name, tensor in tensors.items() if name.startswith("body.")}
 
 
-# -- engines -------------------------------------------------------------------------------------------------------
 def is_causal(config: dict[str, Any]) -> bool:
-    """Tell whether a body is a decoder: each token sees those before it, as transformers' table of architectures says."""
+    """Tell whether a backbone is a decoder: each token sees those before it, as transformers' table of architectures says."""
     kind = config["model_type"]
     if config.get("is_decoder") or kind == "gpt2":
         return True
@@ -273,13 +263,13 @@ def check_capability(capability: tuple[int, int], built_for: Sequence[str], name
         )
 
 
-def make_engine(values: dict, body: dict, options: Options, device: torch.device) -> Engine:
-    """Return what computes with a body: without padding where the architecture is known to us, else through transformers."""
+def make_backend(values: dict, backbone: dict, options: Options, device: torch.device) -> Backend:
+    """Return what computes with a backbone: without padding where the architecture is known to us, else through transformers."""
     config, dtype = values["config"], DTYPES[options.precision]
     if options.backend == "openvino":
         from morocco_lib.models.transformer.openvino import OpenVINO
 
-        return OpenVINO(config, body, values["pooling"], options.precision)
+        return OpenVINO(config, backbone, values["pooling"], options.precision)
     if Packed.supports(config):
-        return Packed(config, body, values["pooling"], dtype=dtype, device=device)
-    return Padded(body_of(config, body).to(device, dtype), values["pooling"], share=is_causal(config))
+        return Packed(config, backbone, values["pooling"], dtype=dtype, device=device)
+    return Padded(backbone_of(config, backbone).to(device, dtype), values["pooling"], share=is_causal(config))

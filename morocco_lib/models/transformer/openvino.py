@@ -1,4 +1,4 @@
-"""Any body that transformers loads, computed by OpenVINO on the CPU, each batch padded to its longest sequence.
+"""Any backbone that transformers loads, computed by OpenVINO on the CPU, each batch padded to its longest sequence.
 
 It is traced and compiled when it is made; nothing is written to disk. An architecture that `packed` knows is traced from
 its weights as they are read there: importing transformers would take longer than all the rest.
@@ -7,6 +7,7 @@ its weights as they are read there: importing transformers would take longer tha
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models.transformer.packed import ROBERTAS, TANH_GELUS, Packed
-from morocco_lib.models.transformer.padded import HALF_ROUNDING, ROUNDING, Padded, body_of
+from morocco_lib.models.transformer.padded import HALF_ROUNDING, ROUNDING, Padded, backbone_of
 
 TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 PROBES = 6, 1024  # tokens: of a short and a long sequence; padding lies beyond sliding windows, too
@@ -42,29 +43,27 @@ def runtime() -> ModuleType:
 
 
 class OpenVINO(Padded):
-    """A model's body.
+    """A model's backbone.
 
     Args:
         config: As transformers writes it.
-        body: The weights by the names of transformers' body.
-        pooling: One of `POOLINGS`.
-        precision: In which to compute: fp32 | bf16 | fp16. Always asked for: OpenVINO's own default is bf16 where a CPU
-            has it.
+        backbone: The weights by the names of transformers' backbone.
+        pooling: One of `options.POOLINGS`.
+        precision: In which to compute: fp32 | bf16 | fp16. Always set: OpenVINO's own default is bf16 where a CPU has it.
     Raises:
-        ValueError: unknown precision, pooling or architecture, or weights that do not fit it.
+        ValueError: unknown architecture, or weights that do not fit it.
         UsageError: an architecture that OpenVINO cannot trace, or whose answers depend on the padding.
         EnvironmentFailure: OpenVINO is not installed, or computes in another precision on this CPU.
     """
 
-    def __init__(self, config: Mapping[str, Any], body: Mapping[str, torch.Tensor], pooling: str, precision: str):
-        if precision not in TYPES:
-            raise ValueError(f"no precision {precision!r}; there are {', '.join(TYPES)}")
+    def __init__(self, config: Mapping[str, Any], backbone: Mapping[str, torch.Tensor], pooling: str, precision: str):
         openvino = runtime()
         self.kind = config["model_type"]
-        if Packed.supports(config):
-            states = self._known(Packed(config, body, pooling), config)
+        known = Packed.supports(config)
+        if known:
+            states = self._known(Packed(config, backbone, pooling), config)
         else:
-            plain = Padded(body_of(config, body).requires_grad_(False), pooling)
+            plain = Padded(backbone_of(config, backbone).requires_grad_(False), pooling)
             vars(self).update(vars(plain))  # how to feed it is the same
             states = by_transformers(self.model, self.options)
             self.model = None  # what is computed with are the compiled weights
@@ -75,19 +74,18 @@ class OpenVINO(Padded):
             raise refused(self.kind, error) from None
         check_precision(self.precision, precision)
         self.request = self.compiled.create_infer_request()
-        if not Packed.supports(config):
-            rounding = ROUNDING if precision == "fp32" else HALF_ROUNDING
-            if not (self.padded and self.keeps_padding_apart(PROBES, rounding)):
-                raise UsageError(
-                    f"OpenVINO does not compute a {self.kind} correctly: padding changes its answers",
-                    remedy="use --backend torch",
-                )
+        rounding = ROUNDING if precision == "fp32" else HALF_ROUNDING
+        if not known and not (self.padded and self.ignores_padding(PROBES, rounding)):
+            raise UsageError(
+                f"OpenVINO does not compute a {self.kind} correctly: padding changes its answers",
+                remedy="use --backend torch",
+            )
 
-    def _known(self, known: Packed, config: Mapping[str, Any]) -> States:
-        self.pooling, self.device, self.max_length, self.padded = known.pooling, known.device, known.max_length, True
-        self.padding = config.get("pad_token_id") or 0
-        self.segments = known.types is not None and len(known.types) > 1
-        return by_rows(known)
+    def _known(self, packed: Packed, config: Mapping[str, Any]) -> States:
+        self.pooling, self.device, self.max_length, self.padded = packed.pooling, packed.device, packed.max_length, True
+        self.padding, self.hidden = config.get("pad_token_id") or 0, packed.hidden
+        self.segments = packed.types is not None and len(packed.types) > 1
+        return by_weights(packed)
 
     @property
     def precision(self) -> str:
@@ -108,9 +106,9 @@ class OpenVINO(Padded):
 
 def refused(kind: str, error: Exception) -> UsageError:
     """Return what a user reads of an architecture that OpenVINO does not compute."""
-    said = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split())[:200]
     return UsageError(
-        f"OpenVINO does not compute a {kind} ({type(error).__name__}: {said})", remedy="use --backend torch"
+        f"OpenVINO does not compute a {kind} ({type(error).__name__}: {reason})", remedy="use --backend torch"
     )
 
 
@@ -125,44 +123,32 @@ def settings(precision: str) -> dict[str, Any]:
     }
 
 
-def check_precision(found: str, asked: str) -> None:
-    """Refuse what was compiled in another precision than asked: OpenVINO takes a wider one without a word.
-
-    Args:
-        found: As `OpenVINO.precision` says it.
-        asked: fp32 | bf16 | fp16.
-    Raises:
-        EnvironmentFailure: they differ.
-    """
-    if found != TYPES[asked]:
+def check_precision(compiled: str, requested: str) -> None:
+    """Raise EnvironmentFailure where OpenVINO (its name for it: f32) took another precision than requested (fp32)."""
+    if compiled != TYPES[requested]:
         raise EnvironmentFailure(
-            f"OpenVINO computes in {found} on this CPU where {asked} was asked for",
+            f"OpenVINO computes in {compiled} on this CPU where {requested} was asked for",
             rule="a result is of the precision it names",
             remedy="use --precision fp32, or --backend torch",
         )
 
 
-def by_transformers(body: torch.nn.Module, options: dict[str, Any]) -> States:
-    """Return what a transformers body does."""
+def by_transformers(backbone: torch.nn.Module, options: dict[str, Any]) -> States:
+    """Return what a transformers backbone does."""
 
     def states(ids, mask, types=None):
         named = {} if types is None else {"token_type_ids": types}
-        found = body(input_ids=ids, attention_mask=mask, **named, **options)[0]
-        return found.masked_fill(mask[..., None] == 0, 0)  # padding that sees nothing comes out as no numbers
+        found = backbone(input_ids=ids, attention_mask=mask, **named, **options)[0]
+        return found.masked_fill(mask[..., None] == 0, 0)  # padding that sees nothing comes out as NaN
 
     return states
 
 
-def by_rows(known: Packed) -> States:
-    """Return what a body does with padded batches, by the weights of `packed`."""
+def by_weights(known: Packed) -> States:
+    """Return what a backbone does with padded batches, by the weights of `packed`."""
     shape = known.shape
-    if shape.activation == "relu":
-        activation = torch.relu
-    else:
-        form = "tanh" if shape.activation in TANH_GELUS else "none"
-
-        def activation(rows):
-            return functional.gelu(rows, approximate=form)
+    gelu = partial(functional.gelu, approximate="tanh" if shape.activation in TANH_GELUS else "none")
+    activation = torch.relu if shape.activation == "relu" else gelu
 
     def norm(rows, weights):
         return rows if weights is None else functional.layer_norm(rows, rows.shape[-1:], *weights, shape.epsilon)

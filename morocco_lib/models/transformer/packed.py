@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from morocco_lib.models.transformer.packing import Block, Layout
-from morocco_lib.models.transformer.sequences import Tokens
-from morocco_lib.options import POOLINGS
+from morocco_lib.models.transformer.packing import Block, Packing
+from morocco_lib.models.transformer.sequences import EncodedSequence, check_lengths
 
 ROBERTAS = {"roberta", "xlm-roberta", "camembert"}
 ENCODERS = ROBERTAS | {"bert", "electra"}
@@ -90,40 +89,38 @@ class Layer:
 
 
 class Packed:
-    """A model's body.
+    """A model's backbone.
 
     Args:
         config: As transformers writes it; one that `supports` accepts.
-        body: The weights by the names of transformers' body (`BertModel`, `GPT2Model`, ...); others are not looked at.
-        pooling: One of `POOLINGS`; mean and max are over all tokens of a sequence.
+        backbone: The weights by the names of transformers' backbone (`BertModel`, `GPT2Model`, ...); others are not looked at.
+        pooling: One of `options.POOLINGS`; mean and max are over all tokens of a sequence.
         dtype: In which to compute; weights are cast once.
         device: Where to compute.
         gather: Attend with gathered, padded and masked rows instead of run by run of equal lengths: few large steps
             instead of many small ones. By default on a GPU only.
     Raises:
-        ValueError: unknown pooling or architecture; a weight that is missing or of another shape, by its name.
+        ValueError: unknown architecture; a weight that is missing or of another shape, by its name.
     """
 
     def __init__(
         self,
         config: Mapping[str, Any],
-        body: Mapping[str, torch.Tensor],
+        backbone: Mapping[str, torch.Tensor],
         pooling: str,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         gather: bool | None = None,
     ):
-        if pooling not in POOLINGS:
-            raise ValueError(f"no pooling {pooling!r}; there are {', '.join(POOLINGS)}")
         if not self.supports(config):
             raise ValueError(f"a {config.get('model_type')} of this configuration is not computed without padding")
         self.device, self.pooling = torch.device(device), pooling
         self.gather = self.device.type == "cuda" if gather is None else gather
         self.shape = Shape.of(config)
-        self.max_length = self.shape.positions - self.shape.first_position
+        self.max_length, self.hidden = self.shape.positions - self.shape.first_position, self.shape.hidden
         self.activation = activation_of(self.shape.activation, self.device, dtype)
-        weights = Weights(body, dtype, self.device)
+        weights = Weights(backbone, dtype, self.device)
         weights.check_layers(self.shape.layers)
         read = weights.gpt2 if self.shape.causal else weights.bert
         tables, self.first_norm, self.project, self.layers, self.last_norm = read(self.shape)
@@ -147,37 +144,35 @@ class Packed:
         return bool(known and width and heads and width % heads == 0 and not any(config.get(name) for name in exotic))
 
     @torch.inference_mode()
-    def features(self, batch: Sequence[Tokens]) -> torch.Tensor:
-        """Return features; see `tokens.Engine`.
+    def features(self, batch: Sequence[EncodedSequence]) -> torch.Tensor:
+        """Return features; see `sequences.Backend`.
 
         Memory: a few matrices of all tokens by the inner size, and what attention takes; none is kept.
         """
-        longest = max(len(one.ids) for one in batch)
-        if longest > self.max_length:
-            raise ValueError(f"a sequence has {longest} tokens; this model reads {self.max_length} at most")
-        layout = Layout(batch, self.shape.causal, self.device)
-        wanted = layout.wanted(self.pooling)
-        rows = self._embed(layout)
-        blocks = layout.blocks(self.gather)
+        check_lengths(batch, self.max_length)
+        packing = Packing(batch, self.shape.causal, self.device)
+        wanted = packing.wanted(self.pooling)
+        rows = self._embed(packing)
+        blocks = packing.blocks(self.gather)
         for layer in self.layers[:-1]:
             rows = self._pass(layer, rows, blocks)
         if wanted is not None:
-            blocks = layout.blocks(self.gather, wanted)
-        rows = self._pass(self.layers[-1], rows, blocks, None if wanted is None else layout.rows_of(wanted))
-        return layout.pool(self._norm(rows, self.last_norm).float(), self.pooling, wanted)
+            blocks = packing.blocks(self.gather, wanted)
+        rows = self._pass(self.layers[-1], rows, blocks, None if wanted is None else packing.rows_of(wanted))
+        return packing.pool(self._norm(rows, self.last_norm).float(), self.pooling, wanted)
 
-    def _embed(self, layout: Layout) -> torch.Tensor:
-        positions = layout.positions
+    def _embed(self, packing: Packing) -> torch.Tensor:
+        positions = packing.positions
         if self.shape.kind in ROBERTAS:
             # As transformers counts: a padding token inside a text has the padding's position and is not counted.
             padding = self.shape.first_position - 1
-            real = layout.ids != padding
+            real = packing.ids != padding
             counted = real.cumsum(0)
-            before = (counted - real.long())[layout.starts].repeat_interleave(layout.lengths)
+            before = (counted - real.long())[packing.starts].repeat_interleave(packing.lengths)
             positions = (counted - before) * real + padding
-        rows = functional.embedding(layout.ids, self.words)
+        rows = functional.embedding(packing.ids, self.words)
         if self.types is not None:
-            rows += functional.embedding(layout.types.clamp(max=len(self.types) - 1), self.types)
+            rows += functional.embedding(packing.types.clamp(max=len(self.types) - 1), self.types)
         rows += functional.embedding(positions, self.positions)
         rows = self._norm(rows, self.first_norm)
         return rows if self.project is None else functional.linear(rows, *self.project)
@@ -255,20 +250,20 @@ def tanh_gelu_(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
 class Weights:
     """Takes weights by name, checks their shapes and casts them."""
 
-    body: Mapping[str, torch.Tensor]
+    backbone: Mapping[str, torch.Tensor]
     dtype: torch.dtype
     device: torch.device
 
     def __call__(self, name: str, *shape: int) -> torch.Tensor:
-        if name not in self.body:
+        if name not in self.backbone:
             raise ValueError(f"the weights lack {name}")
-        if tuple(self.body[name].shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(self.body[name].shape)}; the configuration asks for {shape}")
-        return self.body[name].detach().to(self.device, self.dtype)
+        if tuple(self.backbone[name].shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(self.backbone[name].shape)}; the configuration asks for {shape}")
+        return self.backbone[name].detach().to(self.device, self.dtype)
 
     def check_layers(self, count: int) -> None:
         """Raise ValueError if the weights have other layers than so many."""
-        found = {int(match[1]) for name in self.body if (match := LAYER.match(name))}
+        found = {int(match[1]) for name in self.backbone if (match := LAYER.match(name))}
         if not count or found != set(range(count)):
             raise ValueError(f"the weights have {len(found)} layers; the configuration asks for {count}")
 
@@ -278,7 +273,7 @@ class Weights:
     def linear(self, name: str, outputs: int, inputs: int) -> Affine:
         return self(f"{name}.weight", outputs, inputs), self(f"{name}.bias", outputs)
 
-    def turned(self, name: str, outputs: int, inputs: int) -> Affine:
+    def transposed(self, name: str, outputs: int, inputs: int) -> Affine:
         """A linear layer that is written as (inputs, outputs)."""
         return self(f"{name}.weight", inputs, outputs).t().contiguous(), self(f"{name}.bias", outputs)
 
@@ -309,11 +304,11 @@ class Weights:
         words, positions = self("wte.weight", shape.vocabulary, hidden), self("wpe.weight", shape.positions, hidden)
         layers = [
             Layer(
-                self.turned(f"{at}attn.c_attn", 3 * hidden, hidden),
-                self.turned(f"{at}attn.c_proj", hidden, hidden),
+                self.transposed(f"{at}attn.c_attn", 3 * hidden, hidden),
+                self.transposed(f"{at}attn.c_proj", hidden, hidden),
                 self.norm(f"{at}ln_1", hidden),
-                self.turned(f"{at}mlp.c_fc", shape.inner, hidden),
-                self.turned(f"{at}mlp.c_proj", hidden, shape.inner),
+                self.transposed(f"{at}mlp.c_fc", shape.inner, hidden),
+                self.transposed(f"{at}mlp.c_proj", hidden, shape.inner),
                 self.norm(f"{at}ln_2", hidden),
             )
             for at in (f"h.{number}." for number in range(shape.layers))

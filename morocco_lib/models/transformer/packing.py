@@ -11,7 +11,7 @@ from itertools import accumulate, chain, groupby
 import torch
 from torch.nn import functional
 
-from morocco_lib.models.transformer.sequences import Tokens
+from morocco_lib.models.transformer.sequences import EncodedSequence
 
 NONE = -1
 TOGETHER = 512  # tokens after a prefix, at most, that attend in one block: its cost grows with their square
@@ -57,7 +57,7 @@ class Block:
     real: torch.Tensor | None = None
 
 
-def cut(batch: Sequence[Tokens], causal: bool) -> list[Piece]:
+def pieces_of(batch: Sequence[EncodedSequence], causal: bool) -> list[Piece]:
     """Return the pieces of a batch in the order of their rows.
 
     Neighbours that share equally many leading ids, and the same, get one prefix where each sees only what is before it;
@@ -75,12 +75,11 @@ def cut(batch: Sequence[Tokens], causal: bool) -> list[Piece]:
     return prefixes + sorted(pieces, key=lambda piece: (piece.prefix, len(piece.ids)))
 
 
-def groups(batch: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
+def groups(batch: Sequence[EncodedSequence]) -> Iterator[tuple[int, list[int]]]:
     """Yield (leading ids that are computed with once, 0 for none; places) of neighbours that share the same ones."""
     found: list[list[int]] = []
     for place, one in enumerate(batch):
-        first = batch[found[-1][0]] if found else one
-        if found and 0 < one.shared == first.shared and one.ids[: one.shared] == first.ids[: one.shared]:
+        if found and one.begins_as(batch[found[-1][0]]):
             found[-1].append(place)
         else:
             found.append([place])
@@ -89,7 +88,7 @@ def groups(batch: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
         yield min(batch[group[0]].shared, own) if len(group) > 1 else 0, group
 
 
-class Layout:
+class Packing:
     """The matrix of a batch.
 
     Args:
@@ -101,9 +100,9 @@ class Layout:
         lengths, starts: Own rows of each piece, and the first of them.
     """
 
-    def __init__(self, batch: Sequence[Tokens], causal: bool, device: torch.device):
+    def __init__(self, batch: Sequence[EncodedSequence], causal: bool, device: torch.device):
         self.batch, self.causal, self.device = batch, causal, device
-        self.pieces = cut(batch, causal)
+        self.pieces = pieces_of(batch, causal)
         self.prefixes = sum(piece.place == NONE for piece in self.pieces)
         sizes = [len(piece.ids) for piece in self.pieces]
         self._starts = [0, *accumulate(sizes)]
@@ -209,15 +208,18 @@ class Layout:
         """
         if pooling not in ("first", "last"):
             return None
-        lists = []
-        for piece in self.pieces[self.prefixes :]:
-            one = self.batch[piece.place]
-            place = 0 if pooling == "first" else len(one.ids) - 1
-            lists.append([place, *chain.from_iterable(range(*span) for span in one.spans)])
+        lists = [list(chain.from_iterable(self._pooled(piece, pooling))) for piece in self.pieces[self.prefixes :]]
         width = max(map(len, lists))
         if width * len(lists) >= self.rows:
             return None
         return self._tensor([one + one[:1] * (width - len(one)) for one in lists])
+
+    def _pooled(self, piece: Piece, pooling: str) -> list[range]:
+        """Return the positions that are pooled for a piece's sequence, then those of each of its spans."""
+        one = self.batch[piece.place]
+        size = len(one.ids)
+        whole = {"first": range(1), "last": range(size - 1, size)}.get(pooling, range(size))
+        return [whole, *(range(*span) for span in one.spans)]
 
     def rows_of(self, wanted: torch.Tensor) -> torch.Tensor:
         """Return the rows of wanted positions, flattened."""
@@ -229,25 +231,21 @@ class Layout:
         Args:
             rows: All of the matrix, or those of `rows_of(wanted)`.
         """
-        bags: list[list[range]] = [[] for _ in self.batch]  # for each sequence, what is pooled for it, then its spans
+        bags: list[list[Sequence[int]]] = [[] for _ in self.batch]  # rows of each sequence, then of each of its spans
         for number, piece in enumerate(self.pieces[self.prefixes :]):
-            one, size = self.batch[piece.place], len(self.batch[piece.place].ids)
+            pooled = self._pooled(piece, pooling)
             if wanted is None:
-                pooled = {"first": range(1), "last": range(size - 1, size)}.get(pooling, range(size))
-                bags[piece.place] = [pooled, *(range(*span) for span in one.spans)]
-                continue
-            ends = [*accumulate((end - start for start, end in one.spans), initial=number * wanted.shape[1] + 1)]
-            bags[piece.place] = [range(ends[0] - 1, ends[0]), *map(range, ends, ends[1:])]
-        if wanted is None:
-            at = {piece.place: number for number, piece in enumerate(self.pieces)}
-            bags = [[self._drawn(at[place], bag) for bag in some] for place, some in enumerate(bags)]
+                bags[piece.place] = [self._piece_rows(self.prefixes + number, positions) for positions in pooled]
+            else:  # they lie one after another
+                ends = [*accumulate(map(len, pooled), initial=number * wanted.shape[1])]
+                bags[piece.place] = list(map(range, ends, ends[1:]))
         spans = [bag for some in bags for bag in some[1:]]
         pooled = bag_rows(rows, [some[0] for some in bags], "max" if pooling == "max" else "mean")
         if not spans:
             return pooled
         return torch.cat([pooled, bag_rows(rows, spans, "mean").view(len(bags), -1)], 1)
 
-    def _drawn(self, number: int, positions: range) -> list[int]:
+    def _piece_rows(self, number: int, positions: range) -> list[int]:
         """Return the rows of positions of one piece, its prefix included."""
         piece, start = self.pieces[number], self._starts[number]
         prefix = self._starts[max(piece.prefix, 0)]

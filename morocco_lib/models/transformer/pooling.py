@@ -1,6 +1,30 @@
-"""What a head sees of padded hidden states."""
+"""Padded batches: made of sequences, and what a head sees of their hidden states."""
+
+from collections.abc import Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from morocco_lib.models.transformer.sequences import EncodedSequence
+
+
+def pad(batch: Sequence[EncodedSequence], padding: int, segments: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return the arguments of transformers' forward for sequences, padded to the longest, and their spans for `pool`.
+
+    Args:
+        padding: The id to fill up with.
+        segments: The model knows token types.
+    """
+    rows = [torch.tensor(one.ids) for one in batch]
+    inputs = {
+        "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+    }
+    if segments:
+        types = [(torch.arange(len(one.ids)) >= one.second).long() for one in batch]
+        inputs["token_type_ids"] = pad_sequence(types, batch_first=True)
+    spans = torch.tensor([one.spans for one in batch], dtype=torch.long).view(len(batch), -1, 2)
+    return inputs, spans
 
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str, spans: torch.Tensor) -> torch.Tensor:
@@ -21,10 +45,8 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str, spans: torch.Te
         pooled = hidden[rows, mask.sum(1) - 1]
     elif pooling == "mean":
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    elif pooling == "max":
-        pooled = hidden.masked_fill(mask[..., None] == 0, torch.finfo(hidden.dtype).min).amax(1)
     else:
-        raise ValueError(f"no pooling {pooling!r}")
+        pooled = hidden.masked_fill(mask[..., None] == 0, torch.finfo(hidden.dtype).min).amax(1)
     places = torch.arange(hidden.shape[1], device=hidden.device)
     inside = (places >= spans[..., :1]) & (places < spans[..., 1:])  # (sequences, spans, length)
     weights = inside.to(hidden.dtype) / inside.sum(2, keepdim=True)
