@@ -159,8 +159,3 @@ def drift_reasons(speeds: Sequence[float]) -> list[Reason]:
 def answer_reasons(counts: Mapping[str, int]) -> list[Reason]:
     """Return reasons from the check of predictions; `counts` is problems by rule."""
     return [RULE_REASONS[rule] for rule in RULE_REASONS if counts.get(rule)]
-
-
-def cached_reasons(cached: dict) -> list[Reason]:
-    """Return CACHED_ANSWERS if the cache probe fires; `cached` is what `caching.judge` returns."""
-    return [Reason.CACHED_ANSWERS] if cached["fires"] else []

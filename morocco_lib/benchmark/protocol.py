@@ -33,6 +33,7 @@ from typing import Any
 
 from morocco_lib import fileio
 from morocco_lib.analysis import throughput
+from morocco_lib.analysis.caching import PAIRS
 from morocco_lib.analysis.run_files import Run, read_run, run_folders
 from morocco_lib.analysis.segments import warm_pairs
 from morocco_lib.analysis.startup import start_s
@@ -234,7 +235,7 @@ class _Protocol:
         start_s = max(0.0, run.total_s - run.lines / per_s)
         count = self.settings.repeats or LEAST_REPEATS
         timed_s = count * (start_s + size / per_s)
-        extra = 0 if self.quick else 2 * cache_probe.PAIRS
+        extra = 0 if self.quick else 2 * PAIRS
         extra_s = extra * (start_s + cache_probe.size_for(per_s, self.settings.batch_size, size) / per_s)
         self.facts["predicted_s"] = timed_s + extra_s
         more = "" if self.settings.repeats else " or more"
@@ -302,12 +303,10 @@ class _Protocol:
         size = cache_probe.size_for(speed_per_s["value"], self.settings.batch_size, size, init_s)
         seed = int.from_bytes(os.urandom(6))  # new each time: a cache may outlive a measurement
         self.facts["cached"] = {"size": size, "seed": seed}
-        for pair in range(1, cache_probe.PAIRS + 1):
-            unique, repeated = cache_probe.workloads(self.task, self.records, size, seed, pair)
-            loads = {"unique": unique, "repeated": repeated}
+        for pair in range(1, PAIRS + 1):
             with self.hooks.turn():  # both of a pair in one
-                for _, kind in (step for step in cache_probe.sequence() if step[0] == pair):
-                    with self._series(loads[kind]) as series:
+                for kind, load in cache_probe.workloads(self.task, self.records, size, seed, pair).items():
+                    with self._series(load) as series:
                         series.run(self.folder / "cached" / kind, kind)
 
     def _single_record_runs(self) -> None:
