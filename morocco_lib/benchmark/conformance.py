@@ -12,7 +12,6 @@ A start that breaks a rule may be followed by one more to find the cause; a prog
 not started again. A failed rule makes measurements wrong, a warning does not. Nothing is timed here.
 """
 
-import html
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -136,10 +135,7 @@ class Report:
         return "\n".join([*lines, self.summary()])
 
     def __repr__(self) -> str:
-        return f"<{self.summary()}{''.join(f', {rule}' for rule in self.rules(FAIL))}>"
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self.text())}</pre>"
+        return self.text()  # also in a notebook
 
 
 def check(
@@ -175,9 +171,7 @@ def check(
     draw.shuffle(moved_stream)
     runs: list[ContractRun] = []
 
-    def start(
-        name: str, argv: list[str], stream: Sequence[tuple[int, int]] = plain_stream, **how
-    ) -> ContractRun | None:
+    def start(name: str, argv: list[str], stream: list[tuple[int, int]] = plain_stream, **how) -> ContractRun | None:
         if any(run.hung or run.flooded for run in runs):
             return None  # each further start would take as long
         progress(f"start {len(runs) + 1}: {name}")
@@ -286,7 +280,7 @@ class _Judge:
     def _cause(self, run: ContractRun) -> str:
         # The cause as far as its stderr shows.
         last = next((line for line in reversed(run.stderr) if not line.startswith("morocco: ")), "")
-        hidden = "|".join(getattr(self.task, "hidden", ("label",)))
+        hidden = "|".join(self.task.hidden)
         if self.contained and any(map(NETWORK.search, run.stderr)):
             return "offline"
         if self.contained and any(map(READ_ONLY.search, run.stderr)):
@@ -332,16 +326,14 @@ class _Judge:
             show = f"--show {self.task.key(self.records[places[0]])} shows one, --records 1000 tells the share"
             self.put(rule, state, seen, f"{RULES[rule][1]}; {show}")
 
-    def finish(
-        self,
-        runs: list[ContractRun],
-        one: ContractRun | None,
-        three: ContractRun | None,
-        moved: ContractRun | None,
-        empty: ContractRun | None,
-    ) -> None:
-        """Judge its other behaviour, and mark every rule left as passed or open."""
+    def finish(self, runs: list[ContractRun], *others: ContractRun | None) -> None:
+        """Judge its other behaviour, and mark every rule left as passed or open.
+
+        Args:
+            others: The starts with batch size 1, 3, moved records and no records; None for those not made.
+        """
         base, total = runs[0], len(self.records)
+        one, three, moved, empty = others
         left = sum(len(run.conversation.exit.left_pids) for run in runs)
         unordered, starts = [run.name for run in runs if not run.in_order], counted(len(runs), "start")
         ready, first = base.conversation.ready_ns, base.conversation.first_answer_ns

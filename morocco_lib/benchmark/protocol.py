@@ -125,33 +125,30 @@ class _Protocol:
         self.settings, self.hooks = settings, hooks
         self.records = task.read(source)
         self.quick = settings.quick or settings.repeats == 1
-        names = {"single_record": "ones"}  # in protocol.json
-        chosen = {names.get(name, name): value for name, value in asdict(settings).items() if name != "baseline"}
-        self.facts: dict[str, Any] = {"schema": 1, "asked": chosen, "quick": self.quick}
-        if settings.baseline:
-            self.facts["against"] = os.path.relpath(settings.baseline, folder)
+        requested = asdict(settings)
+        baseline, requested["ones"] = requested.pop("baseline"), requested.pop("single_record")
+        self.facts: dict[str, Any] = {"schema": 1, "asked": requested, "quick": self.quick}
+        if baseline:
+            self.facts["against"] = os.path.relpath(baseline, folder)
         self.short: list[Run] = []
         self.open = ExitStack()
 
     def run(self) -> None:
-        with self.open:
-            self._run()
-
-    def _run(self) -> None:
         began = time.monotonic()
-        if not self.quick:
-            self._contract()
-            self.facts["idle"] = self._idle()
-            self._short_run()
-            if _ended_well(self.short[0]):
-                self._cold()
-        size = self._size()
-        self.hooks.barrier()
-        runs = self._timed(size)
-        if not self.quick:
-            self._cached(runs, size)
-        if self.settings.single_record:
-            self._single_record_runs()
+        with self.open:
+            if not self.quick:
+                self._contract()
+                self.facts["idle"] = self._idle()
+                self._short_run()
+                if _ended_well(self.short[0]):
+                    self._cold()
+            size = self._size()
+            self.hooks.barrier()
+            runs = self._timed(size)
+            if not self.quick:
+                self._cached(runs, size)
+            if self.settings.single_record:
+                self._single_record_runs()
         self.facts["took_s"] = time.monotonic() - began
         fileio.write_json(self.folder / PROTOCOL, self.facts)
 
