@@ -38,7 +38,7 @@ def run(folder: Path, task_name: str | None, batch_size: int, options: Options) 
         raise UsageError("stdin or stdout is closed", rule="records come on stdin, predictions go to stdout")
     model, task = weights.load(folder, task_name or os.environ.get("MOROCCO_INFER_TASK"), options)
     out = sys.stdout.buffer
-    say(f"morocco: {json.dumps({'event': 'ready', **getattr(model, 'said', {})})}")
+    say(f"morocco: {json.dumps({'event': 'ready', **getattr(model, 'reported', {})})}")
     reader = _Reader(task)
     stream = model.stream if hasattr(model, "stream") else partial(_by_batches, model)
     for predictions in stream(reader.records(), batch_size):

@@ -283,8 +283,8 @@ def test_a_full_disk_is_a_failure_of_the_environment(fitted, val, tmp_path):
         Program(fitted, stdin=file, stdout=full) as program,
     ):
         assert program.wait() == 3
-        said = program.process.stderr.read().decode()
-        assert "No space left" in said and "Traceback" not in said and "Exception ignored" not in said
+        printed = program.process.stderr.read().decode()
+        assert "No space left" in printed and "Traceback" not in printed and "Exception ignored" not in printed
 
 
 # -- what it costs -------------------------------------------------------------------------------------------------

@@ -188,5 +188,5 @@ def test_nothing_of_transformers_is_imported_for_a_known_architecture(fitted):
 
 def test_openvino_tells_nobody_of_its_use():
     code = "from morocco_lib.models.transformer.openvino import runtime; runtime().convert_model; import sys; print(*sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not [name for name in said if name.startswith("openvino_telemetry.")]
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not [name for name in modules if name.startswith("openvino_telemetry.")]

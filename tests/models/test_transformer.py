@@ -200,7 +200,7 @@ def load_tensors(folder):
 def test_less_precise_answers_are_nearly_the_same(precision, made, synthetic_data):
     folder, records = made("bert", "terra"), records_of(synthetic_data, "terra", 200)
     exact, less = (weights.load(folder, "terra", options)[0] for options in (None, Options(precision)))
-    assert less.said["precision"] == precision
+    assert less.reported["precision"] == precision
     same = sum(a == b for a, b in zip(exact.answer(records), less.answer(records), strict=True))
     assert same >= 0.9 * len(records)
 
@@ -272,7 +272,7 @@ def test_windows_are_bounded_in_records_and_in_text(made, synthetic_data, monkey
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda d, t: d["values"].update(labels=["a", "b"]), "labels a, b do not fit TERRa"),
         (lambda d, t: t.update({"head.weight": torch.zeros(3, 32)}), "does not give 2 logits"),
@@ -290,7 +290,7 @@ def test_windows_are_bounded_in_records_and_in_text(made, synthetic_data, monkey
     ],
     ids=["labels", "head", "width", "bias", "body", "config", "pooling", "template", "length", "id", "negative", "layers", "none"],
 )  # fmt: skip
-def test_weights_that_do_not_fit_are_refused_in_words(spoil, said, made, tmp_path):
+def test_weights_that_do_not_fit_are_refused_in_words(spoil, message, made, tmp_path):
     from safetensors.torch import save_file
 
     source = made("bert", "terra")
@@ -301,7 +301,7 @@ def test_weights_that_do_not_fit_are_refused_in_words(spoil, said, made, tmp_pat
     save_file(tensors, tmp_path / weights.ARRAYS)
     with pytest.raises(UsageError) as caught:
         weights.load(tmp_path, "terra")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_head_of_a_wrong_width_is_refused_whatever_the_architecture_calls_it(made, tmp_path):

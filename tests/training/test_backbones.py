@@ -75,7 +75,7 @@ def spoil(path, what):
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "message"),
     [
         ("no config", "no config.json"), ("no tokenizer", "no tokenizer in"), ("no weights", "cannot be loaded"),
         ("broken weights", "cannot be loaded"), ("some weights", "lacks 1 of the weights"),
@@ -84,12 +84,12 @@ def spoil(path, what):
         ("num_hidden_layers", "0 layers"),
     ],
 )  # fmt: skip
-def test_a_model_folder_that_will_not_do_is_refused_in_words(what, said, folder):
+def test_a_model_folder_that_will_not_do_is_refused_in_words(what, message, folder):
     path = folder()
     spoil(path, what)
     with pytest.raises(UsageError) as caught:
         backbones.load(str(path))
-    assert said in str(caught.value) and str(path) in str(caught.value)
+    assert message in str(caught.value) and str(path) in str(caught.value)
 
 
 def test_a_decoder_and_the_tokenizer_of_another_are_refused(folder):
@@ -128,7 +128,7 @@ def test_a_model_that_cannot_be_made_is_refused_in_words(scratch, small):
 
 
 @pytest.mark.parametrize(
-    ("scratch", "said"),
+    ("scratch", "message"),
     [
         ({"model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}, "an encoder with a decoder"),
         ({"model_type": "gemma3", "text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16,
@@ -137,8 +137,8 @@ def test_a_model_that_cannot_be_made_is_refused_in_words(scratch, small):
     ],
     ids=["t5", "gemma3"],
 )  # fmt: skip
-def test_what_is_neither_an_encoder_nor_a_decoder_of_text_is_refused_in_words(scratch, said, small):
-    with pytest.raises(UsageError, match=said):
+def test_what_is_neither_an_encoder_nor_a_decoder_of_text_is_refused_in_words(scratch, message, small):
+    with pytest.raises(UsageError, match=message):
         backbones.from_scratch({**scratch, "vocab_size": 600}, texts(small), 1)
 
 

@@ -84,9 +84,9 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_the_seed_in_all(small, tm
     spoilt = tmp_path / "spoilt.py"
     spoilt.write_text(SPOILT.replace("FAULT", 'return {**found, "loss": found["loss"] * float("nan")}'))
     running = trained_by_two([spoilt], model_file(tmp_path / "project"), small, tmp_path / "out")
-    _, said = running.communicate(timeout=120)
-    assert running.returncode == 0 and "Traceback" not in said, said
-    assert said.count("seed 2: ") == 1  # one process alone reports
+    _, printed = running.communicate(timeout=120)
+    assert running.returncode == 0 and "Traceback" not in printed, printed
+    assert printed.count("seed 2: ") == 1  # one process alone reports
     result = json.loads((tmp_path / "out" / "train.json").read_text())
     assert [one["state"] for one in result["seeds"]] == ["failed", "done"]
     assert "another process's loss is not finite at update 3" in result["seeds"][0]["error"]

@@ -124,11 +124,11 @@ def test_updates_of_like_lengths(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "said"),
+    ("name", "error", "message"),
     [("nonsense", UsageError, "nonsense is not supported"), ("comet_ml", EnvironmentFailure, "pip install comet_ml")],
 )
-def test_a_report_that_cannot_be_sent_is_refused_before_anything_is_learnt(name, error, said, small, tmp_path):
-    with pytest.raises(error, match=said):
+def test_a_report_that_cannot_be_sent_is_refused_before_anything_is_learnt(name, error, message, small, tmp_path):
+    with pytest.raises(error, match=message):
         fit.fit(plan(small, report_to=name), tmp_path)
 
 
@@ -183,9 +183,9 @@ def test_out_of_memory_halves_the_batch_and_says_so(full, small, tmp_path, monke
 
     monkeypatch.setattr(finetune.Net, "forward", small_device)
     result = fit.fit(plan(small), tmp_path)
-    said = capsys.readouterr().err
-    assert "out of memory; continuing with 8 examples at once, 2 times an update" in said
-    assert "out of memory; continuing with 4 examples at once, 4 times an update" in said
+    printed = capsys.readouterr().err
+    assert "out of memory; continuing with 8 examples at once, 2 times an update" in printed
+    assert "out of memory; continuing with 4 examples at once, 4 times an update" in printed
     assert result["seeds"][0]["batch_size"] == 4
     monkeypatch.setattr(finetune.Net, "forward", lambda self, **inputs: full())
     with pytest.raises(EnvironmentFailure, match="out of memory with 1 examples at once"):
@@ -217,17 +217,17 @@ def test_an_interrupted_training_goes_on_where_it_was(small, tmp_path):
     assert running.returncode != 0
     known = json.loads((work / "seeds.json").read_text())
     again = program(root, *words)
-    _, said = again.communicate(timeout=300)
-    assert again.returncode == 0, said
+    _, printed = again.communicate(timeout=300)
+    assert again.returncode == 0, printed
     result = json.loads((tmp_path / "out" / "train.json").read_text())
-    assert "seed 1: done before" in said and result["seeds"][0] == known[0]
+    assert "seed 1: done before" in printed and result["seeds"][0] == known[0]
     assert result["seeds"][1]["updates"] == result["seeds"][0]["updates"] == 400
     assert len(result["seeds"][1]["looks"]) == 8 and not work.exists()
     # Gone on with, not begun again: the first look is the one that was taken before.
     whole = program(root, *words[:-4], "--out", tmp_path / "whole", "--seeds", "2")
     assert whole.wait(300) == 0
-    looks = json.loads((tmp_path / "whole" / "train.json").read_text())["seeds"][0]["looks"]
-    assert result["seeds"][1]["looks"][0] == looks[0]
+    evaluations = json.loads((tmp_path / "whole" / "train.json").read_text())["seeds"][0]["looks"]
+    assert result["seeds"][1]["looks"][0] == evaluations[0]
 
 
 @pytest.mark.parametrize("left", ["half-written", "given"])

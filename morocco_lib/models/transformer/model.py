@@ -84,7 +84,7 @@ class Transformer:
         return f"<Transformer of {self.task.title}: {self.values['config']['model_type']}, {self.options.precision}>"
 
     @property
-    def said(self) -> dict[str, str]:
+    def reported(self) -> dict[str, str]:
         """What the program says of its operating point."""
         return {"precision": self.options.precision, "backend": self.options.backend, "device": self.device.type}
 
@@ -183,8 +183,8 @@ class Transformer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.step_tokens = max(sum(len(one.ids) for one in batch[:half]), 1)
-        said = f"out of memory with {len(batch)} sequences; at most {self.step_tokens} tokens at once from here on"
-        print(said, file=sys.stderr, flush=True)
+        message = f"out of memory with {len(batch)} sequences; at most {self.step_tokens} tokens at once from here on"
+        print(message, file=sys.stderr, flush=True)
         return torch.cat([self._step(batch[:half]), self._step(batch[half:])])
 
 

@@ -108,9 +108,9 @@ class OpenVINO(Padded):
 
 def refused(kind: str, error: Exception) -> UsageError:
     """Return what a user reads of an architecture that OpenVINO does not compute."""
-    said = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split())[:200]
     return UsageError(
-        f"OpenVINO does not compute a {kind} ({type(error).__name__}: {said})", remedy="use --backend torch"
+        f"OpenVINO does not compute a {kind} ({type(error).__name__}: {reason})", remedy="use --backend torch"
     )
 
 

@@ -25,9 +25,9 @@ def test_a_process_that_fails_ends_the_others(fault, small, tmp_path):
     spoilt = tmp_path / "spoilt.py"
     spoilt.write_text(SPOILT.replace("FAULT", fault))
     running = trained_by_two([spoilt], model_file(tmp_path / "project"), small, tmp_path / "out")
-    _, said = running.communicate(timeout=120)
-    assert running.returncode != 0 and "seed 2" not in said
-    assert ("out of memory with 8 examples at once" in said) == ("memory" in fault.lower())
+    _, printed = running.communicate(timeout=120)
+    assert running.returncode != 0 and "seed 2" not in printed
+    assert ("out of memory with 8 examples at once" in printed) == ("memory" in fault.lower())
     assert json.loads((tmp_path / "out" / "status.json").read_text())["state"] in ("failed", "killed")
 
 
@@ -43,8 +43,8 @@ def test_an_interrupted_training_of_two_processes_goes_on_where_it_was(small, tm
     running.communicate(timeout=60)
     assert running.returncode != 0
     again = trained_by_two(["-m", "morocco_lib"], root, small, tmp_path / "out")
-    _, said = again.communicate(timeout=120)
-    assert again.returncode == 0, said
+    _, printed = again.communicate(timeout=120)
+    assert again.returncode == 0, printed
     result = json.loads((tmp_path / "out" / "train.json").read_text())
-    assert said.count("seed 1: done before") == 1 and result["processes"] == 2 and not work.exists()
+    assert printed.count("seed 1: done before") == 1 and result["processes"] == 2 and not work.exists()
     assert [one["updates"] for one in result["seeds"]] == [400, 400] and len(result["seeds"][1]["looks"]) == 8
