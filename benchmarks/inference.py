@@ -86,7 +86,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Bar:
-    """What must hold of a value: at least or at most a bound; a bound of None is only told."""
+    """What must hold of a value: at least or at most a bound; a bound of None is only shown."""
 
     of: str
     value: float
@@ -194,7 +194,7 @@ def written(path: Path, records: list[Record]) -> Path:
 
 # -- contenders ----------------------------------------------------------------------------------------------------
 class Contender:
-    """A process that answers a file of records when told to."""
+    """A process that answers a file of records on request."""
 
     def __init__(self, name: str, weights: Path):
         argv = [sys.executable, str(HERE / "contenders.py"), name, str(weights)]

@@ -16,7 +16,7 @@ from morocco_lib.analysis.predictions import Answers, differing, read_answers
 from morocco_lib.analysis.run_files import Run, read_run, run_folders
 from morocco_lib.analysis.startup import start_s
 from morocco_lib.analysis.throughput import Throughput
-from morocco_lib.analysis.validity import drift_reasons, exit_reasons, run_reasons, stream_reasons
+from morocco_lib.analysis.validity import drift_reasons, ended_well, exit_reasons, run_reasons, stream_reasons
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.reasons import Reason, verdict
 from morocco_lib.tasks.base import task_value
@@ -208,7 +208,7 @@ def _between_batches(folder: Path, protocol: dict[str, Any], answers: Answers) -
 def _cold(cold: Sequence[Run], protocol: dict[str, Any], speed_per_s: dict[str, Any]) -> dict[str, Any]:
     if not cold:
         return {"value": None, "reason": protocol.get("cold") or Reason.NOT_ASKED}
-    if any(verdict(exit_reasons(run.facts["exit"])) != "VALID" for run in cold):
+    if not all(map(ended_well, cold)):
         return {"value": None, "reason": Reason.NO_VALID_RUN}
     return start_s(cold, speed_per_s)
 

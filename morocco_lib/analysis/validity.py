@@ -4,7 +4,7 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from morocco_lib.analysis.run_files import Run
-from morocco_lib.reasons import NOTES, Reason
+from morocco_lib.reasons import Reason, verdict
 
 THROTTLED_SHARE = 0.01  # of the samples of a GPU; above it the run is invalid
 LONGEST_GAP_S = 1.0  # between two samples; above it the run is invalid
@@ -66,12 +66,17 @@ def exit_reasons(exit_facts: dict) -> list[Reason]:
     return reasons
 
 
+def ended_well(run: Run) -> bool:
+    """Tell whether nothing but notes comes of how a run ended."""
+    return verdict(exit_reasons(run.facts["exit"])) == "VALID"
+
+
 def stream_reasons(facts: dict) -> list[Reason]:
     """Return reasons from what was fed and printed; `facts` is run.json."""
     if facts["stdout_cut"]:
         return [Reason.STDOUT_FLOODED]
-    ended_well = not set(exit_reasons(facts["exit"])) - NOTES
-    return [Reason.INPUT_NOT_READ] if ended_well and not facts["all_fed"] else []
+    says_enough = verdict(exit_reasons(facts["exit"])) == "INVALID"
+    return [] if facts["all_fed"] or says_enough else [Reason.INPUT_NOT_READ]
 
 
 def clock_reasons(clock: dict) -> list[Reason]:

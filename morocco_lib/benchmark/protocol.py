@@ -38,14 +38,14 @@ from morocco_lib.analysis.run_files import Run, read_run, run_folders
 from morocco_lib.analysis.segments import warm_pairs
 from morocco_lib.analysis.startup import start_s
 from morocco_lib.analysis.summary import BENCH, PROTOCOL, derive
-from morocco_lib.analysis.validity import exit_reasons
+from morocco_lib.analysis.validity import ended_well
 from morocco_lib.benchmark import cache_probe, conformance
 from morocco_lib.benchmark.run import RunSeries
 from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.monitors import system_load
-from morocco_lib.reasons import Reason, verdict
+from morocco_lib.reasons import Reason
 from morocco_lib.tasks.base import Task
 
 SINGLE_RECORD = "ones"
@@ -140,7 +140,7 @@ class _Protocol:
                 self._contract()
                 self.facts["idle"] = self._idle()
                 self._short_run()
-                if _ended_well(self.short[0]):
+                if ended_well(self.short[0]):
                     self._cold()
             size = self._size()
             self.hooks.barrier()
@@ -209,7 +209,7 @@ class _Protocol:
         while wanted and size < most:
             with self._series(self._few(size)) as series:
                 run = read_run(series.run(self.folder / "pilot", "pilot"))
-            if not _ended_well(run):
+            if not ended_well(run):
                 break
             per_s = self._roughly(run)
             if per_s is not None and size / per_s >= PILOT_WORK_S:
@@ -255,7 +255,7 @@ class _Protocol:
                         self.hooks.progress(
                             f"{self._run_name(len(runs))}: {run.lines} answers, {run.facts['phases']['exit_s']:.2f} s"
                         )
-                    if len(runs) == 1 and not self.quick and _ended_well(run):
+                    if len(runs) == 1 and not self.quick and ended_well(run):
                         pairs = throughput.read(runs, self.short).method in (None, "paired")
                     while pairs and len(self.short) < len(runs) + MORE_SHORT:
                         self._short_run()
@@ -280,7 +280,7 @@ class _Protocol:
             return "repeats" if warm >= settings.repeats or len(runs) >= 2 * settings.repeats else None
         if len(runs) < LEAST_REPEATS:
             return None
-        if not all(map(_ended_well, runs)):
+        if not all(map(ended_well, runs)):
             return "invalid runs"
         speed = throughput.read(runs, self.short).estimate
         if speed["value"] is None:
@@ -293,7 +293,7 @@ class _Protocol:
 
     # -- after them ------------------------------------------------------------------------------------------------
     def _cached(self, runs: list[Run], size: int) -> None:
-        if not all(map(_ended_well, (*self.short, *runs))):
+        if not all(map(ended_well, (*self.short, *runs))):
             return
         speed_per_s = throughput.read(runs, self.short).estimate
         init_s = start_s(runs, speed_per_s)["value"] or 0.0
@@ -320,10 +320,6 @@ def drop_caches() -> None:
     """
     os.sync()
     DROP_CACHES.write_text("3\n")
-
-
-def _ended_well(run: Run) -> bool:
-    return verdict(exit_reasons(run.facts["exit"])) == "VALID"
 
 
 def _rounded(per_s: float | None, batch_size: int, fallback: int) -> int:

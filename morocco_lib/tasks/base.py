@@ -1,7 +1,6 @@
 """What every task is and does, and what tasks with one label a record share."""
 
 import json
-import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -293,8 +292,5 @@ def task_value(task: Task, scores: Mapping[str, float]) -> float:
 
 def check_file(task: Task, path: Path, records: Sequence[Record]) -> Checked:
     """Check a file of predictions against its records; raises UsageError if it cannot be read."""
-    try:
-        with open_lines(Path(path)) as lines:
-            return task.check(lines, {task.key(record): record for record in records}, str(path))
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"cannot read {path}: {error}", remedy="give the path of a JSONL file") from None
+    with open_lines(Path(path)) as lines:
+        return task.check(lines, {task.key(record): record for record in records}, str(path))

@@ -189,9 +189,6 @@ def test_every_reason_is_explained():
 
 
 def test_notes_leave_a_result_valid_and_every_other_reason_does_not():
-    assert {str(note) for note in NOTES} == {
-        *("SINGLE_RUN", "FLIPS", "ANSWERS_HELD_BACK", "WORK_NOT_SEEN", "TWO_START_UPS", "LEFT_PROCESSES"),
-        *("PIDS_REFUSED", "CLOCK_TROUBLE", "SHARED_MACHINE", "DISPLAY_ON_GPU", "CONTRACT_BROKEN", "BATCH_FLIPS"),
-    }
     assert verdict(NOTES) == verdict([]) == "VALID"
     assert {verdict([reason, *NOTES]) for reason in INVALID} == {"INVALID"}
+    assert {Reason.SINGLE_RUN, Reason.WORK_NOT_SEEN} <= NOTES and Reason.CACHED_ANSWERS in INVALID

@@ -2,9 +2,7 @@
 
 import functools
 import json
-import statistics
 import tarfile
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -138,13 +136,6 @@ def test_the_published_evaluations_give_the_published_totals(archive, model):
         assert round(total, 4) == TOTALS[model]
 
 
-def test_one_published_model_gives_rwsd_a_single_answer(archive):
-    preds = objects(archive("jiant-preds") / "best/rugpt3-large/rwsd.jsonl")
-    assert Counter(p["label"] for p in preds) == {"False": 154}
-    scores = json.loads((archive("jiant-eval") / "best/rugpt3-large/rwsd.json").read_text(encoding="utf-8"))
-    assert scores == {"f1": 0.0, "acc": pytest.approx(103 / 154, abs=1e-12)}
-
-
 # -- the TF-IDF baseline on official records -----------------------------------------------------------------------
 def joined(*keys):
     return lambda record: " ".join(record[key] for key in keys)
@@ -252,23 +243,3 @@ def test_rucos_takes_the_name_whose_query_is_nearest_to_the_passage(real_data, k
         options = vectorizer.transform([query.replace("@placeholder", name) for name in names])
         near = cosine_similarity(vectorizer.transform([passage]), options)[0].round(12)
         assert answer == {"idx": record["qas"][0]["idx"], "label": names[int(np.argmax(near))]}
-
-
-@pytest.mark.slow  # timed
-@pytest.mark.timed
-def test_the_time_of_rucos_grows_linearly_with_the_passage(real_data, kept):
-    model, _ = weights.load(kept("rucos"), "rucos")
-    record = rucos_or_train(real_data, "rucos")[0]
-
-    def seconds(times: int) -> float:
-        text = " ".join([record["passage"]["text"]] * times)  # the entities' offsets hold in the first copy
-        longer = {**record, "passage": {**record["passage"], "text": text}}
-        spent = []
-        for _ in range(5):
-            began = time.process_time()
-            model.answer([longer])
-            spent.append(time.process_time() - began)
-        return statistics.median(spent)
-
-    seconds(40)  # warm
-    assert seconds(8 * 200) <= 24 * seconds(200)  # linear is 8, quadratic 64
