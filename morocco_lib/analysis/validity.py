@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from morocco_lib.analysis.run_files import Run
 from morocco_lib.reasons import Reason, verdict
@@ -147,18 +148,13 @@ def drift_reasons(speeds: Sequence[float]) -> list[Reason]:
 
     Limits: fewer than five runs do not separate a trend from chance.
     """
-    n = len(speeds)
-    if n < DRIFT_RUNS:
+    if len(speeds) < DRIFT_RUNS:
         return []
-    from scipy.special import stdtr
+    from scipy.stats import linregress
 
-    centre, mean = (n - 1) / 2, sum(speeds) / n
-    spread = sum((k - centre) ** 2 for k in range(n))
-    slope = sum((k - centre) * (v - mean) for k, v in enumerate(speeds)) / spread
-    left = sum((v - mean - slope * (k - centre)) ** 2 for k, v in enumerate(speeds))
-    error = (left / (n - 2) / spread) ** 0.5
-    chance = 2 * float(stdtr(n - 2, -abs(slope) / error)) if error else 0.0
-    return [Reason.DRIFT] if abs(slope) * (n - 1) > DRIFT_SHARE * mean and chance < DRIFT_CHANCE else []
+    trend = linregress(range(len(speeds)), speeds)
+    share = abs(trend.slope) * (len(speeds) - 1) / fmean(speeds)
+    return [Reason.DRIFT] if share > DRIFT_SHARE and trend.pvalue < DRIFT_CHANCE else []
 
 
 def answer_reasons(counts: Mapping[str, int]) -> list[Reason]:

@@ -23,17 +23,16 @@ def accuracy(gold: Sequence, predictions: Sequence) -> float:
     return sum(g == p for g, p in zip(gold, predictions, strict=True)) / len(gold)
 
 
-def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> Interval:
-    """Return Wilson's score interval of a share.
+def wilson_interval(successes: int, n: int) -> Interval:
+    """Return Wilson's score interval of a share, 95 %.
 
     Args:
         successes: How many of `n` succeeded.
         n: Number of independent trials, above 0.
-        z: Normal quantile; the default gives 95 %.
     Limits: records drawn in groups (the same premise twice) are not independent; the interval is then too narrow.
     Source: E. B. Wilson, JASA 22 (1927), 209-212.
     """
-    p = successes / n
+    p, z = successes / n, 1.959963984540054  # of the normal distribution, 97.5 % lie below
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return Interval(max(0.0, centre - half), min(1.0, centre + half), "wilson 95 %")
