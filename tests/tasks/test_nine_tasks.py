@@ -1,18 +1,13 @@
 """All nine tasks on official records: one promise a test, kept by every task, and facts of the published files."""
 
 import copy
-import functools
-import gzip
 import json
 import math
 import random
-from pathlib import Path
 
 import pytest
 
-from morocco_lib import data
 from morocco_lib.data import workload
-from morocco_lib.errors import UsageError
 from morocco_lib.report import tables
 from morocco_lib.tasks import get_task, task_names
 from morocco_lib.tasks.base import task_value
@@ -20,13 +15,6 @@ from morocco_lib.tasks.base import task_value
 NAMES = task_names("Russian SuperGLUE")
 HIDDEN = {"muserc": {"label"}, "rucos": {"answers"}, "russe": {"label", "gold_sense1", "gold_sense2"}}
 every_task = pytest.mark.parametrize("name", NAMES)
-
-
-@functools.cache
-def records_of(root: Path, name: str, split: str = "val") -> list[dict]:
-    task = get_task(name)
-    path = root / "rsg/RuCoS/train_sample.jsonl" if name == "rucos" else data.find_split(root / "rsg", task, split)
-    return task.read(path)
 
 
 def respond(task, record: dict, rng: random.Random) -> dict:
@@ -62,9 +50,9 @@ def check(task, predictions, records):
 
 # -- scores --------------------------------------------------------------------------------------------------------
 @every_task
-def test_gold_scores_1_against_itself(real_data, name):
+def test_gold_scores_1_against_itself(official, name):
     task = get_task(name)
-    gold = [task.gold(record) for record in records_of(real_data, name)]
+    gold = [task.gold(record) for record in official(name)]
     scores = task.score(gold, gold)
     assert task_value(task, scores) == pytest.approx(1, abs=1e-12)
     assert all(scores[metric] == pytest.approx(1, abs=1e-12) for metric in task.metric_names)
@@ -73,9 +61,9 @@ def test_gold_scores_1_against_itself(real_data, name):
 
 
 @every_task
-def test_answers_survive_a_file_of_lines_in_any_order(real_data, name):
+def test_answers_survive_a_file_of_lines_in_any_order(official, name):
     task, rng = get_task(name), random.Random(2)
-    official = records_of(real_data, name)
+    official = official(name)
     records = rng.sample(official, min(40, len(official)))
     answers = {task.key(record): respond(task, record, rng) for record in records}
     lines = [task.format(answer).encode() for answer in rng.sample(list(answers.values()), len(answers))]
@@ -91,9 +79,9 @@ def test_answers_survive_a_file_of_lines_in_any_order(real_data, name):
 
 
 @every_task
-def test_the_interval_holds_the_value_and_is_no_point(real_data, name):
+def test_the_interval_holds_the_value_and_is_no_point(official, name):
     task, rng = get_task(name), random.Random(5)
-    records = records_of(real_data, name)[:300]
+    records = official(name)[:300]
     gold = [task.gold(record) for record in records]
     given = [g if rng.random() < 0.3 else respond(task, r, rng) for g, r in zip(gold, records, strict=True)]
     value = task_value(task, task.score(gold, given))
@@ -104,10 +92,10 @@ def test_the_interval_holds_the_value_and_is_no_point(real_data, name):
 # -- one record's way there and back -------------------------------------------------------------------------------
 @every_task
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_stripped_records_hold_nothing_that_gives_the_answer_away(real_data, name, split):
+def test_stripped_records_hold_nothing_that_gives_the_answer_away(official, name, split):
     task, hidden = get_task(name), HIDDEN.get(name, {"label"})
     found = set()
-    for record in records_of(real_data, name, "val" if name == "lidirus" else split)[:2000]:
+    for record in official(name, "val" if name == "lidirus" else split)[:2000]:
         before = copy.deepcopy(record)
         stripped = task.strip_labels(record)
         assert record == before
@@ -122,9 +110,9 @@ def test_stripped_records_hold_nothing_that_gives_the_answer_away(real_data, nam
 
 
 @every_task
-def test_skeletons_hold_no_text_and_no_label(real_data, name):
+def test_skeletons_hold_no_text_and_no_label(official, name):
     task = get_task(name)
-    for record in records_of(real_data, name)[:1000]:
+    for record in official(name)[:1000]:
         skeleton = task.skeleton(record)
         assert skeleton == task.skeleton(task.strip_labels(record))
         assert task.key(skeleton) == task.key(record)
@@ -140,9 +128,9 @@ def test_skeletons_hold_no_text_and_no_label(real_data, name):
 
 @every_task
 @pytest.mark.parametrize("position", [0, 1, 70_000])
-def test_answers_to_reindexed_records_map_back_at_every_depth(real_data, name, position):
+def test_answers_to_reindexed_records_map_back_at_every_depth(official, name, position):
     task = get_task(name)
-    record = records_of(real_data, name)[5]
+    record = official(name)[5]
     answer = respond(task, record, random.Random(7))
     for given in (record, task.skeleton(record)):
         before = copy.deepcopy(given)
@@ -157,9 +145,9 @@ def test_answers_to_reindexed_records_map_back_at_every_depth(real_data, name, p
     assert task.restore(task.gold(task.reindex(record, position)), record) == task.gold(record)
 
 
-def test_every_muserc_question_and_answer_has_an_idx_of_its_own(real_data):
+def test_every_muserc_question_and_answer_has_an_idx_of_its_own(official):
     task = get_task("muserc")
-    fed = [task.reindex(record, place) for place, record in enumerate(records_of(real_data, "muserc")[:3])]
+    fed = [task.reindex(record, place) for place, record in enumerate(official("muserc")[:3])]
     questions = [question for record in fed for question in record["passage"]["questions"]]
     for parts in (questions, [answer for question in questions for answer in question["answers"]]):
         assert len({part["idx"] for part in parts}) == len(parts) > 3
@@ -178,10 +166,10 @@ WRONG_LABELS = {  # null, a list and none at all are tried with every task
 }
 
 
-def planted(real_data, name):
+def planted(official, name):
     """Return (task, four records, right lines, key of the second record), where each fault is planted."""
     task = get_task(name)
-    records = records_of(real_data, name)[:4]
+    records = official(name)[:4]
     lines = [respond(task, record, random.Random(3)) for record in records]
     return task, records, lines, task.key(records[1])
 
@@ -193,8 +181,8 @@ def found(checked) -> list:
 
 
 @every_task
-def test_missing_duplicate_unknown_and_broken_lines_are_found(real_data, name):
-    task, records, lines, key = planted(real_data, name)
+def test_missing_duplicate_unknown_and_broken_lines_are_found(official, name):
+    task, records, lines, key = planted(official, name)
     unknown = task.idx_type(10**9)
     faults = [
         (lines[:1] + lines[2:], [("missing-idx", None, key)]),
@@ -209,8 +197,8 @@ def test_missing_duplicate_unknown_and_broken_lines_are_found(real_data, name):
 
 
 @every_task
-def test_an_idx_of_the_wrong_type_is_found(real_data, name):
-    task, records, lines, key = planted(real_data, name)
+def test_an_idx_of_the_wrong_type_is_found(official, name):
+    task, records, lines, key = planted(official, name)
     wrong = [True, 1.0, None, [1], {"idx": 1}, *([] if name == "lidirus" else [str(key)])]
     for idx in [*wrong, ...]:
         line = {k: v for k, v in lines[1].items() if k != "idx"} if idx is ... else {**lines[1], "idx": idx}
@@ -219,8 +207,8 @@ def test_an_idx_of_the_wrong_type_is_found(real_data, name):
 
 
 @pytest.mark.parametrize("name", WRONG_LABELS)
-def test_a_wrong_label_and_one_of_the_wrong_type_are_found(real_data, name):
-    task, records, lines, key = planted(real_data, name)
+def test_a_wrong_label_and_one_of_the_wrong_type_are_found(official, name):
+    task, records, lines, key = planted(official, name)
     wrong = [*WRONG_LABELS[name], None, [lines[1]["label"]], {}]
     for line in [{"idx": key}, *({"idx": key, "label": label} for label in wrong)]:
         checked = check(task, [lines[0], line, *lines[2:]], records)
@@ -246,8 +234,8 @@ MUSERC_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", MUSERC_FAULTS)
-def test_faults_inside_a_muserc_answer_are_found(real_data, fault):
-    task, records, lines, key = planted(real_data, "muserc")
+def test_faults_inside_a_muserc_answer_are_found(official, fault):
+    task, records, lines, key = planted(official, "muserc")
     change, rule = MUSERC_FAULTS[fault]
     faulty = copy.deepcopy(lines)
     change(faulty[1]["passage"]["questions"])
@@ -259,8 +247,8 @@ def test_faults_inside_a_muserc_answer_are_found(real_data, fault):
         assert found(check(task, faulty, records)) == [("label", 2, key)]
 
 
-def test_a_muserc_answer_may_list_a_question_in_parts(real_data):
-    task, records, lines, _ = planted(real_data, "muserc")
+def test_a_muserc_answer_may_list_a_question_in_parts(official):
+    task, records, lines, _ = planted(official, "muserc")
     parts = copy.deepcopy(lines)
     for line in parts:
         line["passage"]["questions"] = [
@@ -277,8 +265,8 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("name", "spellings"), PUBLISHED, ids=[name for name, _ in PUBLISHED])
-def test_published_spellings_are_accepted_and_counted(real_data, name, spellings):
-    task, records, _, _ = planted(real_data, name)
+def test_published_spellings_are_accepted_and_counted(official, name, spellings):
+    task, records, _, _ = planted(official, name)
     for spelt, label in spellings.items():
         checked = check(task, [{"idx": r["idx"], "label": spelt} for r in records], records)
         assert checked.ok and checked.noncanonical == {"label": 4}
@@ -288,15 +276,15 @@ def test_published_spellings_are_accepted_and_counted(real_data, name, spellings
     assert check(task, lines, records).noncanonical.total() == 0
 
 
-def test_an_integer_idx_of_lidirus_is_accepted_and_counted(real_data):
-    task, records, lines, _ = planted(real_data, "lidirus")
+def test_an_integer_idx_of_lidirus_is_accepted_and_counted(official):
+    task, records, lines, _ = planted(official, "lidirus")
     checked = check(task, [{**line, "idx": int(line["idx"])} for line in lines[:3]] + lines[3:], records)
     assert checked.ok and checked.noncanonical == {"idx": 3, "label": 0}
     assert list(checked.predictions.values()) == lines
 
 
-def test_an_answer_that_names_no_entity_is_accepted_and_counted(real_data):
-    task, records, lines, key = planted(real_data, "rucos")
+def test_an_answer_that_names_no_entity_is_accepted_and_counted(official):
+    task, records, lines, key = planted(official, "rucos")
     checked = check(task, [lines[0], {"idx": key, "label": "никто"}, *lines[2:]], records)
     assert checked.ok and checked.noncanonical == {"label": 1} and checked.predictions[key]["label"] == "никто"
 
@@ -321,8 +309,8 @@ def test_a_submission_is_spelt_as_the_leaderboard_reads_it(name, answer, line):
 
 # -- the stream ----------------------------------------------------------------------------------------------------
 @every_task
-def test_a_stream_is_mapped_back_from_its_description_alone(real_data, name):
-    task, records = get_task(name), records_of(real_data, name)[:25]
+def test_a_stream_is_mapped_back_from_its_description_alone(official, name):
+    task, records = get_task(name), official(name)[:25]
     load = workload.build(task, records, 2 * len(records) + 3, seed=4)
     description = json.loads(json.dumps(load.describe(), ensure_ascii=False))
     back = workload.from_description(task, description)
@@ -342,128 +330,6 @@ def test_a_stream_is_mapped_back_from_its_description_alone(real_data, name):
     for place, answer in zip(places, answers, strict=True):
         assert json.loads(task.format(answer)) == json.loads(task.format(task.gold(records[place])))
     assert task_value(task, task.score([back.gold[place] for place in places], answers)) == pytest.approx(1)
-
-
-# -- facts of the published files ----------------------------------------------------------------------------------
-COUNTS = {
-    "danetqa": (1366, 654, 653), "parus": (312, 92, 404), "rcb": (346, 181, 361), "terra": (2087, 242, 2571),
-    "russe": (15895, 6825, 15059), "rwsd": (488, 151, 115), "muserc": (397, 76, 259),
-}  # fmt: skip
-CROWD = {"PARus": 404, "RCB": 353, "RUSSE": 918, "RWSD": 115}
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_every_official_file_is_read_whole(real_data, name):
-    splits = [records_of(real_data, name, split) for split in ("train", "val", "test")]
-    assert tuple(map(len, splits)) == COUNTS[name]
-    task = get_task(name)
-    assert [sum(task.gold(r) is not None for r in split) for split in splits] == [*COUNTS[name][:2], 0]
-    assert all(count < task.sizes[split] for count, split in zip(COUNTS[name], ("train", "val", "test"), strict=True))
-
-
-def test_diagnostic_sample_and_crowd_files_have_their_sizes(real_data):
-    lidirus = records_of(real_data, "lidirus")
-    assert len(lidirus) == 858 and lidirus == records_of(real_data, "lidirus", "test")
-    assert all(type(r["idx"]) is str and str(int(r["idx"])) == r["idx"] for r in lidirus)
-    assert len(records_of(real_data, "rucos")) == 10
-    for title, count in CROWD.items():
-        rows = [json.loads(line) for line in (real_data / "rsg" / title / "test_crowd.jsonl").open(encoding="utf-8")]
-        task = get_task(title.lower())
-        assert len({row["idx"] for row in rows}) == len(rows) == count
-        assert {row["idx"] for row in rows} <= {r["idx"] for r in records_of(real_data, task.name, "test")}
-        assert {task.label_of(row["label"]) for row in rows} == set(task.labels)
-
-
-def test_muserc_asks_about_running_idx(real_data):
-    for split in ("train", "val", "test"):
-        questions = [q for r in records_of(real_data, "muserc", split) for q in r["passage"]["questions"]]
-        for parts in (questions, [a for q in questions for a in q["answers"]]):
-            places = [part["idx"] for part in parts]
-            assert len(set(places)) == len(places) and places == sorted(places)
-        assert split == "test" or all(any(a["label"] for a in q["answers"]) for q in questions)
-
-
-def test_the_two_misspelt_rcb_rows_are_read(real_data):
-    rows = {r["idx"]: r for r in records_of(real_data, "rcb", "train") if "negation" not in r}
-    assert set(rows) == {36, 354} and all("no_negation" in r for r in rows.values())
-    assert all(get_task("rcb").gold(r)["label"] in get_task("rcb").labels for r in rows.values())
-
-
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_russe_words_are_found_whatever_the_end_says(real_data, split):
-    task, records = get_task("russe"), records_of(real_data, "russe", split)
-    spans = [task.word_spans(r) for r in records]
-    both = sum(None not in pair for pair in spans)
-    assert both >= 0.98 * len(records), f"both words found in {both} of {len(records)} {split} records"
-    for record, pair in zip(records, spans, strict=True):
-        moved = {**record, "end1": record["end1"] + 9, "end2": 0}
-        assert task.word_spans(moved) == pair
-        for number, span in zip("12", pair, strict=True):
-            sentence = record[f"sentence{number}"]
-            if span:
-                word = sentence[span.start : span.end]
-                assert word[0].isalnum() and word[-1].isalnum() and word[0].lower() == record["word"][0].lower()
-                assert not sentence[span.start - 1 : span.start].isalnum() and not sentence[span.end :][:1].isalnum()
-
-
-def test_rwsd_spans_are_as_many_words_as_the_text_of_the_span(real_data):
-    task = get_task("rwsd")
-    for split in ("train", "val", "test"):
-        for record in records_of(real_data, "rwsd", split):
-            target, words = record["target"], record["text"].split()
-            for number, span in zip("12", task.word_spans(record), strict=True):
-                place, size = target[f"span{number}_index"], len(target[f"span{number}_text"].split())
-                assert record["text"][span.start : span.end].split() == words[place : place + size] != []
-    record = records_of(real_data, "rwsd", "test")[0]
-    assert [record["text"][a:b] for a, b in task.word_spans(record)] == ["Мод и Дора", "они появились"]
-
-
-def test_rucos_ends_are_exclusive(real_data):
-    task, unmarked = get_task("rucos"), {}
-    for record in records_of(real_data, "rucos"):
-        text, answers = record["passage"]["text"], record["qas"][0]["answers"]
-        assert [text[a["start"] : a["end"]] for a in answers] == [a["text"] for a in answers] != []
-        assert task.gold(record)["answers"] == list(dict.fromkeys(a["text"] for a in answers))
-        if odd := [answer for answer in task.gold(record)["answers"] if answer not in task.entities(record)]:
-            unmarked[record["idx"]] = odd
-        assert all(name == name.strip() and name[-1].isalnum() for name in task.entities(record))
-        assert "@placeholder" in record["qas"][0]["query"]
-    # An answer need not be among the passage's entities; the second record has no other.
-    assert unmarked == {80: ["Пхеньян"], 780: ["МИДа Олег Волошин"]}
-
-
-def test_rucos_spans_outside_the_text_are_refused(real_data):
-    task, record = get_task("rucos"), records_of(real_data, "rucos")[0]
-    size = len(record["passage"]["text"])
-    task.validate({**record, "passage": {**record["passage"], "entities": [{"start": 0, "end": size}]}})
-    for span in ({"start": 0, "end": size + 1}, {"start": -1, "end": 3}, {"start": 3, "end": 3}, {"start": 0}, 5):
-        with pytest.raises(ValueError, match="does not lie in the text"):
-            task.validate({**record, "passage": {**record["passage"], "entities": [span]}})
-    for answers in (None, 5, {}):
-        with pytest.raises(ValueError, match=r"'answers' is .*; it is list"):
-            task.validate({**record, "qas": [{**record["qas"][0], "answers": answers}]})
-
-
-SAME_SCHEMA = {("rcb", "terra"), ("terra", "rcb")}  # told apart by their labels only
-
-
-@every_task
-def test_a_reader_refuses_the_records_of_every_other_task(real_data, tmp_path, name):
-    task = get_task(name)
-    for other in set(NAMES) - {name}:
-        for record in records_of(real_data, other)[:20]:
-            known = record.get("label") in task.labels
-            if (name, other) in SAME_SCHEMA and known:
-                continue
-            (tmp_path / "other.jsonl").write_text(json.dumps(record), encoding="utf-8")
-            with pytest.raises(UsageError, match=rf"other\.jsonl, line 1: .*give a {task.title} file"):
-                task.read(tmp_path / "other.jsonl")
-
-
-def test_plain_and_zipped_files_are_the_same(real_data, tmp_path):
-    source = real_data / "rsg/RUSSE/val.jsonl.gz"
-    (tmp_path / "val.jsonl").write_bytes(gzip.decompress(source.read_bytes()))
-    assert get_task("russe").read(tmp_path / "val.jsonl") == records_of(real_data, "russe")
 
 
 # -- scores by hand ------------------------------------------------------------------------------------------------
