@@ -32,12 +32,11 @@ DETECTABLE = 2.5  # standard deviations that a cold start must cost to be recogn
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of one run in which `records` were answered in `seconds`, its own parts, and the warm-up left out before it."""
+    """A part of one run: `records` answered in `seconds`, its own parts, and the warm-up left out before it."""
 
     records: int
     seconds: float
     parts: list[tuple[int, float]]
-    warm_up_records: int = 0
     warm_up_s: float = 0.0
 
 
@@ -66,7 +65,6 @@ def stream_segment(run: Run) -> Segment | Reason:
         sum(n for _, n in steady[1:]),
         last_s - steady[0][0],
         _parts(steady),
-        sum(n for _, n in arrivals[1 : begin + 1]),
         steady[0][0] - first_s,
     )
 
