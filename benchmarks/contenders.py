@@ -1,4 +1,4 @@
-"""The contenders of `benchmarks/inference.py` and `gpu.py`, each a process that loads one model and answers when told to.
+"""The contenders of `benchmarks/inference.py` and `gpu.py`, each a process that loads one model and answers on request.
 
     python benchmarks/contenders.py NAME FOLDER
 
@@ -133,8 +133,8 @@ def labels_of(model: Transformer, records: list[Record], logits: torch.Tensor) -
 
 def lengths_of(model: Transformer, records: list[Record]) -> list[int]:
     """Return the tokens of every sequence."""
-    asked = [model.task.parts(record) for record in records]
-    return [len(one.ids) for sequences in model.reader(asked) for one in sequences]
+    parts = [model.task.parts(record) for record in records]
+    return [len(one.ids) for sequences in model.reader(parts) for one in sequences]
 
 
 def main(name: str, folder: Path) -> None:
@@ -149,15 +149,15 @@ def main(name: str, folder: Path) -> None:
             known[line] = [task.strip_labels(record) for record in task.read(Path(line))]
         began = time.perf_counter()
         logits = answer(known[line])
-        told = {"seconds": time.perf_counter() - began}
+        reply = {"seconds": time.perf_counter() - began}
         if torch.cuda.is_available():
-            told["allocated_bytes"] = torch.cuda.max_memory_allocated()
-            told["reserved_bytes"] = torch.cuda.max_memory_reserved()
+            reply["allocated_bytes"] = torch.cuda.max_memory_allocated()
+            reply["reserved_bytes"] = torch.cuda.max_memory_reserved()
         if first:
             model, _ = weights.load(folder)
-            told |= {"labels": labels_of(model, known[line], logits), "logits": logits.tolist()}
-            told |= {"lengths": lengths_of(model, known[line]), "truncated": model.truncated}
-        print(json.dumps(told), flush=True)
+            reply |= {"labels": labels_of(model, known[line], logits), "logits": logits.tolist()}
+            reply |= {"lengths": lengths_of(model, known[line]), "truncated": model.truncated}
+        print(json.dumps(reply), flush=True)
 
 
 if __name__ == "__main__":

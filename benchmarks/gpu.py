@@ -9,11 +9,11 @@ is not counted. The reference is transformers' forward in fp32 on batches in the
 
     records/s       median of the single passes over val, with the lowest and highest
     J/record        of all the GPU, between the first and the last pass of a block, by its energy counter
-    process         peak of the process, context included, as NVML tells it; allocated and reserved: torch's own peaks
+    process         peak of the process, context included, as NVML reports it; allocated and reserved: torch's own peaks
     of the peak     operations that the tokens of val need (no padding; all layers whole) per second, over those of square
                     matrix multiplications in the same precision, measured before and after each shape
 
-Bar: bf16 at least 5 times the reference. Exits with 1 if it is missed on a GPU. How many answers are equal is told, but the
+Bar: bf16 at least 5 times the reference. Exits with 1 if it is missed on a GPU. How many answers are equal is shown, but the
 weights are random: see benchmarks/inference.py for trained ones.
 """
 
@@ -115,13 +115,13 @@ def block(one: Contender, records: Path, count: int, seconds: float, place: Path
         origin = time.monotonic_ns()
         sampler.watch(lambda: [one.process.pid], origin)
         while not found or (time.monotonic_ns() - origin) / 1e9 < seconds:
-            told = one.ask(records)
-            found.append(told["seconds"])
+            reply = one.ask(records)
+            found.append(reply["seconds"])
             arrivals.append(((time.monotonic_ns() - origin) / 1e9, count))
         facts = sampler.stop()
     lines = [json.loads(line) for line in samples.read_text().splitlines()] if samples.exists() else []
     samples.unlink(missing_ok=True)
-    return found, Run(None, {"gpu": facts if isinstance(facts, dict) else str(facts)}, arrivals, [], lines), told
+    return found, Run(None, {"gpu": facts if isinstance(facts, dict) else str(facts)}, arrivals, [], lines), reply
 
 
 def measured(name: str, task: Task, records: list[Record], args, place: Path) -> list[dict]:
@@ -133,10 +133,10 @@ def measured(name: str, task: Task, records: list[Record], args, place: Path) ->
         answered = {one.name: one.ask(path) for one in contenders}
         seconds: dict[str, list[float]] = {contender: [] for contender in NAMES}
         runs: dict[str, list[Run]] = {contender: [] for contender in NAMES}
-        told = {}
+        reply = {}
         for number in range(args.rounds):
             for one in contenders[number % 3 :] + contenders[: number % 3]:
-                found, run, told[one.name] = block(one, path, len(records), args.seconds, place)
+                found, run, reply[one.name] = block(one, path, len(records), args.seconds, place)
                 seconds[one.name] += found
                 runs[one.name].append(run)
     finally:
@@ -157,8 +157,8 @@ def measured(name: str, task: Task, records: list[Record], args, place: Path) ->
                 "lowest": min(each), "highest": max(each), "x": ratio(seconds, contender, REFERENCE),
                 "j_per_record": median(joules) if joules else None,
                 "process_bytes": max(ram) if ram else None,
-                "allocated_bytes": told[contender].get("allocated_bytes"),
-                "reserved_bytes": told[contender].get("reserved_bytes"),
+                "allocated_bytes": reply[contender].get("allocated_bytes"),
+                "reserved_bytes": reply[contender].get("reserved_bytes"),
                 "share_of_peak": needed / median(seconds[contender]) / max(peaks[PRECISIONS[contender]]),
                 "equal": same(answered[contender], answered[REFERENCE]),
                 "reasons": sorted({str(one) for one in energy if isinstance(one, Reason)}),

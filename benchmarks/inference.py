@@ -86,7 +86,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Bar:
-    """What must hold of a value: at least or at most a bound; a bound of None is only told."""
+    """What must hold of a value: at least or at most a bound; a bound of None is only shown."""
 
     of: str
     value: float
@@ -194,7 +194,7 @@ def written(path: Path, records: list[Record]) -> Path:
 
 # -- contenders ----------------------------------------------------------------------------------------------------
 class Contender:
-    """A process that answers a file of records when told to."""
+    """A process that answers a file of records on request."""
 
     def __init__(self, name: str, weights: Path):
         argv = [sys.executable, str(HERE / "contenders.py"), name, str(weights)]
@@ -272,8 +272,10 @@ def described(title: str, one: dict) -> tuple[str, Bar]:
     if not rarest:
         rarest = len(one["labels"]) - max(counts.values())
     low, middle, high = np.quantile(one["lengths"], [0, 0.5, 1])
-    said = f"{title}: {len(one['lengths'])} sequences of {low:.0f} to {high:.0f} tokens, half have over {middle:.0f}"
-    return said, Bar(f"{title}: rarest answer", rarest / len(one["labels"]), ">=", RAREST)
+    description = (
+        f"{title}: {len(one['lengths'])} sequences of {low:.0f} to {high:.0f} tokens, half have over {middle:.0f}"
+    )
+    return description, Bar(f"{title}: rarest answer", rarest / len(one["labels"]), ">=", RAREST)
 
 
 # -- what is measured ----------------------------------------------------------------------------------------------
@@ -281,8 +283,8 @@ def pairs(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict
     weights, records = prepared(args.work, "terra"), drawn("terra", args.records)
     records = lengthened(records) if title == "mix" else records
     answered, seconds = raced(PAIRS, weights, written(args.work / f"{title}.jsonl", records), args.rounds)
-    said, bar = described(title, answered["fixed order"])
-    say(f"{said}\n{table(title, len(records), seconds, 'fixed order')}")
+    description, bar = described(title, answered["fixed order"])
+    say(f"{description}\n{table(title, len(records), seconds, 'fixed order')}")
     bars = [bar, Bar(f"{title}: sequences that were cut", max(a["truncated"] for a in answered.values()), "<=", 0)]
     for name in PAIRS[1:4]:
         bars.append(Bar(f"{title}: {name}, equal answers", same(answered[name], answered["fixed order"]), ">=", 1))
@@ -297,8 +299,8 @@ def sharing(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], di
     weights, records = prepared(args.work, title), drawn(title, max(args.records // 20, 20))
     records = fuller(title, records)
     answered, seconds = raced(SHARING, weights, written(args.work / f"{title}.jsonl", records), args.rounds)
-    said, bar = described(title, answered["recomputed"])
-    say(f"{said}\n{table(title, len(records), seconds, 'recomputed')}")
+    description, bar = described(title, answered["recomputed"])
+    say(f"{description}\n{table(title, len(records), seconds, 'recomputed')}")
     return [
         bar,
         Bar(f"{title}: equal answers", same(answered["morocco fp32"], answered["recomputed"]), ">=", 1),

@@ -8,7 +8,7 @@ batches whose time varies by 10 %, arrivals that hold one batch or two, and a sp
 drift the machine slows down by 1 % from the first run to the last; with cold starts one start-up in five takes 1.5 times
 as long. The truth is records by expected seconds, over the runs of an experiment. Prints the share of intervals that hold
 it and the median width of the interval, in per cent of the speed; exits with 1 if a share is outside 93.5 to 96.5 %. A drift that
-is larger than what runs differ by makes intervals too wide, and is told as DRIFT: the last lines show it for 6 %.
+is larger than what runs differ by makes intervals too wide, and is reported as DRIFT: the last lines show it for 6 %.
 """
 
 import argparse
@@ -57,8 +57,8 @@ def run(rng: np.random.Generator, method: str, cold: bool, slower: float, batche
     else:
         arrivals = [(float(ends[-1]), batches * BATCH)]
     exit_s = float(ends[-1]) + 0.05
-    told = ready_s if method != "paired" else None
-    return Run(Path(), {"phases": {"ready_s": told, "exit_s": exit_s}, "batch_size": BATCH}, arrivals, [])
+    reported_s = ready_s if method != "paired" else None
+    return Run(Path(), {"phases": {"ready_s": reported_s, "exit_s": exit_s}, "batch_size": BATCH}, arrivals, [])
 
 
 def experiment(
@@ -67,7 +67,7 @@ def experiment(
     """Return (timed runs, short runs, the true speed)."""
     slowed = [1 / (1 - drift * k / (repeats - 1)) for k in range(repeats)]
     runs, short = [], []
-    for k in range(2 * repeats):  # a pair with a cold start is made again, as the protocol does
+    for k in range(2 * repeats):  # a pair with a cold start is run again, as the protocol does
         slower = slowed[min(k, repeats - 1)]
         runs.append(run(rng, method, cold, slower))
         if method != "paired":
@@ -130,9 +130,11 @@ def main() -> int:
         for repeats in args.repeats:
             found = setting(args.seeds[0], args.experiments, "stream", repeats, STRONG_DRIFT, False)
             print(
-                f"drift of {STRONG_DRIFT:.0%}, {repeats} runs: {found['coverage']:.2%} hold the truth, DRIFT said of {found['alarms']:.1%}"
+                f"drift of {STRONG_DRIFT:.0%}, {repeats} runs: {found['coverage']:.2%} hold the truth, DRIFT reported in {found['alarms']:.1%}"
             )
-        print(f"outside {BOUNDS[0]:.1%} to {BOUNDS[1]:.1%}: {outside}; DRIFT said without drift: {alarms:.2%} at most")
+        print(
+            f"outside {BOUNDS[0]:.1%} to {BOUNDS[1]:.1%}: {outside}; DRIFT reported without drift: {alarms:.2%} at most"
+        )
     return 1 if outside else 0
 
 

@@ -22,13 +22,13 @@ def percent(value: float) -> str:
 
 def row(name: str, way: str, errors: Sequence[float], wall_s: float, trials: Sequence[pool.Trial] = ()) -> str:
     """Return a line of the table; widths and what else comes of an interval are of our way alone."""
-    told = [trial for trial in trials if trial.width is not None]
-    widths = sorted(trial.width for trial in told)
+    intervals = [trial for trial in trials if trial.width is not None]
+    widths = sorted(trial.width for trial in intervals)
     cells = [
         *map(percent, (*pool.median_and_p95(errors), max(map(abs, errors)))),
         percent(widths[len(widths) // 2]) if widths else "",
         percent(widths[-1]) if widths else "",
-        f"{sum(trial.holds for trial in told)}/{len(told)}" if told else "",
+        f"{sum(trial.holds for trial in intervals)}/{len(intervals)}" if intervals else "",
         f"{max(abs(trial.init_error_s) for trial in trials):.3f}" if trials else "",
         f"{wall_s / len(errors):.1f}",
     ]
@@ -46,11 +46,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         for number, (title, settings) in enumerate(pool.pools(args.seed).items()):
-            trials = pool.sitting(settings, base / f"pool{number}")
+            trials = pool.measure(settings, base / f"pool{number}")
             wall_s = sum(trial.wall_s for trial in trials)
             print(row(title, "one run", [trial.error for trial in trials], wall_s, trials), flush=True)
-        for number, (title, setting) in enumerate(pool.untold(args.seed).items()):
-            trial = pool.ours(setting, base / f"untold{number}", repeats=5)
+        for number, (title, setting) in enumerate(pool.without_readiness(args.seed).items()):
+            trial = pool.ours(setting, base / f"paired{number}", repeats=5)
             print(row(f"no readiness, {title}", "paired", [trial.error], trial.wall_s, [trial]), flush=True)
         for number, (title, settings) in enumerate(pool.compared(args.repeats, args.seed).items()):
             trials, others = pool.both(settings, base / f"both{number}")

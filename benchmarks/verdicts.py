@@ -22,12 +22,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from morocco_lib import fileio
 from morocco_lib.analysis import segments, summary
+from morocco_lib.analysis.caching import PAIRS
 from morocco_lib.analysis.run_files import read_run
 from morocco_lib.benchmark import cache_probe, protocol
 from morocco_lib.data import workload
@@ -63,7 +65,7 @@ WITH_NOISE = [
 NOT_SIMULATED = {
     Reason.CONTRACT_BROKEN: "the check of the contract needs a program to run",
     Reason.BATCH_FLIPS: "needs a model and two batch sizes",
-    Reason.SINGLE_RUN: "says what was asked",
+    Reason.SINGLE_RUN: "says what was requested",
 }
 
 
@@ -85,7 +87,7 @@ class Bench:
     cold_first: bool
 
     @property
-    def tells(self) -> bool:
+    def reports_ready(self) -> bool:
         return "no readiness" not in self.program
 
     @property
@@ -127,12 +129,11 @@ def records() -> list[dict]:
 @cache
 def description(size: int, kind: str = "", pair: int = 1) -> str:
     """Return workload.json of a timed run (no kind), or of one of a pair that looks for kept answers."""
-    if kind:
-        load = dict(zip(("unique", "repeated"), cache_probe.workloads(TASK, records(), size, 1, pair), strict=True))[
-            kind
-        ]
-    else:
-        load = workload.build(TASK, records(), size, 1)
+    load = (
+        cache_probe.workloads(TASK, records(), size, 1, pair)[kind]
+        if kind
+        else workload.build(TASK, records(), size, 1)
+    )
     return json.dumps({**load.describe(), "source": {"path": "records.jsonl"}}, ensure_ascii=False)
 
 
@@ -153,7 +154,7 @@ def write_run(folder: Path, rng: np.random.Generator, made: Bench, size: int, lo
     counts = np.minimum(made.batch, size - made.batch * np.arange(len(seconds)))
     if not made.streams:
         ends, counts = ends[-1:], np.array([size])
-    ready_s, first_s, last_s = (init_s if made.tells else None), float(ends[0]), float(ends[-1])
+    ready_s, first_s, last_s = (init_s if made.reports_ready else None), float(ends[0]), float(ends[-1])
     exit_s = last_s + rng.uniform(0.02, 0.08)
     of_line = len(answers(size)) // size
     chunk_bytes = np.append(counts[:-1] * of_line, len(answers(size)) - int(counts[:-1].sum()) * of_line)
@@ -169,7 +170,7 @@ def write_run(folder: Path, rng: np.random.Generator, made: Bench, size: int, lo
     def cpu_s(t_s: float) -> float:
         return start_cpu_s * min(1.0, t_s / init_s) + made.run_cores * max(0.0, min(t_s, last_s) - init_s)
 
-    marks = {"first_answer": first_s, "last_answer": last_s} | ({"ready": init_s} if made.tells else {})
+    marks = {"first_answer": first_s, "last_answer": last_s} | ({"ready": init_s} if made.reports_ready else {})
     steady = write_samples(path / "samples.jsonl", rng, exit_s, cpu_s, marks)
     run_cpu_s = cpu_s(exit_s)
     facts = {
@@ -275,7 +276,7 @@ def experiment(rng: np.random.Generator, made: Bench, folder: Path) -> dict:
     size, start_s = BATCHES * made.batch, made.init_s
     short = [write_run(folder / "short", rng, made, made.batch, description(made.batch), cold=made.cold_first)]
     shorts, runs = [read_run(short[0])], []
-    paired = not made.streams and not made.tells
+    paired = not made.streams and not made.reports_ready
     for _ in range(2 * made.repeats):
         runs.append(read_run(write_run(folder, rng, made, size, description(size))))
         while paired and len(shorts) < len(runs) + protocol.MORE_SHORT:
@@ -284,7 +285,7 @@ def experiment(rng: np.random.Generator, made: Bench, folder: Path) -> dict:
         if len(warm) >= made.repeats:
             break
     few = made.batch * -(-cache_probe.size_for(made.per_s, made.batch, size, start_s if paired else 0.0) // made.batch)
-    for pair, kind in cache_probe.sequence():
+    for pair, kind in product(range(1, PAIRS + 1), ("unique", "repeated")):
         write_run(folder / "cached" / kind, rng, made, min(few, size), description(min(few, size), kind, pair))
     fileio.write_json(folder / summary.PROTOCOL, {"schema": 1, "cached": {"size": few}, "conformance": {"ok": True}})
     return summary.derive(folder)
@@ -292,7 +293,7 @@ def experiment(rng: np.random.Generator, made: Bench, folder: Path) -> dict:
 
 def expected(made: Bench) -> set[Reason]:
     """Return the notes that are true of such an experiment."""
-    return {Reason.ANSWERS_HELD_BACK} if not made.streams and made.tells else set()
+    return {Reason.ANSWERS_HELD_BACK} if not made.streams and made.reports_ready else set()
 
 
 def judged(seed: int, count: int) -> dict:

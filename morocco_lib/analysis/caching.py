@@ -11,8 +11,7 @@ from typing import Any
 
 from morocco_lib.analysis.predictions import read_answers
 from morocco_lib.analysis.run_files import Run, read_run
-from morocco_lib.analysis.segments import Segment
-from morocco_lib.analysis.throughput import ready_segment, stream_segment
+from morocco_lib.analysis.segments import Segment, ready_segment, stream_segment
 from morocco_lib.analysis.validity import (
     answer_reasons,
     clock_reasons,

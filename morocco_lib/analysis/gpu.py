@@ -1,13 +1,10 @@
 """Facts of runs -> GPU memory and energy; see `summary`."""
 
-import bisect
 import itertools
-import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
-from morocco_lib.analysis.intervals import mean_of, ratio_estimate
+from morocco_lib.analysis.intervals import estimate_of, mean_of
 from morocco_lib.analysis.run_files import Run
 from morocco_lib.analysis.segments import MIN_ARRIVALS
 from morocco_lib.reasons import Reason
@@ -60,6 +57,8 @@ def gpu_energy(run: Run) -> tuple[float, int, str] | Reason:
     first_s, last_s = run.arrivals[0][0], run.arrivals[-1][0]
     if last_s - first_s < MIN_ENERGY_S:
         return Reason.BELOW_RESOLUTION
+    import numpy as np
+
     joules, method = 0.0, "counter"
     for index in used:
         counter, power = (_points(run, index, name) for name in ("energy_j", "power_w"))
@@ -76,7 +75,8 @@ def gpu_energy(run: Run) -> tuple[float, int, str] | Reason:
             return Reason.NO_ENERGY_COUNTER  # reset
         if len({value for t_s, value in points if first_s <= t_s <= last_s}) < MIN_ENERGY_STEPS:
             return Reason.BELOW_RESOLUTION
-        joules += _at(points, last_s) - _at(points, first_s)
+        first_j, last_j = np.interp((first_s, last_s), *zip(*points, strict=True))
+        joules += float(last_j - first_j)
     return joules, run.lines - run.arrivals[0][1], method
 
 
@@ -87,15 +87,6 @@ def _points(run: Run, gpu: int, name: str) -> list[tuple[float, float]]:
 def _integrated(power: list[tuple[float, float]]) -> list[tuple[float, float]]:
     steps = ((b[1] + a[1]) / 2 * (b[0] - a[0]) for a, b in itertools.pairwise(power))
     return list(zip((t_s for t_s, _ in power), itertools.accumulate(steps, initial=0.0), strict=True))
-
-
-def _at(points: list[tuple[float, float]], t_s: float) -> float:
-    # Interpolated between two points, the nearest outside.
-    after = bisect.bisect(points, (t_s, -math.inf))
-    if after in (0, len(points)):
-        return points[min(after, len(points) - 1)][1]
-    (t0, y0), (t1, y1) = points[after - 1 : after + 1]
-    return y0 + (y1 - y0) * (t_s - t0) / (t1 - t0)
 
 
 def summarise_gpu(gpu: dict[str, Any] | str, runs: Sequence[Run]) -> dict[str, Any]:
@@ -111,13 +102,8 @@ def summarise_gpu(gpu: dict[str, Any] | str, runs: Sequence[Run]) -> dict[str, A
             "energy_j_per_record": {"value": None, "reason": Reason.NO_ENERGY_COUNTER},
         }
     energy = [gpu_energy(run) for run in runs]
-    reasons = [e for e in energy if isinstance(e, Reason)]
-    if reasons or not energy:
-        energy_estimate = {"value": None, "reason": reasons[0] if reasons else Reason.NO_VALID_RUN}
-    else:
-        joules, records, methods = zip(*energy, strict=True)
-        method = "counter" if set(methods) == {"counter"} else "power"
-        spread, scope = asdict(ratio_estimate(joules, records)), "runs" if len(runs) > 1 else "run"
-        energy_estimate = {**spread, "method": method, "scope": scope}
+    measured = [e for e in energy if not isinstance(e, Reason)]
+    method = "power" if any(method == "power" for _, _, method in measured) else "counter"
+    per_record = estimate_of([e if isinstance(e, Reason) else e[:2] for e in energy], method)
     ram = mean_of([gpu_ram_bytes(run) for run in runs], gpu["source"])
-    return {"gpu_ram_bytes": ram, "energy_j_per_record": energy_estimate}
+    return {"gpu_ram_bytes": ram, "energy_j_per_record": per_record}

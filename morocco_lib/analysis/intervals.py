@@ -39,11 +39,20 @@ def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -
     return Estimate(ratio, max(0.0, ratio - half), ratio + half)
 
 
-def mean_of(values: Sequence[float | Reason], unit_method: str | None = None) -> dict[str, Any]:
-    """Return a bench.json estimate of one number a run: its mean and interval, or null with the first reason."""
-    reasons = [v for v in values if isinstance(v, Reason)]
-    if reasons or not values:
+def estimate_of(ratios: Sequence[tuple[float, float] | Reason], method: str | None = None) -> dict[str, Any]:
+    """Return a bench.json estimate of a ratio over runs: value, interval, `method` and scope, or null with its reason.
+
+    Args:
+        ratios: (numerator, denominator) of each run, or why there is none; then the first reason is that of the estimate.
+    """
+    reasons = [ratio for ratio in ratios if isinstance(ratio, Reason)]
+    if reasons or not ratios:
         return {"value": None, "reason": reasons[0] if reasons else Reason.NO_VALID_RUN}
-    estimate = ratio_estimate(values, [1.0] * len(values))
-    scope = "runs" if len(values) > 1 else "run"
-    return {**asdict(estimate), **({"method": unit_method} if unit_method else {}), "scope": scope}
+    scope = "runs" if len(ratios) > 1 else "run"
+    estimate = asdict(ratio_estimate(*zip(*ratios, strict=True)))
+    return {**estimate, **({"method": method} if method else {}), "scope": scope}
+
+
+def mean_of(values: Sequence[float | Reason], method: str | None = None) -> dict[str, Any]:
+    """Return a bench.json estimate of one number a run; see `estimate_of`."""
+    return estimate_of([v if isinstance(v, Reason) else (v, 1.0) for v in values], method)

@@ -64,7 +64,17 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Return a run from its folder; raises UsageError if a file is missing or broken before its last line."""
     with readable(folder):
-        return _read_run(folder)
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        chunks, cut_chunks = _read_lines(folder / "chunks.jsonl")
+        samples, cut_samples = _read_lines(folder / "samples.jsonl")
+        has_gpu = isinstance(facts.get("gpu"), dict)
+        gpu_samples, cut_gpu = _read_lines(folder / "gpu.jsonl") if has_gpu else ([], False)
+        arrivals = [(chunk["t_ns"] / 1e9, chunk["lines"]) for chunk in chunks if chunk["lines"]]
+        written = {sum(chunk["bytes"] for chunk in chunks), (folder / "answers.jsonl").stat().st_size}
+        whole = written == {facts["stdout_bytes"]} and sum(n for _, n in arrivals) == facts["lines"]
+        few = sum("mark" not in sample for sample in samples) < facts["sampler"]["samples"]
+        truncated = not (whole or facts["stdout_cut"]) or few or cut_chunks or cut_samples or cut_gpu
+        return Run(folder, facts, arrivals, samples, gpu_samples, truncated)
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -84,20 +94,6 @@ def readable(folder: Path) -> Iterator[None]:
         raise UsageError(
             f"run in {folder} cannot be read ({error})", remedy="restore the folder or bench again"
         ) from None
-
-
-def _read_run(folder: Path) -> Run:
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    chunks, cut_chunks = _read_lines(folder / "chunks.jsonl")
-    samples, cut_samples = _read_lines(folder / "samples.jsonl")
-    has_gpu = isinstance(facts.get("gpu"), dict)
-    gpu_samples, cut_gpu = _read_lines(folder / "gpu.jsonl") if has_gpu else ([], False)
-    arrivals = [(chunk["t_ns"] / 1e9, chunk["lines"]) for chunk in chunks if chunk["lines"]]
-    written = {sum(chunk["bytes"] for chunk in chunks), (folder / "answers.jsonl").stat().st_size}
-    whole = written == {facts["stdout_bytes"]} and sum(n for _, n in arrivals) == facts["lines"]
-    few = sum("mark" not in sample for sample in samples) < facts["sampler"]["samples"]
-    truncated = not (whole or facts["stdout_cut"]) or few or cut_chunks or cut_samples or cut_gpu
-    return Run(folder, facts, arrivals, samples, gpu_samples, truncated)
 
 
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:

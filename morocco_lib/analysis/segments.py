@@ -1,4 +1,4 @@
-"""When answers arrived, and when runs of two sizes ended -> segments of steady work. Pure.
+"""Runs -> segments of steady work, from when answers arrived and when runs of two sizes ended.
 
 Three methods, tried in this order by `throughput.read`:
 stream   from the first arrival on, less a warm-up if there is one, to the last
@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from math import sqrt
 from statistics import fmean, median, stdev
 
+from morocco_lib.analysis.run_files import Run
 from morocco_lib.reasons import Reason
 
 Arrivals = Sequence[tuple[float, int]]  # (seconds since the start of the program, lines that ended in it)
@@ -31,30 +32,22 @@ DETECTABLE = 2.5  # standard deviations that a cold start must cost to be recogn
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of one run in which `records` were answered in `seconds`, its own parts, and the warm-up left out before it."""
+    """A part of one run: `records` answered in `seconds`, its own parts, and the warm-up left out before it."""
 
     records: int
     seconds: float
     parts: list[tuple[int, float]]
-    warm_up_records: int = 0
     warm_up_s: float = 0.0
 
 
-def of_stream(
-    arrivals: Arrivals, life_s: float, ready_s: float | None, sizes: Callable[[], Sequence[int] | None] = lambda: None
-) -> Segment | Reason:
-    """Return the stream of answers from the first arrival on, or why there is none.
-
-    Args:
-        life_s: From start to end of the program.
-        sizes: Gives the bytes of the record that each line answers, in the order of the lines; called only if the stream
-            seems to begin with a warm-up, which long texts answered first would look like.
-    """
+def stream_segment(run: Run) -> Segment | Reason:
+    """Return the run's stream of answers from the first arrival on, or why there is none."""
+    arrivals, ready_s = run.arrivals, run.ready_s
     if len(arrivals) < MIN_ARRIVALS:
-        return Reason.NO_STREAM
+        return Reason.ANSWERS_HELD_BACK if _held_back(run) else Reason.NO_STREAM
     (first_s, first_lines), last_s = arrivals[0], arrivals[-1][0]
-    seconds, records = last_s - first_s, sum(n for _, n in arrivals) - first_lines
-    if ready_s is None and (seconds < MIN_STREAM_S or seconds < MIN_STREAM_SHARE * life_s):
+    seconds, records = last_s - first_s, run.lines - first_lines
+    if ready_s is None and (seconds < MIN_STREAM_S or seconds < MIN_STREAM_SHARE * run.facts["phases"]["exit_s"]):
         return Reason.NO_STREAM
     if seconds <= 0 or records <= 0:
         return Reason.NO_STREAM
@@ -66,31 +59,41 @@ def of_stream(
         # A rest flushed at the end. Answers computed but not printed at the first arrival came later: those not printed
         # at the last but one make up for them.
         arrivals, last_s = arrivals[:-1], arrivals[-2][0]
-    begin = warm_up(arrivals, sizes)
+    begin = warm_up(arrivals, run.answered_bytes)
     steady = arrivals[begin:]
     return Segment(
         sum(n for _, n in steady[1:]),
         last_s - steady[0][0],
         _parts(steady),
-        sum(n for _, n in arrivals[1 : begin + 1]),
         steady[0][0] - first_s,
     )
 
 
-def of_ready(arrivals: Arrivals, ready_s: float | None) -> Segment | Reason:
-    """Return the segment from readiness to the last answer."""
-    if ready_s is None or not arrivals:
-        return Reason.NO_READINESS
-    seconds = arrivals[-1][0] - ready_s
-    return Segment(sum(n for _, n in arrivals), seconds, []) if seconds > 0 else Reason.NO_STREAM
-
-
-def held_back(arrivals: Arrivals, ready_s: float | None, batch_size: int) -> bool:
-    """Tell whether there were batches enough for a stream, and yet half of the time from readiness on had passed before
-    anything was printed."""
-    if ready_s is None or sum(n for _, n in arrivals) < MIN_ARRIVALS * batch_size:
+def _held_back(run: Run) -> bool:
+    # There were batches enough for a stream, and yet half of the time from readiness on passed before anything came.
+    if run.ready_s is None or run.lines < MIN_ARRIVALS * run.facts["batch_size"]:
         return False
-    return arrivals[0][0] - ready_s > 0.5 * (arrivals[-1][0] - ready_s)
+    return run.arrivals[0][0] - run.ready_s > 0.5 * (run.arrivals[-1][0] - run.ready_s)
+
+
+def ready_segment(run: Run) -> Segment | Reason:
+    """Return the time from readiness to the last answer."""
+    if run.ready_s is None or not run.arrivals:
+        return Reason.NO_READINESS
+    seconds = run.arrivals[-1][0] - run.ready_s
+    return Segment(run.lines, seconds, []) if seconds > 0 else Reason.NO_STREAM
+
+
+def paired_segments(runs: Sequence[Run], short: Sequence[Run]) -> list[Segment | None]:
+    """Return the time that each run took longer than the short one of its pair; None for pairs with a cold start.
+
+    Limits: start-ups are taken as equal within a pair but for chance; what differs counts as work.
+    """
+    warm = warm_pairs([s.total_s for s in short], [run.total_s for run in runs])
+    return [
+        Segment(run.lines - short[k].lines, run.total_s - short[k].total_s, []) if k in warm else None
+        for k, run in enumerate(runs)
+    ]
 
 
 def _parts(arrivals: Arrivals) -> list[tuple[int, float]]:
@@ -107,11 +110,15 @@ def _parts(arrivals: Arrivals) -> list[tuple[int, float]]:
 
 
 # -- warm-up -------------------------------------------------------------------------------------------------------
-def warm_up(arrivals: Arrivals, sizes: Callable[[], Sequence[int] | None] = lambda: None) -> int:
+def warm_up(arrivals: Arrivals, sizes: Callable[[], Sequence[int] | None]) -> int:
     """Return the place of the arrival that ends the warm-up, 0 if there is none.
 
     It is the most significant change of rate, if what lies before it is slower by WARM_UP_EXCESS both a record and a
     byte, and short.
+
+    Args:
+        sizes: Gives the bytes of the record that each line answers, in the order of the lines; called only if rates
+            show a warm-up, which long texts answered first would look like.
     Limits: never more than WARM_UP_SHARE is left out, nor what is slower by less than WARM_UP_EXCESS.
     """
     seconds = [b[0] - a[0] for a, b in pairwise(arrivals)]

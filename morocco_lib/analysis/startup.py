@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from types import MappingProxyType
 from typing import Any
 
-from morocco_lib.analysis import segments
 from morocco_lib.analysis.intervals import mean_of
 from morocco_lib.analysis.run_files import Run
-from morocco_lib.analysis.throughput import stream_segment
+from morocco_lib.analysis.segments import stream_segment, two_kinds
 from morocco_lib.reasons import Reason
 
 
-def init_s(run: Run, speed_per_s: Mapping[str, Any] = MappingProxyType({})) -> float | Reason:
+def init_s(run: Run, speed_per_s: Mapping[str, Any]) -> float | Reason:
     """Return seconds from program start to readiness; without readiness, first answer less its own share of work.
 
     Args:
@@ -31,20 +29,15 @@ def init_s(run: Run, speed_per_s: Mapping[str, Any] = MappingProxyType({})) -> f
     return max(0.0, at_s - lines / per_s)
 
 
-def start_s(runs: Sequence[Run], speed_per_s: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+def start_s(runs: Sequence[Run], speed_per_s: Mapping[str, Any]) -> dict[str, Any]:
     """Return the estimate of the start-up; of two groups of start-ups the median with the range.
 
     Args:
         speed_per_s: As in `init_s`.
     """
     seconds = [init_s(run, speed_per_s) for run in runs]
-    if not any(isinstance(s, Reason) for s in seconds) and segments.two_kinds(seconds):
-        return {
-            "value": median(seconds),
-            "low": min(seconds),
-            "high": max(seconds),
-            "method": "median",
-            "scope": "runs",
-        }
+    if not any(isinstance(s, Reason) for s in seconds) and two_kinds(seconds):
+        low, high = min(seconds), max(seconds)
+        return {"value": median(seconds), "low": low, "high": high, "method": "median", "scope": "runs"}
     ready = all(run.ready_s is not None for run in runs)
     return mean_of(seconds, "ready" if ready else speed_per_s.get("method") or "stream")

@@ -4,19 +4,19 @@ Nothing is run here, so anyone who has the folder can repeat it at any time.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from morocco_lib import fileio
 from morocco_lib.analysis import caching, gpu, throughput
-from morocco_lib.analysis.intervals import mean_of, ratio_estimate
+from morocco_lib.analysis.intervals import estimate_of, mean_of
 from morocco_lib.analysis.memory import cpu_of_stream, ram_bytes
 from morocco_lib.analysis.predictions import Answers, differing, read_answers
 from morocco_lib.analysis.run_files import Run, read_run, run_folders
 from morocco_lib.analysis.startup import start_s
 from morocco_lib.analysis.throughput import Throughput
-from morocco_lib.analysis.validity import cached_reasons, drift_reasons, exit_reasons, run_reasons, stream_reasons
+from morocco_lib.analysis.validity import drift_reasons, ended_well, exit_reasons, run_reasons, stream_reasons
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.reasons import Reason, verdict
 from morocco_lib.tasks.base import task_value
@@ -86,8 +86,9 @@ def derive(folder: Path) -> dict[str, Any]:
     estimates, notes = _estimates(valid, speed)
     cached = _cached(folder, protocol, estimates)
     batch_flips, flips = _between_batches(folder, protocol, first.answers), _flips([t.answers for t in timed])
-    notes += drift_reasons([per_s for per_s in speed.per_run if per_s]) + cached_reasons(cached)
+    notes += drift_reasons([per_s for per_s in speed.per_run if per_s])
     further = {
+        Reason.CACHED_ANSWERS: cached["fires"],
         Reason.CONTRACT_BROKEN: not protocol.get("conformance", {}).get("ok", True),
         Reason.BATCH_FLIPS: batch_flips and batch_flips["value"] > FLIP_SHARE * batch_flips["compared"],
         Reason.FLIPS: flips["value"] > FLIP_SHARE * flips["compared"],
@@ -170,11 +171,6 @@ def _estimates(runs: Sequence[Run], speed: Throughput) -> tuple[dict[str, Any], 
         names = ("speed_per_s", "bytes_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "cpu_s_per_record")
         return {name: dict(null) for name in names}, []
     speed_per_s, notes = speed.estimate, list(speed.notes)
-    cpu = [cpu_of_stream(run) for run in runs]
-    if any(isinstance(c, Reason) for c in cpu):
-        cpu_estimate = {"value": None, "reason": Reason.NO_SAMPLES}
-    else:
-        cpu_estimate = {**asdict(ratio_estimate(*zip(*cpu, strict=True))), "scope": "runs" if len(runs) > 1 else "run"}
     peaks = [run.facts["memory"]["cgroup_peak_bytes"] for run in runs]
     init_s = start_s(runs, speed_per_s)
     if init_s.get("method") == "median":
@@ -187,7 +183,7 @@ def _estimates(runs: Sequence[Run], speed: Throughput) -> tuple[dict[str, Any], 
         "ram_cgroup_peak_bytes": mean_of(
             [Reason.NO_CGROUP if p is None else p for p in peaks], runs[0].facts["memory"]["cgroup_peak_source"]
         ),
-        "cpu_s_per_record": cpu_estimate,
+        "cpu_s_per_record": estimate_of([cpu_of_stream(run) for run in runs]),
     }, notes
 
 
@@ -212,7 +208,7 @@ def _between_batches(folder: Path, protocol: dict[str, Any], answers: Answers) -
 def _cold(cold: Sequence[Run], protocol: dict[str, Any], speed_per_s: dict[str, Any]) -> dict[str, Any]:
     if not cold:
         return {"value": None, "reason": protocol.get("cold") or Reason.NOT_ASKED}
-    if any(verdict(exit_reasons(run.facts["exit"])) != "VALID" for run in cold):
+    if not all(map(ended_well, cold)):
         return {"value": None, "reason": Reason.NO_VALID_RUN}
     return start_s(cold, speed_per_s)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from morocco_lib.analysis.intervals import Estimate, ratio_estimate
 from morocco_lib.analysis.run_files import Run
-from morocco_lib.analysis.segments import MIN_ARRIVALS, Segment, held_back, of_ready, of_stream, warm_pairs
+from morocco_lib.analysis.segments import Segment, paired_segments, ready_segment, stream_segment
 from morocco_lib.reasons import Reason
 
 PLAUSIBLE = 1.25  # times the work that a segment explains: by so much a run may take longer than a short one
@@ -86,32 +86,6 @@ def read(runs: Sequence[Run], short: Sequence[Run] = ()) -> Throughput:
     if sum(seconds) <= 0:
         return Throughput(None, [None] * len(runs), Reason.NO_TIME_LEFT, tuple(notes))
     return Throughput("paired", segments, notes=tuple(notes))
-
-
-def stream_segment(run: Run) -> Segment | Reason:
-    """Return the run's stream of answers from the first arrival on, or why there is none."""
-    segment = of_stream(run.arrivals, run.facts["phases"]["exit_s"], run.ready_s, run.answered_bytes)
-    if segment is Reason.NO_STREAM and len(run.arrivals) < MIN_ARRIVALS:
-        late = held_back(run.arrivals, run.ready_s, run.facts["batch_size"])
-        return Reason.ANSWERS_HELD_BACK if late else segment
-    return segment
-
-
-def ready_segment(run: Run) -> Segment | Reason:
-    """Return the time from readiness to the last answer."""
-    return of_ready(run.arrivals, run.ready_s)
-
-
-def paired_segments(runs: Sequence[Run], short: Sequence[Run]) -> list[Segment | None]:
-    """Return the time that each run took longer than the short one of its pair; None for pairs with a cold start.
-
-    Limits: start-ups are taken as equal within a pair but for chance; what differs counts as work.
-    """
-    warm = warm_pairs([s.total_s for s in short], [run.total_s for run in runs])
-    return [
-        Segment(run.lines - short[k].lines, run.total_s - short[k].total_s, []) if k in warm else None
-        for k, run in enumerate(runs)
-    ]
 
 
 def _joined(segments: Sequence[Segment]) -> Estimate:

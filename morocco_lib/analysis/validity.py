@@ -2,9 +2,10 @@
 
 import signal
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from morocco_lib.analysis.run_files import Run
-from morocco_lib.reasons import NOTES, Reason
+from morocco_lib.reasons import Reason, verdict
 
 THROTTLED_SHARE = 0.01  # of the samples of a GPU; above it the run is invalid
 LONGEST_GAP_S = 1.0  # between two samples; above it the run is invalid
@@ -66,12 +67,17 @@ def exit_reasons(exit_facts: dict) -> list[Reason]:
     return reasons
 
 
+def ended_well(run: Run) -> bool:
+    """Tell whether nothing but notes comes of how a run ended."""
+    return verdict(exit_reasons(run.facts["exit"])) == "VALID"
+
+
 def stream_reasons(facts: dict) -> list[Reason]:
     """Return reasons from what was fed and printed; `facts` is run.json."""
     if facts["stdout_cut"]:
         return [Reason.STDOUT_FLOODED]
-    ended_well = not set(exit_reasons(facts["exit"])) - NOTES
-    return [Reason.INPUT_NOT_READ] if ended_well and not facts["all_fed"] else []
+    says_enough = verdict(exit_reasons(facts["exit"])) == "INVALID"
+    return [] if facts["all_fed"] or says_enough else [Reason.INPUT_NOT_READ]
 
 
 def clock_reasons(clock: dict) -> list[Reason]:
@@ -142,25 +148,15 @@ def drift_reasons(speeds: Sequence[float]) -> list[Reason]:
 
     Limits: fewer than five runs do not separate a trend from chance.
     """
-    n = len(speeds)
-    if n < DRIFT_RUNS:
+    if len(speeds) < DRIFT_RUNS:
         return []
-    from scipy.special import stdtr
+    from scipy.stats import linregress
 
-    centre, mean = (n - 1) / 2, sum(speeds) / n
-    spread = sum((k - centre) ** 2 for k in range(n))
-    slope = sum((k - centre) * (v - mean) for k, v in enumerate(speeds)) / spread
-    left = sum((v - mean - slope * (k - centre)) ** 2 for k, v in enumerate(speeds))
-    error = (left / (n - 2) / spread) ** 0.5
-    chance = 2 * float(stdtr(n - 2, -abs(slope) / error)) if error else 0.0
-    return [Reason.DRIFT] if abs(slope) * (n - 1) > DRIFT_SHARE * mean and chance < DRIFT_CHANCE else []
+    trend = linregress(range(len(speeds)), speeds)
+    share = abs(trend.slope) * (len(speeds) - 1) / fmean(speeds)
+    return [Reason.DRIFT] if share > DRIFT_SHARE and trend.pvalue < DRIFT_CHANCE else []
 
 
 def answer_reasons(counts: Mapping[str, int]) -> list[Reason]:
     """Return reasons from the check of predictions; `counts` is problems by rule."""
     return [RULE_REASONS[rule] for rule in RULE_REASONS if counts.get(rule)]
-
-
-def cached_reasons(cached: dict) -> list[Reason]:
-    """Return CACHED_ANSWERS if the cache probe fires; `cached` is what `caching.judge` returns."""
-    return [Reason.CACHED_ANSWERS] if cached["fires"] else []

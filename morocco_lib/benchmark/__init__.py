@@ -6,7 +6,6 @@ May import `analysis`, `artifacts`, `runners` and what stands below them.
 from morocco_lib.benchmark.conformance import check
 from morocco_lib.benchmark.evaluate import evaluate
 from morocco_lib.benchmark.protocol import bench
-from morocco_lib.benchmark.run import run_series
 from morocco_lib.benchmark.target import Hooks, Program, Target
 
-__all__ = ["Hooks", "Program", "Target", "bench", "check", "evaluate", "run_series"]
+__all__ = ["Hooks", "Program", "Target", "bench", "check", "evaluate"]

@@ -4,8 +4,7 @@ A benchmark cycles a short file, so a program that caches looks faster than it i
 turn. At each place both have the same record, under a nonce of its own (`unique`) or one of few (`repeated`), so lines are
 equal in characters and bytes, and an honest program is equally fast on both.
 
-workloads(...) makes the input of one pair of runs, size_for(...) sets its size, sequence(...) the order;
-`analysis.caching.judge` gives the result.
+workloads(...) makes the input of one pair of runs, size_for(...) sets its size; `analysis.caching.judge` gives the result.
 
 A nonce stands before every free text of a record, where neither truncation of long texts nor a prefix cache makes texts
 equal; offsets of marked words move along. It consists of single letters, so that the word cache of an honest tokenizer
@@ -16,10 +15,9 @@ Limits: what a program caches of parts that have no nonce (RUSSE's word, RWSD's 
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from morocco_lib.analysis.caching import PAIRS
 from morocco_lib.data.workload import Workload
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Task
@@ -32,7 +30,6 @@ WORK_S = 1.0  # of one run
 BATCHES = 10  # of one run, at least
 
 
-# -- what to feed --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class WithNonces(Sequence):
     """Records, each with a nonce, made on access: a long stream of them is not held in memory."""
@@ -48,8 +45,11 @@ class WithNonces(Sequence):
         return self.task.with_nonce(self.records[place], self.nonces[place])
 
 
-def workloads(task: Task, records: Sequence[Record], size: int, seed: int, pair: int = 1) -> tuple[Workload, Workload]:
-    """Return the streams (unique, repeated) of one pair of runs, both of `size` records without labels.
+def workloads(task: Task, records: Sequence[Record], size: int, seed: int, pair: int = 1) -> dict[str, Workload]:
+    """Return the streams of one pair of runs in the order to run them, by kind: "unique" and "repeated".
+
+    Both are of `size` records without labels. The order is reversed in every second pair, so that a steady drift of the
+    machine affects both kinds.
 
     Args:
         records: Of the task, labelled or not. Four are taken, one of each quarter by length.
@@ -70,7 +70,11 @@ def workloads(task: Task, records: Sequence[Record], size: int, seed: int, pair:
     order = tuple(rng.choices(range(count), k=size))
     unique = WithNonces(task, [few[place] for place in order], _nonces(seed, pair, size))
     repeated = WithNonces(task, few, _nonces(seed, 0, count))
-    return Workload(task, unique, tuple(range(size)), seed), Workload(task, repeated, order, seed)
+    loads = {
+        "unique": Workload(task, unique, tuple(range(size)), seed),
+        "repeated": Workload(task, repeated, order, seed),
+    }
+    return loads if pair % 2 else dict(reversed(loads.items()))
 
 
 def _nonces(seed: int, pair: int, count: int) -> list[str]:
@@ -92,13 +96,3 @@ def size_for(per_s: float | None, batch_size: int, most: int, init_s: float = 0.
     if per_s is None:
         return most
     return min(most, max(math.ceil(per_s * max(WORK_S, 2 * init_s)), BATCHES * batch_size))
-
-
-def sequence(pairs: int = PAIRS) -> Iterator[tuple[int, str]]:
-    """Yield (number of the pair, "unique" or "repeated") of each run, in the order to run them: u r, r u, u r, ...
-
-    Reversed in every second pair, so that a steady drift of the machine affects both kinds.
-    """
-    for pair in range(1, pairs + 1):
-        kinds = ("unique", "repeated")
-        yield from ((pair, kind) for kind in (kinds if pair % 2 else reversed(kinds)))

@@ -12,7 +12,6 @@ A start that breaks a rule may be followed by one more to find the cause; a prog
 not started again. A failed rule makes measurements wrong, a warning does not. Nothing is timed here.
 """
 
-import html
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ TOLERATED = 0.01  # share of answers that may depend on the batch or the place
 PASS, WARN, FAIL, OPEN = "pass", "warn", "fail", "open"
 
 RULES = {  # rule -> what holds, what to do where it does not
-    "batch-option": ("`--batch-size N` is taken", "take the option, even if you do not use it"),
+    "batch-option": ("`--batch-size N` is taken", "accept the option, even if it is not used"),
     "exit-code": ("the exit code is 0 when every record was answered, and only then", "see stderr"),
     "ends": ("it ends when stdin ends", "leave the loop at the end of stdin; raise --timeout if it is only slow"),
     "complete": ("every record is answered", "answer the last batch too: it is seldom full"),
@@ -43,7 +42,7 @@ RULES = {  # rule -> what holds, what to do where it does not
     "valid": ("an answer is one of the task's", ""),
     "utf-8": ("stdin and stdout are UTF-8 whatever the locale", "name the encoding, in Python set PYTHONUTF8=1"),
     "json": ("a line of stdout is one JSON object", "print json.dumps(...)"),
-    "only-answers": ("stdout holds predictions and nothing else", "send talk to stderr"),
+    "only-answers": ("stdout holds predictions and nothing else", "print everything else to stderr"),
     "no-label": ("records come without labels", "do not read what gives the answer away"),
     "offline": ("it runs without network", "put weights and tokenizer into the image when it is built"),
     "read-only": ("it writes nowhere but to /tmp", "write to /tmp (HOME, HF_HOME, caches); let everybody read the rest"),
@@ -51,9 +50,9 @@ RULES = {  # rule -> what holds, what to do where it does not
     "place": ("an answer depends on its record, not on idx, place or neighbours", "keep nothing between records"),
     "repeatable": ("the same input gets the same answers", "fix the seed, switch dropout off"),
     "late-stdin": ("records may come late and one by one", "read stdin until it ends, without a time limit"),
-    "last-line": ("the last record may lack a line feed", "take what is left at the end of stdin as a line"),
-    "empty-input": ("without records it prints nothing and ends with 0", "let it end well when nothing came"),
-    "order": ("the order is free: idx tells which record is meant", "pair answers by idx, never by line"),
+    "last-line": ("the last record may lack a line feed", "treat what remains at the end of stdin as a line"),
+    "empty-input": ("without records it prints nothing and ends with 0", "exit with 0 on empty input"),
+    "order": ("the order is free: idx names the record", "pair answers by idx, never by line"),
     "flush": ("answers come batch by batch: speed is read from their arrival", "do not read all of stdin first; flush"),
     "ready": ("the ready line is optional; start-up is exact with it", 'print morocco: {"event": "ready"} to stderr'),
     "left-processes": ("it leaves no process behind", "end helpers and wait for them"),
@@ -136,10 +135,7 @@ class Report:
         return "\n".join([*lines, self.summary()])
 
     def __repr__(self) -> str:
-        return f"<{self.summary()}{''.join(f', {rule}' for rule in self.rules(FAIL))}>"
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self.text())}</pre>"
+        return self.text()  # also in a notebook
 
 
 def check(
@@ -175,9 +171,7 @@ def check(
     draw.shuffle(moved_stream)
     runs: list[ContractRun] = []
 
-    def start(
-        name: str, argv: list[str], stream: Sequence[tuple[int, int]] = plain_stream, **how
-    ) -> ContractRun | None:
+    def start(name: str, argv: list[str], stream: list[tuple[int, int]] = plain_stream, **how) -> ContractRun | None:
         if any(run.hung or run.flooded for run in runs):
             return None  # each further start would take as long
         progress(f"start {len(runs) + 1}: {name}")
@@ -286,7 +280,7 @@ class _Judge:
     def _cause(self, run: ContractRun) -> str:
         # The cause as far as its stderr shows.
         last = next((line for line in reversed(run.stderr) if not line.startswith("morocco: ")), "")
-        hidden = "|".join(getattr(self.task, "hidden", ("label",)))
+        hidden = "|".join(self.task.hidden)
         if self.contained and any(map(NETWORK.search, run.stderr)):
             return "offline"
         if self.contained and any(map(READ_ONLY.search, run.stderr)):
@@ -329,19 +323,17 @@ class _Judge:
         if places:
             state = WARN if len(places) <= TOLERATED * len(self.records) else FAIL
             seen = f"{run.name}: {self.of(places, f'answered differently than at {other.name}')}"
-            show = f"--show {self.task.key(self.records[places[0]])} shows one, --records 1000 tells the share"
+            show = f"--show {self.task.key(self.records[places[0]])} shows one, --records 1000 shows the share"
             self.put(rule, state, seen, f"{RULES[rule][1]}; {show}")
 
-    def finish(
-        self,
-        runs: list[ContractRun],
-        one: ContractRun | None,
-        three: ContractRun | None,
-        moved: ContractRun | None,
-        empty: ContractRun | None,
-    ) -> None:
-        """Judge its other behaviour, and mark every rule left as passed or open."""
+    def finish(self, runs: list[ContractRun], *others: ContractRun | None) -> None:
+        """Judge its other behaviour, and mark every rule left as passed or open.
+
+        Args:
+            others: The starts with batch size 1, 3, moved records and no records; None for those not made.
+        """
         base, total = runs[0], len(self.records)
+        one, three, moved, empty = others
         left = sum(len(run.conversation.exit.left_pids) for run in runs)
         unordered, starts = [run.name for run in runs if not run.in_order], counted(len(runs), "start")
         ready, first = base.conversation.ready_ns, base.conversation.first_answer_ns

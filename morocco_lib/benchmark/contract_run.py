@@ -102,25 +102,6 @@ def differing(run: ContractRun, other: ContractRun) -> list[int]:
     return sorted(k for k in run.answers.keys() & other.answers.keys() if run.answers[k] != other.answers[k])
 
 
-class _StdoutWatch:
-    """A handle that sets `printed` when its program has printed something on stdout, or will print no more."""
-
-    def __init__(self, handle):
-        self._handle, self.printed = handle, threading.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._handle, name)
-
-    def chunks(self) -> Iterator[tuple[int, str, bytes]]:
-        try:
-            for t_ns, stream, data in self._handle.chunks():
-                if stream == "stdout":
-                    self.printed.set()
-                yield t_ns, stream, data
-        finally:
-            self.printed.set()
-
-
 def run_once(
     name: str,
     argv: list[str],
@@ -146,9 +127,9 @@ def run_once(
     lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in fed]
     if cut:
         lines[-1] = lines[-1].removesuffix(b"\n")
-    handle = _StdoutWatch(runner.start(argv, limits))
-    line_count = 0
-    lock, all_fed, expired = threading.Lock(), threading.Event(), threading.Event()
+    handle = runner.start(argv, limits)
+    line_count, lock = 0, threading.Lock()
+    printed, all_fed, expired = threading.Event(), threading.Event(), threading.Event()
 
     def end() -> None:
         expired.set()
@@ -168,7 +149,7 @@ def run_once(
             yield from lines[:-1]
             if len(lines) > 1:
                 begin = time.monotonic()
-                handle.printed.wait(hold_back_s)
+                printed.wait(hold_back_s)
                 run.answered_early, run.waited_s = bool(run.out), time.monotonic() - begin
             yield lines[-1]
         else:
@@ -181,6 +162,7 @@ def run_once(
         if run.flooded:
             return
         run.out += data
+        printed.set()
         line_count += data.count(b"\n")
         if len(run.out) > ANSWER_BYTES * (len(fed) + 1):
             run.flooded = True
@@ -215,12 +197,10 @@ def _read(run: ContractRun, task: Task, records: Sequence[Record]) -> None:
         except ValueError as error:
             meant = line.lstrip().startswith(b"{") or "not an object" in str(error)  # as JSON
             rule = "utf-8" if "UTF-8" in str(error) else "json" if meant else "only-answers"
-            shown = plain(line.decode(errors="backslashreplace"), 60)
-            run.unread.setdefault(rule, []).append(f"line {number} is {shown!r}" + f", {error}" * meant)
+            text = line.decode(errors="backslashreplace")
+            run.unread.setdefault(rule, []).append(f"line {number} is {plain(text, 60)!r}" + f", {error}" * meant)
             if named := IDX.search(line):
-                run.lines_by_idx.setdefault(named[1].decode(), []).append(
-                    plain(line.decode(errors="backslashreplace"), 1000)
-                )
+                run.lines_by_idx.setdefault(named[1].decode(), []).append(plain(text, 1000))
     run.checked = task.check(good, run.fed, run.name)
     position = {idx: number for number, idx in enumerate(run.fed)}
     order = [position[idx] for idx in run.checked.predictions]

@@ -5,7 +5,7 @@ from typing import Any
 
 from morocco_lib import fileio
 from morocco_lib.analysis.summary import PREDICTIONS, SCORE, derive_eval
-from morocco_lib.benchmark.run import run_series
+from morocco_lib.benchmark.run import RunSeries
 from morocco_lib.benchmark.target import Target
 from morocco_lib.data import workload
 from morocco_lib.tasks.base import Task, check_file
@@ -43,7 +43,8 @@ def evaluate(target: Target, task: Task, source: Path, folder: Path, *, batch_si
         EnvironmentFailure: the folder cannot be written, the engine failed.
     """
     load = workload.in_order(task, task.read(source))
-    run_series(target, load, source, folder, batch_size=batch_size, repeats=1, purpose="eval")
+    with RunSeries(target, load, source, folder, batch_size=batch_size) as series:
+        series.run(folder, "eval")
     text, result = derive_eval(folder)
     fileio.write_text(folder / PREDICTIONS, text)
     fileio.write_json(folder / SCORE, result)

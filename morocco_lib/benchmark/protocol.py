@@ -33,18 +33,19 @@ from typing import Any
 
 from morocco_lib import fileio
 from morocco_lib.analysis import throughput
+from morocco_lib.analysis.caching import PAIRS
 from morocco_lib.analysis.run_files import Run, read_run, run_folders
 from morocco_lib.analysis.segments import warm_pairs
 from morocco_lib.analysis.startup import start_s
 from morocco_lib.analysis.summary import BENCH, PROTOCOL, derive
-from morocco_lib.analysis.validity import exit_reasons
+from morocco_lib.analysis.validity import ended_well
 from morocco_lib.benchmark import cache_probe, conformance
 from morocco_lib.benchmark.run import RunSeries
 from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.monitors import system_load
-from morocco_lib.reasons import Reason, verdict
+from morocco_lib.reasons import Reason
 from morocco_lib.tasks.base import Task
 
 SINGLE_RECORD = "ones"
@@ -124,33 +125,30 @@ class _Protocol:
         self.settings, self.hooks = settings, hooks
         self.records = task.read(source)
         self.quick = settings.quick or settings.repeats == 1
-        names = {"single_record": "ones"}  # in protocol.json
-        chosen = {names.get(name, name): value for name, value in asdict(settings).items() if name != "baseline"}
-        self.facts: dict[str, Any] = {"schema": 1, "asked": chosen, "quick": self.quick}
-        if settings.baseline:
-            self.facts["against"] = os.path.relpath(settings.baseline, folder)
+        requested = asdict(settings)
+        baseline, requested["ones"] = requested.pop("baseline"), requested.pop("single_record")
+        self.facts: dict[str, Any] = {"schema": 1, "asked": requested, "quick": self.quick}
+        if baseline:
+            self.facts["against"] = os.path.relpath(baseline, folder)
         self.short: list[Run] = []
         self.open = ExitStack()
 
     def run(self) -> None:
-        with self.open:
-            self._run()
-
-    def _run(self) -> None:
         began = time.monotonic()
-        if not self.quick:
-            self._contract()
-            self.facts["idle"] = self._idle()
-            self._short_run()
-            if _ended_well(self.short[0]):
-                self._cold()
-        size = self._size()
-        self.hooks.barrier()
-        runs = self._timed(size)
-        if not self.quick:
-            self._cached(runs, size)
-        if self.settings.single_record:
-            self._single_record_runs()
+        with self.open:
+            if not self.quick:
+                self._contract()
+                self.facts["idle"] = self._idle()
+                self._short_run()
+                if ended_well(self.short[0]):
+                    self._cold()
+            size = self._size()
+            self.hooks.barrier()
+            runs = self._timed(size)
+            if not self.quick:
+                self._cached(runs, size)
+            if self.settings.single_record:
+                self._single_record_runs()
         self.facts["took_s"] = time.monotonic() - began
         fileio.write_json(self.folder / PROTOCOL, self.facts)
 
@@ -211,7 +209,7 @@ class _Protocol:
         while wanted and size < most:
             with self._series(self._few(size)) as series:
                 run = read_run(series.run(self.folder / "pilot", "pilot"))
-            if not _ended_well(run):
+            if not ended_well(run):
                 break
             per_s = self._roughly(run)
             if per_s is not None and size / per_s >= PILOT_WORK_S:
@@ -234,7 +232,7 @@ class _Protocol:
         start_s = max(0.0, run.total_s - run.lines / per_s)
         count = self.settings.repeats or LEAST_REPEATS
         timed_s = count * (start_s + size / per_s)
-        extra = 0 if self.quick else 2 * cache_probe.PAIRS
+        extra = 0 if self.quick else 2 * PAIRS
         extra_s = extra * (start_s + cache_probe.size_for(per_s, self.settings.batch_size, size) / per_s)
         self.facts["predicted_s"] = timed_s + extra_s
         more = "" if self.settings.repeats else " or more"
@@ -257,7 +255,7 @@ class _Protocol:
                         self.hooks.progress(
                             f"{self._run_name(len(runs))}: {run.lines} answers, {run.facts['phases']['exit_s']:.2f} s"
                         )
-                    if len(runs) == 1 and not self.quick and _ended_well(run):
+                    if len(runs) == 1 and not self.quick and ended_well(run):
                         pairs = throughput.read(runs, self.short).method in (None, "paired")
                     while pairs and len(self.short) < len(runs) + MORE_SHORT:
                         self._short_run()
@@ -282,7 +280,7 @@ class _Protocol:
             return "repeats" if warm >= settings.repeats or len(runs) >= 2 * settings.repeats else None
         if len(runs) < LEAST_REPEATS:
             return None
-        if not all(map(_ended_well, runs)):
+        if not all(map(ended_well, runs)):
             return "invalid runs"
         speed = throughput.read(runs, self.short).estimate
         if speed["value"] is None:
@@ -295,19 +293,17 @@ class _Protocol:
 
     # -- after them ------------------------------------------------------------------------------------------------
     def _cached(self, runs: list[Run], size: int) -> None:
-        if not all(map(_ended_well, (*self.short, *runs))):
+        if not all(map(ended_well, (*self.short, *runs))):
             return
         speed_per_s = throughput.read(runs, self.short).estimate
         init_s = start_s(runs, speed_per_s)["value"] or 0.0
         size = cache_probe.size_for(speed_per_s["value"], self.settings.batch_size, size, init_s)
         seed = int.from_bytes(os.urandom(6))  # new each time: a cache may outlive a measurement
         self.facts["cached"] = {"size": size, "seed": seed}
-        for pair in range(1, cache_probe.PAIRS + 1):
-            unique, repeated = cache_probe.workloads(self.task, self.records, size, seed, pair)
-            loads = {"unique": unique, "repeated": repeated}
+        for pair in range(1, PAIRS + 1):
             with self.hooks.turn():  # both of a pair in one
-                for _, kind in (step for step in cache_probe.sequence() if step[0] == pair):
-                    with self._series(loads[kind]) as series:
+                for kind, load in cache_probe.workloads(self.task, self.records, size, seed, pair).items():
+                    with self._series(load) as series:
                         series.run(self.folder / "cached" / kind, kind)
 
     def _single_record_runs(self) -> None:
@@ -324,10 +320,6 @@ def drop_caches() -> None:
     """
     os.sync()
     DROP_CACHES.write_text("3\n")
-
-
-def _ended_well(run: Run) -> bool:
-    return verdict(exit_reasons(run.facts["exit"])) == "VALID"
 
 
 def _rounded(per_s: float | None, batch_size: int, fallback: int) -> int:

@@ -96,14 +96,6 @@ class RunSeries:
         return run_folder
 
 
-def run_series(
-    target: Target, load: Workload, source: Path, folder: Path, *, batch_size: int, repeats: int, purpose: str = "bench"
-) -> list[Path]:
-    """Run a program `repeats` times on a workload and keep what happened in `folder`/runs/NN; see `RunSeries`."""
-    with RunSeries(target, load, source, folder, batch_size=batch_size) as series:
-        return [series.run(folder, purpose) for _ in range(repeats)]
-
-
 class _Recorder:
     """Writes what a program prints into answers.jsonl, chunks.jsonl and stderr.log, as it arrives.
 

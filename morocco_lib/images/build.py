@@ -203,7 +203,7 @@ def _image(client: Any, recipe: Recipe, stage: _Stage, files: dict[str, Path], s
         return held
     say(f"building {stage.tag or recipe.name}")
     labels = {**(stage.labels or {}), KEY: stage.key}
-    if stage.labels:  # where it was built is said, and makes no other image
+    if stage.labels:  # where it was built is recorded, and makes no other image
         code = steps.code_facts()
         labels["org.opencontainers.image.revision"] = code["commit"] or ""
         labels["morocco.dirty"] = "" if code["dirty"] is None else str(code["dirty"]).lower()

@@ -1,7 +1,7 @@
 """What every task is and does, and what tasks with one label a record share."""
 
 import json
-import zlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from morocco_lib.tasks.form import AnswerKind, TextPair
 from morocco_lib.tasks.jsonl import Record, open_lines, parse_object, read_objects, split_lines
 
 
-class Task:
+class Task(ABC):
     """One benchmark task: its official files, its form, its answers, its score. To be derived from.
 
     A *prediction* is the object a submission file holds for a record: its idx and the answer. `gold` gives the right
@@ -169,45 +169,45 @@ class Task:
         return checked
 
     # -- what a task without one label a record defines ------------------------------------------------------------
+    @abstractmethod
     def gold(self, record: Record) -> Prediction | None:
         """Return the right answer in submission form, None for a record without label."""
-        raise NotImplementedError
 
+    @abstractmethod
     def labels_in(self, answer: Prediction) -> list:
         """Return the labels that a prediction or gold gives, one for each thing asked; empty for free text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def format(self, prediction: Prediction) -> str:
         """Return the line of a submission, without line end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_answer(self, prediction: Prediction, record: Record, checked: Checked) -> Prediction:
         """Return the prediction as a submission spells it; raises AnswerError if it does not answer the record."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
         """Return the task's metrics; both sequences are in the same order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
         """Return the 95 % interval of the task's value over records drawn anew."""
-        raise NotImplementedError
 
+    @abstractmethod
     def constant(self, state: dict[str, Any], record: Record) -> Prediction:
         """Return the answer of `majority` to a record or a skeleton."""
-        raise NotImplementedError
 
+    @abstractmethod
     def targets(self, record: Record) -> list[int]:
         """Return what is right of a labelled record: the place of its label, or 1 and 0 for each of its parts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prediction(self, record: Record, chosen: Sequence[int]) -> Prediction:
         """Return the prediction for a record.
 
         Args:
             chosen: By `answer_kind`: [place of the label], [place of the part], or 1 and 0 for each part.
         """
-        raise NotImplementedError
 
 
 class LabelTask(Task):
@@ -270,6 +270,10 @@ class LabelTask(Task):
         """Return (right labels, given labels)."""
         return [g["label"] for g in gold], [p["label"] for p in predictions]
 
+    def confusion(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]):
+        """Return an array of shape (records, labels x labels); see `metrics.confusion_cells`."""
+        return metrics.confusion_cells(*self.columns(gold, predictions), self.labels)
+
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
         right = sum(g["label"] == p["label"] for g, p in zip(gold, predictions, strict=True))
         return metrics.wilson_interval(right, len(gold))
@@ -288,8 +292,5 @@ def task_value(task: Task, scores: Mapping[str, float]) -> float:
 
 def check_file(task: Task, path: Path, records: Sequence[Record]) -> Checked:
     """Check a file of predictions against its records; raises UsageError if it cannot be read."""
-    try:
-        with open_lines(Path(path)) as lines:
-            return task.check(lines, {task.key(record): record for record in records}, str(path))
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"cannot read {path}: {error}", remedy="give the path of a JSONL file") from None
+    with open_lines(Path(path)) as lines:
+        return task.check(lines, {task.key(record): record for record in records}, str(path))

@@ -70,7 +70,7 @@ class Checked:
 RULES = {
     "broken-line": "every line is one JSON object in UTF-8",
     "idx": "a prediction has the idx of a record, in the record's own type",
-    "unknown-idx": "a prediction answers a record that was asked",
+    "unknown-idx": "a prediction answers a record that was given",
     "duplicate-idx": "a record is answered once",
     "missing-idx": "every record is answered",
     "label": "a label is one of the task's labels, spelt as in the records",

@@ -5,6 +5,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,18 +53,19 @@ def parse_object(raw: bytes) -> Record:
     return value
 
 
-def open_lines(path: Path) -> Iterable[bytes]:
+@contextmanager
+def open_lines(path: Path) -> Iterator[Iterable[bytes]]:
     """Open a file of lines for reading, unzipping `.gz`.
 
     Raises:
-        UsageError: the file is missing, is no file, or may not be read.
+        UsageError: the file is missing, is no file, may not be read, or is damaged.
     """
     try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror or error}", remedy="give the path of a JSONL file"
-        ) from None
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+            yield lines
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read {path}: {reason}", remedy="give the path of a JSONL file") from None
 
 
 def split_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -88,18 +90,15 @@ def read_objects(path: Path) -> Iterator[tuple[int, Record]]:
     Raises:
         UsageError: file or line unreadable; file, line and rule are named.
     """
-    try:
-        with open_lines(path) as lines:
-            for number, line in split_lines(lines):
-                if not line.strip():
-                    continue
-                try:
-                    yield number, parse_object(line)
-                except ValueError as error:
-                    raise UsageError(
-                        f"{path}, line {number}: {error}",
-                        rule="every line is one JSON object in UTF-8",
-                        remedy="correct or remove that line",
-                    ) from None
-    except (OSError, EOFError, zlib.error) as error:  # a directory, a damaged gzip file, a failing disk
-        raise UsageError(f"cannot read {path}: {error}", remedy="give the path of a JSONL file") from None
+    with open_lines(path) as lines:
+        for number, line in split_lines(lines):
+            if not line.strip():
+                continue
+            try:
+                yield number, parse_object(line)
+            except ValueError as error:
+                raise UsageError(
+                    f"{path}, line {number}: {error}",
+                    rule="every line is one JSON object in UTF-8",
+                    remedy="correct or remove that line",
+                ) from None

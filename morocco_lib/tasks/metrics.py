@@ -23,44 +23,19 @@ def accuracy(gold: Sequence, predictions: Sequence) -> float:
     return sum(g == p for g, p in zip(gold, predictions, strict=True)) / len(gold)
 
 
-def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> Interval:
-    """Return Wilson's score interval of a share.
+def wilson_interval(successes: int, n: int) -> Interval:
+    """Return Wilson's score interval of a share, 95 %.
 
     Args:
         successes: How many of `n` succeeded.
         n: Number of independent trials, above 0.
-        z: Normal quantile; the default gives 95 %.
     Limits: records drawn in groups (the same premise twice) are not independent; the interval is then too narrow.
     Source: E. B. Wilson, JASA 22 (1927), 209-212.
     """
-    p = successes / n
+    p, z = successes / n, 1.959963984540054  # of the normal distribution, 97.5 % lie below
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return Interval(max(0.0, centre - half), min(1.0, centre + half), "wilson 95 %")
-
-
-# -- scikit-learn's, imported when asked for: it takes over a second ----------------------------------------------
-def macro_f1(gold: Sequence, predictions: Sequence, labels: Sequence) -> float:
-    """Return the unweighted mean of the F1 of every label; one neither right nor given counts 0."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(gold, predictions, labels=list(labels), average="macro", zero_division=0))
-
-
-def binary_f1(gold: Sequence, predictions: Sequence, positive) -> float:
-    """Return the F1 of one label, 0 if it is neither right nor given."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score([g == positive for g in gold], [p == positive for p in predictions], zero_division=0))
-
-
-def mcc(gold: Sequence, predictions: Sequence) -> float:
-    """Return Matthews' correlation, 0 where one side has a single class."""
-    if len(set(gold)) < 2 or len(set(predictions)) < 2:
-        return 0.0  # what scikit-learn returns, less its warning
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(gold, predictions))
 
 
 # -- ReCoRD's string metrics ---------------------------------------------------------------------------------------
@@ -106,6 +81,7 @@ def bootstrap_interval(statistics, value, draws: int = 2000, seed: int = 0) -> I
     return Interval(float(low), float(high), "bootstrap 95 %")
 
 
+# -- confusion tables: scores of their sums, and cells to draw bootstrap samples from --------------------------------
 def confusion_cells(gold: Sequence, predictions: Sequence, labels: Sequence):
     """Return an array of shape (records, labels x labels): 1 in the cell (right, given) of each record."""
     import numpy as np
@@ -122,21 +98,26 @@ def _square(sums):
 
 
 def accuracy_of(sums):
-    """Return accuracies of confusion sums, shape (draws, labels x labels) -> (draws,)."""
+    """Return accuracies, shape (draws, labels x labels) -> (draws,)."""
     square = _square(sums)
     return square.trace(axis1=1, axis2=2) / square.sum(axis=(1, 2))
 
 
-def macro_f1_of(sums):
-    """Return macro F1 of confusion sums."""
+def f1_of(sums):
+    """Return the F1 of each label, 0 for one neither right nor given; (draws, labels x labels) -> (draws, labels)."""
     square = _square(sums)
     right = square.diagonal(axis1=1, axis2=2)
     both = square.sum(axis=1) + square.sum(axis=2)
-    return (2 * right / both.clip(min=1)).mean(axis=1)
+    return 2 * right / both.clip(min=1)
+
+
+def macro_f1_of(sums):
+    """Return the unweighted mean of the F1 of every label, shape (draws,)."""
+    return f1_of(sums).mean(axis=1)
 
 
 def mcc_of(sums):
-    """Return Matthews' correlation of confusion sums, 0 where one side has a single class."""
+    """Return Matthews' correlation, shape (draws,); 0 where one side has a single class."""
     import numpy as np
 
     square = _square(sums)

@@ -1,6 +1,7 @@
 """Finding the words that annotations mean, where their offsets miss."""
 
 import re
+from itertools import takewhile
 from typing import NamedTuple
 
 WORD = re.compile(r"[\w\u0301]+")
@@ -35,18 +36,11 @@ def is_form_of(form: str, lemma: str) -> bool:
     Limits: suppletive forms (человек, люди) are not recognised, short words may be taken for forms of another.
     """
     form, lemma = (word.lower().replace("ё", "е").replace("\u0301", "") for word in (form, lemma))
-    shared = len(_common_prefix(form, lemma))
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(form, lemma, strict=False))))
     if shared >= min(len(lemma), max(2, len(lemma) - 3)) or shared >= len(form) - 3 >= 2:
         return True
     hard_form, hard_lemma = SOFT.sub("", form), SOFT.sub("", lemma)
     return len(hard_lemma) >= 2 and form[:1] == lemma[:1] and hard_form.startswith(hard_lemma)
-
-
-def _common_prefix(a: str, b: str) -> str:
-    size = 0
-    while size < min(len(a), len(b)) and a[size] == b[size]:
-        size += 1
-    return a[:size]
 
 
 def words_at(text: str, index: int, count: int) -> Span | None:

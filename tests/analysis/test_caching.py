@@ -7,9 +7,8 @@ from run_folders import QUIET, at_once, burst, steady, write_run
 from scipy import stats
 
 from morocco_lib.analysis import caching
-from morocco_lib.analysis.validity import cached_reasons
 from morocco_lib.errors import UsageError
-from morocco_lib.reasons import Reason, verdict
+from morocco_lib.reasons import Reason
 
 SIZE = 400
 
@@ -39,11 +38,6 @@ def test_the_ratio_has_students_interval_of_the_logs():
 )
 def test_it_fires_above_1_10_where_chance_or_one_run_does_not_explain_it(repeated, fires):
     assert caching.compare([1, 1, 1], repeated)["fires"] is fires
-
-
-def test_what_fires_makes_a_result_invalid():
-    assert verdict(cached_reasons({"fires": True})) == "INVALID"
-    assert cached_reasons({"fires": False}) == cached_reasons({"fires": None}) == []
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------

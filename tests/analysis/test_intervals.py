@@ -6,7 +6,6 @@ import scipy.stats
 
 from morocco_lib.analysis.intervals import mean_of, ratio_estimate
 from morocco_lib.reasons import Reason
-from morocco_lib.tasks import metrics
 
 
 def test_the_ratio_is_that_of_the_sums_not_the_mean_of_ratios():
@@ -48,12 +47,3 @@ def test_a_number_of_one_run_has_no_interval_and_no_method_it_was_not_given():
 def test_one_run_without_a_number_leaves_the_point_without_it():
     assert mean_of([1.0, Reason.NO_CGROUP, Reason.NO_SAMPLES]) == {"value": None, "reason": Reason.NO_CGROUP}
     assert mean_of([]) == {"value": None, "reason": Reason.NO_VALID_RUN}
-
-
-def test_the_bootstrap_interval_of_a_mean_is_that_of_95_percent():
-    values = numpy.random.default_rng(1).normal(5, 2, 400)
-    sums = numpy.stack([values, numpy.ones(400)], axis=1)
-    low, high, _ = metrics.bootstrap_interval(sums, lambda s: s[:, 0] / s[:, 1], draws=4000)
-    half = 1.96 * values.std() / 20
-    assert high - low == pytest.approx(2 * half, rel=0.06)  # of 90 % it is narrower by a sixth
-    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)

@@ -3,15 +3,15 @@
 import random
 
 import pytest
-from run_folders import INIT_S, RATE, burst, steady
+from run_folders import INIT_S, RATE, burst, run_of, steady
 
 from morocco_lib.analysis import segments
-from morocco_lib.analysis.segments import of_ready, of_stream
+from morocco_lib.analysis.segments import ready_segment, stream_segment
 from morocco_lib.reasons import Reason
 
 
-def stream(arrivals, ready_s=None, **options):
-    return of_stream(arrivals, arrivals[-1][0] + 0.05, ready_s, **options)
+def stream(arrivals, ready_s=None):
+    return stream_segment(run_of(arrivals, ready_s=ready_s))
 
 
 def batches(seconds, size=10, begin=1.0):
@@ -23,8 +23,7 @@ def batches(seconds, size=10, begin=1.0):
 
 
 # -- the stream ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("batch", [1, 8, 32])
-@pytest.mark.parametrize("ready_s", [None, INIT_S])
+@pytest.mark.parametrize(("batch", "ready_s"), [(1, None), (32, None), (8, INIT_S)])
 def test_the_first_batch_shows_only_when_the_stream_begins_and_the_rest_at_the_end_is_left_out(batch, ready_s):
     segment = stream(steady(1000, batch), ready_s)
     assert segment.records == 1000 - batch - 1000 % batch
@@ -75,13 +74,13 @@ def test_the_parts_of_a_stream_are_ten_and_make_up_the_whole():
 
 # -- readiness -----------------------------------------------------------------------------------------------------
 def test_from_readiness_all_records_count():
-    segment = of_ready([(2.0, 10), (5.0, 90)], ready_s=1.0)
+    segment = ready_segment(run_of([(2.0, 10), (5.0, 90)], ready_s=1.0))
     assert (segment.records, segment.seconds) == (100, 4.0)
 
 
 def test_without_readiness_or_after_the_last_answer_there_is_none():
-    assert of_ready([(2.0, 10)], None) is of_ready([], 1.0) is Reason.NO_READINESS
-    assert of_ready([(2.0, 10)], 2.0) is Reason.NO_STREAM
+    assert ready_segment(run_of([(2.0, 10)])) is ready_segment(run_of([], ready_s=1.0)) is Reason.NO_READINESS
+    assert ready_segment(run_of([(2.0, 10)], ready_s=2.0)) is Reason.NO_STREAM
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def test_without_readiness_or_after_the_last_answer_there_is_none():
     ],
 )
 def test_answers_are_held_back_where_batches_were_enough(arrivals, ready_s, held_back):
-    assert segments.held_back(arrivals, ready_s, 8) is held_back
+    assert (stream(arrivals, ready_s) is Reason.ANSWERS_HELD_BACK) == held_back
 
 
 # -- warm-up -------------------------------------------------------------------------------------------------------
@@ -104,7 +103,7 @@ WOBBLE = [0.1, 0.102, 0.098, 0.101, 0.099]
 
 def test_a_warm_up_is_found_and_left_out():
     segment = stream(batches([0.2, 0.21, 0.19, *WOBBLE * 12]))
-    assert (segment.warm_up_records, segment.warm_up_s) == (30, pytest.approx(0.6))
+    assert segment.warm_up_s == pytest.approx(0.6)
     assert segment.records == 600 and segment.records / segment.seconds == pytest.approx(100, rel=1e-3)
 
 
@@ -125,13 +124,13 @@ def test_a_warm_up_is_found_and_left_out():
 )
 def test_what_is_a_warm_up_and_what_is_not(seconds, left_out):
     segment = stream(batches(seconds))
-    assert segment.warm_up_records == left_out and segment.records == 10 * len(seconds) - left_out
+    assert segment.records == 10 * len(seconds) - left_out and (segment.warm_up_s > 0) == (left_out > 0)
 
 
 def test_long_texts_answered_first_are_no_warm_up():
     arrivals = batches([0.3] * 6 + [0.1, 0.101, 0.099] * 20)
     long_first = [300] * 70 + [100] * (10 * len(arrivals) - 70)
-    assert segments.warm_up(arrivals) == segments.warm_up(arrivals, lambda: [100] * 670) == 6
+    assert segments.warm_up(arrivals, lambda: [100] * 670) == 6
     assert segments.warm_up(arrivals, lambda: long_first) == 0
     assert segments.warm_up(arrivals, lambda: None) == 6
 
@@ -183,7 +182,7 @@ def test_jitter_of_the_machine_is_no_warm_up_and_nothing_held_back():
     noise = random.Random("jitter")
     arrivals = sorted((t + noise.uniform(0, 0.05), n) for t, n in steady(1000, 32))
     segment = stream(arrivals, ready_s=INIT_S)
-    assert segment.warm_up_records == 0 and segment.records / segment.seconds == pytest.approx(RATE, rel=0.03)
+    assert segment.warm_up_s == 0 and segment.records / segment.seconds == pytest.approx(RATE, rel=0.03)
 
 
 def test_a_burst_at_the_end_is_no_stream():

@@ -13,11 +13,11 @@ def test_start_up_is_readiness_where_the_program_reports_it():
 
 @pytest.mark.parametrize("arrivals", [steady(1000, 1), steady(1000, 32), steady(2000, 203)])
 def test_start_up_without_readiness_is_the_first_answer_less_its_share_of_work(arrivals):
-    assert startup.init_s(run_of(arrivals)) == pytest.approx(INIT_S, abs=1e-9)
+    assert startup.init_s(run_of(arrivals), {}) == pytest.approx(INIT_S, abs=1e-9)
 
 
 def test_start_up_is_never_negative():
-    assert startup.init_s(run_of([(0.01, 500), *((0.1 * k, 10) for k in range(1, 20))])) == 0.0
+    assert startup.init_s(run_of([(0.01, 500), *((0.1 * k, 10) for k in range(1, 20))]), {}) == 0.0
 
 
 def test_of_pairs_it_is_the_last_answer_less_all_work_even_where_the_run_has_a_stream():
@@ -28,14 +28,14 @@ def test_of_pairs_it_is_the_last_answer_less_all_work_even_where_the_run_has_a_s
 
 def test_a_run_too_short_for_a_speed_takes_that_of_all():
     assert startup.init_s(run_of([(1.5, 10), (1.6, 10)]), {"value": 100.0, "method": "stream"}) == pytest.approx(1.4)
-    assert startup.init_s(run_of([(1.5, 10)])) is startup.init_s(run_of([]), {"value": 9.0}) is Reason.NO_READINESS
+    assert startup.init_s(run_of([(1.5, 10)]), {}) is startup.init_s(run_of([]), {"value": 9.0}) is Reason.NO_READINESS
 
 
 def test_start_ups_of_two_groups_have_the_median_and_the_range():
     runs = [run_of(steady(40, 4), ready_s=s) for s in (1.0, 1.02, 2.0)]
     expected = {"value": 1.02, "low": 1.0, "high": 2.0, "method": "median", "scope": "runs"}
-    assert startup.start_s(runs) == expected
-    assert startup.start_s([*runs[:2], run_of([])])["reason"] is Reason.NO_READINESS
+    assert startup.start_s(runs, {}) == expected
+    assert startup.start_s([*runs[:2], run_of([])], {})["reason"] is Reason.NO_READINESS
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ def test_clocks_that_were_set_or_slept():
         ([100, 99, 98.1, 97, 96], False),  # steady, and within 5 %
         ([100, 98, 96, 94, 92.0], True),  # a line without any scatter
         ([100, 92, 105, 90, 97, 88], False),  # chance
+        ([100, 96, 97, 93, 91], False),  # equal runs look so in 15 of 1,000 experiments
     ],
 )
 def test_a_trend_of_more_than_5_percent_is_drift(speeds, drifts):
@@ -189,9 +190,6 @@ def test_every_reason_is_explained():
 
 
 def test_notes_leave_a_result_valid_and_every_other_reason_does_not():
-    assert {str(note) for note in NOTES} == {
-        *("SINGLE_RUN", "FLIPS", "ANSWERS_HELD_BACK", "WORK_NOT_SEEN", "TWO_START_UPS", "LEFT_PROCESSES"),
-        *("PIDS_REFUSED", "CLOCK_TROUBLE", "SHARED_MACHINE", "DISPLAY_ON_GPU", "CONTRACT_BROKEN", "BATCH_FLIPS"),
-    }
     assert verdict(NOTES) == verdict([]) == "VALID"
     assert {verdict([reason, *NOTES]) for reason in INVALID} == {"INVALID"}
+    assert {Reason.SINGLE_RUN, Reason.WORK_NOT_SEEN} <= NOTES and Reason.CACHED_ANSWERS in INVALID

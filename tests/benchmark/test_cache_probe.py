@@ -3,20 +3,16 @@
 import json
 
 import pytest
+from cache_probe_runs import probe
 from run_folders import TERRA
-from servers import server
 
 from morocco_lib import data
 from morocco_lib.analysis import caching
 from morocco_lib.analysis.predictions import read_answers
 from morocco_lib.analysis.run_files import read_run
 from morocco_lib.benchmark import cache_probe
-from morocco_lib.benchmark.run import RunSeries
-from morocco_lib.benchmark.target import Program, Target
 from morocco_lib.data import synthetic
 from morocco_lib.errors import UsageError
-from morocco_lib.runners.contract import Limits
-from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task, task_names
 
 NONCE = "а б в"
@@ -70,6 +66,12 @@ def fed(load) -> list[dict]:
     return [json.loads(line) for line in load.lines()]
 
 
+def kinds(task, records, size, seed=1, pair=1):
+    """Return the streams of unique and of repeated texts."""
+    loads = cache_probe.workloads(task, records, size, seed, pair)
+    return loads["unique"], loads["repeated"]
+
+
 # -- nonces --------------------------------------------------------------------------------------------------------
 @every_task
 def test_a_record_with_a_nonce_says_the_same_of_the_same_words(name, records, official):
@@ -97,7 +99,7 @@ def test_a_record_with_a_nonce_says_the_same_of_the_same_words(name, records, of
 @every_task
 def test_both_kinds_are_equal_but_for_their_nonces(name, records, tmp_path):
     task, size = get_task(name), 80
-    unique, repeated = cache_probe.workloads(task, records, size, seed=1)
+    unique, repeated = kinds(task, records, size)
     lines = [[line.decode() for line in load.lines()] for load in (unique, repeated)]
     assert [len(kind) for kind in lines] == [size, size]
     for ours, theirs in zip(*lines, strict=True):
@@ -117,24 +119,21 @@ def test_both_kinds_are_equal_but_for_their_nonces(name, records, tmp_path):
 @every_task
 def test_unique_texts_never_come_twice_and_repeated_ones_do(name, records):
     task, size = get_task(name), 80
-    unique, repeated = (
-        [set(texts_of(name, r)) for r in fed(load)] for load in cache_probe.workloads(task, records, size, 1)
-    )
+    unique, repeated = ([set(texts_of(name, r)) for r in fed(load)] for load in kinds(task, records, size))
     assert len(set().union(*unique)) == sum(map(len, unique))
     assert len({frozenset(texts) for texts in repeated}) == cache_probe.DISTINCT
     assert set().union(*unique).isdisjoint(set().union(*repeated))
 
 
 def test_batches_of_four_hold_a_repeated_text_twice():
-    _, repeated = cache_probe.workloads(TERRA, synthetic.records("terra", "val", 60, 1), 400, 1)
+    _, repeated = kinds(TERRA, synthetic.records("terra", "val", 60, 1), 400)
     twice = [len(set(repeated.order[k : k + 4])) < 4 for k in range(0, 400, 4)]
     assert sum(twice) > 80
 
 
 def test_the_same_seed_and_pair_give_the_same_bytes():
     def lines(seed, pair):
-        loads = cache_probe.workloads(TERRA, synthetic.records("terra", "val", 60, 1), 50, seed, pair)
-        return [list(load.lines()) for load in loads]
+        return [list(load.lines()) for load in kinds(TERRA, synthetic.records("terra", "val", 60, 1), 50, seed, pair)]
 
     first, second, other = lines(1, 1), lines(1, 2), lines(2, 1)
     assert first == lines(1, 1)
@@ -151,13 +150,13 @@ def test_no_nonce_is_in_two_pairs():
 
 def test_the_records_taken_are_short_and_long():
     records = [{"premise": "а" * n, "hypothesis": "б", "idx": n} for n in range(1, 101)]
-    unique, _ = cache_probe.workloads(TERRA, records, 200, 1)
+    unique, _ = kinds(TERRA, records, 200)
     found = {(record["premise"].count("а") - 1) // 25 for record in fed(unique)}
     assert len(found) == cache_probe.DISTINCT
 
 
 def test_one_record_alone_can_be_fed():
-    unique, repeated = cache_probe.workloads(TERRA, synthetic.records("terra", "val", 1, 1), 9, 1)
+    unique, repeated = kinds(TERRA, synthetic.records("terra", "val", 1, 1), 9)
     assert len({r["premise"] for r in fed(unique)}) == 9 and len({r["premise"] for r in fed(repeated)}) == 1
 
 
@@ -180,34 +179,15 @@ def test_where_only_whole_runs_tell_the_work_is_longer_than_the_start_up():
     assert cache_probe.size_for(100.0, 8, 5000, init_s=0.1) == 100
 
 
-def test_runs_come_in_turns():
-    assert list(cache_probe.sequence()) == [
-        *((1, "unique"), (1, "repeated"), (2, "repeated"), (2, "unique"), (3, "unique"), (3, "repeated"))
-    ]
+def test_every_second_pair_is_run_in_the_other_order():
+    records = synthetic.records("terra", "val", 5, 1)
+    orders = [list(cache_probe.workloads(TERRA, records, 8, 1, pair)) for pair in (1, 2, 3)]
+    assert orders == [["unique", "repeated"], ["repeated", "unique"], ["unique", "repeated"]]
 
 
 # -- real programs -------------------------------------------------------------------------------------------------
-@pytest.fixture
-def probed(tmp_path):
-    """Run a program on three pairs; returns the folders of the runs on unique and on repeated texts."""
-
-    def run(*options, size):
-        target = Target(Program(server("cached", *options), "cached"), ProcessRunner(), Limits(timeout_s=60))
-        source, kinds = tmp_path / "val.jsonl", ("unique", "repeated")
-        records = synthetic.records("terra", "val", 60, 1)
-        source.write_text("".join(json.dumps(record) + "\n" for record in records))
-        for pair, kind in cache_probe.sequence():
-            load = cache_probe.workloads(TERRA, records, size, 7, pair)[kinds.index(kind)]
-            (tmp_path / kind).mkdir(exist_ok=True)
-            with RunSeries(target, load, source, tmp_path / kind, batch_size=8) as series:
-                series.run(tmp_path / kind, kind)
-        return [sorted((tmp_path / kind / "runs").iterdir()) for kind in kinds]
-
-    return run
-
-
-def test_an_honest_program_is_not_accused(probed):
-    unique, repeated = probed("--sort", "--rounds", 3, size=120)
+def test_an_honest_program_is_not_accused(tmp_path):
+    unique, repeated = probe(tmp_path, "--sort", "--rounds", 3, size=120)
     assert not caching.judge(unique, repeated)["fires"]
     for folder in (*unique, *repeated):
         answers = read_answers(read_run(folder))
@@ -215,6 +195,6 @@ def test_an_honest_program_is_not_accused(probed):
         assert answers.repeated == (0 if folder in unique else 120 - cache_probe.DISTINCT)
 
 
-def test_a_program_that_keeps_answers_is_found(probed):
-    result = caching.judge(*probed("--keep", "text", "--rounds", 40, size=80))
+def test_a_program_that_keeps_answers_is_found(tmp_path):
+    result = caching.judge(*probe(tmp_path, "--keep", "text", "--rounds", 40, size=80))
     assert result["fires"] is True and result["value"] > 1.5  # CACHED_ANSWERS

@@ -11,18 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, RUN_FILES, write_records
+from helpers import ROOT, RUN_FILES, wait_until, write_records
 from servers import PYTHON, is_alive, runner, server
 
 from morocco_lib.analysis import summary
 from morocco_lib.benchmark import protocol
 from morocco_lib.benchmark import run as measure
-from morocco_lib.benchmark.run import run_series
 from morocco_lib.benchmark.target import Program, Target
 from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure
-from morocco_lib.reasons import Reason
-from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
 
@@ -57,39 +54,21 @@ class Benched:
 def words(data, out, argv, *options, input_size=40, batch=4, repeats=1) -> list[str]:
     """Return the command line of a bench; `argv` is a list of words, or the text of `--command`."""
     command = argv if isinstance(argv, str) else shlex.join(argv)
-    sizes = ("--input-size", input_size, "--batch-size", batch, "--repeats", repeats, "--quick")
-    return [
-        *map(str, ["bench", "--command", command, "terra", "--data", data, "--out", out, *sizes, *options]),
-        "--json",
-    ]
-
-
-def benching(morocco):
-    def run(data, out, argv, *options, cwd=None, **sizes) -> Benched:
-        return Benched(morocco(*words(data, out, argv, *options, **sizes), cwd=cwd), out)
-
-    return run
+    sizes = ["--input-size", input_size, "--batch-size", batch, "--repeats", repeats, "--quick", "--json"]
+    return [str(w) for w in ["bench", "--command", command, "terra", "--data", data, "--out", out, *sizes, *options]]
 
 
 @pytest.fixture(scope="session")
 def benched(main):
     """Run `morocco bench` and return what came of it."""
-    return benching(main)
+    return lambda data, out, argv, *options, **sizes: Benched(main(*words(data, out, argv, *options, **sizes)), out)
 
 
 def start(*args, **options) -> subprocess.Popen:
     """Start a bench that is to be disturbed."""
     argv = [sys.executable, "-m", "morocco_lib", *words(*args, **options)]
-    return subprocess.Popen(
-        argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for(condition, seconds=20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(argv, cwd=ROOT, text=True, **pipes)
 
 
 @pytest.fixture(scope="session")
@@ -100,26 +79,11 @@ def good(benched, records, tmp_path_factory) -> Benched:
 
 
 # -- the record ----------------------------------------------------------------------------------------------------
-def test_bench_json_is_what_was_printed(good):
+def test_bench_json_is_what_was_printed_and_can_be_rebuilt_from_the_runs_alone(good, tmp_path):
     assert json.loads((good.out / "bench.json").read_text(encoding="utf-8")) == good.result
-
-
-def test_bench_json_can_be_rebuilt_from_the_runs_alone(good, tmp_path):
-    assert json.loads(json.dumps(summary.derive(good.out))) == good.result
-    moved = tmp_path / "moved"
-    moved.mkdir()
-    subprocess.run(["cp", "-r", str(good.out / "runs"), str(good.out / "protocol.json"), str(moved)], check=True)
-    assert json.loads(json.dumps(summary.derive(moved))) == good.result
-
-
-def test_a_point_says_what_was_measured(good, records):
-    result = good.result
-    names = ("schema", "task", "runner", "image_digest", "input_size", "batch_size", "repeats", "verdict", "runs")
-    expected = [1, "terra", "process", None, 100, 4, 2, "VALID", ["runs/01", "runs/02"]]
-    assert [result[name] for name in names] == expected
-    assert result["data"]["path"] == str(records) and result["data"]["origin"] == "files"
-    assert [row["run"] for row in result["per_run"]] == result["runs"]
-    assert result["speed_per_s"]["scope"] == "runs" and "SINGLE_RUN" not in result["reasons"]
+    shutil.copytree(good.out / "runs", tmp_path / "runs")
+    shutil.copy(good.out / "protocol.json", tmp_path)
+    assert json.loads(json.dumps(summary.derive(tmp_path))) == good.result
 
 
 def test_a_run_folder_holds_everything(good):
@@ -128,14 +92,8 @@ def test_a_run_folder_holds_everything(good):
     facts = good.facts("02")
     assert facts["argv"] == [*server("paced", *FAST, "--init", 0.1), "--batch-size", "4"]
     assert facts["lines"] == facts["records_fed"] == 100 and facts["all_fed"] and facts["run"] == 2
-    assert facts["exit"] == {
-        "code": 0,
-        "signal": None,
-        "oom_killed": False,
-        "timed_out": False,
-        "left_pids": [],
-        "pids_refused": 0,
-    }
+    ending = {"code": 0, "signal": None, "oom_killed": False, "timed_out": False, "left_pids": [], "pids_refused": 0}
+    assert facts["exit"] == ending
     phases = facts["phases"]
     order = ("start_s", "first_write_s", "first_read_s", "ready_s", "first_answer_s", "last_answer_s", "exit_s")
     assert [phases[name] for name in order] == sorted(phases[name] for name in order)
@@ -170,7 +128,6 @@ def test_labels_never_reach_the_program(benched, records, tmp_path):
         ("exit-3", "NON_ZERO_EXIT"),
         ("missing", "MISSING_IDX"),
         ("duplicate", "DUPLICATE_IDX"),
-        ("garbage", "BROKEN_LINE"),
         ("sigkill", "KILLED"),
         ("hang", "TIMEOUT"),
     ],
@@ -188,7 +145,7 @@ def test_a_fault_makes_the_point_invalid_and_everything_is_kept(benched, records
     assert set(result["reasons"]) == {code, "SINGLE_RUN"} | also
     assert {path.name for path in (tmp_path / "out/runs/01").iterdir()} == RUN_FILES
     answers = (tmp_path / "out/runs/01/answers.jsonl").read_bytes()
-    assert answers.count(b"\n") == {"missing": 39, "duplicate": 41, "garbage": 41, "sigkill": 4}.get(fault, 40)
+    assert answers.count(b"\n") == {"missing": 39, "duplicate": 41, "sigkill": 4}.get(fault, 40)
     assert json.loads((tmp_path / "out/bench.json").read_text()) == result
     status = json.loads((tmp_path / "out/status.json").read_text())
     assert (status["state"], status["exit"]) == ("done", 1)
@@ -203,12 +160,6 @@ def test_a_last_answer_without_line_feed_counts(benched, records, tmp_path):
     assert found.code == 0 and found.facts()["lines"] == 40, found.talk
     chunks = (tmp_path / "out/runs/01/chunks.jsonl").read_text().splitlines()
     assert sum(json.loads(chunk)["lines"] for chunk in chunks) == 40
-
-
-def test_processes_left_behind_are_noted(benched, records, tmp_path):
-    found = benched(records, tmp_path / "out", server("paced", *FAST, "--init", 0.1, "--fault", "leave-child"))
-    (pid,) = found.facts()["exit"]["left_pids"]
-    assert found.code == 0 and "LEFT_PROCESSES" in found.result["reasons"] and not is_alive(pid)
 
 
 def test_out_of_memory_is_distinguished_from_other_ends(benched, records, tmp_path):
@@ -232,43 +183,30 @@ def test_a_folder_that_is_not_empty_is_left_as_it_is(benched, records, tmp_path)
         assert [path.name for path in kept.parent.iterdir()] == ["kept.txt"] and kept.read_text() == "mine"
 
 
-def test_an_empty_folder_may_be_given(benched, records, tmp_path):
-    (tmp_path / "out").mkdir()
-    assert benched(records, tmp_path / "out", server("paced", *FAST)).code == 0
-
-
-@pytest.mark.parametrize("command", ["no-such-program --fast", "", "'open quote"])
-def test_an_unknown_program_is_wrong_usage_and_nothing_is_written(benched, records, tmp_path, command):
-    assert_refused(benched(records, tmp_path / "out", command))
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
-    "text",
-    ["\n\n", '{"premise": "a", "hypothesis": "b", "idx": 0}\n{"premise": "a", "hyp', "\xff\n"],
-    ids=["blank", "cut", "no-json"],
+    ("command", "options", "message"),
+    [
+        ("no-such-program --fast", (), "no program 'no-such-program'"),
+        ("", (), "--command is empty"),
+        ("'open quote", (), "close the quotes"),
+        ("true", ("--data", "absent.jsonl"), "absent.jsonl"),
+        *(("true", ("--batch-size", size), "--batch-size") for size in ("0", "1.5", "1,", "8,8")),
+        ("true", ("--input-size", "0"), "--input-size"),
+        ("true", ("--timeout", "nan"), "--timeout"),
+        ("true", ("--memory", "x"), "--memory"),
+        ("true", ("--precision", "0.1"), "give one of them"),
+    ],
 )
-def test_records_that_cannot_be_read_are_wrong_usage_and_nothing_is_written(benched, tmp_path, text):
-    data = tmp_path / "val.jsonl"
-    data.write_text(text)
-    assert_refused(benched(data, tmp_path / "out", server("paced")), "val.jsonl")
+def test_wrong_usage_is_refused_and_nothing_is_written(benched, records, tmp_path, command, options, message):
+    assert_refused(benched(records, tmp_path / "out", command, *options), message)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_file_is_wrong_usage(benched, tmp_path):
-    assert_refused(benched(tmp_path / "absent.jsonl", tmp_path / "out", server("paced")), "absent.jsonl")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("batch", ["0", "1.5", "1,", "8,8"])
-def test_batch_sizes_are_whole_numbers_above_0(benched, records, tmp_path, batch):
-    assert_refused(benched(records, tmp_path / "out", server("paced"), batch=batch), "--batch-size")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("option", [("--input-size", "0"), ("--timeout", "nan"), ("--memory", "x")])
-def test_other_numbers_are_above_0(benched, records, tmp_path, option):
-    assert_refused(benched(records, tmp_path / "out", server("paced"), *option), option[0])
+def test_a_script_without_its_interpreter_is_refused_before_a_shell_takes_it(benched, records, tmp_path):
+    script = tmp_path / "model"
+    script.write_text("import sys\n")
+    script.chmod(0o755)
+    assert_refused(benched(records, tmp_path / "out", [str(script)]), "names its interpreter", "#!/usr/bin/env python3")
 
 
 def test_several_batch_sizes_give_as_many_points(benched, records, tmp_path):
@@ -287,7 +225,7 @@ def test_a_killed_bench_leaves_nothing_that_looks_finished(benched, records, tmp
     out = tmp_path / "out"
     partial = out / "runs" / ".01.partial"
     killed = start(records, out, server("paced", "--rate", 40, "--no-ready"), input_size=400)
-    wait_for(lambda: (partial / "samples.jsonl").exists())
+    assert wait_until(lambda: (partial / "samples.jsonl").exists())
     time.sleep(0.3)
     killed.kill()
     assert killed.communicate(timeout=10)[0] == ""
@@ -303,12 +241,12 @@ def test_a_killed_bench_leaves_nothing_that_looks_finished(benched, records, tmp
 def test_a_killed_bench_takes_its_program_along(records, tmp_path):
     pid_file = tmp_path / "pid"
     killed = start(records, tmp_path / "out", tells_its_pid(pid_file))
-    wait_for(lambda: pid_file.exists() and pid_file.read_text())
+    assert wait_until(lambda: pid_file.exists() and pid_file.read_text())
     pid = int(pid_file.read_text())
     assert is_alive(pid)
     killed.kill()
     killed.communicate(timeout=10)
-    wait_for(lambda: not is_alive(pid), 5)
+    assert wait_until(lambda: not is_alive(pid), 5)
 
 
 def tells_its_pid(path: Path) -> list[str]:
@@ -317,73 +255,52 @@ def tells_its_pid(path: Path) -> list[str]:
     return [*PYTHON, "-c", code]
 
 
-def test_a_finished_run_survives_the_kill_of_a_later_one(records, tmp_path):
-    out = tmp_path / "out"
-    killed = start(records, out, server("paced", "--rate", 200), repeats=3)
-    assert "run 1 of 3" in killed.stderr.readline()
-    killed.kill()
-    killed.communicate()
-    names = {path.name for path in (out / "runs").iterdir()}
-    assert "01" in names and names <= {"01", ".02.partial"}
-    assert {path.name for path in (out / "runs/01").iterdir()} == RUN_FILES
+class FullDisk:
+    """samples.jsonl on a disk that takes one sample, then no more."""
+
+    def __init__(self, path):
+        self.file = path.open("w")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *raised):
+        self.file.close()
+
+    def write(self, text):
+        if '"mark"' in text:
+            raise OSError(28, "No space left on device")
+        self.file.write(text)
 
 
-def load_of_one(folder: Path) -> tuple:
-    source = write_records(folder / "one.jsonl", 1)
-    task = get_task("terra")
-    return workload.build(task, task.read(source), 1, 0), source
+def refuse(path):
+    raise OSError(28, "No space left on device")
 
 
-def test_a_program_is_not_started_when_the_disk_refuses_its_files(tmp_path, monkeypatch):
-    def refuse(path):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(measure, "open_samples", refuse)
-    load, source = load_of_one(tmp_path)
-    program = Program([*PYTHON, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"], "m")
-    with pytest.raises(EnvironmentFailure, match="No space left"):
-        run_series(Target(program, ProcessRunner(), Limits(9)), load, source, tmp_path, batch_size=1, repeats=1)
-    time.sleep(0.2)
-    assert not (tmp_path / "started").exists()
-
-
-def test_a_disk_that_fills_up_ends_the_program_and_keeps_finished_runs(tmp_path, monkeypatch):
-    class FullDisk:
-        """Takes one sample, then no more."""
-
-        def __init__(self, path):
-            self.file = path.open("w")
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *what):
-            self.file.close()
-
-        def write(self, text):
-            if '"mark"' in text:
-                raise OSError(28, "No space left on device")
-            self.file.write(text)
-
-    load, source = load_of_one(tmp_path)
-    monkeypatch.setattr(measure, "open_samples", FullDisk)
-    program = Program(server("paced", "--fault", "hang"), "m")
+@pytest.mark.parametrize("disk", [refuse, FullDisk])
+def test_a_full_disk_ends_the_program_or_does_not_start_it(tmp_path, monkeypatch, disk):
+    monkeypatch.setattr(measure, "open_samples", disk)
+    task, source = get_task("terra"), write_records(tmp_path / "one.jsonl", 1)
+    load = workload.build(task, task.read(source), 1, 0)
+    target = Target(Program(server("paced", "--fault", "hang", "--starts", tmp_path / "starts"), "m"), ProcessRunner())
     begin = time.monotonic()
-    with pytest.raises(EnvironmentFailure, match="No space left"):
-        run_series(Target(program, ProcessRunner(), Limits(9)), load, source, tmp_path, batch_size=1, repeats=1)
+    series = measure.RunSeries(target, load, source, tmp_path, batch_size=1)
+    with pytest.raises(EnvironmentFailure, match="No space left"), series:
+        series.run(tmp_path, "bench")
     assert time.monotonic() - begin < 5
+    assert (tmp_path / "starts").exists() == (disk is FullDisk)
     assert not [path for path in (tmp_path / "runs").iterdir() if path.name[0] != "."]
 
 
 def test_interrupting_a_bench_ends_its_program(records, tmp_path):
     pid_file = tmp_path / "pid"
-    asked = start(records, tmp_path / "out", tells_its_pid(pid_file))
-    wait_for(lambda: pid_file.exists() and pid_file.read_text())
+    bench = start(records, tmp_path / "out", tells_its_pid(pid_file))
+    assert wait_until(lambda: pid_file.exists() and pid_file.read_text())
     pid = int(pid_file.read_text())
     assert is_alive(pid)
-    asked.send_signal(signal.SIGINT)
-    _, talk = asked.communicate(timeout=15)
-    assert asked.returncode == 130 and not is_alive(pid) and "Traceback" not in talk, talk
+    bench.send_signal(signal.SIGINT)
+    _, talk = bench.communicate(timeout=15)
+    assert bench.returncode == 130 and not is_alive(pid) and "Traceback" not in talk, talk
     assert json.loads((tmp_path / "out/status.json").read_text())["state"] == "killed"
 
 
@@ -412,21 +329,6 @@ def test_the_example_in_the_docstring_works(tmp_path, synthetic_data, monkeypatc
     assert names["result"]["verdict"] == "VALID" and names["result"]["model"] == "my_model"
 
 
-def test_answers_given_without_reading_the_records_are_invalid(benched, records, tmp_path):
-    code = 'for idx in range(5000): print(\'{"idx": %d, "label": "entailment"}\' % idx)'
-    found = benched(records, tmp_path / "out", [*PYTHON, "-c", code], input_size=5000)
-    assert found.code == 1 and found.result["reasons"][0] == Reason.INPUT_NOT_READ
-    assert found.result["score"]["value"] is None and not found.result["per_run"][0]["problems"]
-
-
-def test_a_script_without_its_interpreter_is_refused_before_a_shell_takes_it(benched, records, tmp_path):
-    script = tmp_path / "model"
-    script.write_text("import sys\n")
-    script.chmod(0o755)
-    assert_refused(benched(records, tmp_path / "out", [str(script)]), "names its interpreter", "#!/usr/bin/env python3")
-    assert not (tmp_path / "out").exists()
-
-
 # -- other options of the verb ---------------------------------------------------------------------------------------
 def test_logs_in_the_originals_format_beside_a_bench(main, records, tmp_path):
     logs = tmp_path / "logs"
@@ -437,15 +339,7 @@ def test_logs_in_the_originals_format_beside_a_bench(main, records, tmp_path):
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in (logs / "paced/terra").iterdir())
     assert names == [f"{size}_{k:02d}.jsonl" for size in ("1_1", "800_8") for k in (1, 2, 3)]
-    told = main("stats", str(logs), "--original")
-    assert json.loads(told.stdout)["rps"] == pytest.approx(800, rel=0.1)
+    stats = main("stats", str(logs), "--original")
+    assert json.loads(stats.stdout)["rps"] == pytest.approx(800, rel=0.1)
     again = main(*map(str, [*argv, "--out", tmp_path / "again"]))
     assert again.returncode == 2 and "never overwritten" in again.stderr and not (tmp_path / "again").exists()
-
-
-def test_a_fixed_count_and_a_precision_are_not_both_asked(main, records, tmp_path):
-    done = main(
-        "bench", "--command", "true", "terra", "--data", str(records), "--out", str(tmp_path / "o"), "--repeats", "3",
-        "--precision", "0.1",
-    )  # fmt: skip
-    assert done.returncode == 2 and "give one of them" in done.stderr

@@ -375,11 +375,11 @@ def test_a_user_without_rights_home_and_git_runs_a_whole_plan(program, place, th
     variables = {"LANG": "C", "PATH": "/nonexistent", "TZ": "nonsense", "MPLBACKEND": "TkAgg"} | (
         {} if temporary else {"HOME": "/"}
     )
-    said = whole_plan(
+    lines = whole_plan(
         program, theirs / "план", through=("/usr/bin/env", "PATH=/usr/sbin:/usr/bin:/bin", *through), **variables
     )
-    assert said[0] == f"plan tiny: synthetic records; results go to {theirs / 'план'}"
-    assert [line.split("] ")[1].rpartition(" in ")[0] for line in said[1:]] == [
+    assert lines[0] == f"plan tiny: synthetic records; results go to {theirs / 'план'}"
+    assert [line.split("] ")[1].rpartition(" in ")[0] for line in lines[1:]] == [
         "train tfidf terra: done", "bench tfidf terra: done", "eval tfidf terra: done", "report: done"
     ]  # fmt: skip
     assert not list((theirs / "план").glob(".morocco-home-*"))

@@ -225,12 +225,12 @@ def test_the_project_is_found_upwards_and_paths_count_from_it(project, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("recipe", "message"),
     [
         ({"epochs": -1}, "bench.ipynb: parameter 'recipe.epochs' is -1: Input should be greater than 0"),
         ({"epochz": 1}, "bench.ipynb: unknown parameter 'recipe.epochz'; did you mean 'epochs'?"),
     ],
 )
-def test_a_recipe_in_a_model_file_is_refused_by_what_the_user_wrote(recipe, said):
+def test_a_recipe_in_a_model_file_is_refused_by_what_the_user_wrote(recipe, message):
     values = {"name": "m", "kind": "transformer", "source": "a/b", "recipe": recipe}
-    assert refused(config.ModelParams, values) == said
+    assert refused(config.ModelParams, values) == message

@@ -177,9 +177,9 @@ def test_what_this_archive_does_not_hold_is_neither_kept_nor_overwritten(attempt
 
 
 def test_a_fault_that_passes_is_retried(attempt, good, server):
-    said = []
-    assert len(attempt(good, breaks_off(good), status(503), serve(good), say=said.append)) == 3
-    assert server.requests == 3 and len(said) == 2 and "HTTP 503" in said[1]
+    messages = []
+    assert len(attempt(good, breaks_off(good), status(503), serve(good), say=messages.append)) == 3
+    assert server.requests == 3 and len(messages) == 2 and "HTTP 503" in messages[1]
 
 
 @pytest.mark.parametrize(

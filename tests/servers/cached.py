@@ -25,9 +25,8 @@ parser.add_argument("--sort", action="store_true", help="sort by length inside a
 parser.add_argument("--one-by-one", action="store_true", help="batches of one, whatever is asked for")
 parser.add_argument("--unflushed", action="store_true", help="leave flushing to Python's buffer")
 parser.add_argument("--held-back", action="store_true", help="print all answers at the end")
-parser.add_argument("--ready", action="store_true", help="tell readiness")
-parser.add_argument("--late-ready", action="store_true", help="tell it when the work is done")
-parser.add_argument("--break-answers", action="store_true", help="give labels that there are not")
+parser.add_argument("--ready", action="store_true", help="report readiness")
+parser.add_argument("--late-ready", action="store_true", help="report it when the work is done")
 args = parser.parse_args()
 READY = 'morocco: {"event": "ready"}'
 size = 1 if args.one_by_one else args.batch_size
@@ -73,7 +72,6 @@ def answer(batch: list[dict]) -> list[str]:
         case _:
             labels = model(texts)
     spend(args.own_rounds * len(batch))
-    labels = ["maybe"] * len(batch) if args.break_answers else labels
     return [json.dumps({"idx": record["idx"], "label": label}) for record, label in zip(batch, labels, strict=True)]
 
 

@@ -2,18 +2,14 @@
 
 import argparse
 import os
-import sys
 import time
 
 BLOCK = 1 << 16
 
 parser = argparse.ArgumentParser(allow_abbrev=False)
-parser.add_argument("--delay", type=float, default=0.0, help="seconds before stdin is touched")
 parser.add_argument("--take", type=int, default=1 << 62, help="copy so many bytes at most, then close stdin")
-parser.add_argument("--mute", action="store_true", help="read, but write nothing")
 parser.add_argument("--linger", type=float, default=0.0, help="seconds to stay after copying")
 parser.add_argument("--stderr-bytes", type=int, default=0, help="so many, none of them a line feed, while copying")
-parser.add_argument("--exit", type=int, default=0)
 args = parser.parse_args()
 
 
@@ -24,15 +20,13 @@ def talk(most: int) -> None:
         most -= written
 
 
-time.sleep(args.delay)
 read_ns = time.monotonic_ns()  # when stdin is first touched: the truth that is measured against
 while args.take and (data := os.read(0, min(BLOCK, args.take))):
     args.take -= len(data)
-    while data and not args.mute:
+    while data:
         data = data[os.write(1, data) :]
     talk(BLOCK)
 os.close(0)
 talk(args.stderr_bytes)
 os.write(2, b'\nmorocco: {"event": "told", "read_ns": %d}\n' % read_ns)
 time.sleep(args.linger)
-sys.exit(args.exit)

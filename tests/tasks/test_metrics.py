@@ -1,54 +1,107 @@
-"""Metrics against values worked out by hand, and the intervals of those that are no share."""
+"""Metrics against values worked out by hand and scikit-learn's, and their intervals."""
+
+import string
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from morocco_lib.tasks import get_task, metrics
+from morocco_lib.tasks import metrics
 
-GOLD, GIVEN = list("aaaabc"), list("aaabbb")  # F1: a 6/7, b 1/2 (2 x 1 / (1 + 3)), c 0
-
-
-def test_macro_f1_counts_every_label_alike():
-    assert metrics.macro_f1(GOLD, GIVEN, "abc") == pytest.approx((6 / 7 + 1 / 2 + 0) / 3)  # micro: 4 / 6
-    assert metrics.macro_f1(list("ab"), list("ab"), "abc") == pytest.approx(2 / 3)  # c is neither right nor given
+LABELS = ("a", "b", "c")
 
 
-def test_binary_f1_is_that_of_one_label():
-    assert metrics.binary_f1(GOLD, GIVEN, "b") == pytest.approx(1 / 2)
-    assert metrics.binary_f1(list("aa"), list("aa"), "b") == 0
+def table(gold, given, labels=LABELS):
+    return metrics.confusion_cells(gold, given, labels).sum(axis=0, keepdims=True)
 
 
-def test_mcc_is_that_of_a_table_and_0_where_one_side_has_one_class():
-    gold, given = [1] * 5 + [0] * 5, [1] * 4 + [0] + [0] * 3 + [1] * 2  # 4 and 3 right, 2 and 1 wrong
-    assert metrics.mcc(gold, given) == pytest.approx((4 * 3 - 2 * 1) / (6 * 5 * 5 * 4) ** 0.5)
-    assert metrics.mcc(gold, [1 - label for label in gold]) == -1
-    assert metrics.mcc(gold, [1] * 10) == metrics.mcc([0] * 10, given) == 0
+# -- tables of right and given labels --------------------------------------------------------------------------------
+def test_scores_of_a_table_by_hand():
+    sums = table("aaaabc", "aaabbb")
+    assert metrics.f1_of(sums)[0] == pytest.approx([6 / 7, 1 / 2, 0])  # of b: 2 x 1 / (1 + 3)
+    assert metrics.macro_f1_of(sums) == pytest.approx((6 / 7 + 1 / 2) / 3)
+    assert metrics.accuracy_of(sums) == pytest.approx(4 / 6)
+    assert metrics.macro_f1_of(table("ab", "ab")) == pytest.approx(2 / 3)  # c is neither right nor given
 
 
-@pytest.mark.parametrize("labels", ["ab", "abc"])
-def test_values_of_sums_are_those_of_the_records(labels):
-    rng = np.random.default_rng(1)
-    gold, given = ([labels[k] for k in rng.integers(len(labels), size=60)] for _ in range(2))
-    sums = metrics.confusion_cells(gold, given, labels).sum(0, keepdims=True)
-    assert metrics.accuracy_of(sums) == pytest.approx(metrics.accuracy(gold, given))
-    assert metrics.macro_f1_of(sums) == pytest.approx(metrics.macro_f1(gold, given, labels))
-    assert metrics.mcc_of(sums) == pytest.approx(metrics.mcc(gold, given))
-    alone = metrics.confusion_cells(gold, [labels[0]] * 60, labels).sum(0, keepdims=True)
-    assert metrics.mcc_of(alone) == 0
+def test_mcc_by_hand_and_0_without_a_warning_where_one_side_has_one_class():
+    # 4 right and 1 missed, 2 wrongly given and 3 rightly not: (4 x 3 - 2 x 1) / sqrt(6 x 5 x 5 x 4)
+    assert metrics.mcc_of(table("aaaaabbbbb", "aaaabaabbb", "ab")) == pytest.approx(10 / 600**0.5)
+    assert metrics.mcc_of(table("aabb", "bbaa", "ab")) == -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for gold, given_ in (("aaaa", "aaab"), ("aabb", "aaaa"), ("aaaa", "aaaa"), ("aaaa", "bbbb")):
+            assert metrics.mcc_of(table(gold, given_, "ab")) == [0.0]
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), min_size=1, max_size=40))
+def test_scores_of_a_table_are_scikit_learns(pairs):
+    gold, given_ = map(list, zip(*pairs, strict=True))
+    sums = table(gold, given_)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of a single class
+        expected = {
+            metrics.accuracy_of: accuracy_score(gold, given_),
+            metrics.macro_f1_of: f1_score(gold, given_, labels=LABELS, average="macro", zero_division=0),
+            metrics.mcc_of: matthews_corrcoef(gold, given_),
+        }
+    assert metrics.accuracy(gold, given_) == expected[metrics.accuracy_of]
+    for of, value in expected.items():
+        assert of(np.concatenate([sums, 2 * sums])) == pytest.approx([value] * 2, abs=1e-12)
+
+
+def test_an_accuracy_of_no_records_is_refused():
+    with pytest.raises(ValueError, match="no records"):
+        metrics.accuracy([], [])
+
+
+# -- answers in words ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("gold", "given", "exact", "f1"),
+    ("gold", "answer", "f1", "em"),
     [
-        ("Москва", "москва!", 1, 1),
-        ("the big house", "a house", 0, 2 * 1 / (2 + 1)),
-        ("да да нет", "да нет нет", 0, 2 * 2 / (3 + 3)),  # each token as often as both have it
-        ("дом", "сад", 0, 0),
-        ("", "сад", 0, 0),
+        ("Северная Корея", "северная корея!", 1, 1),
+        ("Северная Корея", "Корея", 2 / 3, 0),
+        ("Северная Корея", "Южная Корея", 0.5, 0),
+        ("the Financial Times", "Financial  Times", 1, 1),
+        ("«Зенит»", "Зенит", 0, 0),  # Russian quotes are no ASCII punctuation and stay
+        ("США", "Россия", 0, 0),
+        ("да да нет", "да нет нет", 2 * 2 / (3 + 3), 0),  # each token as often as both have it
+        ("a", "the", 0, 1),  # both are empty after normalisation: equal, but no token is shared
     ],
 )
-def test_answers_in_words_are_compared_after_normalisation(gold, given, exact, f1):
-    assert (metrics.exact_match(gold, given), metrics.token_f1(gold, given)) == (exact, pytest.approx(f1))
+def test_answers_in_words_are_compared_after_normalisation(gold, answer, f1, em):
+    assert (metrics.token_f1(gold, answer), metrics.exact_match(gold, answer)) == (pytest.approx(f1), em)
+    assert metrics.token_f1(answer, gold) == pytest.approx(f1)
+
+
+def test_every_ascii_punctuation_mark_is_dropped():
+    assert metrics.normalise_answer(f"Кре{string.punctuation}мль — an «The»") == "кремль — « »"
+
+
+# -- intervals -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        # R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        # n = 1 by hand: with z^2 = 3.8415 all of it is z^2 / (1 + z^2)
+        (0, 1, 0.0000, 0.7935),
+        (1, 1, 0.2065, 1.0000),
+        # p = 1/2 by hand: 0.5 -+ z / (2 sqrt(n + z^2))
+        (50, 100, 0.4038, 0.5962),
+    ],
+)
+def test_wilson_interval_has_the_published_values(successes, n, low, high):
+    interval = metrics.wilson_interval(successes, n)
+    assert (interval.low, interval.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert interval.low >= 0 and interval.high <= 1
 
 
 def test_bootstrap_interval_is_that_of_the_normal_limit():
@@ -62,57 +115,8 @@ def test_bootstrap_interval_is_that_of_the_normal_limit():
 def test_bootstrap_interval_is_drawn_as_published_results_were():
     # By another way: the units themselves are counted, with the same generator, seed 0 and 2000 draws, 200 at a time.
     units = np.array([[k * 0.37 % 1] for k in range(50)])
-    rng, means = np.random.default_rng(0), []
-    for _ in range(10):
-        means += [sum(n * unit for n, (unit,) in zip(counts, units, strict=True)) / 50
-                  for counts in rng.multinomial(50, [1 / 50] * 50, size=200)]  # fmt: skip
-    means.sort()
-    interval = metrics.bootstrap_interval(units, lambda sums: sums[:, 0] / 50)
-    for found, share in ((interval.low, 0.025), (interval.high, 0.975)):
-        place = share * 1999
-        below, above = means[int(place)], means[int(place) + 1]
-        assert found == pytest.approx(below + (above - below) * (place - int(place)), rel=1e-9)
-
-
-# -- what tasks do with them, and with idx and spellings ---------------------------------------------------------
-@pytest.fixture
-def passage():
-    """A record of MuSeRC with two questions of two answers each."""
-    answers = [[{"idx": 10, "text": "да", "label": 1}, {"idx": 11, "text": "нет", "label": 0}],
-               [{"idx": 12, "text": "он", "label": 0}, {"idx": 13, "text": "она", "label": 1}]]  # fmt: skip
-    questions = [{"idx": 5 + k, "question": "Кто?", "answers": two} for k, two in enumerate(answers)]
-    return {"idx": 3, "passage": {"text": "Дом.", "questions": questions}}
-
-
-def idx_of(prediction):
-    """Return every idx of a prediction or record of MuSeRC: of questions and of answers."""
-    questions = prediction["passage"]["questions"]
-    return [q["idx"] for q in questions], [a["idx"] for q in questions for a in q["answers"]]
-
-
-def test_every_question_and_answer_has_an_idx_of_its_own_and_gets_its_old_one_back(passage):
-    task = get_task("muserc")
-    made = [task.reindex(passage, position) for position in (0, 1)]
-    questions, answers = ([idx for record in made for idx in idx_of(record)[k]] for k in (0, 1))
-    assert len(set(questions)) == 4 and len(set(answers)) == 8
-    restored = task.restore(task.gold(made[1]), passage)
-    assert restored["idx"] == 3 and idx_of(restored) == ([5, 6], [10, 11, 12, 13])
-    assert restored == task.gold(passage)
-
-
-@pytest.mark.parametrize(
-    ("name", "answer", "line"),
-    [
-        ("terra", "entailment", '{"idx": 7, "label": "entailment"}'),
-        ("rcb", "neutral", '{"idx": 7, "label": "neutral"}'),
-        ("danetqa", "true", '{"idx": 7, "label": "true"}'),
-        ("russe", "false", '{"idx": 7, "label": "false"}'),
-        ("rwsd", "True", '{"idx": 7, "label": "True"}'),
-        ("parus", 1, '{"idx": 7, "label": 1}'),
-        ("lidirus", "not_entailment", '{"idx": "7", "label": "not_entailment"}'),
-    ],
-)
-def test_a_submission_is_spelt_as_the_leaderboard_reads_it(name, answer, line):
-    task = get_task(name)
-    assert answer in task.labels
-    assert task.format({"idx": task.idx_type(7), "label": answer}) == line
+    rng = np.random.default_rng(0)
+    draws = np.concatenate([rng.multinomial(50, [1 / 50] * 50, size=200) for _ in range(10)])
+    means = [np.repeat(units[:, 0], counts).mean() for counts in draws]
+    low, high, _ = metrics.bootstrap_interval(units, lambda sums: sums[:, 0] / 50)
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, (0.025, 0.975))), rel=1e-9)

@@ -1,52 +1,20 @@
 """All nine tasks on official records: one promise a test, kept by every task, and facts of the published files."""
 
 import copy
-import functools
-import gzip
 import json
 import math
 import random
-import string
-import warnings
-from collections import Counter
-from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from morocco_lib import data
 from morocco_lib.data import workload
-from morocco_lib.errors import UsageError
 from morocco_lib.report import tables
-from morocco_lib.tasks import get_task, metrics, task_names
+from morocco_lib.tasks import get_task, task_names
 from morocco_lib.tasks.base import task_value
 
 NAMES = task_names("Russian SuperGLUE")
-LABELLED = [name for name in NAMES if name not in ("muserc", "rucos")]
 HIDDEN = {"muserc": {"label"}, "rucos": {"answers"}, "russe": {"label", "gold_sense1", "gold_sense2"}}
 every_task = pytest.mark.parametrize("name", NAMES)
-drawn = settings(max_examples=25, deadline=None)
-
-
-@functools.cache
-def records_of(root: Path, name: str, split: str = "val") -> list[dict]:
-    task = get_task(name)
-    path = root / "rsg/RuCoS/train_sample.jsonl" if name == "rucos" else data.find_split(root / "rsg", task, split)
-    return task.read(path)
-
-
-def subsample(draw, task, records, most: int = 10) -> list[dict]:
-    """Draw distinct records in any order, always one of each label, so that every metric can reach 1."""
-    places = draw(st.lists(st.integers(0, len(records) - 1), min_size=1, max_size=most, unique=True))
-    if task.name in LABELLED:
-        first = {}
-        for place, record in enumerate(records):
-            first.setdefault(task.gold(record)["label"], place)
-        places += [place for place in first.values() if place not in places]
-    return draw(st.permutations([records[place] for place in places]))
 
 
 def respond(task, record: dict, rng: random.Random) -> dict:
@@ -81,12 +49,10 @@ def check(task, predictions, records):
 
 
 # -- scores --------------------------------------------------------------------------------------------------------
-def test_there_are_nine_tasks():
-    assert NAMES == ["danetqa", "lidirus", "muserc", "parus", "rcb", "rucos", "russe", "rwsd", "terra"]
-
-
-def assert_perfect(task, records):
-    gold = [task.gold(record) for record in records]
+@every_task
+def test_gold_scores_1_against_itself(official, name):
+    task = get_task(name)
+    gold = [task.gold(record) for record in official(name)]
     scores = task.score(gold, gold)
     assert task_value(task, scores) == pytest.approx(1, abs=1e-12)
     assert all(scores[metric] == pytest.approx(1, abs=1e-12) for metric in task.metric_names)
@@ -95,53 +61,41 @@ def assert_perfect(task, records):
 
 
 @every_task
-def test_gold_scores_1_against_itself(real_data, name):
-    assert_perfect(get_task(name), records_of(real_data, name))
-
-
-@every_task
-@drawn
-@given(st.data())
-def test_gold_of_any_part_scores_1_against_itself(real_data, name, source):
-    task = get_task(name)
-    assert_perfect(task, subsample(source.draw, task, records_of(real_data, name)))
-
-
-@every_task
-@drawn
-@given(st.data(), st.randoms(use_true_random=False))
-def test_the_order_of_lines_changes_nothing(real_data, name, source, rng):
-    task = get_task(name)
-    records = subsample(source.draw, task, records_of(real_data, name))
-    given_ = [respond(task, record, rng) for record in records]
+def test_answers_survive_a_file_of_lines_in_any_order(official, name):
+    task, rng = get_task(name), random.Random(2)
+    official = official(name)
+    records = rng.sample(official, min(40, len(official)))
+    answers = {task.key(record): respond(task, record, rng) for record in records}
+    lines = [task.format(answer).encode() for answer in rng.sample(list(answers.values()), len(answers))]
+    assert not any(b"\n" in line for line in lines)
+    for asked in (records, [task.skeleton(record) for record in records]):
+        checked = check(task, lines, asked)
+        assert checked.ok and checked.predictions == answers
+        assert checked.noncanonical.total() == 0
+        assert (checked.read, checked.expected) == (len(records), len(records))
     gold = [task.gold(record) for record in records]
-    checked = check(task, rng.sample(given_, len(given_)), records)
-    assert checked.ok
-    scores = task.score(gold, given_)
-    assert task.score(gold, [checked.predictions[task.key(record)] for record in records]) == scores
-    places = rng.sample(range(len(records)), len(records))
-    moved = task.score([gold[k] for k in places], [given_[k] for k in places])
-    assert moved == pytest.approx(scores, abs=1e-12)
+    scores = task.score(gold, list(answers.values()))
+    assert scores == pytest.approx(task.score(gold[::-1], list(answers.values())[::-1]), abs=1e-12)
 
 
 @every_task
-def test_the_interval_holds_the_value_and_is_no_point(real_data, name):
+def test_the_interval_holds_the_value_and_is_no_point(official, name):
     task, rng = get_task(name), random.Random(5)
-    records = records_of(real_data, name)[:300]
+    records = official(name)[:300]
     gold = [task.gold(record) for record in records]
-    given_ = [g if rng.random() < 0.3 else respond(task, r, rng) for g, r in zip(gold, records, strict=True)]
-    value = task_value(task, task.score(gold, given_))
-    low, high, _ = task.interval(gold, given_)
+    given = [g if rng.random() < 0.3 else respond(task, r, rng) for g, r in zip(gold, records, strict=True)]
+    value = task_value(task, task.score(gold, given))
+    low, high, _ = task.interval(gold, given)
     assert low < value < high and 0 < value < 1
 
 
 # -- one record's way there and back -------------------------------------------------------------------------------
 @every_task
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_stripped_records_hold_nothing_that_gives_the_answer_away(real_data, name, split):
+def test_stripped_records_hold_nothing_that_gives_the_answer_away(official, name, split):
     task, hidden = get_task(name), HIDDEN.get(name, {"label"})
     found = set()
-    for record in records_of(real_data, name, "val" if name == "lidirus" else split)[:2000]:
+    for record in official(name, "val" if name == "lidirus" else split)[:2000]:
         before = copy.deepcopy(record)
         stripped = task.strip_labels(record)
         assert record == before
@@ -156,9 +110,9 @@ def test_stripped_records_hold_nothing_that_gives_the_answer_away(real_data, nam
 
 
 @every_task
-def test_skeletons_hold_no_text_and_no_label(real_data, name):
+def test_skeletons_hold_no_text_and_no_label(official, name):
     task = get_task(name)
-    for record in records_of(real_data, name)[:1000]:
+    for record in official(name)[:1000]:
         skeleton = task.skeleton(record)
         assert skeleton == task.skeleton(task.strip_labels(record))
         assert task.key(skeleton) == task.key(record)
@@ -173,60 +127,49 @@ def test_skeletons_hold_no_text_and_no_label(real_data, name):
 
 
 @every_task
-@drawn
-@given(st.data(), st.integers(0, 10**5), st.randoms(use_true_random=False))
-def test_answers_to_reindexed_records_map_back_at_every_depth(real_data, name, source, position, rng):
+@pytest.mark.parametrize("position", [0, 1, 70_000])
+def test_answers_to_reindexed_records_map_back_at_every_depth(official, name, position):
     task = get_task(name)
-    record = subsample(source.draw, task, records_of(real_data, name), most=1)[0]
+    record = official(name)[5]
     answer = respond(task, record, random.Random(7))
-    for given_ in (record, task.skeleton(record)):
-        before = copy.deepcopy(given_)
-        fed = task.reindex(task.strip_labels(given_), position)
+    for given in (record, task.skeleton(record)):
+        before = copy.deepcopy(given)
+        fed = task.reindex(task.strip_labels(given), position)
         assert task.key(fed) == task.idx_type(position) and type(task.key(fed)) is type(task.key(record))
         own, other = ({path: v for path, v in leaves(r) if path[-1] == "idx"} for r in (fed, task.reindex(fed, 0)))
         assert own.keys() == other.keys() == {path for path, _ in leaves(record) if path[-1] == "idx"}
         assert position == 0 or all(own[path] != other[path] for path in own)
-        to_fed = respond(task, fed, random.Random(7))
-        assert task.restore(to_fed, given_) == answer
-        assert given_ == before
+        assert task.restore(respond(task, fed, random.Random(7)), given) == answer
+        assert given == before
     task.validate(task.reindex(task.strip_labels(record), position))
     assert task.restore(task.gold(task.reindex(record, position)), record) == task.gold(record)
 
 
-@every_task
-@drawn
-@given(st.data(), st.randoms(use_true_random=False))
-def test_formatting_parsing_and_checking_return_the_answer(real_data, name, source, rng):
-    task = get_task(name)
-    records = subsample(source.draw, task, records_of(real_data, name))
-    answers = {task.key(record): respond(task, record, rng) for record in records}
-    lines = [task.format(answer).encode() for answer in answers.values()]
-    assert [task.parse(line) for line in lines] == list(answers.values())
-    assert not any(b"\n" in line for line in lines)
-    for asked in (records, [task.skeleton(record) for record in records]):
-        checked = check(task, lines, asked)
-        assert checked.ok and checked.predictions == answers
-        assert checked.noncanonical.total() == 0
-        assert (checked.read, checked.expected) == (len(records), len(records))
+def test_every_muserc_question_and_answer_has_an_idx_of_its_own(official):
+    task = get_task("muserc")
+    fed = [task.reindex(record, place) for place, record in enumerate(official("muserc")[:3])]
+    questions = [question for record in fed for question in record["passage"]["questions"]]
+    for parts in (questions, [answer for question in questions for answer in question["answers"]]):
+        assert len({part["idx"] for part in parts}) == len(parts) > 3
 
 
 # -- faults --------------------------------------------------------------------------------------------------------
-WRONG_LABELS = {
-    "danetqa": ["maybe", "TRUE", "", 1, 0, None, ["true"], {}],
-    "lidirus": ["Entailment", "neutral", 1, True, None, ["entailment"]],
-    "parus": [2, -1, "0", True, 0.0, None, [0]],
-    "rcb": ["Neutral", "not_entailment", 0, False, None, ["neutral"]],
-    "rucos": ["", "   ", 5, True, None, ["Москва"], {}],
-    "russe": ["maybe", "TRUE", "", 1, 0, None, ["true"], {}],
-    "rwsd": ["maybe", "TRUE", "", 1, 0, None, ["True"], {}],
-    "terra": ["Entailment", "neutral", 1, True, None, ["entailment"]],
+WRONG_LABELS = {  # null, a list and none at all are tried with every task
+    "danetqa": ["maybe", "TRUE", 1, 0],
+    "lidirus": ["Entailment", "neutral", True],
+    "parus": [2, -1, "0", True, 0.0],
+    "rcb": ["Neutral", "not_entailment", 0],
+    "rucos": ["", "   ", 5],
+    "russe": ["maybe", "TRUE", 1, 0],
+    "rwsd": ["maybe", "TRUE", 1, 0],
+    "terra": ["Entailment", "neutral", True],
 }
 
 
-def planted(real_data, name):
+def planted(official, name):
     """Return (task, four records, right lines, key of the second record), where each fault is planted."""
     task = get_task(name)
-    records = records_of(real_data, name)[:4]
+    records = official(name)[:4]
     lines = [respond(task, record, random.Random(3)) for record in records]
     return task, records, lines, task.key(records[1])
 
@@ -238,21 +181,15 @@ def found(checked) -> list:
 
 
 @every_task
-def test_a_faultless_file_has_no_problem(real_data, name):
-    task, records, lines, _ = planted(real_data, name)
-    assert found(check(task, lines, records)) == []
-
-
-@every_task
-def test_missing_duplicate_unknown_and_broken_lines_are_found(real_data, name):
-    task, records, lines, key = planted(real_data, name)
+def test_missing_duplicate_unknown_and_broken_lines_are_found(official, name):
+    task, records, lines, key = planted(official, name)
     unknown = task.idx_type(10**9)
     faults = [
         (lines[:1] + lines[2:], [("missing-idx", None, key)]),
         ([*lines, lines[1]], [("duplicate-idx", 5, key)]),
         ([*lines, {**lines[1], "idx": unknown}], [("unknown-idx", 5, unknown)]),
-        ([*lines, b"{"], [("broken-line", 5, None)]),
         ([lines[0], b"[1]", *lines[2:]], [("broken-line", 2, None), ("missing-idx", None, key)]),
+        *(([*lines, broken], [("broken-line", 5, None)]) for broken in (b"{", b"{} {}", b"", b'{"idx": NaN}', b"\xe4")),
     ]
     for faulty, expected in faults:
         for asked in (records, [task.skeleton(record) for record in records]):
@@ -260,8 +197,8 @@ def test_missing_duplicate_unknown_and_broken_lines_are_found(real_data, name):
 
 
 @every_task
-def test_an_idx_of_the_wrong_type_is_found(real_data, name):
-    task, records, lines, key = planted(real_data, name)
+def test_an_idx_of_the_wrong_type_is_found(official, name):
+    task, records, lines, key = planted(official, name)
     wrong = [True, 1.0, None, [1], {"idx": 1}, *([] if name == "lidirus" else [str(key)])]
     for idx in [*wrong, ...]:
         line = {k: v for k, v in lines[1].items() if k != "idx"} if idx is ... else {**lines[1], "idx": idx}
@@ -270,9 +207,10 @@ def test_an_idx_of_the_wrong_type_is_found(real_data, name):
 
 
 @pytest.mark.parametrize("name", WRONG_LABELS)
-def test_a_wrong_label_and_one_of_the_wrong_type_are_found(real_data, name):
-    task, records, lines, key = planted(real_data, name)
-    for line in [{"idx": key}, *({"idx": key, "label": label} for label in WRONG_LABELS[name])]:
+def test_a_wrong_label_and_one_of_the_wrong_type_are_found(official, name):
+    task, records, lines, key = planted(official, name)
+    wrong = [*WRONG_LABELS[name], None, [lines[1]["label"]], {}]
+    for line in [{"idx": key}, *({"idx": key, "label": label} for label in wrong)]:
         checked = check(task, [lines[0], line, *lines[2:]], records)
         assert found(checked) == [("label", 2, key)], line
         assert checked.predictions[key] is None and checked.noncanonical.total() == 0
@@ -281,31 +219,23 @@ def test_a_wrong_label_and_one_of_the_wrong_type_are_found(real_data, name):
 MUSERC_FAULTS = {
     "a question is missing": (lambda q: q.pop(0), "missing-idx"),
     "an answer is missing": (lambda q: q[0]["answers"].pop(), "missing-idx"),
-    "every question is missing": (lambda q: q.clear(), "missing-idx"),
     "an unknown answer": (lambda q: q[0]["answers"].append({"idx": 10**9, "label": 0}), "unknown-idx"),
-    "an unknown question": (lambda q: q.append({"idx": 10**9, "answers": [{"idx": 1, "label": 0}]}), "unknown-idx"),
     "an answer under another question": (lambda q: q[0]["answers"].append(q[1]["answers"].pop()), "unknown-idx"),
     "an answer twice": (lambda q: q[0]["answers"].append({**q[0]["answers"][0]}), "duplicate-idx"),
-    "a question twice": (lambda q: q.append(q[0]), "duplicate-idx"),
     "an answer's idx as text": (lambda q: q[0]["answers"][0].update(idx=str(q[0]["answers"][0]["idx"])), "idx"),
-    "an answer's idx as float": (lambda q: q[0]["answers"][0].update(idx=float(q[0]["answers"][0]["idx"])), "idx"),
     "a question's idx as float": (lambda q: q[0].update(idx=float(q[0]["idx"])), "idx"),
     "an idx that is a list": (lambda q: q[0]["answers"][0].update(idx=[]), "label"),
-    "no idx": (lambda q: q[0]["answers"][0].pop("idx"), "label"),
     "no answers": (lambda q: q[0].pop("answers"), "label"),
     "a question that is text": (lambda q: q.append("?"), "label"),
-    "an answer that is text": (lambda q: q[0]["answers"].append("!"), "label"),
     "no label": (lambda q: q[0]["answers"][0].pop("label"), "label"),
-    **{
-        f"the label {json.dumps(label)}": (lambda q, label=label: q[0]["answers"][0].update(label=label), "label")
-        for label in (True, False, "1", 2, 1.0, None, [1])
-    },
+    "the label true": (lambda q: q[0]["answers"][0].update(label=True), "label"),
+    "the label 2": (lambda q: q[0]["answers"][0].update(label=2), "label"),
 }
 
 
 @pytest.mark.parametrize("fault", MUSERC_FAULTS)
-def test_faults_inside_a_muserc_answer_are_found(real_data, fault):
-    task, records, lines, key = planted(real_data, "muserc")
+def test_faults_inside_a_muserc_answer_are_found(official, fault):
+    task, records, lines, key = planted(official, "muserc")
     change, rule = MUSERC_FAULTS[fault]
     faulty = copy.deepcopy(lines)
     change(faulty[1]["passage"]["questions"])
@@ -317,8 +247,8 @@ def test_faults_inside_a_muserc_answer_are_found(real_data, fault):
         assert found(check(task, faulty, records)) == [("label", 2, key)]
 
 
-def test_a_muserc_answer_may_list_a_question_in_parts(real_data):
-    task, records, lines, _ = planted(real_data, "muserc")
+def test_a_muserc_answer_may_list_a_question_in_parts(official):
+    task, records, lines, _ = planted(official, "muserc")
     parts = copy.deepcopy(lines)
     for line in parts:
         line["passage"]["questions"] = [
@@ -335,8 +265,8 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("name", "spellings"), PUBLISHED, ids=[name for name, _ in PUBLISHED])
-def test_published_spellings_are_accepted_and_counted(real_data, name, spellings):
-    task, records, _, _ = planted(real_data, name)
+def test_published_spellings_are_accepted_and_counted(official, name, spellings):
+    task, records, _, _ = planted(official, name)
     for spelt, label in spellings.items():
         checked = check(task, [{"idx": r["idx"], "label": spelt} for r in records], records)
         assert checked.ok and checked.noncanonical == {"label": 4}
@@ -346,23 +276,41 @@ def test_published_spellings_are_accepted_and_counted(real_data, name, spellings
     assert check(task, lines, records).noncanonical.total() == 0
 
 
-def test_an_integer_idx_of_lidirus_is_accepted_and_counted(real_data):
-    task, records, lines, _ = planted(real_data, "lidirus")
+def test_an_integer_idx_of_lidirus_is_accepted_and_counted(official):
+    task, records, lines, _ = planted(official, "lidirus")
     checked = check(task, [{**line, "idx": int(line["idx"])} for line in lines[:3]] + lines[3:], records)
     assert checked.ok and checked.noncanonical == {"idx": 3, "label": 0}
     assert list(checked.predictions.values()) == lines
 
 
-def test_an_answer_that_names_no_entity_is_accepted_and_counted(real_data):
-    task, records, lines, key = planted(real_data, "rucos")
+def test_an_answer_that_names_no_entity_is_accepted_and_counted(official):
+    task, records, lines, key = planted(official, "rucos")
     checked = check(task, [lines[0], {"idx": key, "label": "никто"}, *lines[2:]], records)
     assert checked.ok and checked.noncanonical == {"label": 1} and checked.predictions[key]["label"] == "никто"
 
 
+@pytest.mark.parametrize(
+    ("name", "answer", "line"),
+    [
+        ("terra", "entailment", '{"idx": 7, "label": "entailment"}'),
+        ("rcb", "neutral", '{"idx": 7, "label": "neutral"}'),
+        ("danetqa", "true", '{"idx": 7, "label": "true"}'),
+        ("russe", "false", '{"idx": 7, "label": "false"}'),
+        ("rwsd", "True", '{"idx": 7, "label": "True"}'),
+        ("parus", 1, '{"idx": 7, "label": 1}'),
+        ("lidirus", "not_entailment", '{"idx": "7", "label": "not_entailment"}'),
+    ],
+)
+def test_a_submission_is_spelt_as_the_leaderboard_reads_it(name, answer, line):
+    task = get_task(name)
+    assert answer in task.labels
+    assert task.format({"idx": task.idx_type(7), "label": answer}) == line
+
+
 # -- the stream ----------------------------------------------------------------------------------------------------
 @every_task
-def test_a_stream_is_mapped_back_from_its_description_alone(real_data, name):
-    task, records = get_task(name), records_of(real_data, name)[:25]
+def test_a_stream_is_mapped_back_from_its_description_alone(official, name):
+    task, records = get_task(name), official(name)[:25]
     load = workload.build(task, records, 2 * len(records) + 3, seed=4)
     description = json.loads(json.dumps(load.describe(), ensure_ascii=False))
     back = workload.from_description(task, description)
@@ -384,215 +332,14 @@ def test_a_stream_is_mapped_back_from_its_description_alone(real_data, name):
     assert task_value(task, task.score([back.gold[place] for place in places], answers)) == pytest.approx(1)
 
 
-# -- facts of the published files ----------------------------------------------------------------------------------
-COUNTS = {
-    "danetqa": (1366, 654, 653), "parus": (312, 92, 404), "rcb": (346, 181, 361), "terra": (2087, 242, 2571),
-    "russe": (15895, 6825, 15059), "rwsd": (488, 151, 115), "muserc": (397, 76, 259),
-}  # fmt: skip
-CROWD = {"PARus": 404, "RCB": 353, "RUSSE": 918, "RWSD": 115}
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_every_official_file_is_read_whole(real_data, name):
-    splits = [records_of(real_data, name, split) for split in ("train", "val", "test")]
-    assert tuple(map(len, splits)) == COUNTS[name]
-    task = get_task(name)
-    assert [sum(task.gold(r) is not None for r in split) for split in splits] == [*COUNTS[name][:2], 0]
-    assert all(count < task.sizes[split] for count, split in zip(COUNTS[name], ("train", "val", "test"), strict=True))
-
-
-def test_diagnostic_sample_and_crowd_files_have_their_sizes(real_data):
-    lidirus = records_of(real_data, "lidirus")
-    assert len(lidirus) == 858 and lidirus == records_of(real_data, "lidirus", "test")
-    assert all(type(r["idx"]) is str and str(int(r["idx"])) == r["idx"] for r in lidirus)
-    assert len(records_of(real_data, "rucos")) == 10
-    for title, count in CROWD.items():
-        rows = [json.loads(line) for line in (real_data / "rsg" / title / "test_crowd.jsonl").open(encoding="utf-8")]
-        task = get_task(title.lower())
-        assert len({row["idx"] for row in rows}) == len(rows) == count
-        assert {row["idx"] for row in rows} <= {r["idx"] for r in records_of(real_data, task.name, "test")}
-        assert {task.label_of(row["label"]) for row in rows} == set(task.labels)
-
-
-def test_muserc_asks_about_running_idx(real_data):
-    for split in ("train", "val", "test"):
-        questions = [q for r in records_of(real_data, "muserc", split) for q in r["passage"]["questions"]]
-        for parts in (questions, [a for q in questions for a in q["answers"]]):
-            places = [part["idx"] for part in parts]
-            assert len(set(places)) == len(places) and places == sorted(places)
-        assert split == "test" or all(any(a["label"] for a in q["answers"]) for q in questions)
-
-
-def test_the_two_misspelt_rcb_rows_are_read(real_data):
-    rows = {r["idx"]: r for r in records_of(real_data, "rcb", "train") if "negation" not in r}
-    assert set(rows) == {36, 354} and all("no_negation" in r for r in rows.values())
-    assert all(get_task("rcb").gold(r)["label"] in get_task("rcb").labels for r in rows.values())
-
-
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_russe_words_are_found_whatever_the_end_says(real_data, split):
-    task, records = get_task("russe"), records_of(real_data, "russe", split)
-    spans = [task.word_spans(r) for r in records]
-    both = sum(None not in pair for pair in spans)
-    assert both >= 0.98 * len(records), f"both words found in {both} of {len(records)} {split} records"
-    for record, pair in zip(records, spans, strict=True):
-        moved = {**record, "end1": record["end1"] + 9, "end2": 0}
-        assert task.word_spans(moved) == pair
-        for number, span in zip("12", pair, strict=True):
-            sentence = record[f"sentence{number}"]
-            if span:
-                word = sentence[span.start : span.end]
-                assert word[0].isalnum() and word[-1].isalnum() and word[0].lower() == record["word"][0].lower()
-                assert not sentence[span.start - 1 : span.start].isalnum() and not sentence[span.end :][:1].isalnum()
-
-
-def test_rwsd_spans_are_as_many_words_as_the_text_of_the_span(real_data):
-    task = get_task("rwsd")
-    for split in ("train", "val", "test"):
-        for record in records_of(real_data, "rwsd", split):
-            target, words = record["target"], record["text"].split()
-            for number, span in zip("12", task.word_spans(record), strict=True):
-                place, size = target[f"span{number}_index"], len(target[f"span{number}_text"].split())
-                assert record["text"][span.start : span.end].split() == words[place : place + size] != []
-    record = records_of(real_data, "rwsd", "test")[0]
-    assert [record["text"][a:b] for a, b in task.word_spans(record)] == ["Мод и Дора", "они появились"]
-
-
-def test_rucos_ends_are_exclusive(real_data):
-    task, unmarked = get_task("rucos"), {}
-    for record in records_of(real_data, "rucos"):
-        text, answers = record["passage"]["text"], record["qas"][0]["answers"]
-        assert [text[a["start"] : a["end"]] for a in answers] == [a["text"] for a in answers] != []
-        assert task.gold(record)["answers"] == list(dict.fromkeys(a["text"] for a in answers))
-        if odd := [answer for answer in task.gold(record)["answers"] if answer not in task.entities(record)]:
-            unmarked[record["idx"]] = odd
-        assert all(name == name.strip() and name[-1].isalnum() for name in task.entities(record))
-        assert "@placeholder" in record["qas"][0]["query"]
-    # An answer need not be among the passage's entities; the second record has no other.
-    assert unmarked == {80: ["Пхеньян"], 780: ["МИДа Олег Волошин"]}
-
-
-def test_rucos_spans_outside_the_text_are_refused(real_data):
-    task, record = get_task("rucos"), records_of(real_data, "rucos")[0]
-    size = len(record["passage"]["text"])
-    task.validate({**record, "passage": {**record["passage"], "entities": [{"start": 0, "end": size}]}})
-    for span in ({"start": 0, "end": size + 1}, {"start": -1, "end": 3}, {"start": 3, "end": 3}, {"start": 0}, 5):
-        with pytest.raises(ValueError, match="does not lie in the text"):
-            task.validate({**record, "passage": {**record["passage"], "entities": [span]}})
-    for answers in (None, 5, {}):
-        with pytest.raises(ValueError, match=r"'answers' is .*; it is list"):
-            task.validate({**record, "qas": [{**record["qas"][0], "answers": answers}]})
-
-
-SAME_SCHEMA = {("rcb", "terra"), ("terra", "rcb")}  # told apart by their labels only
-
-
-@every_task
-def test_a_reader_refuses_the_records_of_every_other_task(real_data, tmp_path, name):
-    task = get_task(name)
-    for other in set(NAMES) - {name}:
-        for record in records_of(real_data, other)[:20]:
-            known = record.get("label") in task.labels
-            if (name, other) in SAME_SCHEMA and known:
-                continue
-            (tmp_path / "other.jsonl").write_text(json.dumps(record), encoding="utf-8")
-            with pytest.raises(UsageError, match=rf"other\.jsonl, line 1: .*give a {task.title} file"):
-                task.read(tmp_path / "other.jsonl")
-
-
-def test_plain_and_zipped_files_are_the_same(real_data, tmp_path):
-    source = real_data / "rsg/RUSSE/val.jsonl.gz"
-    (tmp_path / "val.jsonl").write_bytes(gzip.decompress(source.read_bytes()))
-    assert get_task("russe").read(tmp_path / "val.jsonl") == records_of(real_data, "russe")
-
-
-# -- metrics -------------------------------------------------------------------------------------------------------
-LABELS = ("a", "b", "c")
-labelled_pairs = st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), min_size=1, max_size=40)
-
-
-def f1_by_hand(gold, given_, label) -> float:
-    both = sum(g == p == label for g, p in zip(gold, given_, strict=True))
-    return 2 * both / (gold.count(label) + given_.count(label)) if both else 0.0
-
-
-@settings(deadline=None)
-@given(labelled_pairs)
-def test_scores_are_those_of_the_definitions(pairs):
-    gold, given_ = map(list, zip(*pairs, strict=True))
-    by_hand = [f1_by_hand(gold, given_, label) for label in LABELS]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert metrics.macro_f1(gold, given_, LABELS) == pytest.approx(sum(by_hand) / 3, abs=1e-12)
-        assert metrics.binary_f1(gold, given_, "b") == pytest.approx(by_hand[1], abs=1e-12)
-        ours = metrics.mcc(gold, given_)
-    codes = [[LABELS.index(label) for label in side] for side in (gold, given_)]
-    one_hot = [np.eye(3)[side] - np.eye(3)[side].mean(axis=0) for side in codes]
-    cross, own, other = (float((x * y).sum()) for x, y in ((one_hot[0], one_hot[1]), *((o, o) for o in one_hot)))
-    expected = cross / math.sqrt(own * other) if len(set(gold)) > 1 and len(set(given_)) > 1 else 0.0
-    assert ours == pytest.approx(expected, abs=1e-9)
-
-
-@settings(deadline=None)
-@given(labelled_pairs)
-def test_scores_of_sums_are_scikit_learns(pairs):
-    gold, given_ = map(list, zip(*pairs, strict=True))
-    sums = metrics.confusion_cells(gold, given_, LABELS).sum(axis=0)[None]
-    assert sums.sum() == len(pairs)
-    for (right, answered), count in Counter(pairs).items():
-        assert sums[0, LABELS.index(right) * 3 + LABELS.index(answered)] == count
-    macro = f1_score(gold, given_, labels=LABELS, average="macro", zero_division=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn warns of a single class; ours does not
-        mcc = matthews_corrcoef(gold, given_)
-    for of, expected in (
-        (metrics.macro_f1_of, macro), (metrics.mcc_of, mcc), (metrics.accuracy_of, accuracy_score(gold, given_)),
-    ):  # fmt: skip
-        assert of(sums)[0] == pytest.approx(expected, abs=1e-12)
-        assert of(np.concatenate([sums, 2 * sums])) == pytest.approx([expected] * 2, abs=1e-12)
-
-
-def test_mcc_of_a_single_class_is_0_without_a_warning():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for gold, given_ in (("aaaa", "aaab"), ("aabb", "aaaa"), ("aaaa", "aaaa"), ("aaaa", "bbbb")):
-            assert metrics.mcc(list(gold), list(given_)) == 0.0
-            cells = metrics.confusion_cells(gold, given_, "ab")
-            assert metrics.mcc_of(cells.sum(axis=0)[None]) == [0.0]
-    # 4 right and 1 missed, 2 wrongly given and 3 rightly not: (4 x 3 - 2 x 1) / sqrt(6 x 5 x 5 x 4)
-    assert metrics.mcc(list("aaaaabbbbb"), list("aaaabaabbb")) == pytest.approx(10 / math.sqrt(600), abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("gold", "answer", "f1", "em"),
-    [
-        ("Северная Корея", "северная корея!", 1, 1),
-        ("Северная Корея", "Корея", 2 / 3, 0),
-        ("Северная Корея", "Южная Корея", 0.5, 0),
-        ("the Financial Times", "Financial  Times", 1, 1),
-        ("«Зенит»", "Зенит", 0, 0),  # Russian quotes are no ASCII punctuation and stay
-        ("G-7", "G7", 1, 1),
-        ("США", "Россия", 0, 0),
-        ("да да", "да", 2 / 3, 0),
-        ("a", "the", 0, 1),  # both are empty after normalisation: equal, but no token is shared
-    ],
-)
-def test_string_scores_by_hand(gold, answer, f1, em):
-    assert (metrics.token_f1(gold, answer), metrics.exact_match(gold, answer)) == (pytest.approx(f1), em)
-    assert metrics.token_f1(answer, gold) == pytest.approx(f1)
-
-
-def test_every_ascii_punctuation_mark_is_dropped():
-    assert metrics.normalise_answer(f"Кре{string.punctuation}мль — an «The»") == "кремль — « »"
-
-
+# -- scores by hand ------------------------------------------------------------------------------------------------
 def test_a_rucos_question_takes_its_best_answer_and_0_without():
     task = get_task("rucos")
     gold = [{"idx": k, "label": "", "answers": answers} for k, answers in enumerate((["США", "Северная Корея"], []))]
-    given_ = [{"idx": 0, "label": "Корея"}, {"idx": 1, "label": "Корея"}]
-    assert task.score(gold, given_) == {"f1": pytest.approx(1 / 3), "em": 0.0}
-    given_[0]["label"] = "сша."
-    assert task.score(gold, given_) == {"f1": 0.5, "em": 0.5}
+    given = [{"idx": 0, "label": "Корея"}, {"idx": 1, "label": "Корея"}]
+    assert task.score(gold, given) == {"f1": pytest.approx(1 / 3), "em": 0.0}
+    given[0]["label"] = "сша."
+    assert task.score(gold, given) == {"f1": 0.5, "em": 0.5}
 
 
 def test_rcb_divides_by_three_labels_whatever_is_there():
@@ -619,11 +366,11 @@ def muserc_answer(*questions: str) -> dict:
 def test_muserc_scores_by_hand():
     task = get_task("muserc")
     gold = [muserc_answer("110", "01"), muserc_answer("1000")]
-    given_ = [muserc_answer("100", "01"), muserc_answer("1100")]
+    given = [muserc_answer("100", "01"), muserc_answer("1100")]
     # pooled: 3 rightly called right, 1 wrongly, 1 missed; one of three questions is wholly right
-    assert task.score(gold, given_) == {"ans_f1": pytest.approx(6 / 8), "em": pytest.approx(1 / 3)}
+    assert task.score(gold, given) == {"ans_f1": pytest.approx(6 / 8), "em": pytest.approx(1 / 3)}
     assert task.score(gold, [muserc_answer("000", "00"), muserc_answer("0000")]) == {"ans_f1": 0.0, "em": 0.0}
-    low, high, method = task.interval(gold, given_)
+    low, high, method = task.interval(gold, given)
     assert low < (6 / 8 + 1 / 3) / 2 < high and method == "bootstrap 95 %"
 
 
@@ -643,25 +390,6 @@ def test_lidirus_scores_every_category_whole():
         "lex_sem__Factivity": pytest.approx(1 / 2),
         "lex_sem__Factivity;Quantifiers": 0.0,
     }
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(40, 200), st.integers(0, 1000))
-def test_a_bootstrap_interval_holds_its_value(size, seed):
-    rng = random.Random(seed)
-    gold = [rng.choice("abc") for _ in range(size)]
-    given_ = [g if rng.random() < 0.5 else rng.choice("abc") for g in gold]
-    cells = metrics.confusion_cells(gold, given_, "abc")
-    for of in (metrics.macro_f1_of, metrics.mcc_of, metrics.accuracy_of):
-        low, high, _ = metrics.bootstrap_interval(cells, of, draws=400)
-        assert low < of(cells.sum(axis=0)[None])[0] < high
-
-
-def test_a_bootstrap_interval_is_wilsons_for_a_share():
-    cells = np.repeat([[1.0, 0.0], [0.0, 1.0]], 200, axis=0)
-    low, high, _ = metrics.bootstrap_interval(cells, lambda sums: sums[:, 0] / sums.sum(axis=1))
-    exact = metrics.wilson_interval(200, 400)
-    assert (low, high) == (pytest.approx(exact.low, abs=0.01), pytest.approx(exact.high, abs=0.01))
 
 
 def test_a_total_is_the_mean_over_one_benchmark_and_null_while_a_task_is_missing():

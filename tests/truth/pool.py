@@ -3,11 +3,12 @@
 import json
 import random
 import statistics
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from servers import server
 
 from morocco_lib.benchmark import protocol
 from morocco_lib.benchmark.target import Program, Target
@@ -17,7 +18,6 @@ from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
 from truth import original_method
 
-SERVER = [sys.executable, "-I", "-S", str(Path(__file__).with_name("server.py"))]  # up in 10 ms
 LATE_BYTES = 600_000  # more than the pipes take up: a writer waits until they are read
 TASK = get_task("terra")
 LABELS = ("entailment", "not_entailment")
@@ -26,7 +26,7 @@ REST_BYTES = 58  # of a line as it is fed, without its premise, at least
 
 @dataclass(frozen=True)
 class Setting:
-    """What the server is told; `seed` decides which starts are cold and how long each record takes."""
+    """Options of the server; `seed` decides which starts are cold and how long each record takes."""
 
     rate: float = 1000.0
     batch_size: int = 8
@@ -44,16 +44,18 @@ class Setting:
     def records(self) -> int:
         return round(self.rate * self.work_s)
 
-    def argv(self, starts: Path | None = None) -> list[str]:
+    def argv(self, starts: Path) -> list[str]:
         """Return the server's command without its batch size; `starts` is the file that counts those of a series."""
-        words = {
+        values = {
             **{"rate": self.rate, "init": self.init_s, "spread": self.spread, "memory-mib": self.memory_mib},
-            **{"flush": self.flush, "cold-share": self.cold_share, "seed": self.seed},
+            **{"cold-share": self.cold_share, "seed": self.seed, "starts": starts},
         }
-        flags = {"no-ready": not self.ready, "late-stdin": self.late_stdin}
-        named = [text for name, value in words.items() for text in (f"--{name}", str(value))]
-        counted = ["--starts", str(starts)] if starts else []
-        return [*SERVER, *named, *(f"--{name}" for name, on in flags.items() if on), *counted]
+        flags = {
+            **{"no-ready": not self.ready, "late-stdin": self.late_stdin},
+            **{"unflushed": self.flush == "buffer", "held-back": self.flush == "end"},
+        }
+        options = [word for name, value in values.items() for word in (f"--{name}", value)]
+        return server("paced", *options, *(f"--{name}" for name, on in flags.items() if on))
 
     def source(self, folder: Path) -> Path:
         """Write a file of 40 records; as many as are fed are 0.6 MB or more where stdin is read late."""
@@ -76,7 +78,7 @@ class Trial:
 
     Attributes:
         result: What bench.json would hold.
-        truths: What the server said of itself in each timed run.
+        truths: What the server reports of itself in each timed run.
         wall_s: What the measurement took, from the first start to the number.
     """
 
@@ -110,13 +112,13 @@ class Trial:
         return self.result["init_s"]["value"] - statistics.mean(truth["init_s"] for truth in self.truths)
 
 
-def ours(setting: Setting, folder: Path, **asked: object) -> Trial:
-    """Measure our way, in a new folder: one run, or as `asked` says."""
+def ours(setting: Setting, folder: Path, **settings: object) -> Trial:
+    """Measure our way, in a new folder: one run, or as `settings` say."""
     folder.mkdir()
     source, program = setting.source(folder), Program(setting.argv(folder / "starts"), "truth")
-    asked = {"input_size": setting.records, "batch_size": setting.batch_size, "repeats": 1, **asked}
+    settings = {"input_size": setting.records, "batch_size": setting.batch_size, "repeats": 1, **settings}
     began = time.monotonic()
-    result = protocol.bench(Target(program, ProcessRunner(), Limits(timeout_s=60)), TASK, source, folder, **asked)
+    result = protocol.bench(Target(program, ProcessRunner(), Limits(timeout_s=60)), TASK, source, folder, **settings)
     wall_s = time.monotonic() - began
     assert result["verdict"] == "VALID", result["reasons"]
     truths = [json.loads(_last_line(folder / run / "stderr.log")) for run in result["runs"]]
@@ -148,7 +150,7 @@ RATES, BATCHES = (200, 500, 1000, 2000, 5000), (1, 8, 32)
 
 
 def mixed(count: int, seed: int, **same: object) -> list[Setting]:
-    """Return settings of every kind: rates, batches, start-ups of 0.3 to 2 s, steady and varying, ready told and not."""
+    """Return settings of every kind: rates, batches, start-ups of 0.3 to 2 s, steady and varying, with readiness and without."""
     chance = random.Random(f"mixed/{seed}/{sorted(same)}")
     return [
         replace(
@@ -168,7 +170,7 @@ def mixed(count: int, seed: int, **same: object) -> list[Setting]:
 
 
 def pools(seed: int) -> dict[str, list[Setting]]:
-    """Return the settings of a sitting, by what is shown of them."""
+    """Return the settings of one series of measurements, by what is shown of them."""
     short = {"init_s": 0.5}
     return {
         "steady and varying": mixed(24, seed),
@@ -180,10 +182,10 @@ def pools(seed: int) -> dict[str, list[Setting]]:
     }
 
 
-def untold(seed: int) -> dict[str, Setting]:
-    """Return the settings in which nothing but the end of the program tells of its answers; 5 repeats are to be asked."""
-    warm = Setting(flush="end", ready=False, work_s=1.5, init_s=0.4, seed=str(seed))
-    return {"no cold starts": warm, "20 % cold starts": replace(warm, cold_share=0.2)}
+def without_readiness(seed: int) -> dict[str, Setting]:
+    """Return the settings in which only the end of the program shows when its answers were ready; they need 5 repeats."""
+    steady = Setting(flush="end", ready=False, work_s=1.5, init_s=0.4, seed=str(seed))
+    return {"no cold starts": steady, "20 % cold starts": replace(steady, cold_share=0.2)}
 
 
 def compared(repeats: int, seed: int) -> dict[str, list[Setting]]:
@@ -196,7 +198,7 @@ def compared(repeats: int, seed: int) -> dict[str, list[Setting]]:
     }
 
 
-def sitting(settings: Sequence[Setting], folder: Path) -> list[Trial]:
+def measure(settings: Sequence[Setting], folder: Path) -> list[Trial]:
     """Measure one run of each setting our way, in a new folder each."""
     folder.mkdir()
     return [ours(setting, folder / f"{k:02d}") for k, setting in enumerate(settings)]

@@ -7,7 +7,7 @@ Source: Russian SuperGLUE v1.1, 1104 records.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import Checked, Idx, LabelTask, Prediction
@@ -44,21 +44,22 @@ class LiDiRus(LabelTask):
         return answer and answer | {column: record[column] for column in GROUPS if record.get(column)}
 
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-        right, given = self.columns(gold, predictions)
-        scores: dict[str, Any] = {"all_mcc": metrics.mcc(right, given), "accuracy": metrics.accuracy(right, given)}
+        cells = self.confusion(gold, predictions)
+
+        def mcc(places: Sequence[int]) -> float:
+            return metrics.mcc_of(cells[places].sum(axis=0, keepdims=True)).item()
+
+        scores = {"all_mcc": mcc(range(len(gold))), "accuracy": metrics.accuracy(*self.columns(gold, predictions))}
         for column, group in GROUPS.items():
             tagged = [k for k, g in enumerate(gold) if g.get(column)]
-            for name, places in [(group, tagged)] + [
-                (f"{group}__{value}", [k for k in tagged if gold[k][column] == value])
-                for value in sorted({gold[k][column] for k in tagged})
-            ]:
-                if places:
-                    scores[name] = metrics.mcc([right[k] for k in places], [given[k] for k in places])
+            if tagged:
+                scores[group] = mcc(tagged)
+            for value in sorted({gold[k][column] for k in tagged}):
+                scores[f"{group}__{value}"] = mcc([k for k in tagged if gold[k][column] == value])
         return scores
 
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
-        cells = metrics.confusion_cells(*self.columns(gold, predictions), self.labels)
-        return metrics.bootstrap_interval(cells, metrics.mcc_of)
+        return metrics.bootstrap_interval(self.confusion(gold, predictions), metrics.mcc_of)
 
 
 TASK = LiDiRus()

@@ -100,12 +100,12 @@ class MuSeRC(Task):
         for pair, _ in pairs:
             if any(type(idx) is not int for idx in pair):
                 raise AnswerError("idx", f"question, answer {pair} are not integers", "echo idx as they came")
-        wanted = {(q["idx"], a["idx"]) for q in record["passage"]["questions"] for a in q["answers"]}
-        if unknown := sorted(counts.keys() - wanted, key=str):
+        wanted = [(q["idx"], a["idx"]) for q in record["passage"]["questions"] for a in q["answers"]]
+        if unknown := sorted(counts.keys() - set(wanted), key=str):
             raise AnswerError(
                 "unknown-idx", f"question, answer {unknown[0]} are not in the record", "echo idx as they came"
             )
-        if missing := sorted(wanted - counts.keys()):
+        if missing := sorted(set(wanted) - counts.keys()):
             raise AnswerError("missing-idx", f"question, answer {missing[0]} have no label", "label every answer")
         if twice := [pair for pair, n in counts.items() if n > 1]:
             raise AnswerError(
@@ -114,11 +114,7 @@ class MuSeRC(Task):
         for (_, idx), label in pairs:
             if type(label) is not int or label not in self.labels:
                 raise AnswerError("label", f"answer {idx} has the label {json.dumps(label)}", "use 0 or 1")
-        questions = [
-            {"idx": q["idx"], "answers": [{"idx": a["idx"], "label": given[q["idx"], a["idx"]]} for a in q["answers"]]}
-            for q in record["passage"]["questions"]
-        ]
-        return {"idx": record["idx"], "passage": {"questions": questions}}
+        return self.prediction(record, [given[pair] for pair in wanted])
 
     def statistics(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> list[list[int]]:
         """Return for each passage: answers rightly and wrongly called right, right ones missed, questions, exact ones."""

@@ -21,13 +21,12 @@ class RCB(LabelTask):
     metric_names = ("f1", "accuracy")
 
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-        right, given = self.columns(gold, predictions)
-        return {"f1": metrics.macro_f1(right, given, self.labels), "accuracy": metrics.accuracy(right, given)}
+        sums = self.confusion(gold, predictions).sum(axis=0, keepdims=True)
+        return {"f1": metrics.macro_f1_of(sums).item(), "accuracy": metrics.accuracy_of(sums).item()}
 
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
-        cells = metrics.confusion_cells(*self.columns(gold, predictions), self.labels)
         return metrics.bootstrap_interval(
-            cells, lambda sums: (metrics.macro_f1_of(sums) + metrics.accuracy_of(sums)) / 2
+            self.confusion(gold, predictions), lambda sums: (metrics.macro_f1_of(sums) + metrics.accuracy_of(sums)) / 2
         )
 
 

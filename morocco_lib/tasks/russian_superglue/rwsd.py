@@ -62,8 +62,9 @@ class RWSD(LabelTask):
         return missed
 
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-        right, given = self.columns(gold, predictions)
-        return {"acc": metrics.accuracy(right, given), "f1": metrics.binary_f1(right, given, positive="True")}
+        sums = self.confusion(gold, predictions).sum(axis=0, keepdims=True)
+        f1_of_true = metrics.f1_of(sums)[0, self.labels.index("True")].item()
+        return {"acc": metrics.accuracy_of(sums).item(), "f1": f1_of_true}
 
 
 TASK = RWSD()

@@ -14,7 +14,8 @@ NOISE = [(0.01, 0.0), (0.03, 0.0), (0.05, 0.0), (0.15, 0.0), (0.03, 0.2)]  # of 
 def experiment(rng: random.Random, noise: float, drift: float, gain: float, slowed: float = 0.0) -> bool:
     """Return whether the probe fires on runs that vary by `noise`, on a machine that drifts by up to `drift` in all."""
     slope, speeds = rng.uniform(-drift, drift), {"unique": [], "repeated": []}
-    for place, (_, kind) in enumerate(cache_probe.sequence()):
+    kinds = ("unique", "repeated")
+    for place, kind in enumerate((*kinds, *reversed(kinds), *kinds)):
         true = gain if kind == "repeated" else 1.0
         true *= 0.5 if rng.random() < slowed else 1.0
         speeds[kind].append(true * math.exp(slope * place / 5 + rng.gauss(0, noise)))

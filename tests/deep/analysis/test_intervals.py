@@ -21,14 +21,6 @@ def test_the_interval_of_a_speed_holds_the_truth_in_95_of_100_experiments(runs):
     assert 0.93 <= held / 2000 <= 0.97
 
 
-def test_the_interval_of_a_mean_holds_the_truth_in_95_of_100_experiments():
-    noise, held = random.Random("coverage/mean"), 0
-    for _ in range(2000):
-        estimate = ratio_estimate([1.2 * (1 + 0.03 * noise.gauss(0, 1)) for _ in range(3)], [1.0] * 3)
-        held += estimate.low <= 1.2 <= estimate.high
-    assert 0.93 <= held / 2000 <= 0.97
-
-
 def test_intervals_of_each_method_hold_the_truth_in_95_of_100_simulated_benches():
     command = [sys.executable, ROOT / "benchmarks/intervals.py", "--json"]
     options = ["--seeds", "21", "22", "23", "--methods", "stream", "ready"]

@@ -1,45 +1,20 @@
 """Real programs that cache, or do not, in all the ways that they print their answers."""
 
-from pathlib import Path
+from functools import partial
 
 import pytest
-from run_folders import TERRA
-from servers import server
+from cache_probe_runs import probe
 
-from morocco_lib import data
 from morocco_lib.analysis import caching
-from morocco_lib.benchmark import cache_probe
-from morocco_lib.benchmark.run import RunSeries
-from morocco_lib.benchmark.target import Program, Target
 from morocco_lib.reasons import Reason
-from morocco_lib.runners.contract import Limits
-from morocco_lib.runners.process import ProcessRunner
 
 
 @pytest.fixture
-def probe(synthetic_data, tmp_path, monkeypatch):
-    """Run a program on three pairs and return the folders of the runs on unique and on repeated texts."""
-    source, records = data.read_split(synthetic_data, TERRA, "val")
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
-
-    def measure(program, load, folder: Path) -> Path:
-        folder.mkdir()
-        target = Target(program, ProcessRunner(), Limits(timeout_s=60))
-        with RunSeries(target, load, source, folder, batch_size=8) as series:
-            return series.run(folder, "cached")
-
-    def run(*options, size=400, pilot=False) -> tuple[list[Path], list[Path]]:
-        program, made = Program(server("cached", *options), "cached"), {"unique": [], "repeated": []}
-        if pilot:
-            measure(program, cache_probe.workloads(TERRA, records, 40, 7)[1], tmp_path / "pilot")
-        for pair, kind in cache_probe.sequence():
-            load = dict(zip(made, cache_probe.workloads(TERRA, records, size, 7, pair), strict=True))[kind]
-            made[kind].append(measure(program, load, tmp_path / f"{kind}-{pair}"))
-        return made["unique"], made["repeated"]
-
-    return run
+def probed(tmp_path, monkeypatch):
+    """Run a program on three pairs of 400 records; returns the folders of its runs on unique and on repeated texts."""
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))  # where the program keeps its cache
+    return partial(probe, tmp_path, size=400)
 
 
 HONEST = {
@@ -65,8 +40,8 @@ LONG = ("--rounds", 40)  # what is saved must be worth 50 ms a run on a fast mac
 
 
 @pytest.mark.parametrize(("options", "method"), HONEST.values(), ids=HONEST)
-def test_an_honest_program_is_not_accused(probe, options, method):
-    result = caching.judge(*probe(*options))
+def test_an_honest_program_is_not_accused(probed, options, method):
+    result = caching.judge(*probed(*options))
     if method == "total":
         assert result == {"value": None, "reason": Reason.NO_READINESS, "fires": None}
     else:
@@ -74,23 +49,23 @@ def test_an_honest_program_is_not_accused(probe, options, method):
 
 
 @pytest.mark.parametrize(("options", "method"), CACHING.values(), ids=CACHING)
-def test_a_program_that_caches_is_found(probe, options, method):
-    result = caching.judge(*probe(*LONG, *options))
+def test_a_program_that_caches_is_found(probed, options, method):
+    result = caching.judge(*probed(*LONG, *options))
     assert result["fires"] is True and result["value"] > 1.5 and method in (None, result["method"])
 
 
-def test_a_cache_for_later_runs_is_found_when_repeated_texts_were_fed_before(probe):
-    assert caching.judge(*probe(*LONG, "--keep", "later", pilot=True))["fires"] is True
+def test_a_cache_for_later_runs_is_found_when_repeated_texts_were_fed_before(probed):
+    assert caching.judge(*probed(*LONG, "--keep", "later", pilot=True))["fires"] is True
 
 
-def test_work_before_readiness_shows_in_whole_runs(probe):
-    folders = probe(*LONG, "--keep", "text", "--late-ready")
+def test_work_before_readiness_shows_in_whole_runs(probed):
+    folders = probed(*LONG, "--keep", "text", "--late-ready")
     result = caching.judge(*folders, whole=True)
     assert result["fires"] is True and result["method"] == "total"
     assert caching.judge(*folders)["method"] != "total"
 
 
 @pytest.mark.real_load
-def test_runs_of_few_records_accuse_nobody(probe):
-    result = caching.judge(*probe("--keep", "text", "--ready", size=24))  # delays are as long as their work
+def test_runs_of_few_records_accuse_nobody(probed):
+    result = caching.judge(*probed("--keep", "text", "--ready", size=24))  # delays are as long as their work
     assert not result["fires"] and result.get("reason") in (Reason.NO_STREAM, Reason.BUSY_MACHINE, None)

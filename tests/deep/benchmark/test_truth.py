@@ -1,6 +1,6 @@
 """Measured against known truth: real runs of a server that sleeps, so that it is as fast on a busy machine as on an idle one.
 
-The same sitting as a table: python benchmarks/truth.py
+The same measurements as a table: python benchmarks/truth.py
 """
 
 import shutil
@@ -22,46 +22,46 @@ needs_ps = pytest.mark.skipif(shutil.which("ps") is None, reason="the original's
 
 # -- our way --------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="session")
-def sat(tmp_path_factory):
+def measured(tmp_path_factory):
     """The trials of every pool; measured once, about three minutes."""
     folder = tmp_path_factory.mktemp("truth")
-    return {name: pool.sitting(s, folder / str(k)) for k, (name, s) in enumerate(pool.pools(SEED).items())}
+    return {name: pool.measure(s, folder / str(k)) for k, (name, s) in enumerate(pool.pools(SEED).items())}
 
 
 @pytest.mark.parametrize("name", BARS)
-def test_speed_of_one_run_is_near_the_truth(sat, name):
-    middle, p95 = median_and_p95(trial.error for trial in sat[name])
-    assert middle <= BARS[name][0] and p95 <= BARS[name][1], [(t.setting, t.error) for t in sat[name]]
+def test_speed_of_one_run_is_near_the_truth(measured, name):
+    middle, p95 = median_and_p95(trial.error for trial in measured[name])
+    assert middle <= BARS[name][0] and p95 <= BARS[name][1], [(t.setting, t.error) for t in measured[name]]
 
 
-def test_the_pool_is_wide_enough(sat):
-    trials = sat["steady and varying"]
+def test_the_pool_is_wide_enough(measured):
+    trials = measured["steady and varying"]
     assert len(trials) >= 20 and {t.setting.rate for t in trials} == set(pool.RATES)
-    assert {truth["cold"] for t in sat["20 % cold starts"] for truth in t.truths} == {True, False}
-    assert {t.result["speed_per_s"]["method"] for t in sat["all at the end"]} == {"ready"}
-    assert {t.result["speed_per_s"]["method"] for t in trials + sat["unflushed"]} == {"stream"}
+    assert {truth["cold"] for t in measured["20 % cold starts"] for truth in t.truths} == {True, False}
+    assert {t.result["speed_per_s"]["method"] for t in measured["all at the end"]} == {"ready"}
+    assert {t.result["speed_per_s"]["method"] for t in trials + measured["unflushed"]} == {"stream"}
 
 
 @pytest.mark.parametrize("name", ["steady and varying", "20 % cold starts", "0.6 MB read late"])
-def test_the_interval_of_one_run_is_no_wider_than_5_percent(sat, name):
-    assert max(trial.width for trial in sat[name]) <= 0.05, [(t.setting, t.width) for t in sat[name]]
+def test_the_interval_of_one_run_is_no_wider_than_5_percent(measured, name):
+    assert max(trial.width for trial in measured[name]) <= 0.05, [(t.setting, t.width) for t in measured[name]]
 
 
-def test_the_interval_of_one_run_holds_the_truth(sat):
-    trials = [trial for name in BARS for trial in sat[name] if trial.width is not None]
+def test_the_interval_of_one_run_holds_the_truth(measured):
+    trials = [trial for name in BARS for trial in measured[name] if trial.width is not None]
     missed = [(t.setting, t.per_s, t.result["speed_per_s"]) for t in trials if not t.holds]
     assert len(trials) >= 50
     assert len(missed) <= 0.15 * len(trials), missed  # 5 % are to be missed, and chance has its share
 
 
-def test_start_up_is_within_100_ms_of_the_truth(sat):
-    trials = [trial for name in BARS for trial in sat[name]]
+def test_start_up_is_within_100_ms_of_the_truth(measured):
+    trials = [trial for name in BARS for trial in measured[name]]
     assert max(abs(trial.init_error_s) for trial in trials) <= 0.1, [(t.setting, t.init_error_s) for t in trials]
 
 
-@pytest.mark.parametrize("name", pool.untold(SEED))
-def test_all_at_the_end_without_readiness_is_told_from_pairs_of_runs(name, tmp_path):
-    trial = pool.ours(pool.untold(SEED)[name], tmp_path / "paired", repeats=5)
+@pytest.mark.parametrize("name", pool.without_readiness(SEED))
+def test_all_at_the_end_without_readiness_is_measured_from_pairs_of_runs(name, tmp_path):
+    trial = pool.ours(pool.without_readiness(SEED)[name], tmp_path / "paired", repeats=5)
     assert trial.result["speed_per_s"]["method"] == "paired"
     assert trial.holds and trial.width <= 0.1, trial.result["speed_per_s"]
 
@@ -91,6 +91,6 @@ def test_the_originals_way_loses_the_start_up_of_a_long_input(tmp_path):
     setting = Setting(init_s=1.5, work_s=1.0, late_stdin=True)
     lines = setting.lines(tmp_path)
     assert sum(map(len, lines)) >= pool.LATE_BYTES
-    argv = [*setting.argv(), "--batch-size", "8"]
+    argv = [*setting.argv(tmp_path / "starts"), "--batch-size", "8"]
     long, short = original_method.total_s(argv, b"".join(lines)), original_method.total_s(argv, lines[0])
     assert 0.6 <= long <= 1.1 and 1.2 <= short <= 1.7
