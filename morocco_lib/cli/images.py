@@ -94,7 +94,7 @@ def build(args) -> int:
 
     from morocco_lib import data
     from morocco_lib.images import build as room
-    from morocco_lib.pipeline import resolve
+    from morocco_lib.pipeline import targets
     from morocco_lib.runners.contract import Limits
     from morocco_lib.tasks import get_task
 
@@ -126,7 +126,7 @@ def build(args) -> int:
                 if not args.data:
                     data.make_synthetic(folder, [task.name], 1)
                 source = args.data or data.find_split(folder, task, "val")
-                resolve.check_image(image, task, source, Limits(args.timeout))
+                targets.check_image(image, task, source, Limits(args.timeout))
 
             image = room.build(recipe, check, talk)
         if args.json:

@@ -18,7 +18,7 @@ from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import CELL, PLAN, POINT, SCORE, StepKind
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.options import SYNTHETIC
-from morocco_lib.pipeline import resolve, scheduler
+from morocco_lib.pipeline import scheduler, targets
 from morocco_lib.pipeline.job import Job
 from morocco_lib.pipeline.notebook_runner import run_notebook
 from morocco_lib.pipeline.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, StepResult
@@ -47,7 +47,7 @@ class PlanRun:
     ):
         self.plan, self.root, self.plan_dir, self.force = plan, root, Path(plan_dir), force
         self.data_dir = data_dir or plan.data_dir
-        self.machine = resolve.resolve_runner(config.load_machine(plan.machine, root))
+        self.machine = targets.resolve_runner(config.load_machine(plan.machine, root))
         self.models = {name: config.load_model(name, root) for name in plan.models}
         trained = {get_task(name).trained_on for name in plan.tasks}  # LiDiRus is answered with TERRa's weights
         self.tasks = {name: config.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}

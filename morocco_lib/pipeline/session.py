@@ -15,7 +15,7 @@ from morocco_lib.errors import UsageError
 from morocco_lib.monitors.host import host_facts
 from morocco_lib.options import KINDS as MODEL_KINDS
 from morocco_lib.options import SYNTHETIC
-from morocco_lib.pipeline import resolve, scheduler
+from morocco_lib.pipeline import scheduler, targets
 from morocco_lib.pipeline.job import Job
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.pipeline.synthetic_step import synthetic_step
@@ -95,14 +95,14 @@ class Session:
         """The command, the image, else the model's weights, which are fitted now if none are given."""
         p = self.p
         if p.command:
-            return Target.of_command(p.command, p.model.name, resolve.limits_of(p.machine))
+            return Target.of_command(p.command, p.model.name, targets.limits_of(p.machine))
         if p.image:
-            return resolve.target_from_image(p.image, p.model.name, p.machine)
+            return targets.target_from_image(p.image, p.model.name, p.machine)
         folder = config.resolve(p.weights_dir, self.root) if p.weights_dir else self.folder
         with self.scheduled.turn():  # two that build on one engine at once would make the same layers twice
             if not p.weights_dir:
                 fit.fit(self.training, self.folder, self.key)
-            return resolve.target_from_weights(p.machine, folder, self.task, self.source, p.model)
+            return targets.target_from_weights(p.machine, folder, self.task, self.source, p.model)
 
     @property
     def hooks(self) -> Hooks:
@@ -210,10 +210,10 @@ def start_session(step: str, names: dict[str, Any]) -> Session:
 
 def _resolved(p: Any, root: Path, plan_dir: Path) -> Any:
     """Return the parameters with runner, recipe, the program's name and synthetic records filled in."""
-    p = p.model_copy(update={"machine": resolve.resolve_runner(p.machine), "model": config.with_recipe(p.model, root)})
+    p = p.model_copy(update={"machine": targets.resolve_runner(p.machine), "model": config.with_recipe(p.model, root)})
     command, image = getattr(p, "command", ""), getattr(p, "image", "")
     if (command or image) and p.model.name in MODEL_KINDS:  # not one of our models: named after its program
-        target = Target.of_command(command) if command else resolve.target_from_image(image, None, p.machine)
+        target = Target.of_command(command) if command else targets.target_from_image(image, None, p.machine)
         p = p.model_copy(update={"model": p.model.model_copy(update={"name": target.program.model})})
     if p.data_dir == SYNTHETIC:
         p = p.model_copy(update={"data_dir": str(synthetic_step(plan_dir, [p.task.name], p.seed))})
