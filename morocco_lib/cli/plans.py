@@ -1,16 +1,17 @@
-"""The commands on plans and their results: run, report, verify."""
+"""The commands on plans and their results: run, report, verify. Each returns its exit code."""
 
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from morocco_lib.cli.arguments import add_output
 from morocco_lib.cli.output import say, show
 from morocco_lib.errors import UsageError
 
 
 def add(command: Callable) -> None:
-    """Add the commands; see `images.add`."""
+    """Add the commands; see `entry.build_parser`."""
     sub = command(
         "run", run, "run a plan: train, bench, eval and report its models on its tasks",
         "MOROCCO_DATA=path/to/official/folders morocco run params/plans/terra.yaml",
@@ -18,28 +19,26 @@ def add(command: Callable) -> None:
     )  # fmt: skip
     option = sub.add_argument
     option("plan", type=Path, metavar="PLAN.yaml")
-    option(
-        "--out", type=Path, metavar="DIR", help="plan folder (default outputs/<name>); finished steps in it are kept"
-    )
+    where = "plan folder (default outputs/<name>); finished steps in it are kept"
+    option("--out", type=Path, metavar="DIR", help=where)
     option("--fresh", action="store_true", help="compute every step anew in a new plan folder, outputs/<plan>-<time>")
     option("--force", action="store_true", help="repeat finished steps; earlier ones are kept as <folder>.1, .2")
     option("--dry-run", action="store_true", help="list the steps and what would be done")
-    option("--quiet", action="store_true", help="nothing on stderr but errors")
-    option("--json", action="store_true", help="print the summary as one JSON object")
+    add_output(sub, "print the summary as one JSON object")
 
-    sub = command(
+    option = command(
         "report", report, "build the page and the tables of a folder of results",
         "morocco report outputs/demo", "morocco report bench1 --out page1",
-    )  # fmt: skip
-    sub.add_argument("outputs", type=Path, metavar="OUTPUTS")
-    sub.add_argument("--out", type=Path, metavar="DIR", help="new or empty folder (default OUTPUTS/report-<key>)")
+    ).add_argument  # fmt: skip
+    option("outputs", type=Path, metavar="OUTPUTS")
+    option("--out", type=Path, metavar="DIR", help="new or empty folder (default OUTPUTS/report-<key>)")
 
-    sub = command(
+    option = command(
         "verify", verify, "recompute every number and digest of a folder of results",
         "morocco verify outputs/demo", "morocco verify bench1 --json",
-    )  # fmt: skip
-    sub.add_argument("outputs", type=Path, metavar="OUTPUTS")
-    sub.add_argument("--json", action="store_true", help="one JSON object")
+    ).add_argument  # fmt: skip
+    option("outputs", type=Path, metavar="OUTPUTS")
+    option("--json", action="store_true", help="one JSON object")
 
 
 def run(args) -> int:
