@@ -37,9 +37,9 @@ def score_text(value: float) -> str:
 
 
 def with_interval(estimate: dict[str, Any], text) -> str:
-    """Return "value (low to high)", or a dash and the reason when there is no value."""
+    """Return "value (low to high)", or a dash and the reason, if there is one, when there is no value."""
     if estimate["value"] is None:
-        return f"— {estimate['reason']}"
+        return f"— {estimate.get('reason') or ''}".rstrip()
     if estimate.get("low") is None:
         return text(estimate["value"])
     return f"{text(estimate['value'])} ({text(estimate['low'])} to {text(estimate['high'])})"
