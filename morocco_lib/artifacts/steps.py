@@ -64,6 +64,14 @@ def code_facts() -> dict[str, Any]:
     return {"version": morocco_lib.__version__, "commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
+def code_text() -> str:
+    """Return `code_facts` as text."""
+    code = code_facts()
+    if code["commit"] is None:
+        return f"morocco {code['version']}, not a git checkout"
+    return f"morocco {code['version']}, {code['commit'][:10]}{' with uncommitted changes' if code['dirty'] else ''}"
+
+
 def now() -> str:
     """Return the UTC time as text; a label, never used to measure."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -115,24 +115,15 @@ class Session:
 
     def provenance(self) -> "Facts":
         """Return what this notebook is, reads and runs on."""
-        code, host = steps.code_facts(), host_facts()
-        commit = (
-            f"{code['commit'][:10]}{' with uncommitted changes' if code['dirty'] else ''}"
-            if code["commit"]
-            else "not a git checkout"
-        )
+        host = host_facts()
         rows = {"step": self.kind.name, "folder": _short(self.folder, self.root)}
-        rows |= {
-            f"input {name}": f"{_short(path, self.root)}  sha256 {fileio.sha256_file(path)[:12]}"
-            for name, path in self.inputs.items()
-        }
+        for name, path in self.inputs.items():
+            rows[f"input {name}"] = f"{_short(path, self.root)}  sha256 {fileio.sha256_file(path)[:12]}"
         if any(data.is_synthetic(path) for path in self.inputs.values()):
             rows["records"] = "synthetic, a tenth of the labels wrong on purpose"
-        rows |= {"code": f"morocco {code['version']}, {commit}", "Python": f"{host['python']} ({sys.executable})"}
-        rows |= {
-            "host": f"{host['hostname']}: {host['cpu'] or 'unknown CPU'}, {host['cores']} cores, "
-            + (formatting.bytes_text(host["memory_bytes"]) if host["memory_bytes"] else "unknown memory")
-        }
+        rows |= {"code": steps.code_text(), "Python": f"{host['python']} ({sys.executable})"}
+        memory = formatting.bytes_text(host["memory_bytes"]) if host["memory_bytes"] else "unknown memory"
+        rows["host"] = f"{host['hostname']}: {host['cpu'] or 'unknown CPU'}, {host['cores']} cores, {memory}"
         if machine := getattr(self.p, "machine", None):
             rows["runner"] = machine.chosen or machine.runner
         rows["started"] = steps.now()
