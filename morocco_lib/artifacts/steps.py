@@ -165,10 +165,7 @@ class Step:
                 earlier = read_status(folder)
                 if earlier["state"] != DONE and not (earlier["state"] == RUNNING and is_alive(earlier)):
                     retire(folder)
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise UsageError(
-                    f"{folder} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
-                )
+            check_empty(folder)
             folder.mkdir(parents=True, exist_ok=True)
             host = host_facts()
             status = {
@@ -220,6 +217,14 @@ class Step:
         else:
             state = FAILED if isinstance(error, Exception) else KILLED
             self.finish(state, getattr(error, "exit_code", 3), f"{kind.__name__}: {error}")
+
+
+def check_empty(folder: Path) -> None:
+    """Raise UsageError if a folder for a result holds anything, or is a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"{folder} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
+        )
 
 
 def _check_names(*texts: str) -> None:

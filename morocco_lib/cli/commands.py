@@ -89,12 +89,10 @@ def doctor(args) -> int:
 
 def synthetic(args) -> int:
     from morocco_lib import data
+    from morocco_lib.artifacts import steps
     from morocco_lib.tasks import task_names
 
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UsageError(
-            f"{args.out} is not an empty folder", rule="a result is never overwritten", remedy="give --out a new folder"
-        )
+    steps.check_empty(args.out)
     for path in data.make_synthetic(args.out, args.tasks or task_names(), args.seed, args.records or 0):
         print(path)
     return 0
@@ -133,14 +131,9 @@ def train(args) -> int:
     if not training.is_first():  # torchrun: the first process writes the step
         training.fit(plan, args.out)
         return 0
-    with steps.Step.begin(
-        args.out,
-        "train",
-        model=model.name,
-        task=task.name,
-        parameters={"model": model.model_dump(), "seed": plan.seeds[0] if len(plan.seeds) == 1 else plan.seeds},
-        inputs=files | training.sources(model, plan.root),
-    ) as step:
+    parameters = {"model": model.model_dump(), "seed": plan.seeds[0] if len(plan.seeds) == 1 else plan.seeds}
+    inputs, names = files | training.sources(model, plan.root), {"model": model.name, "task": task.name}
+    with steps.Step.begin(args.out, "train", **names, parameters=parameters, inputs=inputs) as step:
         result = training.fit(plan, args.out, step.status["key"])
     if args.json:
         show(result)
@@ -190,9 +183,7 @@ def evaluate(args) -> int:
             f"{args.predictions} holds the labelled records themselves", rule="predictions are answers of a model",
             remedy="name the file of predictions first, then the labelled records",
         )  # fmt: skip
-    if odd := {name: count for name, count in checked.noncanonical.items() if count}:
-        say(
-            f"warning: accepted, but not spelled as in a submission: {', '.join(f'{n} x {name}' for name, n in odd.items())}"
-        )
+    if odd := [f"{count} x {name}" for name, count in checked.noncanonical.items() if count]:
+        say(f"warning: accepted, but not spelled as in a submission: {', '.join(odd)}")
     show(task.score(gold, [checked.predictions[task.key(record)] for record in records]))
     return 0

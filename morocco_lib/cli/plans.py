@@ -97,17 +97,10 @@ def _summary(args, plan_dir: Path, result) -> int:
     broken = [f for f in findings if not f.ok]
     code = max(result.exit, 1 if broken else 0)
     if args.json:
-        show(
-            {
-                "schema": 1,
-                "plan_dir": str(plan_dir),
-                "exit": code,
-                "report": str(result.page) if result.page else None,
-                "verified": not broken,
-                "steps": [{**s.__dict__, "folder": str(s.folder) if s.folder else None} for s in result.steps],
-                "rows": rows,
-            }
-        )
+        listed = [{**s.__dict__, "folder": str(s.folder) if s.folder else None} for s in result.steps]
+        page = str(result.page) if result.page else None
+        summary = {"schema": 1, "plan_dir": str(plan_dir), "exit": code, "report": page, "verified": not broken}
+        show({**summary, "steps": listed, "rows": rows})
         return code
     print(tables.text_table(rows))
     for line in tables.remarks(rows):

@@ -113,7 +113,7 @@ def check(args) -> int:
 
 
 def bench(args) -> int:
-    from morocco_lib import benchmark
+    from morocco_lib import benchmark, formatting
     from morocco_lib.artifacts import steps
     from morocco_lib.runners.contract import Limits
     from morocco_lib.tasks import get_task
@@ -128,10 +128,8 @@ def bench(args) -> int:
     target = target_of(args, Limits(args.timeout, args.memory, args.pids, args.cpus))
     program = target.program
     several = len(args.batch_size) > 1
-    if several and args.out.exists() and any(args.out.iterdir()):
-        raise UsageError(
-            f"{args.out} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
-        )
+    if several:
+        steps.check_empty(args.out)
     if args.original_logs:
         from morocco_lib.legacy import write
 
@@ -143,38 +141,29 @@ def bench(args) -> int:
     task.read(args.data)  # before anything is written
     chosen = {"input_size": args.input_size, "repeats": args.repeats, "seed": args.seed, "quick": args.quick}
     chosen |= {name: getattr(args, name) for name in ("precision", "max_minutes") if getattr(args, name) is not None}
-    worst, made = 0, []
+    made, codes = [], []
     for batch_size in args.batch_size:
         folder = args.out / f"batch-{batch_size}" if several else args.out
-        parameters = {
-            **({"image": program.image_digest} if args.image else {"command": args.command}),
-            "batch_size": batch_size,
-            **chosen,
-        }
-        with (
-            steps.Step.begin(
-                folder, "bench", model=program.model, task=task.name, parameters=parameters, inputs={"data": args.data}
-            ) as step,
-            _progress(args.quiet) as hooks,
-        ):
+        parameters = {"image": program.image_digest} if args.image else {"command": args.command}
+        parameters |= {"batch_size": batch_size, **chosen}
+        names = {"model": program.model, "task": task.name}
+        step = steps.Step.begin(folder, "bench", **names, parameters=parameters, inputs={"data": args.data})
+        with step, _progress(args.quiet) as hooks:
             result = benchmark.bench(
                 target, task, args.data, folder, hooks=hooks, batch_size=batch_size, **chosen,
                 baseline=made[0] if made else None, single_record=bool(args.original_logs) and not made,
             )  # fmt: skip
-            code = 0 if result["verdict"] == "VALID" else 1
-            step.finish(steps.DONE, code)
+            codes.append(0 if result["verdict"] == "VALID" else 1)
+            step.finish(steps.DONE, codes[-1])
         made.append(folder)
-        worst = max(worst, code)
         if args.json:
             show(result)
         else:
-            from morocco_lib.formatting import bench_lines
-
-            print("\n".join(bench_lines(result)))
+            print("\n".join(formatting.bench_lines(result)))
     if args.original_logs:
         logs = write.write(_loggable_runs(made), args.original_logs)
         say(f"{len(logs)} logs in {args.original_logs}")
-    return worst
+    return max(codes)
 
 
 def _loggable_runs(folders: list[Path]) -> list[Path]:
