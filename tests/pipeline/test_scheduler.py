@@ -30,7 +30,7 @@ def done(action, begin):
 with Client.of_this_process() as client:
     assert VARIABLE not in os.environ
     for action, seconds in json.loads(sys.argv[1]):
-        begin, spent = time.monotonic_ns(), time.process_time()
+        begin = time.monotonic_ns()
         if action == "work":
             time.sleep(seconds)
         elif action == "turn":
@@ -92,10 +92,10 @@ def test_a_short_run_does_not_overtake_one_that_is_still_being_saved():
     assert not [(w, r) for w in work for r in runs if r[0] != w[0] and r[2] < w[3] and w[2] < r[3]]
 
 
-def test_nothing_is_measured_before_all_have_asked_for_a_turn():
-    lines = together([("turn", RUN_S)] * 2, [("work", 1.0), ("turn", RUN_S)])
+def test_nothing_is_measured_before_all_have_requested_a_turn():
+    lines = together([("turn", RUN_S)] * 2, [("work", 0.5), ("turn", RUN_S)])
     (work,) = [line for line in lines if line[1] == "work"]
-    assert work[3] - work[2] > 0.9e9 and min(line[2] for line in turns_of(lines)) >= work[3]
+    assert work[3] - work[2] > 0.4e9 and min(line[2] for line in turns_of(lines)) >= work[3]
 
 
 def test_none_leaves_before_the_last_run():
@@ -103,11 +103,6 @@ def test_none_leaves_before_the_last_run():
     assert [line[0] for line in turns_of(lines)] == [0, 1, 1, 1, 1, 1]
     left = [line[3] for line in lines if line[1] == "left"]
     assert len(left) == 2 and min(left) >= turns_of(lines)[-1][3]
-
-
-def test_a_turn_within_a_turn_is_the_same():
-    lines = together([("two", RUN_S)] * 2, [("turn", RUN_S)] * 2)
-    assert [line[0] for line in turns_of(lines)] == [0, 1] * 2
 
 
 def test_what_follows_a_barrier_is_interleaved():
