@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def explanation(error: Exception, argv: list[str]) -> str:
-    """Return what a user is told of an error."""
+    """Return the message for an error."""
     match error:
         case MoroccoError():
             return str(error)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from morocco_lib.cli.arguments import add_output
-from morocco_lib.cli.output import exit_on_sigterm, say, show
+from morocco_lib.cli.output import exit_on_sigterm, messages, say, show
 from morocco_lib.errors import UsageError
 from morocco_lib.images import BASE
 
@@ -74,7 +74,7 @@ def build(args) -> int:
     import tempfile
 
     from morocco_lib import data
-    from morocco_lib.images import build as room
+    from morocco_lib.images import build as builder
     from morocco_lib.pipeline import targets
     from morocco_lib.runners.contract import Limits
     from morocco_lib.tasks import get_task
@@ -85,22 +85,22 @@ def build(args) -> int:
         )
     if args.model and not args.weights:
         with suppress(UsageError):  # else it is a name
-            args.weights = room.weights.locate(Path(args.model))
-            args.model = room.weights.describe(args.weights)["name"]
-    found = (
-        room.trained(args.outputs) if not args.weights else {(args.model, get_task(args.task).trained_on): args.weights}
-    )
-    wanted = room.answered_by(found) if args.all else [(args.model, get_task(args.task).name)]
+            args.weights = builder.weights.locate(Path(args.model))
+            args.model = builder.weights.describe(args.weights)["name"]
+    if args.weights:
+        found = {(args.model, get_task(args.task).trained_on): args.weights}
+    else:
+        found = builder.trained(args.outputs)
+    wanted = builder.answered_by(found) if args.all else [(args.model, get_task(args.task).name)]
     if not wanted:
         raise UsageError(
             f"no trained model below {args.outputs}", remedy="run a plan first, or name its folder: --outputs DIR"
         )
-    talk = (lambda text: None) if args.quiet else say
     exit_on_sigterm()  # a check may be on its way
     for model, name in wanted:
         task = get_task(name)
-        weights = room.pick(found, model, task, args.outputs)
-        recipe = room.Recipe(weights, name, args.base, args.tag, args.buildkit)
+        weights = builder.pick(found, model, task, args.outputs)
+        recipe = builder.Recipe(weights, name, args.base, args.tag, args.buildkit)
         with tempfile.TemporaryDirectory() as folder:
 
             def check(image, task=task, folder=Path(folder)) -> None:
@@ -109,7 +109,7 @@ def build(args) -> int:
                 source = args.data or data.find_split(folder, task, "val")
                 targets.check_image(image, task, source, Limits(args.timeout))
 
-            image = room.build(recipe, check, talk)
+            image = builder.build(recipe, check, messages(args.quiet))
         if args.json:
             show({"image": image.name, "id": image.id, "bytes": image.size_bytes})
         else:
@@ -157,15 +157,15 @@ def read_credential(registry: str, username: str, from_stdin: bool) -> dict[str,
 def push(args) -> int:
     from morocco_lib.images import registry
 
-    with _progress("pushing", args.quiet) as (talk, watch):
-        return _print(registry.push(args.image, args.name, talk, watch), args.json)
+    with _progress("pushing", args.quiet) as (report, watch):
+        return _print(registry.push(args.image, args.name, report, watch), args.json)
 
 
 def pull(args) -> int:
     from morocco_lib.images import registry
 
-    with _progress("pulling", args.quiet) as (talk, watch):
-        return _print(registry.pull(args.name, talk, watch), args.json)
+    with _progress("pulling", args.quiet) as (report, watch):
+        return _print(registry.pull(args.name, report, watch), args.json)
 
 
 def _print(facts: dict[str, str], as_json: bool) -> int:
@@ -178,10 +178,10 @@ def _print(facts: dict[str, str], as_json: bool) -> int:
 
 @contextmanager
 def _progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """Give what to call with talk and with bytes: a bar on a terminal, elsewhere a line now and then, with quiet nothing."""
+    """Yield what to call with messages and with bytes: a bar on a terminal, elsewhere a line now and then, with quiet nothing."""
     exit_on_sigterm()  # there is a name to take back
     if quiet:
-        yield (lambda text: None), (lambda done, total: None)
+        yield messages(quiet), (lambda done, total: None)
     elif sys.stderr.isatty():
         from tqdm import tqdm
 

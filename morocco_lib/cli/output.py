@@ -3,11 +3,17 @@
 import json
 import signal
 import sys
+from collections.abc import Callable
 
 
 def say(text: str) -> None:
     """Print a message to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def messages(quiet: bool) -> Callable[[str], None]:
+    """Return what prints messages: `say`, with quiet nothing."""
+    return (lambda text: None) if quiet else say
 
 
 def show(value) -> None:

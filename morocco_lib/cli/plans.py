@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from morocco_lib.cli.arguments import add_output
-from morocco_lib.cli.output import say, show
+from morocco_lib.cli.output import messages, show
 from morocco_lib.errors import UsageError
 
 
@@ -43,23 +43,21 @@ def add(command: Callable) -> None:
 
 def run(args) -> int:
     from morocco_lib import config
-    from morocco_lib.options import SYNTHETIC
     from morocco_lib.pipeline import plan_run, writable_home
     from morocco_lib.pipeline.notebook_runner import check_loopback
     from morocco_lib.pipeline.progress import Progress
     from morocco_lib.pipeline.signals import Signals
     from morocco_lib.pipeline.step_kinds import KINDS
 
-    talk = (lambda text: None) if args.quiet else say
+    message = messages(args.quiet)
     plan = config.load_plan(args.plan, KINDS)
     root = config.find_root(args.plan.resolve().parent) or config.project_root()
     data_dir = os.environ.get(plan_run.DATA_VARIABLE)
     plan_dir = plan_run.plan_folder(plan, root, args.out, args.fresh)
     job = plan_run.PlanRun(plan, root, plan_dir, str(Path(data_dir).resolve()) if data_dir else None, args.force)
-    source = "synthetic" if job.data_dir == SYNTHETIC else job.data_dir
-    talk(f"plan {plan.name}: {source} records; results go to {plan_dir}")
+    message(f"plan {plan.name}: {job.data_dir} records; results go to {plan_dir}")
     if job.machine.chosen:
-        talk(job.machine.chosen)
+        message(job.machine.chosen)
     if args.dry_run:
         return _preview(job)
     if plan_dir.exists() and not plan_dir.is_dir():
@@ -68,7 +66,7 @@ def run(args) -> int:
     check_loopback()
     bar = not args.quiet and sys.stderr.isatty()
     with plan_run.lock(plan_dir), writable_home.writable(plan_dir), Signals() as signals:
-        result = job.run(Progress(job.total, talk, bar=bar), signals.check)
+        result = job.run(Progress(job.total, message, bar=bar), signals.check)
     return _summary(args, plan_dir, result)
 
 

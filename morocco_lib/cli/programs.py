@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from morocco_lib.cli.arguments import add_output, add_program, positive, positives, seconds, share, size
-from morocco_lib.cli.output import exit_on_sigterm, say, show
+from morocco_lib.cli.output import exit_on_sigterm, messages, say, show
 from morocco_lib.errors import UsageError
 
 
@@ -103,7 +103,7 @@ def check(args) -> int:
     task = get_task(args.task)
     report = conformance.check(
         target_of(args, Limits(args.timeout)), task, args.data, count=args.records, show=args.show,
-        progress=(lambda text: None) if args.quiet else say,
+        progress=messages(args.quiet),
     )  # fmt: skip
     if args.json:
         show(report.as_dict())

@@ -226,9 +226,9 @@ def test_a_killed_kernel_costs_its_own_step_alone(main, tmp_path):
     run = start_plan(plan, out, mark)
     assert wait_until(lambda: run.poll() is not None or list(out.glob(f"{victim}/terra/bench-*/runs/01/run.json")))
     os.kill(kernel_of(bench_of(out, victim), mark), signal.SIGKILL)
-    talk = run.communicate(timeout=60)[1]
-    assert run.returncode == 3 and f"bench {victim} terra: failed" in talk and "the kernel died" in talk, talk
-    assert "Traceback" not in talk and not marked(mark)
+    messages = run.communicate(timeout=60)[1]
+    assert run.returncode == 3 and f"bench {victim} terra: failed" in messages and "the kernel died" in messages, messages
+    assert "Traceback" not in messages and not marked(mark)
     whole = bench_of(out, survivor)
     status = (whole / steps.STATUS).read_text()
     assert json.loads(status)["state"] == "done" and len(json.loads((whole / "bench.json").read_text())["runs"]) == 3
@@ -249,8 +249,8 @@ def test_an_interrupt_ends_all_that_run_together(tmp_path):
     partial = "*/terra/bench-????????/runs/.01.partial/chunks.jsonl"
     assert wait_until(lambda: run.poll() is not None or list(out.glob(partial)))
     run.send_signal(signal.SIGINT)
-    talk = run.communicate(timeout=60)[1]
-    assert run.returncode == 130 and "Traceback" not in talk, talk
+    messages = run.communicate(timeout=60)[1]
+    assert run.returncode == 130 and "Traceback" not in messages, messages
     assert wait_until(lambda: not marked(mark), 5)
     assert [steps.read_status(bench_of(out, model))["state"] for model in MODELS] == ["killed", "killed"]
 
