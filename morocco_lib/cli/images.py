@@ -87,10 +87,8 @@ def build(args) -> int:
         with suppress(UsageError):  # else it is a name
             args.weights = builder.weights.locate(Path(args.model))
             args.model = builder.weights.describe(args.weights)["name"]
-    if args.weights:
-        found = {(args.model, get_task(args.task).trained_on): args.weights}
-    else:
-        found = builder.trained(args.outputs)
+    named = args.weights and {(args.model, get_task(args.task).trained_on): args.weights}
+    found = named or builder.trained(args.outputs)
     wanted = builder.answered_by(found) if args.all else [(args.model, get_task(args.task).name)]
     if not wanted:
         raise UsageError(
