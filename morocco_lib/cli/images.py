@@ -191,12 +191,12 @@ def _progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[str], None], C
 
             yield (lambda text: bar.write(text, file=sys.stderr)), draw
     else:
-        reported = time.monotonic()
+        reported_at = time.monotonic()
 
         def line(done: int, total: int) -> None:
-            nonlocal reported
-            if total and time.monotonic() >= reported + EVERY_S:
-                reported = time.monotonic()
+            nonlocal reported_at
+            if total and time.monotonic() >= reported_at + EVERY_S:
+                reported_at = time.monotonic()
                 say(f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
 
         yield say, line
