@@ -227,7 +227,9 @@ def test_a_killed_kernel_costs_its_own_step_alone(main, tmp_path):
     assert wait_until(lambda: run.poll() is not None or list(out.glob(f"{victim}/terra/bench-*/runs/01/run.json")))
     os.kill(kernel_of(bench_of(out, victim), mark), signal.SIGKILL)
     messages = run.communicate(timeout=60)[1]
-    assert run.returncode == 3 and f"bench {victim} terra: failed" in messages and "the kernel died" in messages, messages
+    assert run.returncode == 3 and f"bench {victim} terra: failed" in messages and "the kernel died" in messages, (
+        messages
+    )
     assert "Traceback" not in messages and not marked(mark)
     whole = bench_of(out, survivor)
     status = (whole / steps.STATUS).read_text()
