@@ -205,9 +205,9 @@ def test_one_failing_cell_does_not_stop_the_others(run_plan, tmp_path, synthetic
 def test_a_killed_run_is_resumed_and_what_was_killed_is_set_aside(run_plan, main, tmp_path):
     plan, out = write_plan(tmp_path, input_size=100_000), tmp_path / "out"
     process = start_plan(plan, out, "killed")
-    assert wait_until(lambda: list(out.glob("*/terra/bench-*/runs/.01.partial/chunks.jsonl")))
+    assert wait_until(lambda: list(out.glob("*/terra/bench-*/runs/.01.partial/chunks.jsonl")), 200)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     (killed,), (trained,) = out.glob("majority/terra/bench-*"), out.glob("majority/terra/train-*")
     status = (trained / steps.STATUS).read_text()
     assert main("verify", out).returncode == 1

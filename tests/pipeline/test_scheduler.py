@@ -224,9 +224,9 @@ def test_a_killed_kernel_costs_its_own_step_alone(main, tmp_path):
     plan, out = write_plan(tmp_path, models=[*MODELS], input_size=30_000, repeats=3), tmp_path / "out"
     mark = f"scheduler-{os.getpid()}-victim"
     run = start_plan(plan, out, mark)
-    assert wait_until(lambda: run.poll() is not None or list(out.glob(f"{victim}/terra/bench-*/runs/01/run.json")))
+    assert wait_until(lambda: run.poll() is not None or list(out.glob(f"{victim}/terra/bench-*/runs/01/run.json")), 200)
     os.kill(kernel_of(bench_of(out, victim), mark), signal.SIGKILL)
-    messages = run.communicate(timeout=60)[1]
+    messages = run.communicate(timeout=200)[1]
     assert run.returncode == 3 and f"bench {victim} terra: failed" in messages and "the kernel died" in messages, (
         messages
     )
@@ -249,9 +249,9 @@ def test_an_interrupt_ends_all_that_run_together(tmp_path):
     mark = f"scheduler-{os.getpid()}-interrupt"
     run = start_plan(plan, out, mark)
     partial = "*/terra/bench-????????/runs/.01.partial/chunks.jsonl"
-    assert wait_until(lambda: run.poll() is not None or list(out.glob(partial)))
+    assert wait_until(lambda: run.poll() is not None or list(out.glob(partial)), 200)
     run.send_signal(signal.SIGINT)
-    messages = run.communicate(timeout=60)[1]
+    messages = run.communicate(timeout=200)[1]
     assert run.returncode == 130 and "Traceback" not in messages, messages
     assert wait_until(lambda: not marked(mark), 5)
     assert [steps.read_status(bench_of(out, model))["state"] for model in MODELS] == ["killed", "killed"]

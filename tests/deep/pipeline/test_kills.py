@@ -58,7 +58,7 @@ def one_round(plan: Path, plan_dir: Path, way, after_s: float, mark: str) -> int
             os.kill(pid, signal.SIGKILL)
     elif not done:
         run.send_signal(way)
-    _, messages = run.communicate(timeout=60)
+    _, messages = run.communicate(timeout=200)
     assert "Traceback" not in messages, (way, messages)
     assert wait_until(lambda: not marked(mark), 5), (way, marked(mark))
     assert done or run.returncode or way != KERNEL, f"a dead kernel gave exit code 0:\n{messages}"
