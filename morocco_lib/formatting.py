@@ -6,7 +6,13 @@ import textwrap
 from collections.abc import Container, Sequence
 from typing import Any
 
-from morocco_lib.reasons import MEANING, NOTES, Reason
+from morocco_lib.reasons import NOTES, Reason
+
+STOPPED = {  # what ended the timed runs
+    "repeats": "as many as requested",
+    "precision": "the interval is narrow enough",
+    "max_minutes": "the time limit was reached",
+}
 
 
 def sized(value: float, digits: int = 3) -> str:
@@ -37,9 +43,9 @@ def score_text(value: float) -> str:
 
 
 def with_interval(estimate: dict[str, Any], text) -> str:
-    """Return "value (low to high)", or a dash and the reason when there is no value."""
+    """Return "value (low to high)", or a dash and the reason, if there is one, when there is no value."""
     if estimate["value"] is None:
-        return f"— {estimate['reason']}"
+        return f"— {estimate.get('reason') or ''}".rstrip()
     if estimate.get("low") is None:
         return text(estimate["value"])
     return f"{text(estimate['value'])} ({text(estimate['low'])} to {text(estimate['high'])})"
@@ -72,7 +78,7 @@ def speed_text(value: float) -> str:
 
 def reason_lines(reasons: list[str]) -> list[str]:
     """Return one line a reason code: the code, whether it is a note, and what it means."""
-    return [f"{code}{' (note)' if Reason(code) in NOTES else ''}: {MEANING[Reason(code)]}" for code in reasons]
+    return [f"{code}{' (note)' if code in NOTES else ''}: {Reason(code).meaning}" for code in reasons]
 
 
 def counted(number: int, noun: str) -> str:
@@ -118,15 +124,9 @@ def protocol_lines(result: dict[str, Any]) -> list[str]:
     if "predicted_s" in protocol:
         runs, whole = (seconds_text(protocol[name]) for name in ("predicted_s", "took_s"))
         lines.append(f"time: {runs} expected for the timed runs and the cache probe; everything took {whole}")
-    stopped = {
-        "repeats": "as many as requested",
-        "precision": "the interval is narrow enough",
-        "max_minutes": "the time limit was reached",
-    }
     if "stopped_by" in protocol:
-        lines.append(
-            f"{counted(result['repeats'], 'timed run')}: {stopped.get(protocol['stopped_by'], protocol['stopped_by'])}"
-        )
+        why = STOPPED.get(protocol["stopped_by"], protocol["stopped_by"])
+        lines.append(f"{counted(result['repeats'], 'timed run')}: {why}")
     return lines
 
 
@@ -134,21 +134,15 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
     """Return what a terminal shows of bench.json."""
     score = result["score"]
     synthetic = ", synthetic records" if result["data"]["origin"] == "synthetic" else ""
+    speed, cached = result["speed_per_s"], result["kept_answers"]
     rows = [
-        (
-            "speed",
-            with_interval(result["speed_per_s"], speed_text) + (" records/s" if result["speed_per_s"]["value"] else ""),
-        ),
+        ("speed", with_interval(speed, speed_text) + (" records/s" if speed["value"] else "")),
         ("start-up", with_interval(result["init_s"], seconds_text)),
         ("cold", with_interval(result["cold_init_s"], seconds_text)),
         ("memory", with_interval(result["ram_bytes"], bytes_text)),
         ("score", f"{with_interval(score, score_text)}, {majority_text(score)}".rstrip(", ")),
         ("answers", agreement_text(result)),
-        (
-            "caching",
-            with_interval(result["kept_answers"], sized)
-            + (" times as fast on repeated texts" if result["kept_answers"]["value"] else ""),
-        ),
+        ("caching", with_interval(cached, sized) + (" times as fast on repeated texts" if cached["value"] else "")),
     ]
     runs = counted(result["repeats"], "run")
     head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {runs}{synthetic}"

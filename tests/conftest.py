@@ -157,6 +157,12 @@ def synthetic_data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def val(synthetic_data) -> Path:
+    """The file of TERRa's synthetic val records."""
+    return synthetic_data / "TERRa" / "val.jsonl"
+
+
+@pytest.fixture(scope="session")
 def fitted(synthetic_data, tmp_path_factory) -> Path:
     """The weights folder of a tfidf model of terra, fitted on synthetic records."""
     task = get_task("terra")

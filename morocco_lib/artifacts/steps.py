@@ -64,6 +64,14 @@ def code_facts() -> dict[str, Any]:
     return {"version": morocco_lib.__version__, "commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
+def code_text() -> str:
+    """Return `code_facts` as text."""
+    code = code_facts()
+    if code["commit"] is None:
+        return f"morocco {code['version']}, not a git checkout"
+    return f"morocco {code['version']}, {code['commit'][:10]}{' with uncommitted changes' if code['dirty'] else ''}"
+
+
 def now() -> str:
     """Return the UTC time as text; a label, never used to measure."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -93,18 +101,13 @@ def read_status(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is broken ({error})", remedy="remove the folder and run the step again") from None
 
 
-def files_of(folder: Path) -> list[Path]:
-    """Return every file of a step folder but its status, nested step folders left out, sorted."""
+def digest_outputs(folder: Path) -> dict[str, str]:
+    """Return {path within the folder: sha256} of everything in it but the status and the step folders in it."""
     found = []
     for base, dirs, names in os.walk(folder):
-        dirs[:] = sorted(d for d in dirs if not (Path(base) / d / STATUS).exists())
-        found += [Path(base) / n for n in names if not (n == STATUS and Path(base) == Path(folder))]
-    return sorted(found)
-
-
-def digest_outputs(folder: Path) -> dict[str, str]:
-    """Return {path within the folder: sha256} of everything in it but the status."""
-    return {f.relative_to(folder).as_posix(): fileio.sha256_file(f) for f in files_of(folder)}
+        dirs[:] = [name for name in dirs if not (Path(base) / name / STATUS).exists()]
+        found += [Path(base) / name for name in names if not (name == STATUS and Path(base) == Path(folder))]
+    return {file.relative_to(folder).as_posix(): fileio.sha256_file(file) for file in sorted(found)}
 
 
 def find_steps(outputs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -116,7 +119,7 @@ def find_steps(outputs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def is_retired(folder: Path) -> bool:
     """Tell whether the folder is an earlier attempt that was renamed."""
-    return folder.suffix[1:].isdigit() and folder.suffix != ""
+    return folder.suffix[1:].isdigit()
 
 
 def is_alive(status: Mapping[str, Any]) -> bool:
@@ -139,16 +142,9 @@ class Step:
 
     @classmethod
     def begin(
-        cls,
-        folder: Path,
-        step: str,
-        *,
-        model: str | None = None,
-        task: str | None = None,
-        parameters: Mapping[str, Any],
-        inputs: Mapping[str, Path],
-        key: str | None = None,
-    ) -> "Step":
+        cls, folder: Path, step: str, *, model: str | None = None, task: str | None = None,
+        parameters: Mapping[str, Any], inputs: Mapping[str, Path], key: str | None = None,
+    ) -> "Step":  # fmt: skip
         """Make the folder and write the status `running`.
 
         Args:
@@ -165,13 +161,13 @@ class Step:
         except OSError as error:
             raise UsageError(f"cannot read {error.filename}: {error.strerror}", remedy="name a file") from None
         try:
-            if (folder / STATUS).is_file() and _unfinished(read_status(folder)):
-                retire(folder)
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise UsageError(
-                    f"{folder} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
-                )
+            if (folder / STATUS).is_file():
+                earlier = read_status(folder)
+                if earlier["state"] != DONE and not (earlier["state"] == RUNNING and is_alive(earlier)):
+                    retire(folder)
+            check_empty(folder)
             folder.mkdir(parents=True, exist_ok=True)
+            host = host_facts()
             status = {
                 "schema": SCHEMA,
                 "step": step,
@@ -184,12 +180,8 @@ class Step:
                 "inputs": {_input_path(folder, path): digests[name] for name, path in inputs.items()},
                 "outputs": {},
                 "code": code_facts(),
-                "host": host_facts(),
-                "owner": {
-                    "pid": os.getpid(),
-                    "start_ticks": start_ticks(os.getpid()),
-                    "boot_id": host_facts()["boot_id"],
-                },
+                "host": host,
+                "owner": {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "boot_id": host["boot_id"]},
                 "started": now(),
                 "ended": None,
                 "error": None,
@@ -205,13 +197,8 @@ class Step:
     def finish(self, state: str, exit_code: int, error: str | None = None) -> None:
         """Write the final status with a digest of every file in the folder."""
         _underway.discard((self.status["key"], self.status["started"]))
-        self.status |= {
-            "state": state,
-            "exit": exit_code,
-            "ended": now(),
-            "error": error,
-            "outputs": digest_outputs(self.folder),
-        }
+        outputs = digest_outputs(self.folder)
+        self.status |= {"state": state, "exit": exit_code, "ended": now(), "error": error, "outputs": outputs}
         try:
             fileio.write_json(self.folder / STATUS, seal(self.status))
         except OSError as problem:
@@ -232,6 +219,14 @@ class Step:
             self.finish(state, getattr(error, "exit_code", 3), f"{kind.__name__}: {error}")
 
 
+def check_empty(folder: Path) -> None:
+    """Raise UsageError if a folder for a result holds anything, or is a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"{folder} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
+        )
+
+
 def _check_names(*texts: str) -> None:
     """Raise unless each text is encoded to UTF-8 on disk: that is how results name their files."""
     encoding = sys.getfilesystemencoding()
@@ -248,16 +243,11 @@ def _check_names(*texts: str) -> None:
         raise UsageError(f"{shown} is not UTF-8", rule="results name their files", remedy="rename it")
 
 
-def _unfinished(status: Mapping[str, Any]) -> bool:
-    return status["state"] in (FAILED, KILLED) or (status["state"] == RUNNING and not is_alive(status))
-
-
 def _input_path(folder: Path, path: Path) -> str:
     # Relative within one plan folder, so that it may be moved as a whole; absolute elsewhere.
-    folder, path = Path(folder).resolve(), Path(path).resolve()
-    relative = Path(os.path.relpath(path, folder))
-    ups = sum(part == ".." for part in relative.parts)
-    return relative.as_posix() if ups <= 3 else str(path)
+    path = Path(path).resolve()
+    relative = Path(os.path.relpath(path, folder.resolve()))
+    return relative.as_posix() if relative.parts.count("..") <= 3 else str(path)
 
 
 def retire(folder: Path) -> Path | None:
@@ -278,16 +268,10 @@ def retire(folder: Path) -> Path | None:
                 raise EnvironmentFailure(
                     f"{folder} is being worked on by process {status['owner']['pid']}", remedy="wait for it or end it"
                 )
-            mark_killed(folder, status)
+            died = f"process {status['owner']['pid']} died while the step ran; found at {now()}"
+            Step(folder, status).finish(KILLED, 3, died)
     number = 1
     while (target := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
     folder.rename(target)
     return target
-
-
-def mark_killed(folder: Path, status: dict[str, Any]) -> None:
-    """Turn the status of a step whose process has died from `running` to `killed`."""
-    Step(folder, status).finish(
-        KILLED, 3, f"process {status['owner']['pid']} died while the step ran; found at {now()}"
-    )

@@ -1,17 +1,43 @@
-"""Words of the command line -> values, each refused with what was expected."""
+"""What the commands share of their options: the parser, and values that are refused with what was expected."""
 
 import argparse
 import re
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose help ends with commands that work; options are not abbreviated.
+
+    Args:
+        examples: The commands.
+    """
+
+    def __init__(self, *, examples: tuple[str, ...], **options):
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(allow_abbrev=False, formatter_class=form, epilog="try: " + "\n     ".join(examples), **options)
+
+
+def add_program(sub: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what runs on which task."""
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--image", metavar="IMAGE", help="an image the Docker Engine holds: name, id or digest")
+    what.add_argument(
+        "--command", metavar="CMD", help="one string, split like a shell would but given no shell; `--batch-size N` is appended"
+    )  # fmt: skip
+    sub.add_argument("--gpus", type=lambda text: text.split(","), metavar="UUID[,UUID]", help="GPUs of the container")
+    sub.add_argument("task", metavar="TASK")
+
+
+def add_output(sub: argparse.ArgumentParser, result: str = "one JSON object") -> None:
+    """Add --quiet and --json, which prints the result."""
+    sub.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
+    sub.add_argument("--json", action="store_true", help=result)
+
+
+# -- values --------------------------------------------------------------------------------------------------------
 def positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1 or str(value) != text.strip():
+    if not re.fullmatch(r"[1-9]\d*", text.strip(), re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return value
+    return int(text)
 
 
 def positives(text: str) -> list[int]:
@@ -55,15 +81,3 @@ def size(text: str) -> int:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M, 2G or a number of bytes")
     return int(found[1]) * units[found[2] or ""]
-
-
-def subject(sub: argparse.ArgumentParser) -> None:
-    """Add the options that say what runs."""
-    what = sub.add_mutually_exclusive_group(required=True)
-    what.add_argument("--image", metavar="IMAGE", help="an image the Docker Engine holds: name, id or digest")
-    what.add_argument(
-        "--command",
-        metavar="CMD",
-        help="one string, split like a shell would but given no shell; `--batch-size N` is appended",
-    )
-    sub.add_argument("--gpus", type=lambda text: text.split(","), metavar="UUID[,UUID]", help="GPUs of the container")

@@ -1,14 +1,78 @@
-"""What the commands on one model do with their parsed arguments; each returns the exit code."""
+"""The commands on records and models: doctor, data, train, infer, eval. Each returns its exit code."""
 
-import signal
-import sys
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from operator import eq, itemgetter
 from pathlib import Path
 
+from morocco_lib.cli.arguments import positive, seconds, seeds
 from morocco_lib.cli.output import say, show
 from morocco_lib.errors import MoroccoError, UsageError
+from morocco_lib.options import BACKENDS, PRECISIONS
+
+
+def add(command: Callable) -> None:
+    """Add the commands; see `entry.build_parser`."""
+    option = command(
+        "doctor", doctor, "what can be measured here, why not the rest, and how to enable it",
+        "morocco doctor", "morocco doctor --json",
+    ).add_argument  # fmt: skip
+    option("--json", action="store_true", help="one JSON object")
+
+    kinds = command(
+        "data", None, "records to work on",
+        "morocco data synthetic --out records", "morocco data fetch --out russian-superglue",
+    ).add_subparsers(dest="kind", metavar="KIND", required=True)  # fmt: skip
+    option = command(
+        "synthetic", synthetic, "write synthetic records in the official layout; a tenth of the labels is wrong on purpose",
+        "morocco data synthetic --out records", "morocco data synthetic terra --seed 2 --out records2", among=kinds,
+    ).add_argument  # fmt: skip
+    option("tasks", nargs="*", metavar="TASK", help="default: all tasks")
+    option("--seed", type=int, default=1)
+    option("--records", type=positive, metavar="N", help="of each train split (default 150 to 2000, by task)")
+    option("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
+
+    option = command(
+        "fetch", fetch, "download the official archives, check their digests and unpack them",
+        "morocco data fetch --out russian-superglue", "morocco data fetch terra rcb --out russian-superglue", among=kinds,
+    ).add_argument  # fmt: skip
+    option("tasks", nargs="*", metavar="TASK", help="default: all tasks")
+    option("--out", type=Path, required=True, metavar="DIR", help="folder; tasks fetched before are kept")
+    option("--sources", type=Path, metavar="FILE", help="YAML with other addresses and digests")
+    option("--timeout", type=seconds, default=3600.0, metavar="S", help="of a download, in seconds (default 3600)")
+
+    option = command(
+        "train", train, "fit a model on a task's train split", "morocco train tfidf terra --data records --out fitted",
+        "morocco train majority terra --data records --out fitted-majority --json",
+    ).add_argument  # fmt: skip
+    names = "majority, tfidf, a name in params/models, a folder that transformers reads, or a hub id"
+    option("model", metavar="MODEL", help=names)
+    option("task", metavar="TASK")
+    option("--data", type=Path, required=True, metavar="DIR", help="folder in the official layout")
+    option("--out", type=Path, required=True, metavar="DIR", help="new or empty folder; gets weights/ and train.json")
+    option("--seed", type=int, default=1)
+    option("--seeds", type=seeds, metavar="A-B", help="train a transformer with each, as 1-5; the best by val is kept")
+    option("--recipe", metavar="NAME", help="how a transformer is trained: one of params/recipes, or a file")
+    option("--json", action="store_true", help="print train.json")
+
+    option = command(
+        "infer", infer, "answer JSONL records on stdin with JSONL predictions on stdout",
+        "morocco infer fitted < records/TERRa/val.jsonl",
+        "morocco infer fitted terra --batch-size 8 < records/TERRa/test.jsonl > preds.jsonl",
+    ).add_argument  # fmt: skip
+    option("weights", type=Path, metavar="WEIGHTS", help="folder that `morocco train` made")
+    option("task", nargs="?", metavar="TASK", help="refuse weights of another task")
+    option("--batch-size", type=positive, default=32, metavar="N", help="records answered together (default 32)")
+    option("--precision", choices=PRECISIONS, default="fp32", help="of a transformer's computations (default fp32)")
+    option("--backend", choices=BACKENDS, default="torch", help="what runs a transformer (default torch)")
+
+    option = command(
+        "eval", evaluate, "score a file of predictions", "morocco eval terra preds.jsonl records/TERRa/val.jsonl",
+        "morocco infer fitted < records/TERRa/val.jsonl | morocco eval terra /dev/stdin records/TERRa/val.jsonl",
+    ).add_argument  # fmt: skip
+    option("task", metavar="TASK")
+    option("predictions", type=Path, metavar="PREDS", help="JSONL, one prediction a record")
+    option("gold", type=Path, metavar="GOLD", help="JSONL, the labelled records")
+    option("--original", action="store_true", help="the original's lenient rules, to compare with its figures")
 
 
 def doctor(args) -> int:
@@ -25,12 +89,10 @@ def doctor(args) -> int:
 
 def synthetic(args) -> int:
     from morocco_lib import data
+    from morocco_lib.artifacts import steps
     from morocco_lib.tasks import task_names
 
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UsageError(
-            f"{args.out} is not an empty folder", rule="a result is never overwritten", remedy="give --out a new folder"
-        )
+    steps.check_empty(args.out)
     for path in data.make_synthetic(args.out, args.tasks or task_names(), args.seed, args.records or 0):
         print(path)
     return 0
@@ -69,14 +131,9 @@ def train(args) -> int:
     if not training.is_first():  # torchrun: the first process writes the step
         training.fit(plan, args.out)
         return 0
-    with steps.Step.begin(
-        args.out,
-        "train",
-        model=model.name,
-        task=task.name,
-        parameters={"model": model.model_dump(), "seed": plan.seeds[0] if len(plan.seeds) == 1 else plan.seeds},
-        inputs=files | training.sources(model, plan.root),
-    ) as step:
+    parameters = {"model": model.model_dump(), "seed": plan.seeds[0] if len(plan.seeds) == 1 else plan.seeds}
+    inputs, names = files | training.sources(model, plan.root), {"model": model.name, "task": task.name}
+    with steps.Step.begin(args.out, "train", **names, parameters=parameters, inputs=inputs) as step:
         result = training.fit(plan, args.out, step.status["key"])
     if args.json:
         show(result)
@@ -126,139 +183,7 @@ def evaluate(args) -> int:
             f"{args.predictions} holds the labelled records themselves", rule="predictions are answers of a model",
             remedy="name the file of predictions first, then the labelled records",
         )  # fmt: skip
-    if odd := {name: count for name, count in checked.noncanonical.items() if count}:
-        say(
-            f"warning: accepted, but not spelled as in a submission: {', '.join(f'{n} x {name}' for name, n in odd.items())}"
-        )
+    if odd := [f"{count} x {name}" for name, count in checked.noncanonical.items() if count]:
+        say(f"warning: accepted, but not spelled as in a submission: {', '.join(odd)}")
     show(task.score(gold, [checked.predictions[task.key(record)] for record in records]))
     return 0
-
-
-@contextmanager
-def _progress(quiet: bool):
-    """Yield the hooks that report progress; on a terminal a line with speed and time left."""
-    from morocco_lib.benchmark import Hooks
-
-    if quiet:
-        yield Hooks()
-    elif not (sys.stderr and sys.stderr.isatty()):
-        yield Hooks(progress=say)
-    else:
-        from tqdm import tqdm
-
-        tqdm.monitor_interval = 0  # no thread beside a measurement
-        form = "{n_fmt} of {total_fmt} records, {rate_fmt}, {remaining} left"
-        with tqdm(unit=" records", bar_format=form, leave=False, file=sys.stderr) as bar:
-
-            def expect(total: int) -> None:
-                bar.total = total
-                bar.unpause()  # the time before the timed runs does not count
-
-            yield Hooks(partial(bar.write, file=sys.stderr), bar.update, expect)
-
-
-def target_of(args, limits):
-    """Return the program of --image or --command with its runner and limits."""
-    from morocco_lib.benchmark import Target
-
-    if args.image:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # it has a container to remove
-        return Target.of_image(args.image, args.model, limits, tuple(args.gpus or ()))
-    if args.gpus:
-        raise UsageError(
-            "--gpus with --command", rule="a bare process sees every GPU", remedy="set CUDA_VISIBLE_DEVICES"
-        )
-    return Target.of_command(args.command, args.model, limits)
-
-
-def check(args) -> int:
-    from morocco_lib.benchmark import conformance
-    from morocco_lib.runners.contract import Limits
-    from morocco_lib.tasks import get_task
-
-    task = get_task(args.task)
-    report = conformance.check(
-        target_of(args, Limits(args.timeout)), task, args.data, count=args.records, show=args.show,
-        progress=(lambda text: None) if args.quiet else say,
-    )  # fmt: skip
-    if args.json:
-        show(report.as_dict())
-    else:
-        print(report.text())
-    return 0 if report.ok else 1
-
-
-def bench(args) -> int:
-    from morocco_lib import benchmark
-    from morocco_lib.artifacts import steps
-    from morocco_lib.runners.contract import Limits
-    from morocco_lib.tasks import get_task
-
-    task = get_task(args.task)
-    if args.repeats and (args.precision or args.max_minutes):
-        raise UsageError(
-            "--repeats with --precision or --max-minutes",
-            rule="the number of runs is fixed or found, not both",
-            remedy="give one of them",
-        )
-    target = target_of(args, Limits(args.timeout, args.memory, args.pids, args.cpus))
-    program = target.program
-    several = len(args.batch_size) > 1
-    if several and args.out.exists() and any(args.out.iterdir()):
-        raise UsageError(
-            f"{args.out} is not empty", rule="a result is never overwritten", remedy="give --out a new folder"
-        )
-    if args.original_logs:
-        from morocco_lib.legacy import write
-
-        if write.cell(args.original_logs, program.model, task.name).exists():
-            raise UsageError(
-                f"{args.original_logs} has logs of {program.model} on {task.name}", rule="a result is never overwritten",
-                remedy="give --original-logs another folder",
-            )  # fmt: skip
-    task.read(args.data)  # before anything is written
-    chosen = {"input_size": args.input_size, "repeats": args.repeats, "seed": args.seed, "quick": args.quick}
-    chosen |= {name: getattr(args, name) for name in ("precision", "max_minutes") if getattr(args, name) is not None}
-    worst, made = 0, []
-    for batch_size in args.batch_size:
-        folder = args.out / f"batch-{batch_size}" if several else args.out
-        parameters = {
-            **({"image": program.image_digest} if args.image else {"command": args.command}),
-            "batch_size": batch_size,
-            **chosen,
-        }
-        with (
-            steps.Step.begin(
-                folder, "bench", model=program.model, task=task.name, parameters=parameters, inputs={"data": args.data}
-            ) as step,
-            _progress(args.quiet) as hooks,
-        ):
-            result = benchmark.bench(
-                target, task, args.data, folder, hooks=hooks, batch_size=batch_size, **chosen,
-                baseline=made[0] if made else None, single_record=bool(args.original_logs) and not made,
-            )  # fmt: skip
-            code = 0 if result["verdict"] == "VALID" else 1
-            step.finish(steps.DONE, code)
-        made.append(folder)
-        worst = max(worst, code)
-        if args.json:
-            show(result)
-        else:
-            from morocco_lib.formatting import bench_lines
-
-            print("\n".join(bench_lines(result)))
-    if args.original_logs:
-        logs = write.write(_loggable_runs(made), args.original_logs)
-        say(f"{len(logs)} logs in {args.original_logs}")
-    return worst
-
-
-def _loggable_runs(folders: list[Path]) -> list[Path]:
-    """Return the valid runs, of one record and timed: the original's logs have no verdict."""
-    from morocco_lib import fileio
-    from morocco_lib.analysis import summary
-    from morocco_lib.benchmark.protocol import SINGLE_RECORD
-
-    points = [(folder, fileio.read_json(folder / summary.BENCH)) for folder in folders]
-    timed = [folder / row["run"] for folder, result in points for row in result["per_run"] if row["verdict"] == "VALID"]
-    return [*summary.sound_runs(folders[0] / SINGLE_RECORD), *timed]

@@ -1,88 +1,69 @@
-"""The verbs of images and registries: their options, and what each does with them."""
+"""The commands on images and registries: build, login, push, pull. Each returns its exit code."""
 
 import argparse
 import getpass
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from morocco_lib.cli.output import say, show
+from morocco_lib.cli.arguments import add_output
+from morocco_lib.cli.output import exit_on_sigterm, messages, say, show
 from morocco_lib.errors import UsageError
 from morocco_lib.images import BASE
 
 EVERY_S = 10.0  # between two lines of progress where there is no terminal
 
 
-def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the verbs.
-
-    Args:
-        verb: Called with name, handler, text and examples of each; returns its parser.
-    """
-    sub = verb(
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands; see `entry.build_parser`."""
+    sub = command(
         "build", build, "pack a trained model for a task into an image that has passed `morocco check`",
         "morocco build tfidf terra --weights fitted", "morocco build --all --outputs outputs/demo --base debian",
     )  # fmt: skip
-    sub.add_argument("model", nargs="?", metavar="MODEL", help="its name, or a train step's folder")
-    sub.add_argument("task", nargs="?", metavar="TASK")
-    sub.add_argument("--all", action="store_true", help="every model and task that were trained in --outputs")
-    sub.add_argument(
-        "--weights", type=Path, metavar="DIR", help="a train step's folder (default: the newest in --outputs)"
-    )
-    sub.add_argument(
-        "--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where trained models are looked for"
-    )
-    sub.add_argument("--data", type=Path, metavar="FILE", help="records for the check (default: synthetic ones)")
-    sub.add_argument(
-        "--base", default=BASE, metavar="IMAGE",
-        help=f"image with Python to start from (default {BASE}); `debian` is made here from packages",
-    )  # fmt: skip
-    sub.add_argument("--tag", default="", metavar="NAME", help="name of the image (default MODEL-TASK)")
-    sub.add_argument("--buildkit", action="store_true", help="build with the docker program and BuildKit")
-    sub.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds a run of the check may take")
-    _add_output(sub, "image, id, bytes")
+    option = sub.add_argument
+    option("model", nargs="?", metavar="MODEL", help="its name, or a train step's folder")
+    option("task", nargs="?", metavar="TASK")
+    option("--all", action="store_true", help="every model and task that were trained in --outputs")
+    option("--weights", type=Path, metavar="DIR", help="a train step's folder (default: the newest in --outputs)")
+    option("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where trained models are looked for")
+    option("--data", type=Path, metavar="FILE", help="records for the check (default: synthetic ones)")
+    start = f"image with Python to start from (default {BASE}); `debian` is made here from packages"
+    option("--base", default=BASE, metavar="IMAGE", help=start)
+    option("--tag", default="", metavar="NAME", help="name of the image (default MODEL-TASK)")
+    option("--buildkit", action="store_true", help="build with the docker program and BuildKit")
+    option("--timeout", type=float, default=600.0, metavar="S", help="seconds a run of the check may take")
+    add_output(sub, "one JSON object: image, id, bytes")
 
-    sub = verb(
+    option = command(
         "login", login, "check a user's password with a registry, and keep it as `docker login` does",
         "morocco login localhost:5000 --username ann --password-stdin < password.txt",
         "morocco login docker.io",
-    )  # fmt: skip
-    sub.add_argument("registry", metavar="REGISTRY", help="HOST or HOST:PORT; docker.io is the Docker Hub")
-    sub.add_argument("--username", default="", metavar="NAME")
-    sub.add_argument("--password-stdin", action="store_true", help="read the password from stdin")
-    sub.add_argument("-p", "--password", type=_refused, help=argparse.SUPPRESS)
+    ).add_argument  # fmt: skip
+    option("registry", metavar="REGISTRY", help="HOST or HOST:PORT; docker.io is the Docker Hub")
+    option("--username", default="", metavar="NAME")
+    option("--password-stdin", action="store_true", help="read the password from stdin")
+    option("-p", "--password", type=_refused, help=argparse.SUPPRESS)
 
-    sub = verb(
+    facts = "one JSON object: image, name, repository, digest, id"
+    sub = command(
         "push", push, "send an image to a registry and print what it is called there",
         "morocco push tfidf-terra localhost:5000/tfidf-terra:1", "morocco push localhost:5000/tfidf-terra:1 --json",
     )  # fmt: skip
     sub.add_argument("image", metavar="IMAGE", help="an image the Docker Engine holds: name or id")
-    sub.add_argument(
-        "name",
-        nargs="?",
-        default="",
-        metavar="NAME_IN_REGISTRY",
-        help="REGISTRY/NAME[:TAG] (default: the image's own name)",
-    )
-    _add_output(sub)
+    where = "REGISTRY/NAME[:TAG] (default: the image's own name)"
+    sub.add_argument("name", nargs="?", default="", metavar="NAME_IN_REGISTRY", help=where)
+    add_output(sub, facts)
 
-    sub = verb(
+    sub = command(
         "pull", pull, "get an image from a registry by its digest", "morocco pull localhost:5000/tfidf-terra:1",
         "morocco pull localhost:5000/tfidf-terra:1 --quiet --json",
     )  # fmt: skip
-    sub.add_argument(
-        "name", metavar="NAME[@DIGEST]", help="REGISTRY/NAME[:TAG][@sha256:...]; with a digest nothing else is taken"
-    )
-    _add_output(sub)
-
-
-def _add_output(sub: argparse.ArgumentParser, facts: str = "image, name, repository, digest, id") -> None:
-    sub.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
-    sub.add_argument("--json", action="store_true", help=f"one JSON object: {facts}")
+    which = "REGISTRY/NAME[:TAG][@sha256:...]; with a digest nothing else is taken"
+    sub.add_argument("name", metavar="NAME[@DIGEST]", help=which)
+    add_output(sub, facts)
 
 
 def _refused(text: str) -> None:
@@ -93,8 +74,8 @@ def build(args) -> int:
     import tempfile
 
     from morocco_lib import data
-    from morocco_lib.images import build as room
-    from morocco_lib.pipeline import resolve
+    from morocco_lib.images import build as builder
+    from morocco_lib.pipeline import targets
     from morocco_lib.runners.contract import Limits
     from morocco_lib.tasks import get_task
 
@@ -104,31 +85,29 @@ def build(args) -> int:
         )
     if args.model and not args.weights:
         with suppress(UsageError):  # else it is a name
-            args.weights = room.weights.locate(Path(args.model))
-            args.model = room.weights.describe(args.weights)["name"]
-    found = (
-        room.trained(args.outputs) if not args.weights else {(args.model, get_task(args.task).trained_on): args.weights}
-    )
-    wanted = room.answered_by(found) if args.all else [(args.model, get_task(args.task).name)]
+            args.weights = builder.weights.locate(Path(args.model))
+            args.model = builder.weights.describe(args.weights)["name"]
+    named = args.weights and {(args.model, get_task(args.task).trained_on): args.weights}
+    found = named or builder.trained(args.outputs)
+    wanted = builder.answered_by(found) if args.all else [(args.model, get_task(args.task).name)]
     if not wanted:
         raise UsageError(
             f"no trained model below {args.outputs}", remedy="run a plan first, or name its folder: --outputs DIR"
         )
-    talk = (lambda text: None) if args.quiet else say
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # a check may be on its way
+    exit_on_sigterm()  # a check may be on its way
     for model, name in wanted:
         task = get_task(name)
-        weights = room.pick(found, model, task, args.outputs)
-        recipe = room.Recipe(weights, name, args.base, args.tag, args.buildkit)
+        weights = builder.pick(found, model, task, args.outputs)
+        recipe = builder.Recipe(weights, name, args.base, args.tag, args.buildkit)
         with tempfile.TemporaryDirectory() as folder:
 
             def check(image, task=task, folder=Path(folder)) -> None:
                 if not args.data:
                     data.make_synthetic(folder, [task.name], 1)
                 source = args.data or data.find_split(folder, task, "val")
-                resolve.check_image(image, task, source, Limits(args.timeout))
+                targets.check_image(image, task, source, Limits(args.timeout))
 
-            image = room.build(recipe, check, talk)
+            image = builder.build(recipe, check, messages(args.quiet))
         if args.json:
             show({"image": image.name, "id": image.id, "bytes": image.size_bytes})
         else:
@@ -176,15 +155,15 @@ def read_credential(registry: str, username: str, from_stdin: bool) -> dict[str,
 def push(args) -> int:
     from morocco_lib.images import registry
 
-    with _progress("pushing", args.quiet) as (talk, watch):
-        return _print(registry.push(args.image, args.name, talk, watch), args.json)
+    with _progress("pushing", args.quiet) as (report, watch):
+        return _print(registry.push(args.image, args.name, report, watch), args.json)
 
 
 def pull(args) -> int:
     from morocco_lib.images import registry
 
-    with _progress("pulling", args.quiet) as (talk, watch):
-        return _print(registry.pull(args.name, talk, watch), args.json)
+    with _progress("pulling", args.quiet) as (report, watch):
+        return _print(registry.pull(args.name, report, watch), args.json)
 
 
 def _print(facts: dict[str, str], as_json: bool) -> int:
@@ -197,11 +176,11 @@ def _print(facts: dict[str, str], as_json: bool) -> int:
 
 @contextmanager
 def _progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """Give what to call with talk and with bytes: a bar on a terminal, elsewhere a line now and then, with quiet nothing."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # there is a name to take back
+    """Yield what to call with messages and with bytes: a bar on a terminal, elsewhere a line now and then, with quiet nothing."""
+    exit_on_sigterm()  # there is a name to take back
     if quiet:
-        yield (lambda text: None), (lambda done, total: None)
-    elif sys.stderr and sys.stderr.isatty():
+        yield messages(quiet), (lambda done, total: None)
+    elif sys.stderr.isatty():
         from tqdm import tqdm
 
         with tqdm(desc=what, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:

@@ -1,6 +1,5 @@
-"""The commands for the original's logs: their options, and what each does with them."""
+"""The commands on the original's logs: stats and plot. Each returns its exit code."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,30 +9,26 @@ from morocco_lib.errors import UsageError
 LOG = "<model>/<task>/<size>_<batch>_<index>.jsonl, a folder of such, or its .tar.gz"
 
 
-def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the commands.
-
-    Args:
-        verb: Called with name, handler, text and examples of each; returns its parser.
-    """
-    sub = verb(
+def add(command: Callable) -> None:
+    """Add the commands; see `entry.build_parser`."""
+    option = command(
         "stats", stats, "speed and GPU memory from logs of the original, its own numbers or corrected ones with flags",
         "morocco stats rubert/terra/*.jsonl", "morocco stats rubert rugpt3-small --original --rule table",
-    )  # fmt: skip
-    sub.add_argument("logs", type=Path, nargs="+", metavar="LOG", help=LOG)
-    sub.add_argument("--original", action="store_true", help="the original's numbers, one JSON object a line")
-    sub.add_argument(
-        "--rule", choices=("command", "table"),
-        help="with --original: command pools all sizes above 1 and takes no GPU reading for 0 (default); table takes 2000_32",
-    )  # fmt: skip
-    sub.add_argument("--json", action="store_true", help="one JSON object an operating point")
+    ).add_argument  # fmt: skip
+    option("logs", type=Path, nargs="+", metavar="LOG", help=LOG)
+    option("--original", action="store_true", help="the original's numbers, one JSON object a line")
+    rules = (
+        "with --original: command pools all sizes above 1 and takes no GPU reading for 0 (default); table takes 2000_32"
+    )
+    option("--rule", choices=("command", "table"), help=rules)
+    option("--json", action="store_true", help="one JSON object an operating point")
 
-    sub = verb(
+    option = command(
         "plot", plot, "draw CPU, RAM, GPU usage and GPU RAM over time from logs of the original",
         "morocco plot rubert/terra/2000_32_*.jsonl terra.png", "morocco plot rubert/terra terra.svg",
-    )  # fmt: skip
-    sub.add_argument("logs", type=Path, nargs="+", metavar="LOG", help=LOG)
-    sub.add_argument("out", type=Path, metavar="OUT.png", help="new picture; .svg and .pdf too")
+    ).add_argument  # fmt: skip
+    option("logs", type=Path, nargs="+", metavar="LOG", help=LOG)
+    option("out", type=Path, metavar="OUT.png", help="new picture; .svg and .pdf too")
 
 
 def stats(args) -> int:
@@ -63,14 +58,13 @@ def stats(args) -> int:
 
 
 def _table(points: Sequence) -> list[str]:
-    from morocco_lib.formatting import sized
+    from morocco_lib.formatting import sized, text_table
 
     def text(value: float | None, none: str = "—") -> str:
         return none if value is None else sized(value)
 
-    rows = [
-        ("model", "task", "size_batch", "records/s", "95 % interval", "original", "x", "GPU RAM", "1 record", "runs")
-    ]
+    head = ("model", "task", "size_batch", "records/s", "95 % interval", "original", "x", "GPU RAM", "1 record", "runs")
+    rows = [head]
     for p in points:
         times = "—" if p.per_s is None or p.original_per_s is None else f"{p.original_per_s / p.per_s:.2f}"
         interval = "—" if p.low_per_s is None else f"{text(p.low_per_s)} to {text(p.high_per_s, 'any')}"
@@ -79,9 +73,7 @@ def _table(points: Sequence) -> list[str]:
             p.model, p.task, f"{p.input_size}_{p.batch_size}", text(p.per_s, p.reason), interval, text(p.original_per_s),
             times, *memory, f"{p.used}/{p.runs} + {p.used_single}/{p.single}",
         ))  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = [f"{{:<{w}}}" if n < 3 else f"{{:>{w}}}" for n, w in enumerate(widths)]
-    return ["  ".join(cells).format(*row) for row in rows]
+    return text_table(rows, right=range(3, len(rows[0]))).splitlines()
 
 
 def _flags(points: Sequence) -> list[str]:

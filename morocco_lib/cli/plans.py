@@ -1,16 +1,17 @@
-"""The commands on plans and their results: run, report, verify."""
+"""The commands on plans and their results: run, report, verify. Each returns its exit code."""
 
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from morocco_lib.cli.output import say, show
+from morocco_lib.cli.arguments import add_output
+from morocco_lib.cli.output import messages, show
 from morocco_lib.errors import UsageError
 
 
 def add(command: Callable) -> None:
-    """Add the commands; see `images.add`."""
+    """Add the commands; see `entry.build_parser`."""
     sub = command(
         "run", run, "run a plan: train, bench, eval and report its models on its tasks",
         "MOROCCO_DATA=path/to/official/folders morocco run params/plans/terra.yaml",
@@ -18,49 +19,45 @@ def add(command: Callable) -> None:
     )  # fmt: skip
     option = sub.add_argument
     option("plan", type=Path, metavar="PLAN.yaml")
-    option(
-        "--out", type=Path, metavar="DIR", help="plan folder (default outputs/<name>); finished steps in it are kept"
-    )
+    where = "plan folder (default outputs/<name>); finished steps in it are kept"
+    option("--out", type=Path, metavar="DIR", help=where)
     option("--fresh", action="store_true", help="compute every step anew in a new plan folder, outputs/<plan>-<time>")
     option("--force", action="store_true", help="repeat finished steps; earlier ones are kept as <folder>.1, .2")
     option("--dry-run", action="store_true", help="list the steps and what would be done")
-    option("--quiet", action="store_true", help="nothing on stderr but errors")
-    option("--json", action="store_true", help="print the summary as one JSON object")
+    add_output(sub, "print the summary as one JSON object")
 
-    sub = command(
+    option = command(
         "report", report, "build the page and the tables of a folder of results",
         "morocco report outputs/demo", "morocco report bench1 --out page1",
-    )  # fmt: skip
-    sub.add_argument("outputs", type=Path, metavar="OUTPUTS")
-    sub.add_argument("--out", type=Path, metavar="DIR", help="new or empty folder (default OUTPUTS/report-<key>)")
+    ).add_argument  # fmt: skip
+    option("outputs", type=Path, metavar="OUTPUTS")
+    option("--out", type=Path, metavar="DIR", help="new or empty folder (default OUTPUTS/report-<key>)")
 
-    sub = command(
+    option = command(
         "verify", verify, "recompute every number and digest of a folder of results",
         "morocco verify outputs/demo", "morocco verify bench1 --json",
-    )  # fmt: skip
-    sub.add_argument("outputs", type=Path, metavar="OUTPUTS")
-    sub.add_argument("--json", action="store_true", help="one JSON object")
+    ).add_argument  # fmt: skip
+    option("outputs", type=Path, metavar="OUTPUTS")
+    option("--json", action="store_true", help="one JSON object")
 
 
 def run(args) -> int:
     from morocco_lib import config
-    from morocco_lib.options import SYNTHETIC
     from morocco_lib.pipeline import plan_run, writable_home
     from morocco_lib.pipeline.notebook_runner import check_loopback
     from morocco_lib.pipeline.progress import Progress
     from morocco_lib.pipeline.signals import Signals
     from morocco_lib.pipeline.step_kinds import KINDS
 
-    talk = (lambda text: None) if args.quiet else say
+    message = messages(args.quiet)
     plan = config.load_plan(args.plan, KINDS)
     root = config.find_root(args.plan.resolve().parent) or config.project_root()
     data_dir = os.environ.get(plan_run.DATA_VARIABLE)
     plan_dir = plan_run.plan_folder(plan, root, args.out, args.fresh)
     job = plan_run.PlanRun(plan, root, plan_dir, str(Path(data_dir).resolve()) if data_dir else None, args.force)
-    source = "synthetic" if job.data_dir == SYNTHETIC else job.data_dir
-    talk(f"plan {plan.name}: {source} records; results go to {plan_dir}")
+    message(f"plan {plan.name}: {job.data_dir} records; results go to {plan_dir}")
     if job.machine.chosen:
-        talk(job.machine.chosen)
+        message(job.machine.chosen)
     if args.dry_run:
         return _preview(job)
     if plan_dir.exists() and not plan_dir.is_dir():
@@ -69,7 +66,7 @@ def run(args) -> int:
     check_loopback()
     bar = not args.quiet and sys.stderr.isatty()
     with plan_run.lock(plan_dir), writable_home.writable(plan_dir), Signals() as signals:
-        result = job.run(Progress(job.total, talk, bar=bar), signals.check)
+        result = job.run(Progress(job.total, message, bar=bar), signals.check)
     return _summary(args, plan_dir, result)
 
 
@@ -98,17 +95,10 @@ def _summary(args, plan_dir: Path, result) -> int:
     broken = [f for f in findings if not f.ok]
     code = max(result.exit, 1 if broken else 0)
     if args.json:
-        show(
-            {
-                "schema": 1,
-                "plan_dir": str(plan_dir),
-                "exit": code,
-                "report": str(result.page) if result.page else None,
-                "verified": not broken,
-                "steps": [{**s.__dict__, "folder": str(s.folder) if s.folder else None} for s in result.steps],
-                "rows": rows,
-            }
-        )
+        listed = [{**s.__dict__, "folder": str(s.folder) if s.folder else None} for s in result.steps]
+        page = str(result.page) if result.page else None
+        summary = {"schema": 1, "plan_dir": str(plan_dir), "exit": code, "report": page, "verified": not broken}
+        show({**summary, "steps": listed, "rows": rows})
         return code
     print(tables.text_table(rows))
     for line in tables.remarks(rows):

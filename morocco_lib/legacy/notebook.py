@@ -33,8 +33,6 @@ class Session:
 
     def provenance(self) -> Facts:
         """Return what this notebook reads and runs on."""
-        code = steps.code_facts()
-        changed = " with uncommitted changes" if code["dirty"] else ""
         runs = [log for cell in self.cells for log in (*cell.single, *cell.longer)]
         models, tasks = ({getattr(cell, name) for cell in self.cells} for name in ("model", "task"))
         days = {datetime.fromtimestamp(log.began_s, UTC).date() for log in runs}
@@ -42,7 +40,7 @@ class Session:
             "logs": f"{self.path}  sha256 {_digest(self.path)[:12]}",
             "recorded": f"{min(days)} to {max(days)}, on {counted(len(days), 'day')}",
             "holds": f"{len(runs)} runs of {counted(len(models), 'model')} on {counted(len(tasks), 'task')}",
-            "code": f"morocco {code['version']}, {code['commit'][:10] + changed if code['commit'] else 'not a git checkout'}",
+            "code": steps.code_text(),
             "Python": f"{sys.version.split()[0]} ({sys.executable})",
             "started": steps.now(),
         })  # fmt: skip

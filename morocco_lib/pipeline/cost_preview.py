@@ -13,9 +13,7 @@ from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.tasks import get_task
 
 WEIGHT_BYTES = 4  # of a parameter: weights are kept in fp32
-CHECKPOINT_BYTES = (
-    2 * 12
-)  # of a parameter while it trains: the best and the last checkpoint, each with AdamW's two moments
+CHECKPOINT_BYTES = 24  # of a parameter while it trains: two checkpoints, each with AdamW's two moments
 
 
 def lines(
@@ -31,37 +29,28 @@ def lines(
     listed = [this for this in listed if this.state != "kept"]
     fitted = {(this.model, get_task(this.task).trained_on): this for this in listed if KINDS[this.step].trains}
     listed = [this for this in listed if not KINDS[this.step].trains or this in fitted.values()]
-    training = [this for this in fitted.values() if models[this.model].kind == TRANSFORMER]
-    sizes = {name: model.parameters for name, model in models.items() if model.kind == TRANSFORMER}
-    unknown = sorted(name for name, size in sizes.items() if not size and not models[name].scratch)
+    training = [models[this.model] for this in fitted.values() if models[this.model].kind == TRANSFORMER]
     found = []
-    hub = {models[this.model].name: models[this.model] for this in training if models[this.model].source}
-    wanted = {n: m for n, m in hub.items() if not (root / m.source).is_dir() and not in_cache(m)}
-    if wanted:
-        size = formatting.bytes_text(sum((m.parameters or 0) * WEIGHT_BYTES for m in wanted.values()))
-        found.append(f"downloads: about {size} of weights for {', '.join(wanted)}")
-    if any(sizes[this.model] for this in training):
-        kept = sum((sizes[this.model] or 0) * WEIGHT_BYTES for this in training)
-        peak = max((sizes[this.model] or 0) * CHECKPOINT_BYTES for this in training)
-        found.append(
-            f"disk: about {formatting.bytes_text(kept)} of weights, and {formatting.bytes_text(peak)} more while one trains"
-        )
-    if unknown:
+    hub = {m.name: m for m in training if m.source and not (root / m.source).is_dir() and not in_cache(m)}
+    if hub:
+        size = formatting.bytes_text(sum((m.parameters or 0) * WEIGHT_BYTES for m in hub.values()))
+        found.append(f"downloads: about {size} of weights for {', '.join(hub)}")
+    if sizes := [m.parameters for m in training if m.parameters]:
+        kept, peak = (formatting.bytes_text(n) for n in (sum(sizes) * WEIGHT_BYTES, max(sizes) * CHECKPOINT_BYTES))
+        found.append(f"disk: about {kept} of weights, and {peak} more while one trains")
+    transformers = {name: model for name, model in models.items() if model.kind == TRANSFORMER}
+    if unknown := sorted(name for name, m in transformers.items() if not m.parameters and not m.scratch):
         found.append(f"not counted, as their model configs state no `parameters`: {', '.join(unknown)}")
-    known = durations(plan_dir)
-    timed = [known[this.step, this.model] for this in listed if (this.step, this.model) in known]
+    known, parts = durations(plan_dir), []
     new = [this for this in listed if (this.step, this.model) not in known and this.model]
     benches = [this for this in new if KINDS[this.step].in_turn and minutes]
-    rest = [this for this in new if this not in benches]
-    parts = []
-    if timed:
+    if timed := [known[this.step, this.model] for this in listed if (this.step, this.model) in known]:
         parts.append(f"{formatting.counted(len(timed), 'step')} as before, {clock(sum(timed))}")
     if benches:
-        parts.append(
-            f"{formatting.counted(len(benches), 'bench step')} of at most {minutes:g} min, {clock(60 * minutes * len(benches))}"
-        )
-    if rest:
-        parts.append(f"{formatting.counted(len(rest), 'step')} unknown until run once")
+        longest = clock(60 * minutes * len(benches))
+        parts.append(f"{formatting.counted(len(benches), 'bench step')} of at most {minutes:g} min, {longest}")
+    if len(new) > len(benches):
+        parts.append(f"{formatting.counted(len(new) - len(benches), 'step')} unknown until run once")
     if parts:
         found.append(f"time: {'; '.join(parts)}")
     return found

@@ -4,17 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import config, fileio
+from morocco_lib import fileio
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import PLAN, StepKind
 
 PATHS = ("data_dir", "out_dir", "weights_dir", "plan_dir")  # where, not what: no part of a step's key
-
-
-def identity(p: config.Schema) -> dict[str, Any]:
-    """Return the parameters that a step's key depends on."""
-    chosen = {"machine": {"chosen"}} if "machine" in type(p).model_fields else {}
-    return {name: value for name, value in p.model_dump(exclude=chosen).items() if name not in PATHS}
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,8 @@ class Job:
             plan_dir: Where the step folders of its plan are.
             also: What else distinguishes it from other steps.
         """
-        inputs, parameters = kind.inputs(p, root), identity(p) | also
+        values = p.model_dump(exclude={"machine": {"chosen"}})  # why a runner was chosen
+        inputs, parameters = kind.inputs(p, root), {n: v for n, v in values.items() if n not in PATHS} | also
         key = steps.make_key(kind.name, parameters, {name: fileio.sha256_file(path) for name, path in inputs.items()})
         parent = plan_dir if kind.scope == PLAN else plan_dir / p.model.name / p.task.name
         return cls(kind, p, inputs, parameters, key, parent / f"{kind.name}-{key}")

@@ -12,7 +12,7 @@ from morocco_lib import errors
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import CELL
 from morocco_lib.errors import MoroccoError
-from morocco_lib.pipeline import resolve, scheduler
+from morocco_lib.pipeline import scheduler, targets
 from morocco_lib.pipeline.job import Job
 from morocco_lib.runners.process import die_with_parent
 
@@ -54,7 +54,7 @@ def run_notebook(job: Job, root: Path, check: Callable[[], None], slot: schedule
             _papermill(root / "notebooks" / f"{kind.name}.ipynb", notebook, parameters, root, check, slot)
         except BaseException:
             if kind.scope == CELL:
-                resolve.remove_orphans(job.p.machine)
+                targets.remove_orphans(job.p.machine)
             raise
         finally:
             if notebook.exists():

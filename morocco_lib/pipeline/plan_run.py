@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain, count, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import CELL, PLAN, POINT, SCORE, StepKind
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.options import SYNTHETIC
-from morocco_lib.pipeline import resolve, scheduler
+from morocco_lib.pipeline import scheduler, targets
 from morocco_lib.pipeline.job import Job
 from morocco_lib.pipeline.notebook_runner import run_notebook
 from morocco_lib.pipeline.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, StepResult
@@ -47,7 +47,7 @@ class PlanRun:
     ):
         self.plan, self.root, self.plan_dir, self.force = plan, root, Path(plan_dir), force
         self.data_dir = data_dir or plan.data_dir
-        self.machine = resolve.resolve_runner(config.load_machine(plan.machine, root))
+        self.machine = targets.resolve_runner(config.load_machine(plan.machine, root))
         self.models = {name: config.load_model(name, root) for name in plan.models}
         trained = {get_task(name).trained_on for name in plan.tasks}  # LiDiRus is answered with TERRa's weights
         self.tasks = {name: config.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}
@@ -66,7 +66,7 @@ class PlanRun:
 
     @property
     def total(self) -> int:
-        """How many steps the plan has."""
+        """The number of steps of the plan."""
         return len(list(self.cells())) * len(self.cell_steps()) + len(self.plan_steps())
 
     def order(self) -> Iterator[tuple[str, str]]:
@@ -80,22 +80,15 @@ class PlanRun:
         for override in self.plan.overrides:
             if override.model in (None, model) and override.task in (None, task):
                 chosen = override.model_dump(exclude_none=True, exclude={"model", "task"})
-                scalars |= {name: value for name, value in chosen.items() if name in scalars}
-                task_params = task_params.model_copy(
-                    update={n: v for n, v in chosen.items() if n in ("files", "split")}
-                )
+                of_task = {name: chosen.pop(name) for name in ("files", "split") if name in chosen}
+                task_params = task_params.model_copy(update=of_task)
+                scalars |= chosen
         known = KINDS[step].params.model_fields
         values = {name: value for name, value in scalars.items() if name in known}
         if "weights_dir" in known:
             values["weights_dir"] = weights_dir
-        return KINDS[step].params(
-            model=self.models[model],
-            task=task_params,
-            machine=self.machine,
-            data_dir=self.data_dir,
-            seed=self.plan.seed,
-            **values,
-        )
+        values |= {"model": self.models[model], "task": task_params, "machine": self.machine}
+        return KINDS[step].params(data_dir=self.data_dir, seed=self.plan.seed, **values)
 
     def check_data(self) -> None:
         """Raise UsageError if the data folder is not there."""
@@ -104,12 +97,6 @@ class PlanRun:
                 f"no data folder {folder}",
                 remedy=f"set {DATA_VARIABLE} to a folder in the official layout, or unset it",
             )
-
-    def prepare(self) -> None:
-        """Make synthetic records if the plan has them."""
-        self.check_data()
-        if self.data_dir == SYNTHETIC:
-            self.data_dir = self._path(synthetic_step(self.plan_dir, list(self.tasks), self.plan.seed))
 
     def _path(self, path: Path) -> str:
         # As a parameter: from the root where possible, so that a notebook reads the same on every machine.
@@ -124,7 +111,8 @@ class PlanRun:
         """
         cells = {cell: {s: StepResult(*cell, s, SKIPPED) for s in self.cell_steps()} for cell in self.cells()}
         result = PlanResult(self.plan_dir, [this for cell in cells.values() for this in cell.values()])
-        self.prepare()
+        if self.data_dir == SYNTHETIC:
+            self.data_dir = self._path(synthetic_step(self.plan_dir, list(self.tasks), self.plan.seed))
         for task, step in self.order():
             due = []
             for model in self.plan.models:
@@ -245,12 +233,7 @@ def plan_folder(plan: config.PlanParams, root: Path, out: Path | None, fresh: bo
     """Return where a plan's step folders go."""
     if out:
         return out.resolve()
-    folder = root / "outputs" / plan.name
-    if fresh:
-        stamped = folder.with_name(f"{plan.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
-        names = chain([stamped], (stamped.with_name(f"{stamped.name}-{n}") for n in count(2)))
-        folder = next(name for name in names if not name.exists())  # the clock may have been set back
-    return folder
+    return root / "outputs" / (f"{plan.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}" if fresh else plan.name)
 
 
 @contextmanager

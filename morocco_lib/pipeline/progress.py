@@ -50,6 +50,7 @@ class Progress:
             )
 
     def __call__(self, this: StepResult, moment: str) -> None:
+        """Report that a step begins ("start") or has ended ("end")."""
         with self._lock:
             self._report(this, moment)
 
@@ -60,9 +61,8 @@ class Progress:
                 self.bar.set_description_str(name)
             return
         self.done += 1
-        line = f"[{self.done}/{self.total}] {name}: {this.state} in {this.seconds:.1f} s" + (
-            f": {this.error}" if this.error else ""
-        )
+        error = f": {this.error}" if this.error else ""
+        line = f"[{self.done}/{self.total}] {name}: {this.state} in {this.seconds:.1f} s{error}"
         if self.bar is None:
             self.say(line)
             return

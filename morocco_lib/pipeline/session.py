@@ -15,7 +15,7 @@ from morocco_lib.errors import UsageError
 from morocco_lib.monitors.host import host_facts
 from morocco_lib.options import KINDS as MODEL_KINDS
 from morocco_lib.options import SYNTHETIC
-from morocco_lib.pipeline import resolve, scheduler
+from morocco_lib.pipeline import scheduler, targets
 from morocco_lib.pipeline.job import Job
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.pipeline.synthetic_step import synthetic_step
@@ -95,14 +95,14 @@ class Session:
         """The command, the image, else the model's weights, which are fitted now if none are given."""
         p = self.p
         if p.command:
-            return Target.of_command(p.command, p.model.name, resolve.limits_of(p.machine))
+            return Target.of_command(p.command, p.model.name, targets.limits_of(p.machine))
         if p.image:
-            return resolve.target_from_image(p.image, p.model.name, p.machine)
+            return targets.target_from_image(p.image, p.model.name, p.machine)
         folder = config.resolve(p.weights_dir, self.root) if p.weights_dir else self.folder
         with self.scheduled.turn():  # two that build on one engine at once would make the same layers twice
             if not p.weights_dir:
                 fit.fit(self.training, self.folder, self.key)
-            return resolve.target_from_weights(p.machine, folder, self.task, self.source, p.model)
+            return targets.target_from_weights(p.machine, folder, self.task, self.source, p.model)
 
     @property
     def hooks(self) -> Hooks:
@@ -115,24 +115,15 @@ class Session:
 
     def provenance(self) -> "Facts":
         """Return what this notebook is, reads and runs on."""
-        code, host = steps.code_facts(), host_facts()
-        commit = (
-            f"{code['commit'][:10]}{' with uncommitted changes' if code['dirty'] else ''}"
-            if code["commit"]
-            else "not a git checkout"
-        )
+        host = host_facts()
         rows = {"step": self.kind.name, "folder": _short(self.folder, self.root)}
-        rows |= {
-            f"input {name}": f"{_short(path, self.root)}  sha256 {fileio.sha256_file(path)[:12]}"
-            for name, path in self.inputs.items()
-        }
+        for name, path in self.inputs.items():
+            rows[f"input {name}"] = f"{_short(path, self.root)}  sha256 {fileio.sha256_file(path)[:12]}"
         if any(data.is_synthetic(path) for path in self.inputs.values()):
             rows["records"] = "synthetic, a tenth of the labels wrong on purpose"
-        rows |= {"code": f"morocco {code['version']}, {commit}", "Python": f"{host['python']} ({sys.executable})"}
-        rows |= {
-            "host": f"{host['hostname']}: {host['cpu'] or 'unknown CPU'}, {host['cores']} cores, "
-            + (formatting.bytes_text(host["memory_bytes"]) if host["memory_bytes"] else "unknown memory")
-        }
+        rows |= {"code": steps.code_text(), "Python": f"{host['python']} ({sys.executable})"}
+        memory = formatting.bytes_text(host["memory_bytes"]) if host["memory_bytes"] else "unknown memory"
+        rows["host"] = f"{host['hostname']}: {host['cpu'] or 'unknown CPU'}, {host['cores']} cores, {memory}"
         if machine := getattr(self.p, "machine", None):
             rows["runner"] = machine.chosen or machine.runner
         rows["started"] = steps.now()
@@ -210,10 +201,10 @@ def start_session(step: str, names: dict[str, Any]) -> Session:
 
 def _resolved(p: Any, root: Path, plan_dir: Path) -> Any:
     """Return the parameters with runner, recipe, the program's name and synthetic records filled in."""
-    p = p.model_copy(update={"machine": resolve.resolve_runner(p.machine), "model": config.with_recipe(p.model, root)})
+    p = p.model_copy(update={"machine": targets.resolve_runner(p.machine), "model": config.with_recipe(p.model, root)})
     command, image = getattr(p, "command", ""), getattr(p, "image", "")
     if (command or image) and p.model.name in MODEL_KINDS:  # not one of our models: named after its program
-        target = Target.of_command(command) if command else resolve.target_from_image(image, None, p.machine)
+        target = Target.of_command(command) if command else targets.target_from_image(image, None, p.machine)
         p = p.model_copy(update={"model": p.model.model_copy(update={"name": target.program.model})})
     if p.data_dir == SYNTHETIC:
         p = p.model_copy(update={"data_dir": str(synthetic_step(plan_dir, [p.task.name], p.seed))})

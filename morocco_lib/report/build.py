@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,6 @@ from morocco_lib.reasons import MEANING
 from morocco_lib.report import figures, tables
 
 PAGE, RESULT = "report.html", "report.json"
-_FORMS = {
-    "score": formatting.score_text,
-    "speed": formatting.speed_text,
-    "seconds": formatting.seconds_text,
-    "bytes": formatting.bytes_text,
-}
 
 
 def inputs_of(plan_dir: Path) -> dict[str, Path]:
@@ -62,13 +57,12 @@ def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = Fa
     trail = _trail(plan_dir, folder, kinds)
     if own_notebook:
         trail.append({"folder": folder.name, "state": "this report", "started": steps.now(), "page": "notebook.html"})
-    host = next(status["host"] for _, status in steps.find_steps(plan_dir) if status["task"])
+    plan = Path(plan_dir).resolve()
     text = _template().render(
-        title=Path(plan_dir).resolve().name,
-        plan=Path(plan_dir).resolve().name
-        if Path(plan_dir).resolve().parent.name != "outputs"
-        else f"outputs/{Path(plan_dir).resolve().name}",
+        title=plan.name,
+        plan=f"outputs/{plan.name}" if plan.parent.name == "outputs" else plan.name,
         rows=rows,
+        columns=[column for column in tables.COLUMNS if column.page],
         valid=sum(row["verdict"] == "VALID" for row in rows),
         made=steps.now(),
         code=steps.code_facts(),
@@ -82,12 +76,12 @@ def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = Fa
         overview=_drawing(figures.overview(rows)),
         disc=_drawing(figures.disc(rows)),
         traces=[
-            (task, drawing)
-            for task in sorted({r["task"] for r in rows})
-            if (drawing := _drawing(_traces(plan_dir, rows, task)))
+            (task, figure)
+            for task in sorted({row["task"] for row in rows})
+            if (figure := _traces(plan_dir, rows, task))
         ],
         trail=trail,
-        host=host,
+        host=next(status["host"] for _, status in steps.find_steps(plan_dir) if status["task"]),
     )
     fileio.write_text(folder / PAGE, text)
     fileio.write_json(folder / RESULT, {"schema": 1, "plan_dir": os.path.relpath(plan_dir, folder), "rows": len(rows)})
@@ -107,18 +101,14 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     return sum(map(count_numbers, rows)), wrong
 
 
-def first_runs(plan_dir: Path, rows: list[dict[str, Any]], task: str) -> list[tuple[str, Path]]:
-    """Return (name, runs/NN folder) of the first run of each operating point of a task."""
+def _traces(plan_dir: Path, rows: list[dict[str, Any]], task: str):
+    """Return the traces of the first run of each operating point of a task."""
     found = []
     for row in rows:
         if row["task"] == task and row["bench_folder"]:
             folders = sorted((Path(plan_dir) / row["bench_folder"] / "runs").glob("[0-9]*"))
             found += [(f"{row['model']}, batch {row['batch_size']}", folders[0])] if folders else []
-    return found
-
-
-def _traces(plan_dir: Path, rows: list[dict[str, Any]], task: str):
-    return figures.traces(first_runs(plan_dir, rows, task))
+    return _drawing(figures.traces(found))
 
 
 def _drawing(figure):
@@ -127,18 +117,16 @@ def _drawing(figure):
     return Markup(figures.svg(figure)) if figure is not None else None
 
 
-def _cell(estimate: dict[str, Any], form: str):
+def _cell(estimate: dict[str, Any], text: Callable[[float], str]):
     from markupsafe import Markup
 
     if estimate["value"] is None:
         reason = estimate.get("reason")
         return Markup("—<small title='{}'>{}</small>").format(MEANING[reason], reason) if reason else "—"
-    text = _FORMS[form]
-    if estimate.get("low") is None:
-        return text(estimate["value"])
-    return Markup("{}<small>{} to {}</small>").format(
-        text(estimate["value"]), text(estimate["low"]), text(estimate["high"])
-    )
+    value, low, high = estimate["value"], estimate.get("low"), estimate.get("high")
+    if low is None:
+        return text(value)
+    return Markup("{}<small>{} to {}</small>").format(text(value), text(low), text(high))
 
 
 def _trail(plan_dir: Path, folder: Path, kinds: Kinds) -> list[dict[str, Any]]:
@@ -152,25 +140,16 @@ def _trail(plan_dir: Path, folder: Path, kinds: Kinds) -> list[dict[str, Any]]:
         if page.exists():
             (folder / target).parent.mkdir(exist_ok=True)
             shutil.copyfile(page, folder / target)
-        trail.append(
-            {
-                "folder": place,
-                "state": status["state"],
-                "started": status["started"],
-                "page": target.as_posix() if page.exists() else None,
-            }
-        )
+        shown = target.as_posix() if page.exists() else None
+        trail.append({"folder": place, "state": status["state"], "started": status["started"], "page": shown})
     return trail
 
 
 def _template():
     import jinja2
 
+    loader, undefined = jinja2.FileSystemLoader(Path(__file__).parent), jinja2.StrictUndefined
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("page.html.j2")

@@ -1,6 +1,7 @@
 """Figures: scores over tasks, the disc chart of the original, memory and answers over time with their phases."""
 
 import io
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -9,17 +10,10 @@ from typing import Any
 from morocco_lib import formatting
 from morocco_lib.analysis.run_files import Run, read_run
 
-INK, GREY = "#333333", "#b8b8b8"
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#7f6fb0",
-    "#000000",
-)  # told apart by the colour-blind
+INK, GREY, PALE = "#333333", "#b8b8b8", "#f0f0f0"
+COLOURS = (  # told apart by the colour-blind
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6fb0", "#000000"
+)  # fmt: skip
 POINTS = 300  # of a line: more cannot be seen and makes the page heavy
 DISC = 1200.0  # area in points^2 of the largest disc
 INLINE = "module://matplotlib_inline.backend_inline"  # what Jupyter itself chooses
@@ -98,15 +92,12 @@ def disc(rows: list[dict[str, Any]]):
         for row, m in here:
             x, y = row["speed_per_s"], row["score"]
             colour = colours[row["model"]] if row["verdict"] == "VALID" else GREY
-            axis.errorbar(
-                x["value"], y["value"], xerr=_bars(x), yerr=_bars(y), color=colour, linewidth=1.2, capsize=3, zorder=2
-            )
+            place, bars = (x["value"], y["value"]), {"xerr": _bars(x), "yerr": _bars(y), "linewidth": 1.2, "capsize": 3}
+            axis.errorbar(*place, **bars, color=colour, zorder=2)
             area = DISC * m / largest if m else 30
-            axis.scatter(
-                x["value"], y["value"], s=area, color=colour, alpha=0.45 if m else 1, edgecolor=colour, zorder=3
-            )
+            axis.scatter(*place, s=area, color=colour, alpha=0.45 if m else 1, edgecolor=colour, zorder=3)
             if sum(r["model"] == row["model"] for r, _ in here) > 1:
-                axis.annotate(str(row["batch_size"]), (x["value"], y["value"]), ha="center", va="center", fontsize=8)
+                axis.annotate(str(row["batch_size"]), place, ha="center", va="center", fontsize=8)
         axis.set_xscale("log")
         speeds = [row["speed_per_s"]["value"] for row, _ in here]
         axis.set_xlim(min(speeds) / 2.5, max(speeds) * 2.5)
@@ -169,16 +160,12 @@ def traces(folders: list[tuple[str, Path]]):
     heights = []
     for (upper, lower), (name, run) in zip(panels, runs, strict=True):
         _phases(upper, lower, run)
-        times, memory = _thin(
-            [s["t_ns"] / 1e9 for s in run.samples], [(s["anon_bytes"] + s["shmem_bytes"]) / 2**20 for s in run.samples]
-        )
+        memory = [(s["anon_bytes"] + s["shmem_bytes"]) / 2**20 for s in run.samples]
+        times, memory = _thin([s["t_ns"] / 1e9 for s in run.samples], memory)
         heights.append(max(memory))
         upper.plot(times, memory, color=COLOURS[0], linewidth=1.6)
         upper.set(title=name, ylabel="memory, MiB")
-        done, counts = 0, [0]
-        for _, n in run.arrivals:
-            done += n
-            counts.append(done)
+        counts = [0, *itertools.accumulate(n for _, n in run.arrivals)]
         starts = [run.arrivals[0][0] if run.arrivals else 0] + [t for t, _ in run.arrivals]
         lower.step(*_thin(starts, counts), where="post", color=COLOURS[1], linewidth=1.6)
         lower.set(xlabel="seconds since start", ylabel="answers", ylim=(0, None))
@@ -192,27 +179,16 @@ def traces(folders: list[tuple[str, Path]]):
 def _phases(upper, lower, run: Run) -> None:
     phases = run.facts["phases"]
     ready = phases["ready_s"] if phases["ready_s"] is not None else phases["first_answer_s"]
-    spans = [
-        (0, ready, "start-up", "#f0f0f0"),
-        (ready, phases["last_answer_s"], "answering", "#fdebd3"),
-        (phases["last_answer_s"], phases["exit_s"], "exit", "#f0f0f0"),
-    ]
-    whole = phases["exit_s"]
+    last, whole = phases["last_answer_s"], phases["exit_s"]
+    spans = [(0, ready, "start-up", PALE), (ready, last, "answering", "#fdebd3"), (last, whole, "exit", PALE)]
     for begin, end, name, colour in spans:
         if begin is None or end is None or end <= begin:
             continue
         for axis in (upper, lower):
             axis.axvspan(begin, end, color=colour, zorder=0, linewidth=0)
         if end - begin > 0.14 * whole:  # a name needs room
-            upper.annotate(
-                name,
-                ((begin + end) / 2, 0.97),
-                xycoords=("data", "axes fraction"),
-                ha="center",
-                va="top",
-                fontsize=8,
-                color=INK,
-            )
+            middle, form = (begin + end) / 2, {"ha": "center", "va": "top", "fontsize": 8, "color": INK}
+            upper.annotate(name, (middle, 0.97), xycoords=("data", "axes fraction"), **form)
 
 
 def _thin(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:

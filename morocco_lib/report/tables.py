@@ -2,9 +2,10 @@
 
 import csv
 import io
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterable
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from morocco_lib import fileio, formatting
 from morocco_lib.artifacts import steps
@@ -14,13 +15,39 @@ from morocco_lib.tasks import get_task, task_names
 
 CSV, SYNTHETIC = "table.csv", "synthetic"
 ESTIMATES = (
-    "speed_per_s",
-    "init_s",
-    "ram_bytes",
-    "ram_cgroup_peak_bytes",
-    "gpu_ram_bytes",
-    "cpu_s_per_record",
-    "energy_j_per_record",
+    "speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record", "energy_j_per_record"
+)  # fmt: skip
+
+
+class Column(NamedTuple):
+    """A number of an operating point, wherever results are shown.
+
+    Args:
+        head: Its head in notebooks and on the page.
+        of: Row -> estimate.
+        text: Value of the estimate -> text.
+        terminal: Its head on a terminal; "" leaves it out there.
+        page: Whether it is a column of the page.
+    """
+
+    head: str
+    of: Callable[[dict[str, Any]], dict[str, Any]]
+    text: Callable[[float], str]
+    terminal: str = ""
+    page: bool = True
+
+
+def _majority(row: dict[str, Any]) -> dict[str, Any]:
+    return row["score"].get("majority", {"value": None})
+
+
+COLUMNS = (
+    Column("score", itemgetter("score"), formatting.score_text, "score"),
+    Column("most frequent answer", _majority, formatting.score_text, "majority", page=False),  # there below the score
+    Column("records/s", itemgetter("speed_per_s"), formatting.speed_text, "records/s"),
+    Column("start-up", itemgetter("init_s"), formatting.seconds_text, "start-up"),
+    Column("memory", itemgetter("ram_bytes"), formatting.bytes_text, "memory"),
+    Column("GPU memory", itemgetter("gpu_ram_bytes"), formatting.bytes_text),
 )
 
 
@@ -57,7 +84,7 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Container[Path] | None = None
         ]
         if failed and not here:
             here = [{**_empty(), "verdict": "FAILED"}]
-        fitted = [read_result(folder, s, kinds) for folder, s in done if shown_as(s, kinds) == TRAINING]
+        fitted = [read_result(f, s, kinds) for f, s in done if shown_as(s, kinds) == TRAINING]
         trained, selected = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
         for row in here:
             digest = (row["data"] or {}).get("sha256", "")
@@ -90,30 +117,18 @@ def read_result(folder: Path, status: dict[str, Any], kinds: Kinds) -> dict[str,
 
 
 def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    result = read_result(folder, status, kinds)
-    names = (
-        "verdict",
-        "reasons",
-        "batch_size",
-        "input_size",
-        "repeats",
-        "runner",
-        "score",
-        "flips",
-        "data",
-        *ESTIMATES,
-    )
-    try:
-        return {**_empty(), **{n: result[n] for n in names}, "bench_folder": _name(folder, plan_dir)}
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"the result in {folder} is broken ({error})", remedy="run the step again") from None
+    names = _empty().keys() - {"bench_folder", "eval_folder"}
+    return {**_empty(), **_read(folder, status, kinds, names), "bench_folder": _name(folder, plan_dir)}
 
 
 def _score(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
+    return {**_read(folder, status, kinds, ("score", "batch_size", "data")), "eval_folder": _name(folder, plan_dir)}
+
+
+def _read(folder: Path, status: dict[str, Any], kinds: Kinds, names: Iterable[str]) -> dict[str, Any]:
     result = read_result(folder, status, kinds)
     try:
-        names = ("score", "batch_size", "data")
-        return {**{n: result[n] for n in names}, "eval_folder": _name(folder, plan_dir)}
+        return {name: result[name] for name in names}
     except (KeyError, TypeError) as error:
         raise UsageError(f"the result in {folder} is broken ({error})", remedy="run the step again") from None
 
@@ -181,30 +196,12 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-COLUMNS = ("task", "model", "score", "most frequent answer", "records/s", "start-up", "memory", "GPU memory", "verdict")
-
-
 def readable(row: dict[str, Any]) -> dict[str, str]:
-    """Return a row as text, with the keys of COLUMNS."""
-
-    def text(name, form):
-        estimate = row[name]
-        return (
-            "—"
-            if estimate["value"] is None and not estimate.get("reason")
-            else formatting.with_interval(estimate, form)
-        )
-
-    score = row["score"]
+    """Return a row as text: task, model, the heads of COLUMNS, verdict."""
     return {
         "task": row["task"] + (" (sample)" if origin_of(row) == "sample" else ""),
         "model": row["model"] + (f" (batch {row['batch_size']})" if row["batch_size"] else ""),
-        "score": text("score", formatting.score_text),
-        "most frequent answer": formatting.score_text(score["majority"]["value"]) if score.get("majority") else "—",
-        "records/s": text("speed_per_s", formatting.speed_text),
-        "start-up": text("init_s", formatting.seconds_text),
-        "memory": text("ram_bytes", formatting.bytes_text),
-        "GPU memory": text("gpu_ram_bytes", formatting.bytes_text),
+        **{column.head: formatting.with_interval(column.of(row), column.text) for column in COLUMNS},
         "verdict": " ".join([row["verdict"] or "—", *row["reasons"]]),
     }
 
@@ -229,51 +226,37 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"Scored on the records that selected the checkpoint and seed, so slightly too high: {', '.join(selected)}."
         )
-    missed = {
-        row["task"]: row["data"]["unaligned_spans"] for row in rows if row["data"] and row["data"]["unaligned_spans"]
-    }
-    lines += [f"{task}: {count} marked spans do not match the text of their records." for task, count in missed.items()]
+    spans = {row["task"]: row["data"]["unaligned_spans"] for row in rows if (row["data"] or {}).get("unaligned_spans")}
+    lines += [f"{task}: {count} marked spans do not match the text of their records." for task, count in spans.items()]
     lines += total_lines(rows)
     for row in rows:
-        if row["score"]["value"] is not None and row["score"]["value"] < row["score"]["majority"]["value"]:
-            label = row["score"]["majority"].get("label")
+        name, value, majority = f"{row['model']} on {row['task']}", row["score"]["value"], _majority(row)
+        if value is not None and value < majority["value"]:
             lines.append(
-                f"{row['model']} on {row['task']} scores {formatting.score_text(row['score']['value'])}, below the "
-                f"{formatting.score_text(row['score']['majority']['value'])} of always answering the most frequent label of these records ({label})."
+                f"{name} scores {formatting.score_text(value)}, below the {formatting.score_text(majority['value'])} "
+                f"of always answering the most frequent label of these records ({majority.get('label')})."
             )
-        lines += [f"{row['model']} on {row['task']}: {line}" for line in formatting.reason_lines(row["reasons"])]
-        lines += [
-            f"{row['model']} on {row['task']}: {f['step']} {f['state']}: {f['error'] or 'it did not end'}"
-            for f in row["failed"]
-        ]
+        lines += [f"{name}: {line}" for line in formatting.reason_lines(row["reasons"])]
+        lines += [f"{name}: {f['step']} {f['state']}: {f['error'] or 'it did not end'}" for f in row["failed"]]
     return lines
 
 
 def text_table(rows: list[dict[str, Any]]) -> str:
     """Return the rows for a terminal, without intervals."""
-    forms = {
-        "score": formatting.score_text, "speed_per_s": formatting.speed_text, "init_s": formatting.seconds_text,
-        "ram_bytes": formatting.bytes_text,
-    }  # fmt: skip
-    cells = [("task", "model", "score", "majority", "records/s", "start-up", "memory", "verdict")]
+    shown = [column for column in COLUMNS if column.terminal]
+    cells = [("task", "model", *(column.terminal for column in shown), "verdict")]
     for row in rows:
-        values = {name: row[name]["value"] for name in forms}
-        score, *others = ("—" if values[name] is None else form(values[name]) for name, form in forms.items())
-        majority = row["score"].get("majority", {}).get("value")
-        bar = "—" if majority is None else formatting.score_text(majority)
+        estimates = ((column.text, column.of(row)["value"]) for column in shown)
+        numbers = ("—" if value is None else text(value) for text, value in estimates)
         task = row["task"] + ("*" if origin_of(row) == "sample" else "")
-        cells.append((task, row["model"], score, bar, *others, row["verdict"] or "—"))
-    return formatting.text_table(cells, right=range(2, 7))
-
-
-def frame(rows: list[dict[str, Any]]):
-    """Return the readable rows as a pandas DataFrame, for notebooks."""
-    import pandas
-
-    return pandas.DataFrame([readable(row) for row in rows], columns=list(COLUMNS)).set_index(list(COLUMNS[:2]))
+        cells.append((task, row["model"], *numbers, row["verdict"] or "—"))
+    return formatting.text_table(cells, right=range(2, 2 + len(shown)))
 
 
 def styled(rows: list[dict[str, Any]]):
-    """Return the table of `frame` as notebooks show it: INVALID rows in grey."""
+    """Return the readable rows as a table for notebooks: INVALID rows in grey."""
+    import pandas
+
     grey = ["color: #999999" if row["verdict"] == "INVALID" else "" for row in rows]
-    return frame(rows).reset_index().style.apply(lambda column: grey).hide(axis="index")
+    frame = pandas.DataFrame([readable(row) for row in rows])
+    return frame.style.apply(lambda column: grey).hide(axis="index")

@@ -20,7 +20,7 @@ def seeds_table(result: dict[str, Any]) -> pd.DataFrame:
             "updates": one.get("updates", "—"),
             "wall time": formatting.seconds_text(one["wall_s"]),
             "peak memory": formatting.bytes_text(one["process_peak_bytes"]),
-            "energy": formatting.with_interval(one["energy_j"], lambda joules: f"{formatting.sized(joules)} J"),
+            "energy": _energy(one),
             "error": one.get("error", ""),
         }
         for one in result.get("seeds", [])
@@ -44,9 +44,11 @@ def cost(result: dict[str, Any]) -> pd.DataFrame:
         "weights on disk": formatting.bytes_text(result["weights_bytes"]),
     }
     if "energy_j" in whole:
-        rows["energy of the GPUs"] = formatting.with_interval(
-            whole["energy_j"], lambda joules: f"{formatting.sized(joules)} J"
-        )
+        rows["energy of the GPUs"] = _energy(whole)
     if "recipe" in result:
         rows["truncated sequences"] = f"{result['truncated']} of {result['sequences']}"
     return pd.Series(rows, name="cost").to_frame()
+
+
+def _energy(costs: dict[str, Any]) -> str:
+    return formatting.with_interval(costs["energy_j"], lambda joules: f"{formatting.sized(joules)} J")

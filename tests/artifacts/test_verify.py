@@ -13,13 +13,8 @@ from morocco_lib.artifacts.step_kind import StepKind
 from morocco_lib.errors import InvalidResult, UsageError
 
 RESULT = {
-    "speed": 199.5,
-    "count": 3,
-    "verdict": "VALID",
-    "reasons": ["SINGLE_RUN"],
-    "null": None,
-    "deep": {"n": [1, 2.5]},
-}
+    "speed": 199.5, "count": 3, "verdict": "VALID", "reasons": ["SINGLE_RUN"], "null": None, "deep": {"n": [1, 2.5]}
+}  # fmt: skip
 
 
 def kind(name="bench", rebuild=None):
@@ -96,9 +91,8 @@ def test_a_changed_byte_in_the_status_is_found(step):
         assert len(failures(step)) == 1, (at, raw[at - 20 : at + 20])
 
 
-@pytest.mark.parametrize("more", [b" ", b"\n"])
-def test_a_status_with_another_space_is_found(step, more):
-    (step / steps.STATUS).write_bytes((step / steps.STATUS).read_bytes() + more)
+def test_a_status_with_another_space_is_found(step):
+    (step / steps.STATUS).write_bytes((step / steps.STATUS).read_bytes() + b"\n")
     assert failures(step) == [f"status: {step / steps.STATUS} was changed after it was written"]
 
 
@@ -166,11 +160,8 @@ def test_a_key_that_no_longer_follows_is_found(step):
 
 def test_rounding_of_another_machine_is_no_difference(step):
     assert failures(step, rebuilding(RESULT | {"speed": 199.5 * (1 + 5e-10)})) == []
-    assert (
-        list(verify.differences(True, 1))
-        and list(verify.differences(0, 0.0))
-        and not list(verify.differences(0.0, 0.0))
-    )
+    assert list(verify.differences(True, 1)) and list(verify.differences(0, 0.0))
+    assert not list(verify.differences(0.0, 0.0))
 
 
 def test_the_first_five_differences_are_shown_and_the_version_if_it_is_another(step):

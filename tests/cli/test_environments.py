@@ -20,18 +20,14 @@ from morocco_lib.pipeline import notebook_runner
 UID = 12345  # of nobody in /etc/passwd
 MOROCCO = [sys.executable, "-m", "morocco_lib"]
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+NO_HOME = {"HOME": "/nonexistent/home"}
 ENVIRONMENTS = {
     "nothing": {},
     "no programs": {"PATH": "/nonexistent"},
-    "LANG C": {"LANG": "C"},
     "LANG not installed": {"LANG": "ru_RU.KOI8-R"},
-    "LC_ALL not installed": {"LC_ALL": "ru_RU.KOI8-R"},
-    "ASCII streams": {"PYTHONIOENCODING": "ascii"},
     "ASCII": {**ASCII, "PYTHONIOENCODING": "ascii"},
-    "TZ far": {"TZ": "Asia/Kathmandu"},
     "TZ nonsense": {"TZ": "nonsense"},
     "home a file": {"HOME": "/etc/passwd"},
-    "home missing": {"HOME": "/nonexistent/home"},
     "no temporary folder": {"TMPDIR": "/nonexistent/tmp"},
     "as in images": {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"},
     "optimised": {"PYTHONOPTIMIZE": "2", "PYTHONSAFEPATH": "1"},
@@ -86,17 +82,8 @@ def program(project):
 def made(project, program, place):
     """A folder with records, weights and a finished bench, all made by the program."""
     folder = place / "сделано"
-    bench = (
-        "--data",
-        folder / "записи/TERRa/val.jsonl",
-        "--input-size",
-        "60",
-        "--repeats",
-        "2",
-        "--quick",
-        "--out",
-        folder / "b",
-    )
+    sizes = ("--input-size", 60, "--repeats", 2, "--quick")
+    bench = ("--data", folder / "записи/TERRa/val.jsonl", *sizes, "--out", folder / "b")
     for args in (
         ("data", "synthetic", "terra", "--out", folder / "записи"),
         ("train", "majority", "terra", "--data", folder / "записи", "--out", folder / "fit"),
@@ -125,12 +112,8 @@ def another_user(place: Path, *mounts: str) -> tuple[str, ...]:
         keep = place / "interpreter"
         keep.mkdir(exist_ok=True)
         base = sys.base_prefix
-        opened = [
-            f"mount --bind '{base}' '{keep}'",
-            f"mount -t tmpfs -o mode=755 tmpfs '{closed}'",
-            f"mkdir -p '{base}'",
-        ]
-        opened.append(f"mount --bind '{keep}' '{base}'")
+        opened = [f"mount --bind '{base}' '{keep}'", f"mount -t tmpfs -o mode=755 tmpfs '{closed}'"]
+        opened += [f"mkdir -p '{base}'", f"mount --bind '{keep}' '{base}'"]
     user = ("/usr/bin/setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups")
     words = (*alone(*opened, *mounts), *user)
     seen = subprocess.run([*words, sys.executable, "-c", "import numpy"], capture_output=True)
@@ -159,7 +142,7 @@ def test_a_result_is_written_and_named_with_any_variables(program, tmp_path, var
 
 
 def test_infer_eval_bench_verify_and_doctor_work_where_streams_are_ascii(program, made, tmp_path):
-    variables, val = ENVIRONMENTS["ASCII streams"] | ENVIRONMENTS["home missing"], made / "записи/TERRa/val.jsonl"
+    variables, val = {"PYTHONIOENCODING": "ascii", **NO_HOME}, made / "записи/TERRa/val.jsonl"
     infer = program("infer", made / "fit", input=val.read_bytes(), **variables)
     assert (infer.returncode, infer.stderr) == (0, 'morocco: {"event": "ready"}\n')
     (tmp_path / "ответы.jsonl").write_text(infer.stdout, encoding="utf-8")
@@ -202,10 +185,8 @@ def test_a_name_that_is_not_utf_8_is_refused_and_nothing_is_made(program, made, 
     folder = os.fsdecode(os.fsencode(tmp_path) + "/веса".encode("koi8-r"))
     done = program("train", "majority", "terra", "--data", made / "записи", "--out", folder, PYTHONUTF8="1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr
-        == f"morocco: {tmp_path}/\ufffd\ufffd\ufffd\ufffd is not UTF-8; results name their files; rename it\n"
-    )
+    shown = tmp_path / ("\ufffd" * 4)
+    assert done.stderr == f"morocco: {shown} is not UTF-8; results name their files; rename it\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -213,9 +194,8 @@ def test_a_name_that_is_not_utf_8_is_refused_and_nothing_is_made(program, made, 
     "variables", [{"MPLBACKEND": "nonsense", "HOME": "/etc/passwd"}, {"MPLCONFIGDIR": "/etc/passwd"}]
 )
 def test_a_report_is_drawn_and_nothing_is_reported(program, made, tmp_path, variables):
-    done = program(
-        "report", made / "b", "--out", tmp_path / "стр", **{"HOME": str(tmp_path), "TMPDIR": str(tmp_path)} | variables
-    )
+    variables = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)} | variables
+    done = program("report", made / "b", "--out", tmp_path / "стр", **variables)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path / 'стр'}/report.html\n", "")
     assert (tmp_path / "стр/report.html").read_text(encoding="utf-8").count("<svg") == 2
     assert {path.name for path in tmp_path.iterdir()} <= {"стр", ".config", ".cache"}  # nothing temporary is left
@@ -250,7 +230,7 @@ def test_closed_streams_change_no_exit_code(program, made, args, closed):
     done = program(*args, through=("sh", "-c", f'exec "$@" {closed}', "sh"), cwd=made)
     assert done.returncode == 0
     if closed == "2>&-":
-        assert done.stdout == program(*args, cwd=made).stdout or args == ["doctor"]
+        assert done.stdout == program(*args, cwd=made).stdout
     elif "2" in closed:
         assert (done.stdout, done.stderr) == ("", "")
 
@@ -321,27 +301,26 @@ def test_a_kernel_that_does_not_answer_is_a_failure_of_the_environment(monkeypat
     )
 
 
-WITHOUT = {
-    "/proc": ("mount -t tmpfs -o ro tmpfs /proc",),
-    "/sys": ("mount -t tmpfs -o ro tmpfs /sys",),
-}
+def without(folder: str) -> tuple[str, ...]:
+    """Return the words that run a program for which an empty disk covers a folder."""
+    return alone(f"mount -t tmpfs -o ro tmpfs {folder}")
 
 
-@pytest.mark.parametrize("mounts", WITHOUT.values(), ids=WITHOUT)
-def test_a_bench_is_valid_where_the_kernel_shows_little(program, made, tmp_path, mounts):
+@pytest.mark.parametrize("folder", ["/proc", "/sys"])
+def test_a_bench_is_valid_where_the_kernel_shows_little(program, made, tmp_path, folder):
     args = ("--data", made / "записи/TERRa/val.jsonl", "--input-size", "60", "--repeats", "2", "--quick", "--json")
     command = f"'{sys.executable}' модель.py"
-    done = program("bench", "--command", command, "terra", *args, "--out", tmp_path / "b", through=alone(*mounts))
+    done = program("bench", "--command", command, "terra", *args, "--out", tmp_path / "b", through=without(folder))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["verdict"] == "VALID" and result["score"]["value"] > 0.3
-    told = result["ram_bytes"]["value"]
-    assert told is None and result["ram_bytes"]["reason"] if "/proc" in mounts[0] else told > 2**20
+    measured = result["ram_bytes"]["value"]
+    assert measured is None and result["ram_bytes"]["reason"] if folder == "/proc" else measured > 2**20
 
 
 # -- whole plans ---------------------------------------------------------------------------------------------------
 def whole_plan(program, out, through=(), figures=2, **variables):
-    """Run the tiny plan and return its lines of talk; it is valid, its notebooks show their figures and nothing else."""
+    """Run the tiny plan and return its progress; it is valid, its notebooks show their figures and nothing else."""
     done = program("run", "params/plans/tiny.yaml", "--out", out, through=through, **variables)
     assert done.returncode == 0, done.stderr
     head, row, *_, verified, page = done.stdout.splitlines()
@@ -372,14 +351,12 @@ def test_a_user_without_rights_home_and_git_runs_a_whole_plan(program, place, th
     if not temporary and (place.parent != Path("/tmp") or Path(sys.prefix).is_relative_to("/tmp")):
         pytest.skip("the temporary folder is not /tmp, or the interpreter lies in it")
     through = another_user(place, *(() if temporary else closed))
-    variables = {"LANG": "C", "PATH": "/nonexistent", "TZ": "nonsense", "MPLBACKEND": "TkAgg"} | (
-        {} if temporary else {"HOME": "/"}
-    )
-    lines = whole_plan(
-        program, theirs / "план", through=("/usr/bin/env", "PATH=/usr/sbin:/usr/bin:/bin", *through), **variables
-    )
-    assert lines[0] == f"plan tiny: synthetic records; results go to {theirs / 'план'}"
-    assert [line.split("] ")[1].rpartition(" in ")[0] for line in lines[1:]] == [
+    variables = {"LANG": "C", "PATH": "/nonexistent", "TZ": "nonsense", "MPLBACKEND": "TkAgg"}
+    variables |= {} if temporary else {"HOME": "/"}
+    through = ("/usr/bin/env", "PATH=/usr/sbin:/usr/bin:/bin", *through)
+    first, *progress = whole_plan(program, theirs / "план", through=through, **variables)
+    assert first == f"plan tiny: synthetic records; results go to {theirs / 'план'}"
+    assert [line.split("] ")[1].rpartition(" in ")[0] for line in progress] == [
         "train tfidf terra: done", "bench tfidf terra: done", "eval tfidf terra: done", "report: done"
     ]  # fmt: skip
     assert not list((theirs / "план").glob(".morocco-home-*"))
@@ -387,7 +364,6 @@ def test_a_user_without_rights_home_and_git_runs_a_whole_plan(program, place, th
 
 @pytest.mark.slow
 def test_a_whole_plan_is_valid_without_proc_and_what_is_not_known_is_reported(program, theirs):
-    through = alone(*WITHOUT["/proc"])
-    whole_plan(program, theirs / "план", through=through, figures=1, HOME=str(theirs))  # no memory to draw
+    whole_plan(program, theirs / "план", through=without("/proc"), figures=1, HOME=str(theirs))  # no memory to draw
     page = next((theirs / "план").rglob("train-*/notebook.html")).read_text(encoding="utf-8")
     assert "unknown CPU" in page and "unknown memory" in page

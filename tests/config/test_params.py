@@ -8,7 +8,7 @@ from helpers import ROOT
 
 from morocco_lib import config
 from morocco_lib.errors import UsageError
-from morocco_lib.pipeline import resolve
+from morocco_lib.pipeline import targets
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.runners.contract import Limits
 
@@ -104,7 +104,7 @@ def test_cells_that_run_again_in_one_kernel_take_what_later_cells_made_for_no_pa
 
 
 def test_a_machine_gives_the_limits_of_a_run():
-    assert resolve.limits_of(config.MachineParams(timeout_s=5, memory_bytes=10**9)) == Limits(5.0, 10**9)
+    assert targets.limits_of(config.MachineParams(timeout_s=5, memory_bytes=10**9)) == Limits(5.0, 10**9)
 
 
 # -- plans ---------------------------------------------------------------------------------------------------------

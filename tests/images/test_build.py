@@ -16,7 +16,7 @@ from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.images import bases, build
 from morocco_lib.models import weights
-from morocco_lib.pipeline.resolve import check_image
+from morocco_lib.pipeline.targets import check_image
 from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
 

@@ -7,7 +7,7 @@ import pytest
 
 from morocco_lib import config
 from morocco_lib.artifacts import steps
-from morocco_lib.pipeline import resolve
+from morocco_lib.pipeline import targets
 from morocco_lib.pipeline.step_kinds import verify
 
 pytestmark = pytest.mark.slow
@@ -41,9 +41,9 @@ def test_a_plan_builds_checks_measures_and_scores(project, docker):
 
 def test_auto_takes_an_engine_only_if_it_answers_and_holds_the_base(tiny_image, monkeypatch):
     machine = config.MachineParams(runner="auto", base=tiny_image)
-    assert resolve.resolve_runner(machine).runner == "docker"
-    absent = resolve.resolve_runner(machine.model_copy(update={"base": "not-here:1"}))
+    assert targets.resolve_runner(machine).runner == "docker"
+    absent = targets.resolve_runner(machine.model_copy(update={"base": "not-here:1"}))
     assert absent.runner == "process" and "does not hold the base image not-here:1" in absent.chosen
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    gone = resolve.resolve_runner(machine)
+    gone = targets.resolve_runner(machine)
     assert gone.runner == "process" and "cannot reach the Docker Engine" in gone.chosen

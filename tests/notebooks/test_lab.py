@@ -89,7 +89,6 @@ def test_all_cells_of_the_bench_notebook_run_in_a_browser(lab, tmp_path):
 
 def test_lab_without_a_home_says_what_to_do(lab):
     env = {name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith("JUPYTER")}
-    done = subprocess.run(
-        ["make", "lab", "LAB_PORT=1"], cwd=lab.root, env=env, capture_output=True, text=True, timeout=60
-    )
+    argv = ["make", "lab", "LAB_PORT=1"]
+    done = subprocess.run(argv, cwd=lab.root, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode and "HOME (not set) cannot be written" in done.stderr and "make lab HOME=" in done.stderr

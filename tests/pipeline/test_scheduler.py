@@ -30,7 +30,7 @@ def done(action, begin):
 with Client.of_this_process() as client:
     assert VARIABLE not in os.environ
     for action, seconds in json.loads(sys.argv[1]):
-        begin, spent = time.monotonic_ns(), time.process_time()
+        begin = time.monotonic_ns()
         if action == "work":
             time.sleep(seconds)
         elif action == "turn":
@@ -92,10 +92,10 @@ def test_a_short_run_does_not_overtake_one_that_is_still_being_saved():
     assert not [(w, r) for w in work for r in runs if r[0] != w[0] and r[2] < w[3] and w[2] < r[3]]
 
 
-def test_nothing_is_measured_before_all_have_asked_for_a_turn():
-    lines = together([("turn", RUN_S)] * 2, [("work", 1.0), ("turn", RUN_S)])
+def test_nothing_is_measured_before_all_have_requested_a_turn():
+    lines = together([("turn", RUN_S)] * 2, [("work", 0.5), ("turn", RUN_S)])
     (work,) = [line for line in lines if line[1] == "work"]
-    assert work[3] - work[2] > 0.9e9 and min(line[2] for line in turns_of(lines)) >= work[3]
+    assert work[3] - work[2] > 0.4e9 and min(line[2] for line in turns_of(lines)) >= work[3]
 
 
 def test_none_leaves_before_the_last_run():
@@ -103,11 +103,6 @@ def test_none_leaves_before_the_last_run():
     assert [line[0] for line in turns_of(lines)] == [0, 1, 1, 1, 1, 1]
     left = [line[3] for line in lines if line[1] == "left"]
     assert len(left) == 2 and min(left) >= turns_of(lines)[-1][3]
-
-
-def test_a_turn_within_a_turn_is_the_same():
-    lines = together([("two", RUN_S)] * 2, [("turn", RUN_S)] * 2)
-    assert [line[0] for line in turns_of(lines)] == [0, 1] * 2
 
 
 def test_what_follows_a_barrier_is_interleaved():
@@ -229,11 +224,13 @@ def test_a_killed_kernel_costs_its_own_step_alone(main, tmp_path):
     plan, out = write_plan(tmp_path, models=[*MODELS], input_size=30_000, repeats=3), tmp_path / "out"
     mark = f"scheduler-{os.getpid()}-victim"
     run = start_plan(plan, out, mark)
-    assert wait_until(lambda: run.poll() is not None or list(out.glob(f"{victim}/terra/bench-*/runs/01/run.json")))
+    assert wait_until(lambda: run.poll() is not None or list(out.glob(f"{victim}/terra/bench-*/runs/01/run.json")), 200)
     os.kill(kernel_of(bench_of(out, victim), mark), signal.SIGKILL)
-    talk = run.communicate(timeout=60)[1]
-    assert run.returncode == 3 and f"bench {victim} terra: failed" in talk and "the kernel died" in talk, talk
-    assert "Traceback" not in talk and not marked(mark)
+    messages = run.communicate(timeout=200)[1]
+    assert run.returncode == 3 and f"bench {victim} terra: failed" in messages and "the kernel died" in messages, (
+        messages
+    )
+    assert "Traceback" not in messages and not marked(mark)
     whole = bench_of(out, survivor)
     status = (whole / steps.STATUS).read_text()
     assert json.loads(status)["state"] == "done" and len(json.loads((whole / "bench.json").read_text())["runs"]) == 3
@@ -252,10 +249,10 @@ def test_an_interrupt_ends_all_that_run_together(tmp_path):
     mark = f"scheduler-{os.getpid()}-interrupt"
     run = start_plan(plan, out, mark)
     partial = "*/terra/bench-????????/runs/.01.partial/chunks.jsonl"
-    assert wait_until(lambda: run.poll() is not None or list(out.glob(partial)))
+    assert wait_until(lambda: run.poll() is not None or list(out.glob(partial)), 200)
     run.send_signal(signal.SIGINT)
-    talk = run.communicate(timeout=60)[1]
-    assert run.returncode == 130 and "Traceback" not in talk, talk
+    messages = run.communicate(timeout=200)[1]
+    assert run.returncode == 130 and "Traceback" not in messages, messages
     assert wait_until(lambda: not marked(mark), 5)
     assert [steps.read_status(bench_of(out, model))["state"] for model in MODELS] == ["killed", "killed"]
 

@@ -10,7 +10,7 @@ import engine
 import pytest
 
 from morocco_lib.images import bases, build
-from morocco_lib.pipeline.resolve import check_image
+from morocco_lib.pipeline.targets import check_image
 from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
 

@@ -1,7 +1,6 @@
 """Machine and model config -> target: which runner, which program, with which limits."""
 
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -45,12 +44,7 @@ def choose(base: str) -> tuple[str, str]:
 
 
 def target_from_weights(
-    machine: "MachineParams",
-    folder: Path,
-    task: "Task",
-    source: Path,
-    model: "ModelParams",
-    say: Callable[[str], None] = print,
+    machine: "MachineParams", folder: Path, task: "Task", source: Path, model: "ModelParams"
 ) -> Target:
     """Return the program that answers with a weights folder; as a container it is built and checked against the contract.
 
@@ -64,7 +58,7 @@ def target_from_weights(
         from morocco_lib.images import build
 
         recipe = build.Recipe(folder, task.name, machine.base)
-        image = build.build(recipe, lambda image: check_image(image, task, source, limits_of(machine)), say)
+        image = build.build(recipe, lambda image: check_image(image, task, source, limits_of(machine)), print)
         target = target_from_image(image.id, model.name, machine)
         return replace(target, program=replace(target.program, argv=options, checked=True))
     argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights.locate(folder)), task.name, *options]
