@@ -19,6 +19,7 @@ from unittest import mock
 import engine
 import pytest
 import quiet_machine
+from engine import docker, image_of  # noqa: F401 - fixtures
 from helpers import QUIET, ROOT, environment, write_plan
 
 from morocco_lib import cli, data

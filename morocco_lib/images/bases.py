@@ -22,11 +22,7 @@ print(json.dumps([sys.version_info[:2], {d.metadata["Name"].lower(): d.version f
 Say = Callable[[str], None]
 
 
-def silent(text: str) -> None:
-    """Say nothing."""
-
-
-def get(client: Any, name: str, say: Say = silent) -> engine.Image:
+def get(client: Any, name: str, say: Say) -> engine.Image:
     """Return a base image, pulled or made if the engine does not hold it; raises EnvironmentFailure."""
     if name == DEBIAN:
         name = debian_base(client, say)
@@ -92,7 +88,7 @@ def install(wanted: list[str], python: str, folder: Path) -> None:
         )
 
 
-def debian_base(client: Any, say: Say = silent) -> str:
+def debian_base(client: Any, say: Say) -> str:
     """Return a base made from Debian's packages; made once for an engine, which takes a minute.
 
     Raises:
@@ -108,9 +104,9 @@ def debian_base(client: Any, say: Say = silent) -> str:
             ["sh", script, Path(folder) / "root"], stdout=archive, stderr=subprocess.PIPE, check=False
         )
         if done.returncode:
-            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit {done.returncode}"]
             raise EnvironmentFailure(
-                f"cannot make a base: {lines[-1] if lines else f'exit {done.returncode}'}",
+                f"cannot make a base: {lines[-1]}",
                 rule="root, debootstrap and a mirror of Debian are needed",
                 remedy="apt-get install debootstrap, or name an image that the engine holds by --base",
             )

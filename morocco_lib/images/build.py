@@ -25,7 +25,7 @@ from morocco_lib import fileio
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.images import bases
-from morocco_lib.images.bases import Say, silent
+from morocco_lib.images.bases import Say
 from morocco_lib.models import weights
 from morocco_lib.runners import engine
 from morocco_lib.tasks import get_task, task_names
@@ -94,11 +94,12 @@ class Recipe:
 
 
 # -- building ------------------------------------------------------------------------------------------------------
-def build(recipe: Recipe, check: Callable[[engine.Image], None], say: Say = silent) -> engine.Image:
+def build(recipe: Recipe, check: Callable[[engine.Image], None], say: Say) -> engine.Image:
     """Build an image unless the engine holds it, and return it.
 
     Args:
         check: Called with a new image before it gets its name; what it raises leaves the name as it was.
+        say: Called with a line of text before what takes long.
     Raises:
         UsageError: no such weights, task or base.
         EnvironmentFailure: the engine, the package index or the disk failed.
@@ -220,17 +221,17 @@ def write_context(out: IO[bytes], dockerfile: str, files: dict[str, Path]) -> No
     """Write a build context in which equal files are equal bytes: no owner, no date, one mode."""
     with tarfile.open(fileobj=out, mode="w") as tar:
 
-        def add(
-            name: str, size: int, source: IO[bytes] | None, kind: bytes = tarfile.REGTYPE, mode: int = 0o644
-        ) -> None:
+        def add(name: str, size: int, source: IO[bytes]) -> None:
             info = tarfile.TarInfo(name)
-            info.size, info.type, info.mode = size, kind, mode
+            info.size = size
             tar.addfile(info, source)
 
         add("Dockerfile", len(dockerfile.encode()), io.BytesIO(dockerfile.encode()))
         folders = {str(parent) for name in files for parent in Path(name).parents if parent.name}
         for folder in sorted({"code", "packages", "weights"} | folders):  # COPY fails where there is none
-            add(folder, 0, None, tarfile.DIRTYPE, 0o755)
+            info = tarfile.TarInfo(folder)
+            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(info)
         for name, path in sorted(files.items()):
             with path.open("rb") as source:
                 add(name, path.stat().st_size, source)

@@ -184,11 +184,3 @@ def held(client: "docker.DockerClient", name: str) -> Image | None:
         return find_image(client, name)
     except UsageError:
         return None
-
-
-def split(name: str) -> tuple[str, str]:
-    """Return (repository, tag) of an image's name."""
-    from docker.utils import parse_repository_tag
-
-    repository, tag = parse_repository_tag(name)
-    return repository, tag or "latest"
