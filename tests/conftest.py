@@ -247,5 +247,5 @@ def docker_engine(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_image(docker_engine):
     """The name of an image with Python and nothing else, on that engine."""
-    with engine.client(docker_engine) as docker:
-        return engine.tiny_image(docker)
+    with engine.client(docker_engine) as client:
+        return engine.tiny_image(client)

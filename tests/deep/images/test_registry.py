@@ -5,6 +5,7 @@ import time
 
 import engine
 import pytest
+from helpers import wait_until
 
 from morocco_lib.errors import EnvironmentFailure
 from morocco_lib.images import registry
@@ -18,15 +19,8 @@ def silent(*args):
 
 
 @pytest.fixture
-def docker(docker_engine, tmp_path, monkeypatch):
+def name(docker, tmp_path, monkeypatch):
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    monkeypatch.setenv("DOCKER_HOST", docker_engine)
-    with engine.client(docker_engine) as client:
-        yield client
-
-
-@pytest.fixture
-def name(docker):
     with engine.noise_image(docker, LARGE) as name:
         yield name
 
@@ -41,9 +35,7 @@ def in_the_middle(server, act):
     """Act as soon as a registry stores a quarter of the image; returns the thread."""
 
     def run():
-        end = time.monotonic() + 60
-        while server.stored_bytes() < LARGE // 4 and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_until(lambda: server.stored_bytes() > LARGE // 4)
         act()
 
     thread = threading.Thread(target=run, daemon=True)
