@@ -154,7 +154,7 @@ def beside(address: str) -> list[str]:
 
 # -- registries ----------------------------------------------------------------------------------------------------
 class Registry:
-    """A registry server on an engine's loopback that can be killed, held, let go and started again.
+    """A registry server on an engine's loopback that can be killed and started again; `program` is its process.
 
     Args:
         users: Name -> password of those who may use it; None: everybody.
@@ -181,6 +181,12 @@ class Registry:
         (folder / "config.yml").write_text(json.dumps(config))
         self.start()
 
+    def __enter__(self) -> "Registry":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
     def start(self) -> None:
         log = self.folder / "log"
         log.write_bytes(b"")
@@ -197,12 +203,6 @@ class Registry:
         self.program.kill()
         self.program.wait()
 
-    def hold(self) -> None:
-        self.program.send_signal(signal.SIGSTOP)
-
-    def let_go(self) -> None:
-        self.program.send_signal(signal.SIGCONT)
-
     def stored_bytes(self) -> int:
         """Return how much it stores, uploads that are not finished included."""
         sizes = 0
@@ -212,16 +212,6 @@ class Registry:
             except FileNotFoundError:  # moved from the uploads to the blobs
                 continue
         return sizes
-
-
-@contextmanager
-def registry(folder: Path, engine: str, users: dict[str, str] | None = None, port: int = 0) -> Iterator[Registry]:
-    """Run a registry that an engine reaches and yield it."""
-    server = Registry(folder, engine, users, port)
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 def no_registry() -> str | None:
@@ -270,29 +260,6 @@ def _tiny_tar() -> bytes:
             folder.type, folder.mode = tarfile.DIRTYPE, mode
             tar.addfile(folder)
     return tar_bytes.getvalue()
-
-
-SLIM = "python:3.11-slim-bookworm"
-CARRIED = ("pip", "sklearn", "scipy", "numpy", "joblib", "cloudpickle", "threadpoolctl", "narwhals")
-
-
-def slim_image(client) -> str:
-    """Stand in for the public image of this name: the tiny one, with pip, and scikit-learn as if pip had installed it."""
-    if client.images.list(SLIM):
-        return SLIM
-    installed, library = Path(importlib.util.find_spec("numpy").origin).parents[1], sysconfig.get_path("stdlib")
-    context = io.BytesIO()
-    dockerfile = f"FROM {tiny_image(client)}\nCOPY carried {library}/site-packages\nCOPY pip /usr/local/bin/pip\n"
-    pip = "#!/usr/local/bin/python3\nfrom pip._internal.cli.main import main\nraise SystemExit(main())\n"
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        add(tar, "Dockerfile", dockerfile.encode())
-        add(tar, "pip", pip.encode(), 0o755)
-        patterns = ["scikit_learn*", *(n + end for n in CARRIED for end in ("", ".py", ".libs", "-*.dist-info"))]
-        for path in (path for pattern in patterns for path in installed.glob(pattern)):
-            tar.add(path, f"carried/{path.name}", filter=lambda info: None if "/tests/" in info.name else info)
-    context.seek(0)
-    client.images.build(fileobj=context, custom_context=True, tag=SLIM, rm=True, forcerm=True)
-    return SLIM
 
 
 @contextmanager

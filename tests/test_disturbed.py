@@ -151,13 +151,6 @@ def test_a_hot_gpu_makes_a_run_invalid(measured):
     assert result["reasons"] == ["GPU_THROTTLED", "SINGLE_RUN"]
 
 
-def test_a_model_that_uses_no_gpu_has_a_dash_and_not_0(measured, monkeypatch):
-    monkeypatch.setattr(nvml, "in_container", lambda: False)
-    result, _, _ = measured(lambda pids: SimpleNamespace(library=gpus.FakeNvml(FakeGpu())), records=40)
-    assert result["gpu_ram_bytes"] == {"value": None, "reason": "GPU_NOT_USED"} == result["energy_j_per_record"]
-    assert result["verdict"] == "VALID"
-
-
 def test_without_a_gpu_there_are_dashes_and_no_file(measured):
     result, facts, folder = measured(lambda pids: SimpleNamespace(library=None), records=40)
     assert facts["gpu"] == "NO_GPU"

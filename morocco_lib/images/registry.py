@@ -168,8 +168,7 @@ def _connected(what: str, name: str, registry: str, credential: dict[str, Any]) 
         try:
             yield client
         except (Reported, docker.errors.APIError) as error:
-            text = " ".join(str(getattr(error, "explanation", None) or error).split())
-            raise judge(what, name, registry, hide(credential, text)) from None
+            raise judge(what, name, registry, hide(credential, engine.message_of(error))) from None
         except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError):
             raise judge(what, name, registry, f"{registry} did not answer for {SILENCE_S:g} s") from None
 

@@ -93,7 +93,7 @@ class DockerRunner:
                 with suppress(Exception):
                     engine.remove(self.client, container)
                 if any(sign in str(error) for sign in FAULTS_OF_IMAGE):
-                    raise UsageError(f"{self.image.name} cannot be started: {error}") from None
+                    raise UsageError(f"{self.image.name} cannot be started: {engine.message_of(error)}") from None
                 raise
         return DockerHandle(self.client, container, attached, started_ns, offsets, state["Pid"])
 
@@ -146,7 +146,7 @@ class DockerHandle:
     def write(self, data: bytes) -> None:
         try:
             self._socket.sendall(data)
-        except (ConnectionResetError, OSError) as error:
+        except OSError as error:
             raise BrokenPipeError(*error.args) from None
 
     def close_stdin(self) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors.host import host_facts
@@ -58,12 +58,12 @@ def engine_errors(what: str, instead: str = "") -> Iterator[None]:
         yield
     except docker.errors.ImageNotFound as error:
         raise UsageError(
-            f"cannot {what}: {_message(error)}",
+            f"cannot {what}: {message_of(error)}",
             remedy=instead or "make it with `morocco build`, or get it with `morocco pull`",
         ) from None
     except docker.errors.APIError as error:
         raise EnvironmentFailure(
-            f"cannot {what}: {_message(error)}", remedy=instead or remedy(_message(error))
+            f"cannot {what}: {message_of(error)}", remedy=instead or remedy(message_of(error))
         ) from None
     except docker.errors.DockerException as error:
         raise EnvironmentFailure(f"cannot {what}: {_cause(error)}", remedy=remedy(str(error))) from None
@@ -79,8 +79,9 @@ def address() -> str:
     return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
 
-def _message(error: Any) -> str:
-    return " ".join(str(error.explanation or error).split())
+def message_of(error: Exception) -> str:
+    """Return what the engine reported in an error of the SDK, in one line."""
+    return " ".join(str(getattr(error, "explanation", None) or error).split())
 
 
 def _cause(error: BaseException) -> str:

@@ -15,7 +15,7 @@ def server(docker_engine, tmp_path_factory):
             pytest.fail(reason)
         pytest.skip(reason)
     users = {engine.USER: engine.SECRET}
-    with engine.registry(tmp_path_factory.mktemp("registry") / "r", docker_engine, users) as server:
+    with engine.Registry(tmp_path_factory.mktemp("registry") / "r", docker_engine, users) as server:
         yield server
 
 

@@ -188,7 +188,7 @@ def test_the_commands_in_help_work(home, docker, docker_engine, image, tmp_path)
     docker.api.tag(image(), "tfidf-terra:latest")
     (tmp_path / "password.txt").write_text(f"{SECRET}\n")
     parser = next(a for a in entry.build_parser()._actions if a.dest == "subcommand").choices
-    with engine.registry(tmp_path / "r", docker_engine, {USER: SECRET}, port=5000):
+    with engine.Registry(tmp_path / "r", docker_engine, {USER: SECRET}, port=5000):
         for verb in ("login", "push", "pull"):
             for line in (line.removeprefix("try:").strip() for line in parser[verb].epilog.splitlines()):
                 if "docker.io" in line:
@@ -407,7 +407,7 @@ def test_the_password_is_nowhere_but_where_login_keeps_it(home, tmp_path, tmp_pa
     with contextlib.ExitStack() as stack:
         address = stack.enter_context(engine.running(engine_folder, options=("--debug",)))  # at its most talkative
         docker = stack.enter_context(engine.client(address))
-        guarded = stack.enter_context(engine.registry(tmp_path / "r", address, {USER: SECRET}))
+        guarded = stack.enter_context(engine.Registry(tmp_path / "r", address, {USER: SECRET}))
         name, elsewhere = (stack.enter_context(engine.noise_image(docker, 1000)), stack.enter_context(echo(address)))
         monkeypatch.setenv("DOCKER_HOST", address)
         folder, target, echoed = tmp_path / "tmp", f"{guarded.address}/small:1", "parrot-a81c?>%~9b"

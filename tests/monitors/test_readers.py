@@ -1,15 +1,13 @@
 """Readers of a whole tree: replayed /proc trees, and cgroups that go away."""
 
-import os
 from types import SimpleNamespace
 
 import pytest
-from servers import cgroups_of, runner
 from servers.trees import V2_FILES, plant, plant_process
 
 from morocco_lib.monitors.cgroup import Faults, Memory, RunCgroup
 from morocco_lib.monitors.procfs import TICK_S
-from morocco_lib.monitors.readers import CgroupReader, ProcReader, reader_for
+from morocco_lib.monitors.readers import CgroupReader, ProcReader
 
 KIB = 1024
 
@@ -111,14 +109,3 @@ def test_a_group_reads_as_what_it_is_until_it_is_gone(tmp_path):
     reader.close()
     folder.rename(tmp_path / "gone")
     assert reader.read() is None
-
-
-def test_a_removed_real_group_reads_as_gone():
-    runner(use_cgroup=True)
-    group = RunCgroup.create()
-    reader = reader_for(SimpleNamespace(group=group))
-    assert reader.read() is not None
-    group.remove()
-    assert reader.read() is None
-    reader.close()
-    assert cgroups_of(os.getpid()) == []

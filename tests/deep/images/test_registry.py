@@ -1,5 +1,6 @@
 """Pushes and pulls whose registry breaks off, falls silent, or comes back."""
 
+import signal
 import threading
 import time
 
@@ -27,7 +28,7 @@ def name(docker, tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(docker_engine, tmp_path):
-    with engine.registry(tmp_path / "r", docker_engine) as server:
+    with engine.Registry(tmp_path / "r", docker_engine) as server:
         yield server
 
 
@@ -64,10 +65,10 @@ def test_a_push_whose_registry_never_comes_back_leaves_no_name(docker, server, n
 
 def test_a_push_whose_registry_falls_silent_ends(docker, server, name, monkeypatch):
     monkeypatch.setattr(registry, "SILENCE_S", 3.0)
-    in_the_middle(server, server.hold)
+    in_the_middle(server, lambda: server.program.send_signal(signal.SIGSTOP))
     with pytest.raises(EnvironmentFailure, match="did not answer for 3 s"):
         registry.push(name, f"{server.address}/large:1", silent, silent)
-    server.let_go()
+    server.program.send_signal(signal.SIGCONT)
     assert docker.images.get(name).tags == [name]
 
 
@@ -77,6 +78,6 @@ def test_a_pull_whose_registry_falls_silent_ends(docker, server, name, monkeypat
     docker.api.remove_image(facts["id"], force=True)
     monkeypatch.setattr(registry, "SILENCE_S", 3.0)
     with pytest.raises(EnvironmentFailure, match="did not answer for 3 s"):
-        registry.pull(target, silent, lambda done, total: server.hold())
-    server.let_go()
+        registry.pull(target, silent, lambda done, total: server.program.send_signal(signal.SIGSTOP))
+    server.program.send_signal(signal.SIGCONT)
     assert not docker.images.list(target)

@@ -79,20 +79,13 @@ def test_so_it_is_in_a_container(image_of, tmp_path, hold_s, place):
 
 @ways
 @places
-def test_half_a_second_of_cpu_time_is_seen_within_15_percent(measured, use_cgroup, place):
+def test_half_a_second_of_cpu_time_is_seen_within_15_percent_and_sampled_once(measured, use_cgroup, place):
     busy, idle = (measured(use_cgroup, "--burn", burn, *place) for burn in (0.5, 0.0))
     assert busy.facts["cpu_s"] - idle.facts["cpu_s"] == pytest.approx(0.5, rel=0.15)
-
-
-@ways
-@places
-def test_the_samples_count_cpu_time_once(measured, use_cgroup, place):
     # The child is seen running, then ends and is waited for, then its parent goes on for a while.
-    busy = measured(use_cgroup, "--burn", 0.5, *place)
     used = [sample["cpu_s"] for sample in busy.samples]
     assert used == sorted(used)
-    assert 0.4 < used[-1] <= busy.facts["cpu_s"] + 0.02
-    assert used[-1] == pytest.approx(busy.facts["cpu_s"], rel=0.15)
+    assert used[-1] == pytest.approx(busy.facts["cpu_s"], rel=0.15) and used[-1] <= busy.facts["cpu_s"] + 0.02
 
 
 @ways
