@@ -54,18 +54,21 @@ def probe(client: Any, base: str) -> tuple[str, dict[str, str]]:
     import docker.errors
 
     with engine.engine_errors(f"run Python in {base}"):
+        container = client.containers.create(
+            base, ["-c", PROBE], entrypoint="python3", network_mode="none", labels={engine.OWNER: engine.owner_label()}
+        )
+        version, have = [], {}
         try:
-            answer = client.containers.run(
-                base, ["-c", PROBE], entrypoint="python3", network_mode="none", remove=True,
-                labels={engine.OWNER: engine.owner_label()},
-            )  # fmt: skip
-            version, have = json.loads(answer)
-        except (docker.errors.ContainerError, docker.errors.APIError) as error:
-            if isinstance(error, docker.errors.APIError) and "OCI runtime" not in str(error):
+            container.start()
+            if container.wait()["StatusCode"] == 0:
+                version, have = json.loads(container.logs(stderr=False))
+        except docker.errors.APIError as error:
+            if "OCI runtime" not in str(error):
                 raise
-            version, have = [], {}
         except ValueError:  # it passes through the engine's log
             raise EnvironmentFailure(f"no answer from {base}", remedy=engine.remedy("no space left")) from None
+        finally:
+            engine.remove(client, container.id)
     if version < [3, 11]:
         raise UsageError(
             f"base image {base} does not run Python 3.11 or newer",

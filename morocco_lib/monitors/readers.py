@@ -10,6 +10,7 @@ from morocco_lib.monitors.cgroup import PROC, Faults, Io, Memory, RunCgroup
 from morocco_lib.monitors.open_files import OpenFiles
 
 LIST_NS = 90_000_000  # between two lists of all processes
+RELIST_NS = 990_000_000  # between two lists of a group's processes though there was no new one
 
 
 class Reader(Protocol):
@@ -39,8 +40,8 @@ class CgroupReader:
     """Reads the run's own cgroup."""
 
     def __init__(self, group: RunCgroup):
-        self.group, self.source = group, f"cgroup v{group.version}"
-        self.pids, self.io, self.close = group.pids, group.io, group.close
+        self.group, self.source, self.io = group, f"cgroup v{group.version}", group.io
+        self._new_pids, self._quiet, self._list_after_ns, self._listed = procfs.NewPids(), False, 0, []
 
     @property
     def faults(self) -> Faults | None:
@@ -52,8 +53,22 @@ class CgroupReader:
         except OSError:  # the group is gone with the run
             return None
 
+    def pids(self) -> list[int]:
+        # Without new pids no list is read, which saves a tenth of a sample's cost. A new process may enter the group a
+        # moment after its pid was given out: listed once more.
+        new, t_ns = self._new_pids.since(), time.monotonic_ns()
+        quiet, was_quiet = new is not None and not new, self._quiet
+        self._quiet = quiet
+        if not (quiet and was_quiet and self._listed and t_ns < self._list_after_ns):
+            self._listed, self._list_after_ns = self.group.pids(), t_ns + RELIST_NS
+        return self._listed
+
     def high_water_bytes(self) -> int | None:
         return None  # the group's own peak is read by the runner when the run has ended
+
+    def close(self) -> None:
+        self.group.close()
+        self._new_pids.close()
 
 
 class ProcReader:

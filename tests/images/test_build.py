@@ -10,6 +10,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import engine
 import pytest
 
 from morocco_lib.artifacts import steps
@@ -241,6 +242,7 @@ def test_a_base_without_python_is_wrong_usage(docker, recipe):
     docker.api.import_image_from_data(empty.getvalue(), "morocco-tests/empty", "1")
     with pytest.raises(UsageError, match=r"morocco-tests/empty:1 does not run Python"):
         make(recipe.weights, "morocco-tests/empty:1")
+    assert engine.left_containers(docker) == []
 
 
 @pytest.mark.slow

@@ -100,6 +100,18 @@ def test_a_tree_that_is_gone_reads_as_none():
     assert ProcReader(lambda: []).high_water_bytes() is None and ProcReader(lambda: []).faults is None
 
 
+def test_processes_of_a_group_are_listed_where_one_is_new_and_else_seldom(tmp_path):
+    group, lists = RunCgroup(2, tmp_path, tmp_path), []
+    group.pids = lambda: lists.append(1) or [7]
+    reader = CgroupReader(group)
+    reader._new_pids.close()
+    new = [range(0), range(0), range(0), range(7, 9), range(0), range(0), None, range(0)]
+    reader._new_pids = SimpleNamespace(since=lambda: new.pop(0), close=lambda: None)
+    counts = [(reader.pids(), len(lists))[1] for _ in range(8)]
+    assert counts == [1, 1, 1, 2, 3, 3, 4, 5]  # and once more, as one may enter a moment after its pid was given out
+    reader.close()
+
+
 def test_a_group_reads_as_what_it_is_until_it_is_gone(tmp_path):
     folder = plant(tmp_path / "group", V2_FILES)
     reader = CgroupReader(RunCgroup(2, folder, folder))
