@@ -209,9 +209,9 @@ def _image(client: Any, recipe: Recipe, stage: _Stage, files: dict[str, Path], s
         labels["org.opencontainers.image.revision"] = code["commit"] or ""
         labels["morocco.dirty"] = "" if code["dirty"] is None else str(code["dirty"]).lower()
     # One instruction for all: each is a layer to commit, of a tenth of a second.
-    words = " ".join(f"{name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in labels.items())
+    pairs = " ".join(f"{name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in labels.items())
     with tempfile.TemporaryFile() as context:
-        write_context(context, f"{stage.dockerfile}LABEL {words}\n", files)
+        write_context(context, f"{stage.dockerfile}LABEL {pairs}\n", files)
         context.seek(0)
         build_one = _with_buildkit if recipe.buildkit else _with_engine
         return build_one(client, context, stage.tag, stage.arguments)

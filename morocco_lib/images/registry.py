@@ -151,8 +151,8 @@ def hide(credential: dict[str, Any], text: str) -> str:
 def judge(what: str, name: str, registry: str, text: str) -> MoroccoError:
     """Return the error that stands for what an engine or a registry reported."""
     kind, rule, remedy = next(fault for signs, *fault in FAULTS if re.search(signs, text, re.IGNORECASE))
-    words = {"name": name, "registry": registry}
-    return kind(f"cannot {what}: {text}", rule=rule.format(**words), remedy=remedy.format(**words))
+    names = {"name": name, "registry": registry}
+    return kind(f"cannot {what}: {text}", rule=rule.format(**names), remedy=remedy.format(**names))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The Docker Engine: connection, errors in plain words, images, and the containers that a killed morocco left."""
+"""The Docker Engine: connection, errors and their remedies, images, and the containers that a killed morocco left."""
 
 import json
 import os

@@ -56,7 +56,7 @@ class ProcessRunner:
         """
         if limits.pids is not None or limits.cpus is not None:
             raise UsageError("a limit of pids or cpus", rule="only containers have one", remedy="measure with --image")
-        words = [*die_with_parent(), find_program(argv[0], self.cwd), *argv[1:]]
+        command = [*die_with_parent(), find_program(argv[0], self.cwd), *argv[1:]]
         started_ns = time.monotonic_ns()
         group = RunCgroup.create() if self.use_cgroup else None
         if limits.memory_bytes is not None and group is None:
@@ -66,11 +66,11 @@ class ProcessRunner:
             )
         try:
             if group:
-                words = ["/bin/sh", "-c", _ENTER, "sh", *map(str, group.procs_files), "--", *words]
+                command = ["/bin/sh", "-c", _ENTER, "sh", *map(str, group.procs_files), "--", *command]
                 if limits.memory_bytes is not None:
                     group.limit_memory(limits.memory_bytes)
             process = subprocess.Popen(
-                words,
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -92,16 +92,16 @@ class ProcessRunner:
 
 @functools.cache
 def die_with_parent() -> tuple[str, ...]:
-    """Return the words before a command that let the kernel kill it when we die; none where `setpriv` cannot do that.
+    """Return the prefix of a command that lets the kernel kill it when we die; empty where `setpriv` cannot do that.
 
     Limits: its children live on; they are removed with its cgroup at the next start.
     """
-    words = ("setpriv", "--pdeathsig", "KILL", "--")
+    prefix = ("setpriv", "--pdeathsig", "KILL", "--")
     try:
-        done = subprocess.run([*words, "true"], capture_output=True, timeout=5, check=False)
+        done = subprocess.run([*prefix, "true"], capture_output=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    return words if done.returncode == 0 else ()
+    return prefix if done.returncode == 0 else ()
 
 
 def find_program(name: str, cwd: Path | None = None) -> str:
