@@ -177,9 +177,10 @@ class _Stage:
 
 
 def _held(client: Any, stage: _Stage) -> str | None:
+    if stage.tag:
+        return stage.tag if engine.held(client, stage.tag) else None
     with engine.engine_errors("look for images"):
-        found = client.api.images(filters={"label": f"{KEY}={stage.key}"}, quiet=True)
-    return next(iter(found), None) if not stage.tag else stage.tag if engine.held(client, stage.tag) else None
+        return next(iter(client.api.images(filters={"label": f"{KEY}={stage.key}"}, quiet=True)), None)
 
 
 def _packages(client: Any, recipe: Recipe, extras: tuple[str, ...], say: Say) -> str:
