@@ -21,6 +21,7 @@ from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import clocks, system_load
 from morocco_lib.monitors.gpu_sampler import GpuSampler
 from morocco_lib.monitors.host import host_facts
+from morocco_lib.monitors.periodic import open_samples
 from morocco_lib.monitors.processes import Processes
 from morocco_lib.monitors.readers import reader_for
 from morocco_lib.monitors.sampler import Sampler
@@ -196,7 +197,7 @@ def _run_once(
     blocks = iter(partial(stream.read, BLOCK_BYTES), b"")
     with (
         _Recorder(folder, expected, watch) as recorder,
-        (folder / "samples.jsonl").open("w", encoding="utf-8") as samples,
+        open_samples(folder / "samples.jsonl") as samples,
         GpuSampler(folder / "gpu.jsonl") as gpus,
     ):
         started, offsets, before = steps.now(), clocks.read(), system_load.read()

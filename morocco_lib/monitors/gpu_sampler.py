@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib.monitors.nvml import Nvml, in_container, largest
-from morocco_lib.monitors.periodic import PERIOD_S, PeriodicSampler
+from morocco_lib.monitors.periodic import PERIOD_S, PeriodicSampler, open_samples
 from morocco_lib.reasons import Reason
 
 STATE_EVERY = 5  # samples; power and utilisation are means over longer than that, and their calls cost most
@@ -30,7 +30,7 @@ class GpuSampler(PeriodicSampler):
     def __init__(self, path: Path, nvml: Nvml | None = None):
         super().__init__(PERIOD_S)
         self._nvml = nvml or Nvml()
-        self._out = path.open("w", encoding="utf-8") if self._nvml.devices else io.StringIO()
+        self._out = open_samples(path) if self._nvml.devices else io.StringIO()
         self._origin_ns, self._pids, self._any_pids, self._ticks = 0, None, None, 0
         self._checks = Counter({pid: PID_CHECKS for d in self._nvml.devices for pid in d.idle["processes"] or ()})
         self._ours: set[int] = set()

@@ -5,7 +5,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 PERIOD_S = 0.02  # 50 Hz; benchmarks/monitor.py measures what a sample costs
 GAP_PERIODS, GAP_S = 5, 0.1  # a time without samples that is longer than both is a gap
@@ -81,3 +82,8 @@ def steadiness(times_ns: Sequence[int], period_s: float, moments_ns: Sequence[in
         "gaps_s": sum(gap for gap in between if gap > limit_s) if between else None,
         "watched_s": sum(between) if between else None,
     }
+
+
+def open_samples(path: Path) -> IO[str]:
+    """Open the file of samples; its lines reach the disk when it is closed."""
+    return path.open("w", encoding="utf-8")
