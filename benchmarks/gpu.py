@@ -34,7 +34,7 @@ from morocco_lib.analysis.gpu import gpu_energy, gpu_ram_bytes
 from morocco_lib.analysis.run_files import Run
 from morocco_lib.models import weights
 from morocco_lib.models.transformer.heads import head_of
-from morocco_lib.monitors.nvml import GpuSampler
+from morocco_lib.monitors.gpu_sampler import GpuSampler
 from morocco_lib.reasons import Reason
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task

@@ -48,7 +48,7 @@ def noise(folder: Path, name: str, seed: int, size: int) -> Path:
 
 def built(folder: Path, task: str, base: str, tag: str = "") -> float:
     began = time.monotonic()
-    build.build(build.Recipe(folder, task, base, tag), lambda image: None)
+    build.build(build.Recipe(folder, task, base, tag), lambda image: None, print)
     return time.monotonic() - began
 
 
@@ -86,7 +86,7 @@ def main(base: str = bases.DEBIAN, weight_mb: int = 100) -> None:
         root = Path(name)
         size = weight_mb * 10**6
         if base == bases.DEBIAN:
-            base = bases.debian_base(client)
+            base = bases.debian_base(client, print)
         models = [noise(root / f"m{n}", f"m{n}", max(n, 1), size) for n in range(9)]  # m0 and m1 hold equal arrays
         before = used(client)
         built(noise(root / "small", "small", 99, 10), "terra", base)

@@ -33,7 +33,7 @@ from morocco_lib.analysis.caching import PAIRS
 from morocco_lib.analysis.run_files import read_run
 from morocco_lib.benchmark import cache_probe, protocol
 from morocco_lib.data import workload
-from morocco_lib.monitors import clocks, nvml, periodic, system_load
+from morocco_lib.monitors import clocks, gpu_sampler, periodic, system_load
 from morocco_lib.reasons import NOTES, Reason, verdict
 from morocco_lib.tasks import get_task
 
@@ -253,10 +253,10 @@ def write_gpu(path: Path, rng: np.random.Generator, made: Bench, init_s: float, 
         power_w = 60.0 + busy * 190.0 * (1 + 0.05 * rng.standard_normal())
         joules += periodic.PERIOD_S * power_w
         state = {}
-        if count % nvml.STATE_EVERY == 0:
+        if count % gpu_sampler.STATE_EVERY == 0:
             state_samples += 1
             bits = POWER_CAP * bool(busy and rng.random() < 0.3) | (not busy)
-            slowed += bool(bits & nvml.SLOWED)
+            slowed += bool(bits & gpu_sampler.SLOWED)
             share = min(1.0, max(0.0, busy * (0.8 + 0.1 * rng.standard_normal())))
             state = {"power_w": power_w, "utilisation_share": share, "temperature_c": 50 + 20 * busy, "slowed_by": bits}
         line = {"t_ns": int(t * 1e9), "gpu": 0, "used_bytes": 2**30, "energy_j": joules, "processes": processes}

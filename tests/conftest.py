@@ -19,6 +19,7 @@ from unittest import mock
 import engine
 import pytest
 import quiet_machine
+from engine import docker, image_of  # noqa: F401 - fixtures
 from helpers import QUIET, ROOT, environment, write_plan
 
 from morocco_lib import cli, data
@@ -252,5 +253,5 @@ def docker_engine(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_image(docker_engine):
     """The name of an image with Python and nothing else, on that engine."""
-    with engine.client(docker_engine) as docker:
-        return engine.tiny_image(docker)
+    with engine.client(docker_engine) as client:
+        return engine.tiny_image(client)

@@ -1,7 +1,8 @@
 """A Docker Engine for the tests: the one that DOCKER_HOST names, else one of our own beside whatever runs here.
 
 The own one has its socket, data and network namespace to itself, and no way out of the machine: any number of test
-sessions may have one. Images for the tests are made of the Python that runs them: 40 MB, no hub.
+sessions may have one. Images for the tests are made of the Python that runs them: 40 MB, no hub. `docker` and `image_of`
+are fixtures, which conftest.py imports.
 """
 
 import hashlib
@@ -17,11 +18,15 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import textwrap
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pytest
+from helpers import ROOT
 
 TINY = "morocco-tests/python:tiny"
 LEFT_OUT = {
@@ -35,6 +40,12 @@ LEFT_OUT = {
     "__pycache__",
     "pydoc_data",
 }
+ANSWER = """
+import json, sys
+for line in sys.stdin:
+    print(json.dumps({"idx": json.loads(line)["idx"], "label": "entailment"}), flush=True)
+"""
+PACED = (ROOT / "tests/servers/paced.py").read_text()
 USER, SECRET = "ann", "canary-7e1f?>%~0d"  # of a registry that is guarded
 
 
@@ -143,7 +154,7 @@ def beside(address: str) -> list[str]:
 
 # -- registries ----------------------------------------------------------------------------------------------------
 class Registry:
-    """A registry server on an engine's loopback that can be killed, held, let go and started again.
+    """A registry server on an engine's loopback that can be killed and started again; `program` is its process.
 
     Args:
         users: Name -> password of those who may use it; None: everybody.
@@ -170,6 +181,12 @@ class Registry:
         (folder / "config.yml").write_text(json.dumps(config))
         self.start()
 
+    def __enter__(self) -> "Registry":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
     def start(self) -> None:
         log = self.folder / "log"
         log.write_bytes(b"")
@@ -186,12 +203,6 @@ class Registry:
         self.program.kill()
         self.program.wait()
 
-    def hold(self) -> None:
-        self.program.send_signal(signal.SIGSTOP)
-
-    def let_go(self) -> None:
-        self.program.send_signal(signal.SIGCONT)
-
     def stored_bytes(self) -> int:
         """Return how much it stores, uploads that are not finished included."""
         sizes = 0
@@ -201,16 +212,6 @@ class Registry:
             except FileNotFoundError:  # moved from the uploads to the blobs
                 continue
         return sizes
-
-
-@contextmanager
-def registry(folder: Path, engine: str, users: dict[str, str] | None = None, port: int = 0) -> Iterator[Registry]:
-    """Run a registry that an engine reaches and yield it."""
-    server = Registry(folder, engine, users, port)
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 def no_registry() -> str | None:
@@ -261,33 +262,6 @@ def _tiny_tar() -> bytes:
     return tar_bytes.getvalue()
 
 
-SLIM = "python:3.11-slim-bookworm"
-CARRIED = ("pip", "sklearn", "scipy", "numpy", "joblib", "cloudpickle", "threadpoolctl", "narwhals")
-
-
-def slim_image(client) -> str:
-    """Stand in for the public image of this name: the tiny one, with pip, and scikit-learn as if pip had installed it."""
-    if client.images.list(SLIM):
-        return SLIM
-    installed, library = Path(importlib.util.find_spec("numpy").origin).parents[1], sysconfig.get_path("stdlib")
-    context = io.BytesIO()
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        texts = {
-            "Dockerfile": f"FROM {tiny_image(client)}\nCOPY carried {library}/site-packages\nCOPY pip /usr/local/bin/pip\n",
-            "pip": "#!/usr/local/bin/python3\nfrom pip._internal.cli.main import main\nraise SystemExit(main())\n",
-        }
-        for name, text in texts.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = len(text), 0o755
-            tar.addfile(info, io.BytesIO(text.encode()))
-        patterns = ["scikit_learn*", *(n + end for n in CARRIED for end in ("", ".py", ".libs", "-*.dist-info"))]
-        for path in (path for pattern in patterns for path in installed.glob(pattern)):
-            tar.add(path, f"carried/{path.name}", filter=lambda info: None if "/tests/" in info.name else info)
-    context.seek(0)
-    client.images.build(fileobj=context, custom_context=True, tag=SLIM, rm=True, forcerm=True)
-    return SLIM
-
-
 @contextmanager
 def noise_image(client, size: int) -> Iterator[str]:
     """Make an image of random bytes, which nothing else holds, and yield its name; it goes with all its names."""
@@ -295,9 +269,7 @@ def noise_image(client, size: int) -> Iterator[str]:
 
     tar_bytes, name = io.BytesIO(), f"noise-{uuid.uuid4().hex[:12]}"
     with tarfile.open(fileobj=tar_bytes, mode="w") as tar:
-        info = tarfile.TarInfo("bytes")
-        info.size = size
-        tar.addfile(info, io.BytesIO(os.urandom(size)))
+        add(tar, "bytes", os.urandom(size))
     client.api.import_image_from_data(tar_bytes.getvalue(), name, "1")
     made = client.images.get(f"{name}:1").id
     try:
@@ -309,17 +281,56 @@ def noise_image(client, size: int) -> Iterator[str]:
 
 def build(client, name: str, files: dict[str, str], entrypoint: list[str], base: str = TINY, extra: str = "") -> str:
     """Build an image of a few text files in /model on a base, without running anything, and return its name."""
+    dockerfile = f"FROM {base}\nCOPY model /model\n{extra}\nENTRYPOINT {json.dumps(entrypoint)}\n"
     context = io.BytesIO()
-    words = ", ".join(f'"{word}"' for word in entrypoint)
-    dockerfile = f"FROM {base}\nCOPY model /model\n{extra}\nENTRYPOINT [{words}]\n"
     with tarfile.open(fileobj=context, mode="w") as tar:
-        for path, text in {"Dockerfile": dockerfile, **{f"model/{n}": t for n, t in files.items()}}.items():
-            info = tarfile.TarInfo(path)
-            info.size = len(text.encode())
-            tar.addfile(info, io.BytesIO(text.encode()))
+        add(tar, "Dockerfile", dockerfile.encode())
+        for path, text in files.items():
+            add(tar, f"model/{path}", text.encode())
     context.seek(0)
     client.images.build(fileobj=context, custom_context=True, tag=name, rm=True, forcerm=True)
     return name
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
+    """Add a file to an archive."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(content), mode
+    tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture(scope="session")
+def docker(docker_engine):
+    """A client of the engine."""
+    with client(docker_engine) as talk:
+        yield talk
+
+
+@pytest.fixture(scope="session")
+def image_of(docker, tiny_image):
+    """Build an image of one Python program and the words it is started with, and return its name."""
+    made: dict[tuple[str, ...], str] = {}
+
+    def make(text: str, *words: object) -> str:
+        key = (text, *map(str, words))
+        if key not in made:
+            argv = ["python3", "-I", "-S", "/model/program.py", *key[1:]]
+            made[key] = build(docker, f"morocco-tests/program:{len(made)}", {"program.py": textwrap.dedent(text)}, argv)
+        return made[key]
+
+    return make
+
+
+# -- commands ------------------------------------------------------------------------------------------------------
+def bench_words(image: str, data: Path, out: Path, *options: object) -> list[str]:
+    """Return the arguments of a bench of an image on TERRa."""
+    return [*map(str, ["bench", "--image", image, "terra", "--data", data, "--out", out, *options]), "--json"]
+
+
+def start_morocco(*words: str) -> subprocess.Popen:
+    """Start `morocco WORDS...` in the background; its messages can be read from stderr."""
+    argv = [sys.executable, "-m", "morocco_lib", *words]
+    return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 # -- plans ---------------------------------------------------------------------------------------------------------
@@ -327,10 +338,10 @@ class Project:
     """The project's parameters and notebooks in a folder of their own, with machines that start from the tiny image."""
 
     def __init__(self, root: Path):
-        self.root, here = root, Path(__file__).resolve().parents[1]
+        self.root = root
         for name in ("params", "notebooks"):
-            shutil.copytree(here / name, root / name)
-        shutil.copy(here / "pyproject.toml", root)
+            shutil.copytree(ROOT / name, root / name)
+        shutil.copy(ROOT / "pyproject.toml", root)
         for runner in ("docker", "auto"):
             text = f"machine:\n  name: {runner}\n  runner: {runner}\n  base: {TINY}\n  timeout_s: 120\n"
             (root / f"params/machines/{runner}.yaml").write_text(text)

@@ -36,9 +36,9 @@ def bench(tmp_path):
     data.write_text("".join(json.dumps(record) + "\n" for record in records))
 
     def run(argv, records=80, way=None):
-        result = protocol.bench(Target(Program(argv, "fake"), way or runner(True), Limits(timeout_s=30)), get_task("terra"), data, folder,
-            input_size=records, batch_size=4, repeats=1, seed=1,
-        )  # fmt: skip
+        target = Target(Program(argv, "fake"), way or runner(True), Limits(timeout_s=30))
+        options = {"input_size": records, "batch_size": 4, "repeats": 1, "seed": 1}
+        result = protocol.bench(target, get_task("terra"), data, folder, **options)
         return result, json.loads((folder / "runs/01/run.json").read_text()), folder
 
     return run
@@ -149,13 +149,6 @@ def test_a_hot_gpu_makes_a_run_invalid(measured):
     assert result["reasons"] == ["GPU_THROTTLED", "SINGLE_RUN"]
 
 
-def test_a_model_that_uses_no_gpu_has_a_dash_and_not_0(measured, monkeypatch):
-    monkeypatch.setattr(nvml, "in_container", lambda: False)
-    result, _, _ = measured(lambda pids: SimpleNamespace(library=gpus.FakeNvml(FakeGpu())), records=40)
-    assert result["gpu_ram_bytes"] == {"value": None, "reason": "GPU_NOT_USED"} == result["energy_j_per_record"]
-    assert result["verdict"] == "VALID"
-
-
 def test_without_a_gpu_there_are_dashes_and_no_file(measured):
     result, facts, folder = measured(lambda pids: SimpleNamespace(library=None), records=40)
     assert facts["gpu"] == "NO_GPU"
@@ -164,20 +157,16 @@ def test_without_a_gpu_there_are_dashes_and_no_file(measured):
     assert not (folder / "runs/01/gpu.jsonl").exists()
 
 
-@pytest.mark.parametrize("text", [None, "", '{"t_ns": 1, "gp'], ids=["missing", "empty", "cut"])
-def test_samples_that_were_lost_are_no_zeros(measured, text):
+def test_samples_that_were_lost_are_no_zeros(measured):
     _, _, folder = measured(records=40)
     path = folder / "runs/01/gpu.jsonl"
+    path.write_text("")
+    assert summary.derive(folder)["gpu_ram_bytes"] == {"value": None, "reason": "GPU_NOT_TOLD"}
+    path.write_text('{"t_ns": 1, "gp')
+    assert "LOG_TRUNCATED" in summary.derive(folder)["reasons"]
     path.unlink()
-    if text is not None:
-        path.write_text(text)
-    if text == "":
-        assert summary.derive(folder)["gpu_ram_bytes"] == {"value": None, "reason": "GPU_NOT_TOLD"}
-    elif text:
-        assert "LOG_TRUNCATED" in summary.derive(folder)["reasons"]
-    else:
-        with pytest.raises(UsageError, match="01"):
-            summary.derive(folder)
+    with pytest.raises(UsageError, match="01"):
+        summary.derive(folder)
 
 
 def test_a_program_that_cannot_start_leaves_nvml_closed(bench, monkeypatch):

@@ -19,8 +19,8 @@ from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target
 from morocco_lib.data.workload import Workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import clocks, system_load
+from morocco_lib.monitors.gpu_sampler import GpuSampler
 from morocco_lib.monitors.host import host_facts
-from morocco_lib.monitors.nvml import GpuSampler
 from morocco_lib.monitors.periodic import open_samples
 from morocco_lib.monitors.processes import Processes
 from morocco_lib.monitors.readers import reader_for

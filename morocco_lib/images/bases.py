@@ -22,11 +22,7 @@ print(json.dumps([sys.version_info[:2], {d.metadata["Name"].lower(): d.version f
 Say = Callable[[str], None]
 
 
-def silent(text: str) -> None:
-    """Say nothing."""
-
-
-def get(client: Any, name: str, say: Say = silent) -> engine.Image:
+def get(client: Any, name: str, say: Say) -> engine.Image:
     """Return a base image, pulled or made if the engine does not hold it; raises EnvironmentFailure."""
     if name == DEBIAN:
         name = debian_base(client, say)
@@ -58,18 +54,21 @@ def probe(client: Any, base: str) -> tuple[str, dict[str, str]]:
     import docker.errors
 
     with engine.engine_errors(f"run Python in {base}"):
+        container = client.containers.create(
+            base, ["-c", PROBE], entrypoint="python3", network_mode="none", labels={engine.OWNER: engine.owner_label()}
+        )
+        version, have = [], {}
         try:
-            answer = client.containers.run(
-                base, ["-c", PROBE], entrypoint="python3", network_mode="none", remove=True,
-                labels={engine.OWNER: engine.owner_label()},
-            )  # fmt: skip
-            version, have = json.loads(answer)
-        except (docker.errors.ContainerError, docker.errors.APIError) as error:
-            if isinstance(error, docker.errors.APIError) and "OCI runtime" not in str(error):
+            container.start()
+            if container.wait()["StatusCode"] == 0:
+                version, have = json.loads(container.logs(stderr=False))
+        except docker.errors.APIError as error:
+            if "OCI runtime" not in str(error):
                 raise
-            version, have = [], {}
         except ValueError:  # it passes through the engine's log
             raise EnvironmentFailure(f"no answer from {base}", remedy=engine.remedy("no space left")) from None
+        finally:
+            engine.remove(client, container.id)
     if version < [3, 11]:
         raise UsageError(
             f"base image {base} does not run Python 3.11 or newer",
@@ -92,7 +91,7 @@ def install(wanted: list[str], python: str, folder: Path) -> None:
         )
 
 
-def debian_base(client: Any, say: Say = silent) -> str:
+def debian_base(client: Any, say: Say) -> str:
     """Return a base made from Debian's packages; made once for an engine, which takes a minute.
 
     Raises:
@@ -108,9 +107,9 @@ def debian_base(client: Any, say: Say = silent) -> str:
             ["sh", script, Path(folder) / "root"], stdout=archive, stderr=subprocess.PIPE, check=False
         )
         if done.returncode:
-            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit {done.returncode}"]
             raise EnvironmentFailure(
-                f"cannot make a base: {lines[-1] if lines else f'exit {done.returncode}'}",
+                f"cannot make a base: {lines[-1]}",
                 rule="root, debootstrap and a mirror of Debian are needed",
                 remedy="apt-get install debootstrap, or name an image that the engine holds by --base",
             )

@@ -25,7 +25,7 @@ from morocco_lib import fileio
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.images import bases
-from morocco_lib.images.bases import Say, silent
+from morocco_lib.images.bases import Say
 from morocco_lib.models import weights
 from morocco_lib.runners import engine
 from morocco_lib.tasks import get_task, task_names
@@ -94,11 +94,12 @@ class Recipe:
 
 
 # -- building ------------------------------------------------------------------------------------------------------
-def build(recipe: Recipe, check: Callable[[engine.Image], None], say: Say = silent) -> engine.Image:
+def build(recipe: Recipe, check: Callable[[engine.Image], None], say: Say) -> engine.Image:
     """Build an image unless the engine holds it, and return it.
 
     Args:
         check: Called with a new image before it gets its name; what it raises leaves the name as it was.
+        say: Called with a line of text before what takes long.
     Raises:
         UsageError: no such weights, task or base.
         EnvironmentFailure: the engine, the package index or the disk failed.
@@ -176,9 +177,10 @@ class _Stage:
 
 
 def _held(client: Any, stage: _Stage) -> str | None:
+    if stage.tag:
+        return stage.tag if engine.held(client, stage.tag) else None
     with engine.engine_errors("look for images"):
-        found = client.api.images(filters={"label": f"{KEY}={stage.key}"}, quiet=True)
-    return next(iter(found), None) if not stage.tag else stage.tag if engine.held(client, stage.tag) else None
+        return next(iter(client.api.images(filters={"label": f"{KEY}={stage.key}"}, quiet=True)), None)
 
 
 def _packages(client: Any, recipe: Recipe, extras: tuple[str, ...], say: Say) -> str:
@@ -208,9 +210,9 @@ def _image(client: Any, recipe: Recipe, stage: _Stage, files: dict[str, Path], s
         labels["org.opencontainers.image.revision"] = code["commit"] or ""
         labels["morocco.dirty"] = "" if code["dirty"] is None else str(code["dirty"]).lower()
     # One instruction for all: each is a layer to commit, of a tenth of a second.
-    words = " ".join(f"{name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in labels.items())
+    pairs = " ".join(f"{name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in labels.items())
     with tempfile.TemporaryFile() as context:
-        write_context(context, f"{stage.dockerfile}LABEL {words}\n", files)
+        write_context(context, f"{stage.dockerfile}LABEL {pairs}\n", files)
         context.seek(0)
         build_one = _with_buildkit if recipe.buildkit else _with_engine
         return build_one(client, context, stage.tag, stage.arguments)
@@ -220,17 +222,17 @@ def write_context(out: IO[bytes], dockerfile: str, files: dict[str, Path]) -> No
     """Write a build context in which equal files are equal bytes: no owner, no date, one mode."""
     with tarfile.open(fileobj=out, mode="w") as tar:
 
-        def add(
-            name: str, size: int, source: IO[bytes] | None, kind: bytes = tarfile.REGTYPE, mode: int = 0o644
-        ) -> None:
+        def add(name: str, size: int, source: IO[bytes]) -> None:
             info = tarfile.TarInfo(name)
-            info.size, info.type, info.mode = size, kind, mode
+            info.size = size
             tar.addfile(info, source)
 
         add("Dockerfile", len(dockerfile.encode()), io.BytesIO(dockerfile.encode()))
         folders = {str(parent) for name in files for parent in Path(name).parents if parent.name}
         for folder in sorted({"code", "packages", "weights"} | folders):  # COPY fails where there is none
-            add(folder, 0, None, tarfile.DIRTYPE, 0o755)
+            info = tarfile.TarInfo(folder)
+            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(info)
         for name, path in sorted(files.items()):
             with path.open("rb") as source:
                 add(name, path.stat().st_size, source)

@@ -151,8 +151,8 @@ def hide(credential: dict[str, Any], text: str) -> str:
 def judge(what: str, name: str, registry: str, text: str) -> MoroccoError:
     """Return the error that stands for what an engine or a registry reported."""
     kind, rule, remedy = next(fault for signs, *fault in FAULTS if re.search(signs, text, re.IGNORECASE))
-    words = {"name": name, "registry": registry}
-    return kind(f"cannot {what}: {text}", rule=rule.format(**words), remedy=remedy.format(**words))
+    names = {"name": name, "registry": registry}
+    return kind(f"cannot {what}: {text}", rule=rule.format(**names), remedy=remedy.format(**names))
 
 
 @contextmanager
@@ -168,8 +168,7 @@ def _connected(what: str, name: str, registry: str, credential: dict[str, Any]) 
         try:
             yield client
         except (Reported, docker.errors.APIError) as error:
-            text = " ".join(str(getattr(error, "explanation", None) or error).split())
-            raise judge(what, name, registry, hide(credential, text)) from None
+            raise judge(what, name, registry, hide(credential, engine.message_of(error))) from None
         except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError):
             raise judge(what, name, registry, f"{registry} did not answer for {SILENCE_S:g} s") from None
 

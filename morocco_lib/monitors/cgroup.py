@@ -67,7 +67,6 @@ class RunCgroup:
         self._files, self._last_stat, self._kernel_bytes = OpenFiles(), b"", None
         self._stat, self._procs = str(memory / "memory.stat"), str(memory / "cgroup.procs")
         self._usage = str(cpu / ("cpuacct.usage" if version == 1 else "cpu.stat"))
-        self._on_other_devices: dict[bytes, bool] = {}
 
     @classmethod
     def create(cls, root: Path = ROOT, proc: Path = PROC) -> "RunCgroup | None":
@@ -169,20 +168,18 @@ class RunCgroup:
 
         v1 does not: its blkio files stay at 0 unless a limit is set, and never hold what is written back later.
         """
-        try:
-            stat = self._files.read(self.memory / "io.stat", 1 << 16) if self.version == 2 else None
-        except OSError:  # the group has no io controller
+        if self.version == 1:
             return None
-        if stat is None:
+        try:
+            stat = self._files.read(self.memory / "io.stat", 1 << 16)
+        except OSError:  # the group has no io controller
             return None
         read = written = 0
         for device, *fields in (line.split() for line in stat.splitlines() if line):
-            if device not in self._on_other_devices:  # what goes to a volume is counted again at the disk below it
-                below = Path(f"/sys/dev/block/{device.decode()}/slaves")
-                self._on_other_devices[device] = any(below.glob("*"))
+            if any(Path(f"/sys/dev/block/{device.decode()}/slaves").glob("*")):
+                continue  # what goes to a volume is counted again at the disk below it
             values = dict(field.split(b"=") for field in fields)
-            if not self._on_other_devices[device]:
-                read, written = read + int(values.get(b"rbytes", 0)), written + int(values.get(b"wbytes", 0))
+            read, written = read + int(values.get(b"rbytes", 0)), written + int(values.get(b"wbytes", 0))
         return Io(read, written)
 
     def peak_bytes(self) -> tuple[int, str] | None:
@@ -226,10 +223,6 @@ class RunCgroup:
                 return [int(pid) for pid in file.readall().split()]
         except OSError:
             return []
-
-    def kill(self) -> list[int]:
-        """Kill every process of the group and return their pids."""
-        return kill_all(self.pids)
 
     def remove(self) -> None:
         """Remove the group; waits up to a second for killed processes to leave it."""
@@ -340,5 +333,5 @@ def _remove_orphans(parent: Path, proc: Path) -> None:
         owner = folder.name.removeprefix(PREFIX).split("-")[0]
         if owner.isdigit() and not (proc / owner).exists():
             orphan = RunCgroup(1, folder, folder)
-            orphan.kill()
+            kill_all(orphan.pids)
             orphan.remove()

@@ -14,10 +14,6 @@ class Offsets:
     wall_ns: int
     boot_ns: int
 
-    def to_wall(self, t_ns: int) -> int:
-        """Return the wall time of a monotonic one."""
-        return t_ns + self.wall_ns
-
     def to_monotonic(self, wall_ns: int) -> int:
         """Return the monotonic time of a wall time."""
         return wall_ns - self.wall_ns

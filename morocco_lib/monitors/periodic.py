@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -11,7 +12,7 @@ PERIOD_S = 0.02  # 50 Hz; benchmarks/monitor.py measures what a sample costs
 GAP_PERIODS, GAP_S = 5, 0.1  # a time without samples that is longer than both is a gap
 
 
-class PeriodicSampler:
+class PeriodicSampler(ABC):
     """Calls `sample` every `period_s` seconds in a thread of its own, until `halt`."""
 
     def __init__(self, period_s: float = PERIOD_S):
@@ -21,8 +22,9 @@ class PeriodicSampler:
         self._lock, self._halted = threading.Lock(), False
         self._thread = threading.Thread(target=self._loop, name="morocco-sampler", daemon=True)
 
+    @abstractmethod
     def sample(self) -> None:
-        raise NotImplementedError
+        """Take one sample; called in the sampler's thread."""
 
     def start(self) -> None:
         self._began_ns = time.monotonic_ns()

@@ -25,14 +25,20 @@ _IO = re.compile(rb"read_bytes: (\d+)\nwrite_bytes: (\d+)")
 
 
 # -- which processes -----------------------------------------------------------------------------------------------
-def stat_fields(pid: int | str, proc: Path = PROC) -> list[str] | None:
-    """Return what follows the name in /proc/PID/stat, None when there is no such process."""
+def read_stat(pid: int | str, proc: Path = PROC) -> tuple[str, list[str]] | None:
+    """Return a process's name and what follows it in /proc/PID/stat, None when there is no such process."""
     try:
         with open(f"{proc}/{pid}/stat", errors="replace") as file:
-            text = file.read()
+            head, _, tail = file.read().rpartition(")")  # the name may hold spaces and brackets
     except OSError:
         return None
-    return text[text.rindex(")") + 2 :].split()  # the name before may hold spaces and brackets
+    return head.partition("(")[2], tail.split()
+
+
+def stat_fields(pid: int | str, proc: Path = PROC) -> list[str] | None:
+    """Return what follows the name in /proc/PID/stat, None when there is no such process."""
+    stat = read_stat(pid, proc)
+    return stat and stat[1]
 
 
 def start_ticks(pid: int, proc: Path = PROC) -> int | None:

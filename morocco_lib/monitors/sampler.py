@@ -1,7 +1,7 @@
 """Samples memory and CPU time of a running program at a steady rate."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import IO, Any
 
 from morocco_lib.monitors.cgroup import Faults, Io, Memory
@@ -11,8 +11,6 @@ from morocco_lib.monitors.readers import Reader
 
 WHOLE_NS = 290_000_000  # between two samples for which what costs more is read as well
 FIND_NS = 90_000_000  # between two looks for new processes
-ENDS_NS = 30_000_000  # and for those that have ended
-IO_NS = 490_000_000  # between two readings of what went to and came from storage
 
 
 class Sampler(PeriodicSampler):
@@ -23,7 +21,7 @@ class Sampler(PeriodicSampler):
         out: Text file for the samples.
         origin_ns: What `t_ns` counts from.
         period_s: Time between samples. With /proc, shared memory is read every 0.3 s and at the marks.
-        processes: Updated with every second sample.
+        processes: Updated with every sample; new ones are looked for every 0.1 s.
     """
 
     def __init__(
@@ -38,9 +36,10 @@ class Sampler(PeriodicSampler):
         self._reader, self._out, self._origin_ns, self._processes = reader, out, origin_ns, processes
         self._unwritten: list[tuple[int, Memory, float, str | None]] = []
         self._empty_ns: list[int] = []  # when the reader had nothing, since it last had something
-        self._whole_after_ns = self._find_after_ns = self._ends_after_ns = self._io_after_ns = 0
+        self._whole_after_ns = self._find_after_ns = 0
         self._io, self._io_source = None, None
-        self._at: dict[str, tuple[Faults | None, Io | None]] = {}  # the marks
+        self._faults_at: dict[str, Faults | None] = {}  # the marks
+        self._io_at: dict[str, Io | None] = {}
 
     def mark(self, name: str) -> None:
         """Take one sample now and name it; called at the moments that phases begin and end."""
@@ -52,8 +51,7 @@ class Sampler(PeriodicSampler):
             if whole := mark is not None or t_ns > self._whole_after_ns:
                 self._whole_after_ns = t_ns + WHOLE_NS
             reading = self._reader.read(whole)
-            if self._processes and (whole or t_ns > self._ends_after_ns):
-                self._ends_after_ns = t_ns + ENDS_NS
+            if self._processes:
                 if find := whole or t_ns > self._find_after_ns:
                     self._find_after_ns = t_ns + FIND_NS
                 self._processes.update(t_ns, find)
@@ -63,14 +61,12 @@ class Sampler(PeriodicSampler):
             self._unwritten.append((t_ns, *reading, mark))
             if whole:
                 self._write()
-            if mark is None:
-                self.times_ns.append(t_ns)
-                self._empty_ns.clear()
-            if mark or t_ns > self._io_after_ns:
-                self._io_after_ns = t_ns + IO_NS
                 self._read_io()
             if mark:
-                self._at[mark] = self._reader.faults, self._io
+                self._faults_at[mark], self._io_at[mark] = self._reader.faults, self._io
+            else:
+                self.times_ns.append(t_ns)
+                self._empty_ns.clear()
 
     def _write(self) -> None:
         for t_ns, memory, cpu_s, mark in self._unwritten:
@@ -91,18 +87,12 @@ class Sampler(PeriodicSampler):
     def used(self) -> dict[str, dict[str, Any]]:
         """Return {"faults": {"minor", "major", "source", "at"}, "io": {"read_bytes", "written_bytes", "source", "at"}}.
 
-        They are totals as of the last sample, of storage up to 0.5 s before it; `at` holds them at the marks. Null where
+        They are totals as of the last sample, of storage up to 0.3 s before it; `at` holds them at the marks. Null where
         the kernel does not count them.
         """
-
-        def fact(names: tuple[str, str], place: int, source: str | None) -> dict[str, Any]:
-            at = {mark: used[place] and asdict(used[place]) for mark, used in self._at.items()}
-            last = (self._reader.faults, self._io)[place]
-            return {**(asdict(last) if last else dict.fromkeys(names)), "source": source if last else None, "at": at}
-
         return {
-            "faults": fact(("minor", "major"), 0, self._reader.source),
-            "io": fact(("read_bytes", "written_bytes"), 1, self._io_source),
+            "faults": _total(Faults, self._reader.faults, self._reader.source, self._faults_at),
+            "io": _total(Io, self._io, self._io_source, self._io_at),
         }
 
     def stop(self) -> dict[str, Any]:
@@ -118,3 +108,12 @@ class Sampler(PeriodicSampler):
                 self._processes.close()
         report = self.report(stopped_ns, self._empty_ns)
         return {"source": self._reader.source, **report, "high_water_bytes": high_water}
+
+
+def _total(kind: type[Faults | Io], last: Faults | Io | None, source: str | None, at: dict[str, Any]) -> dict[str, Any]:
+    values = asdict(last) if last else dict.fromkeys(field.name for field in fields(kind))
+    return {
+        **values,
+        "source": source if last else None,
+        "at": {mark: used and asdict(used) for mark, used in at.items()},
+    }

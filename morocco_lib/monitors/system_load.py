@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from morocco_lib.monitors.procfs import PROC, TICK_S
+from morocco_lib.monitors.cgroup import PROC
+from morocco_lib.monitors.procfs import TICK_S, read_stat
 from morocco_lib.reasons import Reason
 
 # Names as in /proc, cut to 15 characters.
@@ -50,15 +51,9 @@ def read(proc: Path = PROC) -> Times | None:
 def _processes(proc: Path) -> dict[tuple[int, int], tuple[str, float]]:
     found = {}
     for entry in os.scandir(proc):
-        if entry.name.isdigit():
-            try:
-                text = (proc / entry.name / "stat").read_text(errors="replace")
-            except OSError:
-                continue
-            head, _, tail = text.rpartition(")")
-            fields = tail.split()
-            cpu_s = (int(fields[11]) + int(fields[12])) * TICK_S
-            found[int(entry.name), int(fields[19])] = head.partition("(")[2], cpu_s
+        if entry.name.isdigit() and (stat := read_stat(entry.name, proc)):
+            name, fields = stat
+            found[int(entry.name), int(fields[19])] = name, (int(fields[11]) + int(fields[12])) * TICK_S
     return found
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ PIDS = 4096
 MEMORY_SHARE = 0.8  # of this machine's, where no limit was given
 TMP = "rw,exec,nosuid,nodev,mode=1777,size=512m"
 FAULTS_OF_IMAGE = ("unable to find user", "executable file not found", "chdir to cwd")
+EPOCH = datetime.fromtimestamp(0, UTC)
 END_S = 1.0  # between the end of the streams and that of the container
 COUNTERS_PERIOD_S = 0.02  # a container's cgroup is gone as soon as it ends: its counters are read until then
 
@@ -86,23 +87,15 @@ class DockerRunner:
                 attached = self.client.api.attach_socket(
                     container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
                 )
-                self._start(container)  # attached before: not a byte is lost
+                self.client.api.start(container)  # attached before: not a byte is lost
                 state = self.client.api.inspect_container(container)["State"]
-            except BaseException:
+            except BaseException as error:
                 with suppress(Exception):
                     engine.remove(self.client, container)
+                if any(sign in str(error) for sign in FAULTS_OF_IMAGE):
+                    raise UsageError(f"{self.image.name} cannot be started: {engine.message_of(error)}") from None
                 raise
         return DockerHandle(self.client, container, attached, started_ns, offsets, state["Pid"])
-
-    def _start(self, container: str) -> None:
-        import docker.errors
-
-        try:
-            self.client.api.start(container)
-        except docker.errors.APIError as error:
-            if not any(sign in str(error) for sign in FAULTS_OF_IMAGE):
-                raise
-            raise UsageError(f"{self.image.name} cannot be started: {error.explanation}") from None
 
     def _host_config(self, limits: Limits) -> Any:
         from docker.types import DeviceRequest, LogConfig
@@ -153,7 +146,7 @@ class DockerHandle:
     def write(self, data: bytes) -> None:
         try:
             self._socket.sendall(data)
-        except (ConnectionResetError, OSError) as error:
+        except OSError as error:
             raise BrokenPipeError(*error.args) from None
 
     def close_stdin(self) -> None:
@@ -223,6 +216,7 @@ class DockerHandle:
         code = state["ExitCode"]
         ended_by = code - 128 if code > 128 and code - 128 in set(signal.Signals) else None
         counters = self._counters
+        peak, peak_file = counters.peak if counters and counters.peak else (None, None)
         self._exit = Exit(
             code=None if ended_by else code,
             signal=ended_by,
@@ -231,8 +225,8 @@ class DockerHandle:
             ended_ns=ended_ns,
             cpu_s=counters.cpu_s if counters else None,
             cpu_source=f"cgroup v{self.group.version}, last sampled" if counters else None,
-            peak_bytes=counters.peak[0] if counters and counters.peak else None,
-            peak_source=f"{counters.peak[1]}, last sampled" if counters and counters.peak else None,
+            peak_bytes=peak,
+            peak_source=peak_file and f"{peak_file}, last sampled",
             pids_refused=counters.pids_refused if counters else 0,
             engine_started_ns=self._offsets.to_monotonic(_wall_ns(state["StartedAt"])),
             engine_died_ns=died_ns,
@@ -330,7 +324,4 @@ def _open_pidfd(pid: int, container: str) -> int | None:
 
 
 def _wall_ns(text: str) -> int:
-    # 2026-11-21T14:53:39.798815937Z: nine digits, of which datetime takes six.
-    whole, _, fraction = text.removesuffix("Z").partition(".")
-    seconds = datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp()
-    return int(seconds) * 10**9 + int(f"{fraction:0<9}"[:9])
+    return (datetime.fromisoformat(text) - EPOCH) // timedelta(microseconds=1) * 1000

@@ -1,11 +1,11 @@
-"""The Docker Engine: connection, errors in plain words, images, and the containers that a killed morocco left."""
+"""The Docker Engine: connection, errors and their remedies, images, and the containers that a killed morocco left."""
 
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors.host import host_facts
@@ -58,12 +58,12 @@ def engine_errors(what: str, instead: str = "") -> Iterator[None]:
         yield
     except docker.errors.ImageNotFound as error:
         raise UsageError(
-            f"cannot {what}: {_message(error)}",
+            f"cannot {what}: {message_of(error)}",
             remedy=instead or "make it with `morocco build`, or get it with `morocco pull`",
         ) from None
     except docker.errors.APIError as error:
         raise EnvironmentFailure(
-            f"cannot {what}: {_message(error)}", remedy=instead or remedy(_message(error))
+            f"cannot {what}: {message_of(error)}", remedy=instead or remedy(message_of(error))
         ) from None
     except docker.errors.DockerException as error:
         raise EnvironmentFailure(f"cannot {what}: {_cause(error)}", remedy=remedy(str(error))) from None
@@ -79,8 +79,9 @@ def address() -> str:
     return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
 
-def _message(error: Any) -> str:
-    return " ".join(str(error.explanation or error).split())
+def message_of(error: Exception) -> str:
+    """Return what the engine reported in an error of the SDK, in one line."""
+    return " ".join(str(getattr(error, "explanation", None) or error).split())
 
 
 def _cause(error: BaseException) -> str:
@@ -184,11 +185,3 @@ def held(client: "docker.DockerClient", name: str) -> Image | None:
         return find_image(client, name)
     except UsageError:
         return None
-
-
-def split(name: str) -> tuple[str, str]:
-    """Return (repository, tag) of an image's name."""
-    from docker.utils import parse_repository_tag
-
-    repository, tag = parse_repository_tag(name)
-    return repository, tag or "latest"

@@ -56,19 +56,19 @@ class ProcessRunner:
         """
         if limits.pids is not None or limits.cpus is not None:
             raise UsageError("a limit of pids or cpus", rule="only containers have one", remedy="measure with --image")
-        words = [*die_with_parent(), find_program(argv[0], self.cwd), *argv[1:]]
+        command = [*die_with_parent(), find_program(argv[0], self.cwd), *argv[1:]]
         started_ns = time.monotonic_ns()
         group = RunCgroup.create() if self.use_cgroup else None
+        if limits.memory_bytes is not None and group is None:
+            raise EnvironmentFailure(
+                "a memory limit needs a cgroup and none can be made here",
+                remedy="run as root or in a delegated group (`morocco doctor` tells), or drop the limit",
+            )
         try:
-            if limits.memory_bytes is not None:
-                if group is None:
-                    raise EnvironmentFailure(
-                        "a memory limit needs a cgroup and none can be made here",
-                        remedy="run as root or in a delegated group (`morocco doctor` tells), or drop the limit",
-                    )
-                group.limit_memory(limits.memory_bytes)
-            enter = [str(f) for f in group.procs_files] if group else []
-            command = ["/bin/sh", "-c", _ENTER, "sh", *enter, "--", *words] if group else words
+            if group:
+                command = ["/bin/sh", "-c", _ENTER, "sh", *map(str, group.procs_files), "--", *command]
+                if limits.memory_bytes is not None:
+                    group.limit_memory(limits.memory_bytes)
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -79,36 +79,34 @@ class ProcessRunner:
                 env={name: value for name, value in os.environ.items() if name not in SECRETS},
                 start_new_session=True,  # its own process group, out of reach of our terminal's Ctrl-C
             )
-        except OSError as error:
+        except BaseException as error:
             if group:
                 group.remove()
+            if not isinstance(error, OSError):
+                raise
             raise UsageError(
                 f"cannot start {argv[0]!r}: {error.strerror}", remedy="give a program that runs by hand"
             ) from None
-        except BaseException:
-            if group:
-                group.remove()
-            raise
         return ProcessHandle(process, group, started_ns)
 
 
 @functools.cache
 def die_with_parent() -> tuple[str, ...]:
-    """Return the words before a command that let the kernel kill it when we die; none where `setpriv` cannot do that.
+    """Return the prefix of a command that lets the kernel kill it when we die; empty where `setpriv` cannot do that.
 
     Limits: its children live on; they are removed with its cgroup at the next start.
     """
-    words = ("setpriv", "--pdeathsig", "KILL", "--")
+    prefix = ("setpriv", "--pdeathsig", "KILL", "--")
     try:
-        done = subprocess.run([*words, "true"], capture_output=True, timeout=5, check=False)
+        done = subprocess.run([*prefix, "true"], capture_output=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    return words if done.returncode == 0 else ()
+    return prefix if done.returncode == 0 else ()
 
 
 def find_program(name: str, cwd: Path | None = None) -> str:
     """Return the path of a program, found as a shell finds it; raises UsageError."""
-    found = shutil.which(name, path=None) if os.sep not in name else shutil.which(str((cwd or Path.cwd()) / name))
+    found = shutil.which(name if os.sep not in name else str((cwd or Path.cwd()) / name))
     if not found:
         raise UsageError(
             f"{name!r} is not executable" if os.path.isfile(Path(cwd or "", name)) else f"no program {name!r}",
@@ -241,7 +239,9 @@ class ProcessHandle:
     def wait(self, timeout_s: float | None) -> Exit:
         if self._exit:
             return self._exit
-        if not _has_ended(self._pidfd, timeout_s):
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        if not ended.poll(None if timeout_s is None else timeout_s * 1000):
             raise TimeoutError(f"still running after {timeout_s} s")
         self._ended_ns = self._ended_ns or time.monotonic_ns()
         if any(pid != self.pid for pid in self.pids()):
@@ -249,10 +249,11 @@ class ProcessHandle:
         _, status, usage = os.wait4(self.pid, 0)
         code = self._process.returncode = os.waitstatus_to_exitcode(status)
         cpu_s, cpu_source = usage.ru_utime + usage.ru_stime, "wait4"
-        peak, oom_killed = None, False
+        peak_bytes, peak_source, oom_killed = None, None, False
         if self.group:
             cpu_s, cpu_source = self.group.cpu_s(), f"cgroup v{self.group.version}"
-            peak, oom_killed = self.group.peak_bytes(), self.group.oom_kills() > 0
+            peak_bytes, peak_source = self.group.peak_bytes() or (None, None)
+            oom_killed = self.group.oom_kills() > 0
             self.group.remove()
         os.close(self._pidfd)
         self._process.stdout.close(), self._process.stderr.close()
@@ -265,14 +266,8 @@ class ProcessHandle:
             first_read_ns=self._first_read_ns,
             cpu_s=cpu_s,
             cpu_source=cpu_source,
-            peak_bytes=peak[0] if peak else None,
-            peak_source=peak[1] if peak else None,
+            peak_bytes=peak_bytes,
+            peak_source=peak_source,
             left_pids=self._left,
         )
         return self._exit
-
-
-def _has_ended(pidfd: int, timeout_s: float | None = 0.0) -> bool:
-    with selectors.DefaultSelector() as selector:
-        selector.register(pidfd, selectors.EVENT_READ)
-        return bool(selector.select(timeout_s))

@@ -8,22 +8,14 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def docker(docker_engine):
-    """A client of the engine."""
-    with engine.client(docker_engine) as client:
-        yield client
-
-
-@pytest.fixture(scope="session")
 def server(docker_engine, tmp_path_factory):
     """A registry for one user, engine.USER with engine.SECRET."""
     if reason := engine.no_registry():
         if os.environ.get("MOROCCO_STRICT"):
             pytest.fail(reason)
         pytest.skip(reason)
-    with engine.registry(
-        tmp_path_factory.mktemp("registry") / "r", docker_engine, {engine.USER: engine.SECRET}
-    ) as server:
+    users = {engine.USER: engine.SECRET}
+    with engine.Registry(tmp_path_factory.mktemp("registry") / "r", docker_engine, users) as server:
         yield server
 
 

@@ -19,7 +19,6 @@ def project(tmp_path_factory, tiny_image):
 
 
 def test_a_plan_builds_checks_measures_and_scores(project, docker):
-    before = engine.left_containers(docker)
     code, talk = project.run("whole", machine="auto")
     assert code == 0, talk
     assert "auto: docker, for an engine answers at unix://" in talk

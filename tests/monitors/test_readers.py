@@ -1,15 +1,13 @@
 """Readers of a whole tree: replayed /proc trees, and cgroups that go away."""
 
-import os
 from types import SimpleNamespace
 
 import pytest
-from servers import cgroups_of, runner
 from servers.trees import V2_FILES, plant, plant_process
 
 from morocco_lib.monitors.cgroup import Faults, Memory, RunCgroup
 from morocco_lib.monitors.procfs import TICK_S
-from morocco_lib.monitors.readers import CgroupReader, ProcReader, reader_for
+from morocco_lib.monitors.readers import CgroupReader, ProcReader
 
 KIB = 1024
 
@@ -102,17 +100,6 @@ def test_a_tree_that_is_gone_reads_as_none():
     assert ProcReader(lambda: []).high_water_bytes() is None and ProcReader(lambda: []).faults is None
 
 
-def test_a_group_reads_as_what_it_is_until_it_is_gone(tmp_path):
-    folder = plant(tmp_path / "group", V2_FILES)
-    reader = CgroupReader(RunCgroup(2, folder, folder))
-    memory, cpu_s = reader.read()
-    assert (memory.shmem_bytes, cpu_s, reader.source) == (1048576, pytest.approx(1.7345), "cgroup v2")
-    assert (reader.pids(), reader.faults, reader.io().read_bytes) == ([4711, 4712], Faults(28000, 310), 4096001)
-    reader.close()
-    folder.rename(tmp_path / "gone")
-    assert reader.read() is None
-
-
 def test_processes_of_a_group_are_listed_where_one_is_new_and_else_seldom(tmp_path):
     group, lists = RunCgroup(2, tmp_path, tmp_path), []
     group.pids = lambda: lists.append(1) or [7]
@@ -125,12 +112,12 @@ def test_processes_of_a_group_are_listed_where_one_is_new_and_else_seldom(tmp_pa
     reader.close()
 
 
-def test_a_removed_real_group_reads_as_gone():
-    runner(use_cgroup=True)
-    group = RunCgroup.create()
-    reader = reader_for(SimpleNamespace(group=group))
-    assert reader.read() is not None
-    group.remove()
-    assert reader.read() is None
+def test_a_group_reads_as_what_it_is_until_it_is_gone(tmp_path):
+    folder = plant(tmp_path / "group", V2_FILES)
+    reader = CgroupReader(RunCgroup(2, folder, folder))
+    memory, cpu_s = reader.read()
+    assert (memory.shmem_bytes, cpu_s, reader.source) == (1048576, pytest.approx(1.7345), "cgroup v2")
+    assert (reader.pids(), reader.faults, reader.io().read_bytes) == ([4711, 4712], Faults(28000, 310), 4096001)
     reader.close()
-    assert cgroups_of(os.getpid()) == []
+    folder.rename(tmp_path / "gone")
+    assert reader.read() is None

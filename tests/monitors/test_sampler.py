@@ -53,7 +53,7 @@ def test_samples_come_at_20_hz_or_faster_and_marks_at_once():
     number = marked["anon_bytes"]
     expected = {"anon_bytes": number, "shmem_bytes": 2, "file_bytes": 3, "kernel_bytes": 4, "cpu_s": number / 100}
     assert marked == expected | {"mark": "ready"}
-    assert report["samples"] == len(samples) - 1 and report["period_asked_s"] <= 0.05
+    assert report["samples"] == len(samples) - 1
     assert report["period_median_s"] < 0.05 and report["cpu_s"] > 0
     assert (report["source"], report["high_water_bytes"], reader.closed) == ("scripted", 7, True)
 

@@ -2,15 +2,11 @@
 
 import json
 import signal
-import subprocess
-import sys
-import textwrap
 import time
-from pathlib import Path
 
 import engine
 import pytest
-from servers import ROOT
+from helpers import wait_until
 
 from morocco_lib.errors import UsageError
 from morocco_lib.monitors import system_load
@@ -22,35 +18,7 @@ from morocco_lib.runners.docker import DockerRunner
 
 pytestmark = pytest.mark.slow
 
-SERVERS = Path(__file__).parents[1] / "servers"
 MB = 10**6
-ANSWER = """
-import json, sys
-for line in sys.stdin:
-    print(json.dumps({"idx": json.loads(line)["idx"], "label": "entailment"}), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def docker(docker_engine):
-    with engine.client(docker_engine) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def image_of(docker, tiny_image):
-    """Build an image of one Python program and return its name."""
-    made: dict[str, str] = {}
-
-    def make(text: str, *words: str) -> str:
-        key = f"{textwrap.dedent(text)}{words}"
-        if key not in made:
-            name = f"morocco-tests/program:{len(made)}"
-            argv = ["python3", "-I", "-S", "/model/program.py", *map(str, words)]
-            made[key] = engine.build(docker, name, {"program.py": textwrap.dedent(text)}, argv)
-        return made[key]
-
-    return make
 
 
 class Run:
@@ -62,34 +30,31 @@ class Run:
         self.handle = DockerRunner(image).start(list(words), limits)
         keep = [lambda t_ns, part, into=into: into.extend(part) for into in (self.out, self.err)]
         self.talk = converse(self.handle, blocks, limits, *keep)
-        self.exit, self.feed = self.talk.exit, self.talk.feed
+        self.exit = self.talk.exit
 
     @property
     def text(self) -> str:
         return self.out.decode()
 
 
-def ours(docker) -> list:
-    return docker.containers.list(all=True, filters={"label": engines.OWNER}, ignore_removed=True)
+def ours(docker, **filters) -> list:
+    return docker.api.containers(all=True, filters={"label": engines.OWNER, **filters})
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(docker):
     yield
-    left = ours(docker)
-    for container in left:  # so that one fault does not fail the tests after it
-        engines.remove(docker, container.id)
-    assert [container.status for container in left] == []
+    assert engine.left_containers(docker) == []
 
 
 # -- the interface -------------------------------------------------------------------------------------------------
 def test_records_go_in_answers_come_out_and_the_engines_times_lie_within_ours(image_of):
-    image = image_of("import sys\nprint(sys.argv[1:], flush=True)\n" + ANSWER)
+    image = image_of("import sys\nprint(sys.argv[1:], flush=True)\n" + engine.ANSWER)
     run = Run(image, [b'{"idx": 1}\n', b'{"idx": 2}\n'], words=["--batch-size", "8"])
     words, *answers = run.text.splitlines()
     assert words == "['--batch-size', '8']" and [json.loads(line)["idx"] for line in answers] == [1, 2]
     exit = run.exit
-    assert (exit.code, exit.signal, run.feed.complete) == (0, None, True)
+    assert (exit.code, exit.signal, run.talk.feed.complete) == (0, None, True)
     assert exit.started_ns < exit.engine_started_ns < run.talk.first_answer_ns < exit.engine_died_ns
     assert exit.ended_ns == exit.engine_died_ns < time.monotonic_ns()
     assert (exit.engine_died_ns - exit.engine_started_ns) / 1e9 < 3
@@ -113,7 +78,7 @@ def test_memory_and_cpu_time_are_those_of_the_container(image_of):
 
 def test_input_that_nobody_reads_frees_the_feeder(image_of):
     run = Run(image_of("print('done')"), (b"x" * 65536 for _ in range(400)))
-    assert run.text == "done\n" and run.exit.code == 0 and not run.feed.complete
+    assert run.text == "done\n" and run.exit.code == 0 and not run.talk.feed.complete
 
 
 def test_a_flood_that_nobody_reads_can_be_ended_at_once(image_of):
@@ -215,22 +180,13 @@ def test_the_limits_that_hold_are_those_of_the_cgroup(image_of):
 
 
 # -- the command line ----------------------------------------------------------------------------------------------
-def paced(image_of, *words) -> str:
-    return image_of((SERVERS / "paced.py").read_text(), *words)
-
-
-def bench_words(image, data, out, *options) -> list[str]:
-    return [*map(str, ["bench", "--image", image, "terra", "--data", data, "--out", out, *options]), "--json"]
-
-
 def test_a_bench_of_an_image_is_valid_names_its_digest_and_verifies(
     main, image_of, synthetic_data, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(system_load, "others", lambda *args, **options: Reason.MACHINE_NOT_TOLD)  # of no interest here
-    image, data = paced(image_of, "--rate", 500), synthetic_data / "TERRa" / "val.jsonl"
-    done = main(
-        *bench_words(image, data, tmp_path / "out", "--input-size", 200, "--batch-size", 4, "--repeats", 2, "--quick")
-    )
+    image, data = image_of(engine.PACED, "--rate", 500), synthetic_data / "TERRa" / "val.jsonl"
+    sizes = ("--input-size", 200, "--batch-size", 4, "--repeats", 2, "--quick")
+    done = main(*engine.bench_words(image, data, tmp_path / "out", *sizes))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["verdict"] == "VALID" and result["runner"] == "docker"
@@ -243,16 +199,13 @@ def test_a_bench_of_an_image_is_valid_names_its_digest_and_verifies(
     assert all(finding.ok for finding in verify(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM])
-def test_a_bench_that_is_ended_leaves_no_container(docker, sleeper, by):
-    wait_for(lambda: [c for c in ours(docker) if c.status == "running"])
-    sleeper.send_signal(by)
-    assert sleeper.wait(20) in (130, 143)
+def test_a_bench_that_is_ended_leaves_no_container(docker, sleeper):
+    sleeper.terminate()
+    assert sleeper.wait(20) == 143
     assert ours(docker) == []
 
 
 def test_what_a_killed_morocco_left_is_removed_by_the_next_start(docker, sleeper, image_of):
-    wait_for(lambda: [c for c in ours(docker) if c.status == "running"])
     sleeper.kill()
     sleeper.wait(10)
     assert len(ours(docker)) == 1
@@ -264,23 +217,14 @@ def test_what_a_killed_morocco_left_is_removed_by_the_next_start(docker, sleeper
 
 
 @pytest.fixture
-def sleeper(image_of, synthetic_data, tmp_path):
-    """A bench of a container that sleeps for ever, ended with the test."""
+def sleeper(docker, image_of, synthetic_data, tmp_path):
+    """A bench whose container sleeps for ever, ended with the test."""
     image = image_of("import time\nwhile True: time.sleep(60)")
-    words = bench_words(image, synthetic_data / "TERRa" / "val.jsonl", tmp_path / "out")
-    program = subprocess.Popen(
-        [sys.executable, "-m", "morocco_lib", *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    yield program
-    program.kill()
-    program.wait(10)
-
-
-def wait_for(condition, seconds=20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    words = engine.bench_words(image, synthetic_data / "TERRa" / "val.jsonl", tmp_path / "out")
+    with engine.start_morocco(*words) as program:
+        assert wait_until(lambda: ours(docker, status="running"), 20)
+        yield program
+        program.kill()
 
 
 # -- what cannot be started ----------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ while os.read(0, 65536): pass
 """
 
 
-@pytest.mark.parametrize("size", [600, 60_000, 600_000], ids=["one-line", "fits-in-the-pipe", "longer-than-the-pipe"])
+@pytest.mark.parametrize("size", [600, 600_000], ids=["fits-in-the-pipe", "longer-than-the-pipe"])
 def test_the_first_read_is_timed_and_not_the_last(bare, size):
     errors_s = []
     while len(errors_s) < 3 and (not errors_s or errors_s[-1] >= 0.05):  # a busy machine may spoil one, not three
@@ -207,13 +207,7 @@ def test_a_program_is_killed_with_us():
 # -- ending --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("code", "expected"),
-    [
-        ("pass", (0, None)),
-        ("raise SystemExit(3)", (3, None)),
-        ("raise SystemExit(255)", (255, None)),
-        ("import os; os.kill(os.getpid(), 11)", (None, 11)),
-        ("import os; os.kill(os.getpid(), 9)", (None, 9)),
-    ],
+    [("raise SystemExit(3)", (3, None)), ("import os; os.kill(os.getpid(), 11)", (None, 11))],
 )
 def test_exit_codes_and_signals_are_told_apart(bare, code, expected):
     run = python(bare, code)

@@ -1,10 +1,12 @@
 """Pushes and pulls whose registry breaks off, falls silent, or comes back."""
 
+import signal
 import threading
 import time
 
 import engine
 import pytest
+from helpers import wait_until
 
 from morocco_lib.errors import EnvironmentFailure
 from morocco_lib.images import registry
@@ -18,22 +20,15 @@ def silent(*args):
 
 
 @pytest.fixture
-def docker(docker_engine, tmp_path, monkeypatch):
+def name(docker, tmp_path, monkeypatch):
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    monkeypatch.setenv("DOCKER_HOST", docker_engine)
-    with engine.client(docker_engine) as client:
-        yield client
-
-
-@pytest.fixture
-def name(docker):
     with engine.noise_image(docker, LARGE) as name:
         yield name
 
 
 @pytest.fixture
 def server(docker_engine, tmp_path):
-    with engine.registry(tmp_path / "r", docker_engine) as server:
+    with engine.Registry(tmp_path / "r", docker_engine) as server:
         yield server
 
 
@@ -41,9 +36,7 @@ def in_the_middle(server, act):
     """Act as soon as a registry stores a quarter of the image; returns the thread."""
 
     def run():
-        end = time.monotonic() + 60
-        while server.stored_bytes() < LARGE // 4 and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_until(lambda: server.stored_bytes() > LARGE // 4)
         act()
 
     thread = threading.Thread(target=run, daemon=True)
@@ -72,10 +65,10 @@ def test_a_push_whose_registry_never_comes_back_leaves_no_name(docker, server, n
 
 def test_a_push_whose_registry_falls_silent_ends(docker, server, name, monkeypatch):
     monkeypatch.setattr(registry, "SILENCE_S", 3.0)
-    in_the_middle(server, server.hold)
+    in_the_middle(server, lambda: server.program.send_signal(signal.SIGSTOP))
     with pytest.raises(EnvironmentFailure, match="did not answer for 3 s"):
         registry.push(name, f"{server.address}/large:1", silent, silent)
-    server.let_go()
+    server.program.send_signal(signal.SIGCONT)
     assert docker.images.get(name).tags == [name]
 
 
@@ -85,6 +78,6 @@ def test_a_pull_whose_registry_falls_silent_ends(docker, server, name, monkeypat
     docker.api.remove_image(facts["id"], force=True)
     monkeypatch.setattr(registry, "SILENCE_S", 3.0)
     with pytest.raises(EnvironmentFailure, match="did not answer for 3 s"):
-        registry.pull(target, silent, lambda done, total: server.hold())
-    server.let_go()
+        registry.pull(target, silent, lambda done, total: server.program.send_signal(signal.SIGSTOP))
+    server.program.send_signal(signal.SIGCONT)
     assert not docker.images.list(target)

@@ -5,7 +5,6 @@ import json
 import os
 from pathlib import Path
 
-import engine
 import pytest
 from servers import runner, server
 
@@ -49,14 +48,6 @@ ways = pytest.mark.parametrize("use_cgroup", [True, False], ids=["cgroup", "proc
 places = pytest.mark.parametrize("place", [(), ("--in-child",)], ids=["itself", "child"])
 
 
-@ways
-@places
-def test_100_mb_held_for_half_a_second_are_seen_within_5_percent(measured, use_cgroup, place):
-    held = memory.ram_bytes(measured(use_cgroup, "--mb", 100, "--hold", 0.5, *place))
-    twin = memory.ram_bytes(measured(use_cgroup, "--mb", 0, "--hold", 0.1, *place))
-    assert held - twin == pytest.approx(100 * MB, abs=5 * MB + 2 * MB)
-
-
 @places
 def test_a_spike_between_two_samples_is_seen_by_the_kernel(measured, place):
     held = memory.ram_bytes(measured(True, "--mb", 100, "--hold", 0, *place))
@@ -74,11 +65,8 @@ def test_300_mb_held_for_a_moment_are_seen_within_5_percent_five_times_of_five(m
 
 
 @pytest.mark.parametrize(("hold_s", "place"), [(0.1, ()), (0.4, ("--in-child",))], ids=["itself", "child"])
-def test_so_it_is_in_a_container(docker_engine, tiny_image, tmp_path, hold_s, place):
-    with engine.client(docker_engine) as docker:
-        text = Path(server("body")[-1]).read_text()
-        argv = ["python3", "-I", "-S", "/model/body.py"]
-        way = DockerRunner(engine.build(docker, "morocco-tests/body:1", {"body.py": text}, argv))
+def test_so_it_is_in_a_container(image_of, tmp_path, hold_s, place):
+    way = DockerRunner(image_of(Path(server("body")[-1]).read_text()))
 
     def ram_bytes(mb: int, number: int) -> float:
         words = ["--mb", str(mb), "--hold", str(hold_s), *place]
@@ -91,20 +79,13 @@ def test_so_it_is_in_a_container(docker_engine, tiny_image, tmp_path, hold_s, pl
 
 @ways
 @places
-def test_half_a_second_of_cpu_time_is_seen_within_15_percent(measured, use_cgroup, place):
+def test_half_a_second_of_cpu_time_is_seen_within_15_percent_and_sampled_once(measured, use_cgroup, place):
     busy, idle = (measured(use_cgroup, "--burn", burn, *place) for burn in (0.5, 0.0))
     assert busy.facts["cpu_s"] - idle.facts["cpu_s"] == pytest.approx(0.5, rel=0.15)
-
-
-@ways
-@places
-def test_the_samples_count_cpu_time_once(measured, use_cgroup, place):
     # The child is seen running, then ends and is waited for, then its parent goes on for a while.
-    busy = measured(use_cgroup, "--burn", 0.5, *place)
     used = [sample["cpu_s"] for sample in busy.samples]
     assert used == sorted(used)
-    assert 0.4 < used[-1] <= busy.facts["cpu_s"] + 0.02
-    assert used[-1] == pytest.approx(busy.facts["cpu_s"], rel=0.15)
+    assert used[-1] == pytest.approx(busy.facts["cpu_s"], rel=0.15) and used[-1] <= busy.facts["cpu_s"] + 0.02
 
 
 @ways
@@ -119,12 +100,6 @@ def test_the_run_states_where_its_numbers_come_from(measured, use_cgroup):
     else:
         assert (memory["source"], run.facts["cpu_source"]) == ("proc", "wait4")
         assert estimates["ram_cgroup_peak_bytes"] == {"value": None, "reason": "NO_CGROUP"}
-
-
-@ways
-def test_a_run_is_sampled_at_20_hz_or_faster(measured, use_cgroup):
-    sampler = measured(use_cgroup, "--mb", 100, "--hold", 0.5).facts["sampler"]
-    assert sampler["period_median_s"] <= 0.05 and sampler["samples"] >= 10
 
 
 @pytest.fixture

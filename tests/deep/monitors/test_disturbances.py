@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.real_load]
 TASK = get_task("terra")
 CORES = os.cpu_count()
 
@@ -90,33 +91,28 @@ def test_a_thread_that_holds_the_interpreter_starves_the_sampler():
     assert validity.sampler_reasons(report) == [Reason.SAMPLER_GAPS]
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.3, 1.5])
-def test_ordinary_jitter_between_busy_programs_is_no_gap(seconds):
-    with burning(CORES):
-        report = sampled(ProcReader(lambda: [os.getpid()]), seconds)
+def test_ordinary_jitter_between_busy_programs_is_no_gap():
+    with burning():
+        report = sampled(ProcReader(lambda: [os.getpid()]), 0.5)
     assert validity.sampler_reasons(report) == []
 
 
 # -- other programs on the same cores ------------------------------------------------------------------------------
-class burning:
-    """So many processes, each with a core to burn; children of ours, as another user's jobs would not be."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __enter__(self):
-        self.programs = [subprocess.Popen([*PYTHON, "-c", "while True: pass"]) for _ in range(self.count)]
+@contextmanager
+def burning():
+    """Run a process for each core that burns it; children of ours, as another user's jobs would not be."""
+    with ExitStack() as programs:
+        pids = []
+        for _ in range(CORES):
+            program = programs.enter_context(subprocess.Popen([*PYTHON, "-c", "while True: pass"]))
+            programs.callback(program.kill)
+            pids.append(program.pid)
         time.sleep(0.2)
-        return [program.pid for program in self.programs]
-
-    def __exit__(self, *error):
-        for program in self.programs:
-            program.kill()
-            program.wait()
+        yield pids
 
 
 def test_programs_beside_a_run_are_measured_named_and_found(records, tmp_path):
-    with burning(CORES) as pids:
+    with burning() as pids:
         _, facts = benched(Program(server("paced", "--rate", 50), "paced"), runner(True), records, tmp_path)
     others = facts["others"]
     assert others["of_cores"] == CORES and others["cores"] == pytest.approx(CORES, rel=0.15)

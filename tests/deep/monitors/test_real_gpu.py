@@ -11,7 +11,8 @@ from morocco_lib.analysis.gpu import gpu_energy, gpu_ram_bytes
 from morocco_lib.analysis.run_files import Run
 from morocco_lib.analysis.validity import gpu_reasons
 from morocco_lib.monitors import nvml
-from morocco_lib.monitors.nvml import GpuSampler, Nvml
+from morocco_lib.monitors.gpu_sampler import GpuSampler
+from morocco_lib.monitors.nvml import Nvml
 from morocco_lib.reasons import Reason
 
 pytestmark = pytest.mark.gpu
