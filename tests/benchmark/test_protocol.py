@@ -317,7 +317,7 @@ def test_a_program_that_works_before_it_says_it_is_ready_is_not_believed(measure
         "    for r in records[k:k+4]: print(json.dumps({'idx': r['idx'], 'label': 'entailment'}))\n"
         "    sys.stdout.flush()"
     )
-    result, _ = measured([sys.executable, "-I", "-S", "-c", code], True, batch_size=4, input_size=100, repeats=2)
+    result, _ = measured([sys.executable, "-I", "-S", "-c", code], True, batch_size=4, input_size=60, repeats=2)
     assert "WORK_NOT_SEEN" in result["reasons"] and result["speed_per_s"]["method"] == "paired"
     true_per_s = 1 / (1 / 150 + 0.002 / 4)
     speeds = [row["speed_per_s"] for row in result["per_run"] if row["speed_per_s"]]
