@@ -133,8 +133,8 @@ def train(args) -> int:
         return 0
     parameters = {"model": model.model_dump(), "seed": plan.seeds[0] if len(plan.seeds) == 1 else plan.seeds}
     inputs, names = files | training.sources(model, plan.root), {"model": model.name, "task": task.name}
-    with steps.Step.begin(args.out, "train", **names, parameters=parameters, inputs=inputs) as step:
-        result = training.fit(plan, args.out, step.status["key"])
+    with steps.Step.begin(args.out, "train", **names, parameters=parameters, inputs=inputs):
+        result = training.fit(plan, args.out)
     if args.json:
         show(result)
     else:
@@ -166,7 +166,7 @@ def evaluate(args) -> int:
     gold = [task.gold(record) for record in records]
     if None in gold:
         raise UsageError(
-            f"{gold.count(None)} of {len(gold)} records in {args.gold} have no label",
+            f"{gold.count(None)} of {len(gold)} records in {args.gold} have no label, record {gold.index(None) + 1} first",
             rule="a score needs gold labels",
             remedy="give the labelled file",
         )

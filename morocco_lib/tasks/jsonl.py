@@ -20,8 +20,16 @@ def _no_constant(token: str) -> None:
     raise ValueError(f"{token} is not JSON")
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> Record:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"duplicate key {next(name for name in names if names.count(name) > 1)!r:.60}")
+    return found
+
+
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique)
 
 
 def parse_object(raw: bytes) -> Record:
@@ -30,8 +38,8 @@ def parse_object(raw: bytes) -> Record:
     Args:
         raw: One line without its line feed; a carriage return at the end is accepted.
     Raises:
-        ValueError: not UTF-8, not JSON (NaN and Infinity included), half a character, or not an object; the
-            message says which.
+        ValueError: not UTF-8, not JSON (NaN and Infinity included), a duplicate key (parsers differ in which value
+            they take), half a character, or not an object; the message says which.
     """
     if len(raw) >= LINE_BYTES:
         raise ValueError(f"a line longer than {LINE_BYTES >> 20} MiB")

@@ -272,18 +272,6 @@ def test_records_before_a_bad_one_are_answered(made, synthetic_data, main):
     assert done.returncode == 2 and len(done.stdout.splitlines()) == 3 and "stdin, line 4" in done.stderr
 
 
-def test_a_passage_without_questions_or_answers_is_answered_with_none(made, synthetic_data, main):
-    usual = records_of(synthetic_data, "muserc", 1)[0]
-    nothing = {"idx": 1, "passage": {"text": "Дом.", "questions": []}}
-    little = {"idx": 2, "passage": {"text": "Дом.", "questions": [{"idx": 10**6, "question": "Что?", "answers": []}]}}
-    fed = "".join(f"{json.dumps(record)}\n" for record in (nothing, usual, little))
-    done = main("infer", made("bert", "muserc"), input=fed)
-    none, some, empty = map(json.loads, done.stdout.splitlines())
-    assert done.returncode == 0 and some["idx"] == usual["idx"]
-    assert none == {"idx": 1, "passage": {"questions": []}}
-    assert empty["passage"]["questions"] == [{"idx": 10**6, "answers": []}]
-
-
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])  # without padding and with it
 def test_odd_texts_are_answered(kind, made):
     odd = ["", "\x00", "\u200b", "👩‍👩‍👧", "שלום", "\u202eобратно", "\ufeff", "ы " * 5_000]

@@ -174,6 +174,9 @@ def planted(official, name):
     return task, records, lines, task.key(records[1])
 
 
+TWICE = b'{"idx": 1, "label": {"a": 0, "a": 1}}'  # one parser takes the first value, another the last
+
+
 def found(checked) -> list:
     assert checked.counts.total() == len(checked.problems) and checked.ok == (not checked.problems)
     assert all(problem.seen and problem.remedy and problem.rule in str(problem) for problem in checked.problems)
@@ -189,7 +192,10 @@ def test_missing_duplicate_unknown_and_broken_lines_are_found(official, name):
         ([*lines, lines[1]], [("duplicate-idx", 5, key)]),
         ([*lines, {**lines[1], "idx": unknown}], [("unknown-idx", 5, unknown)]),
         ([lines[0], b"[1]", *lines[2:]], [("broken-line", 2, None), ("missing-idx", None, key)]),
-        *(([*lines, broken], [("broken-line", 5, None)]) for broken in (b"{", b"{} {}", b"", b'{"idx": NaN}', b"\xe4")),
+        *(
+            ([*lines, broken], [("broken-line", 5, None)])
+            for broken in (b"{", b"{} {}", b"", b'{"idx": NaN}', b"\xe4", TWICE)
+        ),
     ]
     for faulty, expected in faults:
         for asked in (records, [task.skeleton(record) for record in records]):

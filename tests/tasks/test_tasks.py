@@ -123,6 +123,7 @@ BROKEN_LINES = {
     "a duplicate idx": (line_of(record(1)).encode(), r"idx 1 stood in line 1 already"),
     "bytes that are no UTF-8": ('{"premise": "Да"}'.encode("cp1251"), r"not UTF-8 \(byte 0xc4 at 13\)"),
     "half a character": (b'{"premise": "\\ud83d", "hypothesis": "b", "idx": 7}', r"half a character"),
+    "a duplicate key": (b'{"premise": "a", "hypothesis": "b", "idx": 7, "premise": "c"}', r"duplicate key 'premise'"),
     "nesting without end": (b'{"premise": ' + b"[" * 100_000, r"broken JSON"),
     "a number of 5,000 digits": (b'{"idx": ' + b"9" * 5000 + b"}", r"broken JSON"),
 }
@@ -139,6 +140,8 @@ def test_a_bad_record_is_refused_with_file_line_and_remedy(tmp_path, kind):
 
 WITHIN = [
     ("muserc", ("passage",), {"text": "a"}, "a MuSeRC passage has text (str) and questions (list)"),
+    ("muserc", ("passage", "questions"), [], "the passage has no question to answer"),
+    ("muserc", ("passage", "questions", 0, "answers"), [], "a question has no answer to label"),
     ("muserc", ("passage", "questions", 0, "answers"), None, "a MuSeRC question has question (str), answers (list)"),
     ("muserc", ("passage", "questions", 0, "answers", 0, "idx"), "0", "question and answer has an integer idx"),
     ("muserc", ("passage", "questions", 0, "answers", 0, "text"), 7, "an answer's 'text' is 7 (int); it is str"),

@@ -35,10 +35,14 @@ class MuSeRC(Task):
         passage = record["passage"]
         if type(passage.get("text")) is not str or type(passage.get("questions")) is not list:
             raise ValueError("a MuSeRC passage has text (str) and questions (list)")
+        if not passage["questions"]:
+            raise ValueError("the passage has no question to answer")
         for question in passage["questions"]:
             answers = question.get("answers") if isinstance(question, dict) else None
             if type(answers) is not list or type(question.get("question")) is not str:
                 raise ValueError("a MuSeRC question has question (str), answers (list) and idx (int)")
+            if not answers:
+                raise ValueError("a question has no answer to label")
             for part in (question, *answers):
                 if type(part) is not dict or type(part.get("idx")) is not int:
                     raise ValueError("every MuSeRC question and answer has an integer idx")

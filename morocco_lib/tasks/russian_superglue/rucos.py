@@ -85,7 +85,7 @@ class RuCoS(Task):
 
     def gold(self, record: Record) -> Prediction | None:
         answers = record["qas"][0].get("answers")
-        if answers is None:
+        if not answers:
             return None
         text = record["passage"]["text"]
         texts = list(dict.fromkeys(text[span["start"] : span["end"]] for span in answers))
