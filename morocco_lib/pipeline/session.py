@@ -19,6 +19,7 @@ from morocco_lib.pipeline import scheduler, targets
 from morocco_lib.pipeline.job import Job
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.pipeline.synthetic_step import synthetic_step
+from morocco_lib.reasons import DISTURBED, EXIT_CODES, INVALID, VALID
 from morocco_lib.report import build
 from morocco_lib.tasks import get_task
 from morocco_lib.training import fit
@@ -101,7 +102,7 @@ class Session:
         folder = config.resolve(p.weights_dir, self.root) if p.weights_dir else self.folder
         with self.scheduled.turn():  # two that build on one engine at once would make the same layers twice
             if not p.weights_dir:
-                fit.fit(self.training, self.folder, self.key)
+                fit.fit(self.training, self.folder)
             return targets.target_from_weights(p.machine, folder, self.task, self.source, p.model)
 
     @property
@@ -132,7 +133,7 @@ class Session:
     def finish(self, verdict: str = "VALID", reasons: list[str] = ()) -> "Verdict":
         """Close the step and return the verdict to show."""
         if self.step:
-            self.step.finish(steps.DONE, 0 if verdict == "VALID" else 1)
+            self.step.finish(steps.DONE, EXIT_CODES[verdict])
         return Verdict(verdict, tuple(reasons))
 
 
@@ -153,7 +154,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """VALID or INVALID with its reasons, displayed as text and as HTML."""
+    """VALID, INVALID or DISTURBED with its reasons, displayed as text and as HTML."""
 
     verdict: str
     reasons: tuple[str, ...]
@@ -162,7 +163,7 @@ class Verdict:
         return "\n".join([self.verdict, *(f"  {line}" for line in formatting.reason_lines(list(self.reasons)))])
 
     def _repr_html_(self) -> str:
-        colour = "#00634a" if self.verdict == "VALID" else "#a40000"
+        colour = {VALID: "#00634a", DISTURBED: "#8a5a00", INVALID: "#a40000"}[self.verdict]
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in formatting.reason_lines(list(self.reasons)))
         return f'<p style="font-size:1.3em"><b style="color:{colour}">{self.verdict}</b></p><ul>{lines}</ul>'
 

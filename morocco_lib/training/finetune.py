@@ -322,6 +322,7 @@ class Fit:
             load_best_model_at_end=True,
             metric_for_best_model="score",
             greater_is_better=True,
+            restore_callback_states_from_checkpoint=True,  # how long the score has not risen, for one
             logging_strategy="steps",
             logging_steps=max(every // 10, 1),
             logging_nan_inf_filter=False,

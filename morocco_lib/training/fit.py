@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import data, fileio
+from morocco_lib.artifacts import steps
 from morocco_lib.config.model import TRANSFORMER, ModelParams
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models import model_class, weights
@@ -85,13 +86,12 @@ def read_labelled(task: Task, path: Path) -> list[Record]:
     return records
 
 
-def fit(plan: Plan, folder: Path, key: str = "") -> dict[str, Any]:
+def fit(plan: Plan, folder: Path) -> dict[str, Any]:
     """Fit the model and write `weights/` and `train.json` into `folder`.
 
     Args:
         plan: What to train on which files.
-        folder: An existing folder.
-        key: Of the step; with the same one, what an interrupted attempt at a transformer finished is not repeated.
+        folder: An existing folder. What an interrupted attempt at the same transformer finished is beside it and not repeated.
     Returns:
         What `train.json` holds: records, labels, seconds (wall and CPU), peak memory of this process in bytes, size; of a
         transformer also what `training.seeds.fit` returns.
@@ -107,7 +107,7 @@ def fit(plan: Plan, folder: Path, key: str = "") -> dict[str, Any]:
     origin = {"origin": data.origin(path), "sha256": fileio.sha256_file(path), "records": len(records)}
     found: dict[str, Any] = {}
     if plan.model.kind == TRANSFORMER:
-        found = _finetune(plan, task, records, folder, key, origin)
+        found = _finetune(plan, task, records, folder, origin)
     else:
         model = model_class(plan.model.kind).fit(task, records, seed)
         weights.save(model, task, folder / "weights", name=plan.model.name, trained_on=origin)
@@ -130,7 +130,7 @@ def fit(plan: Plan, folder: Path, key: str = "") -> dict[str, Any]:
     return result
 
 
-def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: str, origin: dict) -> dict[str, Any]:
+def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, origin: dict) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():  # in a notebook tqdm asks for a package that would draw its bars
             warnings.filterwarnings("ignore", message="IProgress not found")
@@ -151,9 +151,12 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, key: 
         return backbones.load(str(local or model.source), recipe.body_dropout, model.revision or None)
 
     val = read_labelled(task, plan.files["val"])
+    files = plan.files | sources(model, plan.root)
+    digests = {name: fileio.sha256_file(path) for name, path in files.items()}
+    key = steps.make_key("train", {"model": model.model_dump(), "task": task.name}, digests)  # whatever the seeds
     try:
         job = finetune.Fit(make_backbone, task, recipe, records, val, seeds.work_folder(folder), say)
         found = seeds.fit(job, plan.seeds, folder, name=model.name, key=key, trained_on=origin)
-        return {"val": {"path": str(plan.files["val"]), "sha256": fileio.sha256_file(plan.files["val"])}, **found}
+        return {"val": {"path": str(plan.files["val"]), "sha256": digests["val"]}, **found}
     finally:
         distributed.leave()

@@ -9,6 +9,7 @@ import math
 import resource
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from morocco_lib import fileio
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import InvalidResult
 from morocco_lib.models import weights
 from morocco_lib.models.majority import Majority
@@ -43,7 +45,7 @@ def fit(
     Args:
         job: Its work folder is that of `work_folder`.
         name: The model's.
-        key: Of the step; checkpoints of another one are not resumed from.
+        key: Of everything but the seeds; what another training left beside the folder is set aside, not resumed from.
     Returns:
         For `train.json`: seed by seed, the chosen one, the spread, what all of them cost, warnings.
     Raises:
@@ -52,7 +54,7 @@ def fit(
     first = distributed.rank() == 0
     work, say = job.work, job.say
     distributed.join()
-    (known,) = broadcast_object_list([_resume(work, key) if first else None])
+    (known,) = broadcast_object_list([_resume(work, key, seeds, say) if first else None])
     for seed in seeds:
         if any(one["seed"] == seed and one["state"] == DONE for one in known):
             say(f"seed {seed}: done before")
@@ -103,14 +105,21 @@ def fit(
     }
 
 
-def _resume(work: Path, key: str) -> list[dict[str, Any]]:
-    """Return the entries of seeds that an interrupted attempt with the same key finished."""
+def _resume(work: Path, key: str, seeds: list[int], say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Return the entries of requested seeds that an interrupted attempt at the same training finished.
+
+    What it cannot go on with is set aside: another training, or one whose best seed, the only one with weights, is not
+    requested.
+    """
     with suppress(OSError, ValueError):
         if (work / KEY).read_text() == key:
             known = json.loads((work / SEEDS).read_text()) if (work / SEEDS).exists() else []
-            if (work / BEST).is_dir() or not any(one["state"] == DONE for one in known):
-                return known
-    shutil.rmtree(work, ignore_errors=True)
+            done = [one for one in known if one["state"] == DONE]
+            best = max(done, key=lambda one: one["score"], default=None)
+            if best is None or (best["seed"] in seeds and (work / BEST).is_dir()):
+                return [one for one in known if one["seed"] in seeds]
+    if aside := steps.retire(work):
+        say(f"{work} is of another training (data, model, recipe or best seed); set aside as {aside.name}")
     work.mkdir(parents=True)
     (work / KEY).write_text(key)
     return []

@@ -29,7 +29,7 @@ def small(tmp_path_factory, synthetic_data):
 
 def test_the_best_evaluation_of_the_best_seed_is_kept_and_nothing_else(small, tmp_path, capsys):
     (tmp_path / "step").mkdir()
-    result = fit.fit(plan(small, seeds=(1, 2, 3)), tmp_path / "step", "key")
+    result = fit.fit(plan(small, seeds=(1, 2, 3)), tmp_path / "step")
     scores = {one["seed"]: one["score"] for one in result["seeds"]}
     assert list(scores) == [1, 2, 3] and result["val_score"] == max(scores.values()) == scores[result["chosen_seed"]]
     assert all(one["score"] == max(score for _, score in one["looks"]) for one in result["seeds"])
@@ -136,6 +136,7 @@ def silent_hub(monkeypatch):
 
     for kind in (transformers.AutoConfig, transformers.AutoTokenizer, transformers.AutoModel):
         monkeypatch.setattr(kind, "from_pretrained", nothing)
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", nothing)
 
 
 def test_a_hub_that_does_not_answer_is_no_fault_of_a_seed(small, tmp_path, main, silent_hub):
@@ -223,7 +224,7 @@ def test_an_interrupted_training_goes_on_where_it_was(small, tmp_path):
 def test_a_kill_while_the_best_weights_are_put_away_loses_nothing(left, small, tmp_path, monkeypatch):
     (tmp_path / "one").mkdir()
     monkeypatch.setattr(seeds.shutil, "rmtree", lambda *args, **kwargs: None)  # ended before anything is removed
-    whole = fit.fit(plan(small), tmp_path / "one", "key")
+    whole = fit.fit(plan(small), tmp_path / "one")
     monkeypatch.undo()
     work = seeds.work_folder(tmp_path / "one")
     (work / "best.new").mkdir()
@@ -231,20 +232,32 @@ def test_a_kill_while_the_best_weights_are_put_away_loses_nothing(left, small, t
         (work / "seeds.json").unlink()
     (tmp_path / "one").rename(tmp_path / "one.1")
     (tmp_path / "one").mkdir()
-    again = fit.fit(plan(small), tmp_path / "one", "key")
+    again = fit.fit(plan(small), tmp_path / "one")
     assert again["val_score"] == whole["val_score"] and not work.exists()
     assert (again["seeds"] == json.loads(json.dumps(whole["seeds"]))) == (left == "given")  # not trained again
     one, other = (tmp_path / name / "weights" / "model.safetensors" for name in ("one", "one.1"))
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_checkpoints_of_another_step_are_not_gone_on_with(small, tmp_path):
+@pytest.mark.parametrize(
+    ("again", "kept"),
+    [({"seeds": (1, 2)}, True), ({"seeds": (2,)}, False), ({"seeds": (1,), "learning_rate": 1e-4}, False)],
+    ids=["more seeds", "other seeds", "another recipe"],
+)
+def test_what_an_interrupted_training_finished_is_kept_or_set_aside_and_said(
+    again, kept, small, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "step").mkdir()
-    work = seeds.work_folder(tmp_path / "step")
-    work.mkdir()
-    (work / "key").write_text("another")
-    (work / "seeds.json").write_text('[{"seed": 1, "state": "done", "score": 1.0}]')
-    assert fit.fit(plan(small), tmp_path / "step", "this one")["seeds"][0]["updates"] > 0
+    monkeypatch.setattr(seeds.shutil, "rmtree", lambda *args, **kwargs: None)  # ended before anything is removed
+    fit.fit(plan(small, seeds=(1,)), tmp_path / "step")
+    monkeypatch.undo()
+    (tmp_path / "step").rename(tmp_path / "step.1")
+    (tmp_path / "step").mkdir()
+    result = fit.fit(plan(small, **again), tmp_path / "step")
+    assert [one["seed"] for one in result["seeds"]] == list(again["seeds"])
+    aside, said = tmp_path / "step.checkpoints.1", capsys.readouterr().err
+    assert ("seed 1: done before" in said) == kept and ("set aside as step.checkpoints.1" in said) == (not kept)
+    assert kept or (json.loads((aside / "seeds.json").read_text())[0]["seed"] == 1 and (aside / "best").is_dir())
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------
