@@ -1,6 +1,7 @@
 """Where a transformer's backbone and tokenizer come from: a hub id, a folder, or random weights and a tokenizer made here."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ import tokenizers
 import torch
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models.transformer.inputs import Template
@@ -23,7 +25,9 @@ from morocco_lib.tasks.jsonl import Record
 DECODER_TOKENS = ("<start>", "<delim>", "<extract>")  # around and between the texts of a decoder, as in the original
 WORDPIECE = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 END_OF_TEXT = "<|endoftext|>"
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+TOKENIZERS = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model"
+)  # fmt: skip
 POOLED = {
     "bert",
     "roberta",
@@ -62,7 +66,8 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
         dropout: Replaces every dropout rate of its configuration.
         revision: Of the hub's repository.
     Raises:
-        UsageError: a folder that holds no model, no tokenizer, or weights that do not fit its configuration.
+        UsageError: it holds no model, no tokenizer, weights that do not fit its configuration, or needs code of its own,
+            which is never run.
         EnvironmentFailure: the hub does not give it.
     """
     local = Path(source).is_dir()
@@ -74,24 +79,34 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
         )
     if not local and (source.startswith(("/", ".", "~")) or source.count("/") > 1):
         raise UsageError(f"no folder {source}", remedy="give a folder that holds config.json, or a hub id")
+    options = {"revision": revision, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        values, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+        kind = values.get("model_type")
+        if "auto_map" in values and kind not in CONFIG_MAPPING:
+            raise UsageError(
+                f"{source} is a {kind}, which is code that comes with the model", rule="such code is never run",
+                remedy="take a model of a kind that transformers itself knows",
+            )  # fmt: skip
+        config = AutoConfig.from_pretrained(source, **options)
         if config.model_type == "big_bird":
             config.attention_type = FULL
         _set_dropout(config, dropout)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        options = {"add_pooling_layer": False} if config.model_type in POOLED else {}
-        options |= {"dtype": torch.float32, "output_loading_info": True}
+        tokenizer = _tokenizer(source, options)
+        made = {"add_pooling_layer": False} if config.model_type in POOLED else {}
+        made |= {"dtype": torch.float32, "output_loading_info": True}
         with _silent():
-            model, found = AutoModel.from_pretrained(source, config=config, revision=revision, **options)
+            model, found = AutoModel.from_pretrained(source, config=config, **options, **made)
+    except UsageError:
+        raise
     except Exception as error:  # whatever a folder or a repository may hold
         reason = " ".join(str(error).split())[:300]
-        if local:
+        if local or not isinstance(error, OSError):
             raise UsageError(
-                f"{source} cannot be loaded: {reason}", rule="a model folder is one that transformers reads"
+                f"{source} cannot be loaded: {reason}", rule="a model is one that transformers reads"
             ) from None
         raise EnvironmentFailure(
-            f"the hub did not give {source}: {reason}", remedy="check the name and the network, or give a local folder"
+            f"the hub did not give {source}: {reason}", remedy="correct what the message names, or give a local folder"
         ) from None
     if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
         raise UsageError(
@@ -107,6 +122,18 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
             remedy="convert it to a tokenizer.json",
         )
     return _prepared(model, backend, source)
+
+
+def _tokenizer(source: str, options: dict[str, Any]):
+    """Return the tokenizer; one whose casing is not stated keeps capitals if its vocabulary has them."""
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    lowers = getattr(tokenizer, "do_lower_case", False) or tokenizer.init_kwargs.get("do_lower_case", False)
+    stated = (Path(source) / "tokenizer.json").is_file() or "do_lower_case" in get_tokenizer_config(source, **options)
+    pieces = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+    if lowers and not stated and any(piece != piece.lower() for piece in pieces):
+        print(f"{source}: its vocabulary has capitals and nothing states its casing; taken as cased", file=sys.stderr)
+        tokenizer = AutoTokenizer.from_pretrained(source, do_lower_case=False, **options)
+    return tokenizer
 
 
 def from_scratch(config: dict[str, Any], texts: Sequence[str], seed: int, dropout: float | None = None) -> Backbone:

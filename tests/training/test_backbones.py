@@ -118,6 +118,54 @@ def test_what_is_neither_an_encoder_nor_a_decoder_of_text_is_refused_in_words(sc
         backbones.from_scratch({**scratch, "vocab_size": 600}, texts(small), 1)
 
 
+def test_code_that_comes_with_a_model_is_refused_and_not_run(folder):
+    path = folder()
+    (path / "mine.py").write_text(f"open({str(path / 'ran')!r}, 'w')\n")
+    code = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
+    change("config.json", model_type="mine", auto_map=code)(path)
+    with pytest.raises(UsageError, match="is a mine, which is code that comes with the model; such code is never run"):
+        backbones.load(str(path))
+    change("config.json", model_type="bert", auto_map=code)(path)
+    assert backbones.load(str(path)).model.config.model_type == "bert" and not (path / "ran").exists()
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Мир", "мир"]
+
+
+@pytest.mark.parametrize(
+    ("words", "stated", "lowers"),
+    [(WORDS, {}, False), (WORDS, {"do_lower_case": True}, True), ([*WORDS[:5], "мир"], {}, True)],
+    ids=["cased", "stated", "no capitals"],
+)
+def test_a_vocabulary_with_capitals_keeps_them_where_nothing_is_stated(words, stated, lowers, folder, capsys):
+    path = folder()
+    (path / "tokenizer.json").unlink()
+    (path / "vocab.txt").write_text("\n".join(words) + "\n")
+    (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **stated}))
+    tokenizer = tokenizers.Tokenizer.from_str(backbones.load(str(path)).tokenizer)
+    assert tokenizer.encode("Мир").tokens[1] == ("мир" if lowers else "Мир")
+    assert ("taken as cased" in capsys.readouterr().err) == (not lowers)
+
+
+def test_a_tokenizer_that_is_a_sentencepiece_model_alone_is_read(tmp_path, small):
+    import sentencepiece
+
+    (tmp_path / "texts").write_text("\n".join(texts(small)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "texts"), model_prefix=str(tmp_path / "spm"), vocab_size=200, minloglevel=2,
+        character_coverage=0.98,
+    )  # fmt: skip
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    transformers.DebertaV2Model(transformers.DebertaV2Config(vocab_size=300, **sizes)).save_pretrained(
+        tmp_path / "model"
+    )
+    (tmp_path / "spm.model").rename(tmp_path / "model/spm.model")
+    tokenizer = tokenizers.Tokenizer.from_str(backbones.load(str(tmp_path / "model")).tokenizer)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "model/spm.model"))
+    text = texts(small)[0]
+    assert tokenizer.encode(text).tokens[1:-1] == pieces.encode(text, out_type=str)
+
+
 def test_a_tokenizer_written_in_python_is_refused_in_words(tmp_path):
     config = transformers.CTRLConfig(vocab_size=20, n_embd=16, n_layer=1, n_head=2, dff=16, n_positions=64)
     transformers.CTRLModel(config).save_pretrained(tmp_path)
