@@ -89,13 +89,16 @@ def of_notebook(schema: type[Schema], title: str, names: dict[str, Any], given: 
         given: When its cells run again in one kernel: the names that were there the first time, before later cells made
             theirs. Of the others only those count that are a parameter's name, or nearly.
     """
+    known = list(schema.model_fields)
+    shell = names["get_ipython"]() if "get_ipython" in names else None
+    hidden = getattr(shell, "user_ns_hidden", {})  # IPython's own names, and those of a user's start-up files
     values = {
         name: value
         for name, value in names.items()
-        if not (name.startswith("_") or name in ("In", "Out") or isinstance(value, ModuleType) or callable(value))
+        if not (name.startswith("_") or isinstance(value, ModuleType) or callable(value))
+        and (name in known or name not in hidden)
     }
     if given is not None:
-        known = list(schema.model_fields)
         values = {n: v for n, v in values.items() if n in given or difflib.get_close_matches(n, known, cutoff=0.9)}
     try:
         return validate(schema, values, f"{title}.ipynb")

@@ -1,6 +1,8 @@
 """Runs one notebook in a fresh kernel through papermill and keeps it, executed and rendered, in its step folder."""
 
 import logging
+import os
+import shutil
 import socket
 import threading
 import time
@@ -16,6 +18,7 @@ from morocco_lib.pipeline import scheduler, targets
 from morocco_lib.pipeline.job import Job
 from morocco_lib.runners.process import die_with_parent
 
+IPYTHON = ".ipython"  # in the step folder while its kernel runs: nothing of the user's own configuration
 _starting, _rendering = threading.Lock(), threading.Lock()  # one thread at a time
 
 
@@ -57,6 +60,7 @@ def run_notebook(job: Job, root: Path, check: Callable[[], None], slot: schedule
                 targets.remove_orphans(job.p.machine)
             raise
         finally:
+            shutil.rmtree(folder / IPYTHON, ignore_errors=True)
             if notebook.exists():
                 with _rendering:
                     from morocco_lib.report.render import notebook_html
@@ -137,12 +141,18 @@ def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.Worker
     """Return a kernel manager class: kernels run in `folder`, end with us, write to `log` and are listed in `started`."""
     from jupyter_client import AsyncKernelManager
 
+    def clean(env: dict[str, str]) -> dict[str, str]:
+        """Return the environment without what a user's own configuration would do to a kernel and its figures."""
+        own = {"IPYTHONDIR": str(log.with_name(IPYTHON)), "MATPLOTLIBRC": os.devnull}
+        return {name: value for name, value in env.items() if name != "PYTHONSTARTUP"} | own
+
     class Kernel(AsyncKernelManager):
         # A kernel's own messages belong beside its notebook, not on our terminal; one that outlived us would go on
         # writing into a folder that the next run has set aside.
         async def _async_launch_kernel(self, kernel_cmd, **options):
             options |= slot.options(options["env"]) if slot else {}
             options["cwd"] = str(folder)  # papermill would change that of our whole process
+            options["env"] = clean(options["env"])
             with log.open("ab") as stderr:
                 await super()._async_launch_kernel([*die_with_parent(), *kernel_cmd], **options, stderr=stderr)
             started.append(self)

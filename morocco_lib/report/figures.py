@@ -30,7 +30,7 @@ def style():
 
     if "ipykernel" not in sys.modules:
         matplotlib.use("agg", force=False)
-    pyplot.style.use(["seaborn-v0_8-whitegrid", _RC])
+    pyplot.style.use(["default", "seaborn-v0_8-whitegrid", _RC])
     return pyplot
 
 
@@ -118,7 +118,7 @@ def disc(rows: list[dict[str, Any]]):
     handles.append(plt.Line2D([], [], color=INK, linestyle="--", linewidth=1, label="most frequent answer"))
     title = f"disc area: {name}" + (f", largest {formatting.bytes_text(largest)}" if largest else "")
     if any(row["verdict"] != "VALID" for row in shown):
-        title += "; grey: INVALID"
+        title += "; grey: INVALID or DISTURBED"
     figure.legend(handles=handles, title=title, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
     return figure
 

@@ -83,9 +83,11 @@ def test_impossible_values_are_refused_with_their_place(change):
 
 
 def test_a_notebooks_globals_are_its_parameters_and_nothing_else():
+    started = {"In": [], "Out": {}, "cache": {}, "batch_size": 9}  # by IPython, and by a start-up file of the user's
+    shell = types.SimpleNamespace(user_ns_hidden=started)
     names = {
-        "model": MODEL, "task": TASK, "batch_size": 4, "_hidden": 1, "In": [], "Out": {}, "config": config,
-        "get_ipython": print, "Path": Path, "types": types,
+        **started, "model": MODEL, "task": TASK, "batch_size": 4, "_hidden": 1, "config": config,
+        "get_ipython": lambda: shell, "Path": Path, "types": types,
     }  # fmt: skip
     p = config.of_notebook(config.BenchParams, "bench", names)
     assert (p.model.kind, p.task.name, p.batch_size, p.repeats) == ("tfidf", "terra", 4, 3)
