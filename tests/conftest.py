@@ -85,6 +85,7 @@ def pytest_collection_modifyitems(config, items):
         others = [item for item in items if is_deep(item) and shard_of(item.nodeid.split("::")[0]) != int(shard)]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)  # at the end the other worker would wait
     for item in items:
         if group := worker_group(item):
             item.add_marker(pytest.mark.xdist_group(group))

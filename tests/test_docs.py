@@ -129,6 +129,7 @@ def test_every_reason_is_explained_and_of_its_kind():
     judged |= set(validity.gpu_reasons({"pids_hidden": False, "devices": [{**device, "others": [other]}]}))
     for reason in reasons.Reason:
         kind = "note" if reason in reasons.NOTES else "INVALID" if reason in judged else "dash"
+        kind = "DISTURBED" if reason in reasons.DISTURBANCES else kind
         assert kinds[reason][1] == kind and all(kinds[reason][2:4]), reason
     assert set(kinds) == set(reasons.Reason)
 
@@ -269,7 +270,7 @@ def test_the_worked_task_works(tone, tmp_path):
 
 # -- quick start ---------------------------------------------------------------------------------------------------
 @pytest.mark.slow
-@pytest.mark.xdist_group("pages")  # the two longest tests: begun early, beside the others
+@pytest.mark.long
 def test_quick_start_commands_run_and_print_what_is_shown(tmp_path):
     commands = list(console_blocks(page("quick-start.md")))
     assert len(commands) > 8

@@ -90,7 +90,7 @@ def test_environment_yml_can_be_read_by_conda_and_rests_on_the_lock():
 # -- packages ------------------------------------------------------------------------------------------------------
 FLOORS = (  # a package imports from lower floors and, without a circle, from its own
     {"errors", "reasons", "formatting", "fileio", "options"}, {"tasks", "config"}, {"data", "models", "monitors"},
-    {"runners", "infer", "doctor"}, {"analysis", "artifacts"}, {"benchmark", "training"}, {"images", "report"},
+    {"runners", "infer"}, {"analysis", "artifacts", "doctor"}, {"benchmark", "training"}, {"images", "report"},
     {"pipeline"}, {"legacy"}, {"cli"},
 )  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_nothing_large_nothing_of_others_and_no_outputs_are_committed():
 
 # -- README --------------------------------------------------------------------------------------------------------
 @pytest.mark.slow
-@pytest.mark.xdist_group("pages")  # the two longest tests: begun early, beside the others
+@pytest.mark.long
 def test_readme_commands_run_and_print_what_is_shown(tmp_path):
     commands = list(console_blocks((ROOT / "README.md").read_text()))
     assert commands[0][0] == "make demo" and len(commands) >= 5
