@@ -32,7 +32,7 @@ demo-torch: setup-torch  ## the demo with a tiny transformer beside the two mode
 	$(RUN) morocco_lib run params/plans/demo-torch.yaml --fresh
 
 demo: setup  ## both models on synthetic TERRa records, every step anew; MOROCCO_DATA=DIR takes real ones
-	$(RUN) morocco_lib run params/plans/demo.yaml --fresh
+	$(RUN) morocco_lib run params/plans/demo.yaml --fresh --disturbed-ok
 
 # Two workers; what shares an engine or is timed runs in one. Compiled modules are kept: the suite starts Python often.
 TEST := $(RUN) pytest -n 2 --dist loadgroup

@@ -1,4 +1,4 @@
-"""How often are clean measurements called INVALID? Simulated ones, judged by all of the kit's own rules.
+"""How often are clean measurements called INVALID or DISTURBED? Simulated ones, judged by all of the kit's own rules.
 
     python benchmarks/verdicts.py                              2,000 benches of 3, 5 or 10 runs
     python benchmarks/verdicts.py --experiments 200 --seed 7 --json
@@ -10,7 +10,7 @@ some milliseconds; samples come late; other processes take up to a tenth of a co
 of the experiments the first start is cold; half have a GPU whose power is capped at times and on which a process of the
 run is seen once before it can be named. Counters are whole ticks, as the kernel's are.
 
-Prints alarms by code, of the runs and of whole experiments, and exits with 1 if more than 1 % of either are INVALID.
+Prints alarms by code, of the runs and of whole experiments, and exits with 1 if more than 1 % of either are INVALID or DISTURBED.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from morocco_lib.analysis.run_files import read_run
 from morocco_lib.benchmark import cache_probe, protocol
 from morocco_lib.data import workload
 from morocco_lib.monitors import clocks, gpu_sampler, periodic, system_load
-from morocco_lib.reasons import NOTES, Reason, verdict
+from morocco_lib.reasons import DISTURBANCES, NOTES, Reason, verdict
 from morocco_lib.tasks import get_task
 
 TASK = get_task("terra")
@@ -306,11 +306,15 @@ def judged(seed: int, count: int) -> dict:
             result = experiment(rng, made, Path(name))
         sizes.update(experiments=1, runs=result["repeats"], no_speed=result["speed_per_s"]["value"] is None)
         alarms.update(set(result["reasons"]) - expected(made))
-        sizes["invalid"] += verdict(map(Reason, result["reasons"])) == "INVALID"
+        sizes["invalid"] += verdict(map(Reason, result["reasons"])) != "VALID"
         for row in result["per_run"]:
             of_runs.update(set(row["reasons"]) - expected(made))
-            sizes["invalid_runs"] += row["verdict"] == "INVALID"
+            sizes["invalid_runs"] += row["verdict"] != "VALID"
     return {"schema": 1, "seed": seed, **sizes, "alarms": dict(alarms), "of_runs": dict(of_runs)}
+
+
+def kind_of(code: Reason) -> str:
+    return "note" if code in NOTES else "disturbed" if code in DISTURBANCES else "INVALID"
 
 
 def main() -> int:
@@ -325,17 +329,17 @@ def main() -> int:
         print(json.dumps(found))
         return int(max(shares) > BOUND)
     print(f"{found['experiments']} simulated clean benches, {found['runs']} timed runs, seed {args.seed}")
-    print(f"{'code':<20} {'kind':<8} {'input':<10} {'benches':>8} {'share':>8} {'runs':>6}")
+    print(f"{'code':<20} {'kind':<9} {'input':<10} {'benches':>8} {'share':>8} {'runs':>6}")
     for kind, codes in (("noise", WITH_NOISE), ("as stated", AS_STATED)):
         for code in codes:
             count = found["alarms"].get(code, 0)
-            row = f"{code:<20} {'note' if code in NOTES else 'INVALID':<8} {kind:<10} {count:>8}"
+            row = f"{code:<20} {kind_of(code):<9} {kind:<10} {count:>8}"
             print(f"{row} {count / found['experiments']:>8.2%} {found['of_runs'].get(code, 0):>6}")
     for code, why in NOT_SIMULATED.items():
-        print(f"{code:<20} {'note' if code in NOTES else 'INVALID':<8} not simulated: {why}")
+        print(f"{code:<20} {kind_of(code):<9} not simulated: {why}")
     print(f"without a speed: {found['no_speed']}")
     of = f"{found['invalid']} benches ({shares[0]:.2%}), {found['invalid_runs']} single runs ({shares[1]:.2%})"
-    print(f"INVALID: {of}")
+    print(f"INVALID or DISTURBED: {of}")
     return int(max(shares) > BOUND)
 
 

@@ -5,7 +5,7 @@
 
 import importlib
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _API = {  # public name -> module that defines it
     "DockerRunner": "runners.docker",

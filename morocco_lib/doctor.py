@@ -14,16 +14,19 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from morocco_lib.analysis.validity import load_reasons
 from morocco_lib.errors import MoroccoError
 from morocco_lib.formatting import text_table
-from morocco_lib.monitors import nvml
+from morocco_lib.monitors import nvml, system_load
 from morocco_lib.monitors.cgroup import PROC, ROOT, groups_of, parent_groups
 from morocco_lib.monitors.host import CLOCKSOURCE, host_facts, read_field, usable_cores
 
 POWERCAP = Path("/sys/class/powercap")
+LOOK_S = 0.5
 KIT = ("papermill", "jupyterlab", "nbconvert", "pandas", "seaborn", "sklearn", "pydantic")
 GPU = ("GPU", "GPU memory of a process", "GPU energy")
 # What the last sentence lists, and the findings of which one is enough for it.
@@ -48,7 +51,7 @@ ADVICE = {  # finding, or finding and case: why not, remedy
     "CPU energy": ("processor or hypervisor shows no counter", "measure on bare metal, Intel or AMD"),
     "CPU energy: rights": ("only root may read them", f"run as root, or `sudo chmod a+r {POWERCAP}/*/energy_uj`"),
     "container engine": ("containers cannot be run or measured", "`systemctl start docker`, or set DOCKER_HOST"),
-    "quiet machine": ("over half of the cores are busy: timings are disturbed", "stop other work, see `top`"),
+    "quiet machine": ("timings would be DISTURBED", "end what is named, or measure when it is done"),
     "free disk": ("under 1 GB may not hold the results", "delete old step folders, or use another disk"),
     "notebook kit": ("notebooks and plans cannot run", "`make setup`"),
     "Jupyter kernel": ("papermill finds no python3", "`make setup`"),
@@ -91,8 +94,8 @@ def probe_system(clock: Path = CLOCKSOURCE, version: tuple = sys.version_info[:3
 
 
 def probe_size(proc: Path = PROC, cgroup_root: Path = ROOT) -> list[Finding]:
-    """Compare cores with the CPU quota (in cores) and the load average, and free memory with 1 GiB."""
-    cores, load = usable_cores(), read_field(proc / "loadavg").split(" ")[0] or "nan"
+    """Compare cores with the CPU quota (in cores), and free memory with 1 GiB."""
+    cores = usable_cores()
     folders = groups_of("self", cgroup_root, proc).folders
     quota = _limit(folders.get("cpu", cgroup_root), "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
     total, free = (int(read_field(proc / "meminfo", name) or 0) / 2**20 for name in ("MemTotal", "MemAvailable"))
@@ -100,9 +103,19 @@ def probe_size(proc: Path = PROC, cgroup_root: Path = ROOT) -> list[Finding]:
     seen = f"{total:.1f} GiB, {free:.1f} GiB available" + (f", cgroup limit {limit:.1f} GiB" if limit < total else "")
     return [
         _finding("CPU cores", quota >= cores, f"{cores} usable, CPU quota {f'{quota:g}'.replace('inf', 'none')}"),
-        _finding("quiet machine", float(load) <= cores / 2, f"load {load} on {cores} cores"),
         _finding("memory", min(free, limit) >= 1, seen if total else "size unknown"),
     ]
+
+
+def probe_load(look: Callable[[float], dict | str] = system_load.look) -> list[Finding]:
+    """Judge what other processes do by the rule of timed runs."""
+    others = look(LOOK_S)
+    if isinstance(others, str):
+        return [_finding("quiet machine", False, "CPU use of other processes unknown")]
+    names = ", ".join(f"{process['name']} (pid {process['pid']})" for process in others["top"])
+    reasons = load_reasons(others)
+    seen = f"others keep {others['cores']:.1f} of {others['of_cores']} cores busy"
+    return [_finding("quiet machine", not reasons, f"{seen}: {names}" if reasons and names else seen)]
 
 
 def probe_cgroup(proc: Path = PROC, cgroup_root: Path = ROOT, release: str = platform.release()) -> list[Finding]:
@@ -200,7 +213,7 @@ def probe_kit(root: Path | None = None, find=importlib.util.find_spec, prefix: s
     ]
 
 
-PROBES = (probe_system, probe_size, probe_cgroup, probe_kernel, probe_gpu, probe_engine, probe_kit)
+PROBES = (probe_system, probe_size, probe_load, probe_cgroup, probe_kernel, probe_gpu, probe_engine, probe_kit)
 
 
 def examine(root: Path | None = None) -> list[Finding]:

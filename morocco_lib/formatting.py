@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Container, Sequence
 from typing import Any
 
-from morocco_lib.reasons import NOTES, Reason
+from morocco_lib.reasons import DISTURBANCES, DISTURBED, INVALID, NOTES, Reason
 
 STOPPED = {  # what ended the timed runs
     "repeats": "as many as requested",
@@ -77,8 +77,15 @@ def speed_text(value: float) -> str:
 
 
 def reason_lines(reasons: list[str]) -> list[str]:
-    """Return one line a reason code: the code, whether it is a note, and what it means."""
-    return [f"{code}{' (note)' if code in NOTES else ''}: {Reason(code).meaning}" for code in reasons]
+    """Return one line a reason code: the code, whether it is a note or a disturbance, and what it means."""
+    kinds = {**dict.fromkeys(NOTES, " (note)"), **dict.fromkeys(DISTURBANCES, " (disturbance)")}
+    return [f"{code}{kinds.get(code, '')}: {Reason(code).meaning}" for code in reasons]
+
+
+def disturbers_text(processes: Sequence[dict[str, Any]]) -> str:
+    """Return the processes that disturbed runs, as bench.json lists them in `disturbed_by`."""
+    named = [f"{p['name']} (pid {p['pid']}, {p['share']:.0%} of all cores)" for p in processes]
+    return f" by {', '.join(named)}" if named else ""
 
 
 def counted(number: int, noun: str) -> str:
@@ -147,11 +154,14 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
     runs = counted(result["repeats"], "run")
     head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {runs}{synthetic}"
     lines = [head, *(f"  {name:<9} {text}" for name, text in rows), f"  {'verdict':<9} {result['verdict']}"]
+    if result["verdict"] == DISTURBED:
+        what = f"speed and start-up were disturbed{disturbers_text(result['disturbed_by'])} and are not to be compared"
+        lines.append(f"  {'':<9} {what}; score and memory hold. Run it again when the machine is quiet.")
     dashes = {result[name].get("reason") for name in ("speed_per_s", "init_s", "ram_bytes", "score")} - {None}
     codes = [*result["reasons"], *sorted(dashes - set(result["reasons"]))]
     lines += [f"  {'':<9} {line}" for line in reason_lines(codes)]
     for row in result["per_run"]:
-        if row["verdict"] != "VALID":
+        if row["verdict"] == INVALID:
             ended = f"signal {row['exit']['signal']}" if row["exit"]["signal"] else f"exit code {row['exit']['code']}"
             lines.append(f"  {'':<9} {row['run']}: {ended}; see {row['run']}/stderr.log")
             lines += [f"  {'':<9}   {example}" for example in row["examples"]]

@@ -1,4 +1,4 @@
-"""Reason codes: why a result is INVALID, what to note about a valid one, why a number is null.
+"""Reason codes: why a result is INVALID or DISTURBED, what to note about a valid one, why a number is null.
 
 The way of a code: `benchmark.run` records a fact of a run, such as an exit code, in run.json. `analysis.validity` judges
 the facts and gives the codes of a run; the estimates beside it (throughput, startup, memory, gpu) give a code where they
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a run is invalid, what to note about a valid one, or why a number was not measured; each with its meaning."""
+    """Why a run is invalid or disturbed, what to note about a valid one, or why a number is null; each with its meaning."""
 
     def __new__(cls, code: str, meaning: str) -> "Reason":
         reason = str.__new__(cls, code)
@@ -49,7 +49,7 @@ class Reason(StrEnum):
     MACHINE_SLEPT = "MACHINE_SLEPT", "the machine was suspended during a run"
     SAMPLER_GAPS = "SAMPLER_GAPS", "memory and CPU were not sampled for over a second at a time, or a tenth of a run"
     BUSY_MACHINE = "BUSY_MACHINE", "other processes took more than half of the machine's CPU time, or a fifth while no core was idle"
-    SHARED_MACHINE = "SHARED_MACHINE", "other processes kept more than half a core busy"
+    SHARED_MACHINE = "SHARED_MACHINE", "other processes kept more than half a core, and a tenth of the machine, busy"
     MACHINE_NOT_TOLD = "MACHINE_NOT_TOLD", "the CPU use of all processes cannot be read on this machine"
     NO_VALID_RUN = "NO_VALID_RUN", "no run was valid"
     NO_STREAM = "NO_STREAM", "answers came in too few arrivals or too short a time to compute a speed; feed more records or print the ready line"
@@ -97,14 +97,30 @@ NOTES = {
     Reason.TWO_START_UPS,
     Reason.LEFT_PROCESSES,
     Reason.PIDS_REFUSED,
-    Reason.CLOCK_TROUBLE,
-    Reason.SHARED_MACHINE,
     Reason.DISPLAY_ON_GPU,
     Reason.CONTRACT_BROKEN,
     Reason.BATCH_FLIPS,
 }
 
 
+# What the machine did, not the program: what depends on time was not measured well, everything else stays.
+DISTURBANCES = {
+    Reason.BUSY_MACHINE,
+    Reason.SHARED_MACHINE,
+    Reason.SAMPLER_GAPS,
+    Reason.CLOCK_TROUBLE,
+    Reason.MACHINE_SLEPT,
+    Reason.DRIFT,
+    Reason.GPU_LOST,
+    Reason.GPU_THROTTLED,
+    Reason.OTHER_GPU_PROCESS,
+}
+
+VALID, INVALID, DISTURBED = "VALID", "INVALID", "DISTURBED"
+EXIT_CODES = {VALID: 0, INVALID: 1, DISTURBED: 3}
+
+
 def verdict(reasons: Iterable[Reason]) -> str:
-    """Return INVALID if any reason is more than a note."""
-    return "INVALID" if set(reasons) - NOTES else "VALID"
+    """Return INVALID if a reason speaks against the program, else DISTURBED if one is a disturbance, else VALID."""
+    found = set(reasons) - NOTES
+    return INVALID if found - DISTURBANCES else DISTURBED if found else VALID

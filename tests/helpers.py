@@ -79,7 +79,7 @@ READINGS = [
 ]  # fmt: skip
 KEYS = [  # of bench.json
     "schema", "task", "model", "runner", "image_digest", "input_size", "batch_size", "repeats", "precision", "backend",
-    "device", "verdict", "reasons", "data", "input", "flips", "kept_answers", "protocol", "runs", "per_run", *READINGS,
+    "device", "verdict", "reasons", "disturbed_by", "data", "input", "flips", "kept_answers", "protocol", "runs", "per_run", *READINGS,
 ]  # fmt: skip
 RUN_FILES = {"run.json", "workload.json", "answers.jsonl", "chunks.jsonl", "samples.jsonl", "stderr.log"}
 FIRST_IDX = 70_000  # far from the fresh idx, so that a mix-up shows

@@ -119,25 +119,32 @@ def test_no_cgroup_at_all_is_a_finding_not_a_failure(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("groups", "files", "load", "seen", "ok"),
+    ("groups", "files", "seen", "ok"),
     [
         (
-            "0::/user.slice/run.scope\n", V2_FILES, "0.50",
-            ("4 usable, CPU quota 0.5", "load 0.50 on 4 cores", "16.0 GiB, 8.0 GiB available, cgroup limit 2.0 GiB"),
-            (False, True, True),
+            "0::/user.slice/run.scope\n", V2_FILES,
+            ("4 usable, CPU quota 0.5", "16.0 GiB, 8.0 GiB available, cgroup limit 2.0 GiB"), (False, True),
         ),  # limits of the groups above count
         (
-            V1, V1_FILES, "2.01",
-            ("4 usable, CPU quota none", "load 2.01 on 4 cores", "16.0 GiB, 8.0 GiB available, cgroup limit 4.0 GiB"),
-            (True, False, True),
+            V1, V1_FILES,
+            ("4 usable, CPU quota none", "16.0 GiB, 8.0 GiB available, cgroup limit 4.0 GiB"), (True, True),
         ),
     ],
 )  # fmt: skip
-def test_quota_load_and_memory_limit_are_compared(tmp_path, monkeypatch, groups, files, load, seen, ok):
+def test_quota_and_memory_limit_are_compared(tmp_path, monkeypatch, groups, files, seen, ok):
     monkeypatch.setattr(doctor, "usable_cores", lambda: 4)
-    recorded = {"self/cgroup": groups, "meminfo": MEMINFO, "loadavg": f"{load} 0.40 0.30 1/90 7\n"}
+    recorded = {"self/cgroup": groups, "meminfo": MEMINFO}
     found = doctor.probe_size(plant(tmp_path / "proc", recorded), plant(tmp_path / "cgroup", files))
     assert tuple(finding.seen for finding in found) == seen and tuple(finding.ok for finding in found) == ok
+
+
+@pytest.mark.parametrize(("cores", "ok"), [(0.5, True), (0.6, False)])
+def test_a_busy_machine_is_judged_as_timed_runs_are_and_who_is_busy_is_named(cores, ok):
+    top = [{"pid": 9, "name": "make", "cpu_s": 0.3}]
+    others = {"cpu_s": 0.3, "cores": cores, "of_cores": 2, "idle_share": 0.5, "top": top}
+    (found,) = doctor.probe_load(lambda seconds: others)
+    assert found.ok is ok and found.seen == f"others keep {cores} of 2 cores busy" + ": make (pid 9)" * (not ok)
+    assert not doctor.probe_load(lambda seconds: "MACHINE_NOT_TOLD")[0].ok
 
 
 def test_little_or_unknown_memory_is_not_enough(tmp_path):

@@ -21,7 +21,7 @@ from morocco_lib.analysis.validity import (
     stream_reasons,
 )
 from morocco_lib.errors import UsageError
-from morocco_lib.reasons import Reason, verdict
+from morocco_lib.reasons import VALID, Reason, verdict
 
 PAIRS = 3  # of runs, one of each kind; fewer have no interval worth the name
 RATIO = 1.10  # of the speeds, and
@@ -48,7 +48,7 @@ def judge(
         {"value", "low", "high": ratio of the speeds, repeated by unique, with its 95 % interval, "method", "pairs": the
         ratio in each pair, "fires": true or false}. Method is "stream", "ready" (readiness to last answer) or "total"
         (start to end of the program: start-up included, so a ratio above 1 is too small). Where it cannot be known
-        {"value": None, "reason": code, "fires": None}: NO_VALID_RUN if any of the runs is invalid, BUSY_MACHINE if
+        {"value": None, "reason": code, "fires": None}: NO_VALID_RUN if any of the runs is invalid or disturbed by more than load, BUSY_MACHINE if
         the ratio is high, but other processes used the CPU and the program's CPU time does not confirm it,
         NO_READINESS if whole runs differ little and the share of start-up is unknown, NO_STREAM if most is start-up, or
         if the ratio is high and runs are so short that this is less than 50 ms.
@@ -142,4 +142,4 @@ def _is_invalid(run: Run) -> bool:
     facts = run.facts
     reasons = exit_reasons(facts["exit"]) + stream_reasons(facts) + log_reasons(run.truncated)
     reasons += clock_reasons(facts["clock"]) + gpu_reasons(facts["gpu"])
-    return verdict(reasons + answer_reasons(read_answers(run).checked.counts)) == "INVALID"
+    return verdict(reasons + answer_reasons(read_answers(run).checked.counts)) != VALID

@@ -18,11 +18,13 @@ from morocco_lib.analysis.startup import start_s
 from morocco_lib.analysis.throughput import Throughput
 from morocco_lib.analysis.validity import drift_reasons, ended_well, exit_reasons, run_reasons, stream_reasons
 from morocco_lib.errors import InvalidResult, UsageError
-from morocco_lib.reasons import Reason, verdict
+from morocco_lib.reasons import INVALID, VALID, Reason, verdict
 from morocco_lib.tasks.base import task_value
 
 BENCH, SCORE, PREDICTIONS, PROTOCOL = "bench.json", "score.json", "preds.jsonl", "protocol.json"
 REPORTED = ("precision", "backend", "device")  # by the ready line
+LEAST_REPEATS = 3  # where their number is not given
+DISTURBERS = 3  # processes that are named
 FLIP_SHARE = 0.001  # of repeated predictions; above it the result carries FLIPS
 
 
@@ -48,7 +50,7 @@ def score(answers: Answers) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Timed:
     """A timed run, its checked predictions and the reasons against it."""
 
@@ -57,8 +59,8 @@ class _Timed:
     reasons: list[Reason]
 
     @property
-    def valid(self) -> bool:
-        return verdict(self.reasons) == "VALID"
+    def verdict(self) -> str:
+        return verdict(self.reasons)
 
 
 def _timed(folder: Path) -> _Timed:
@@ -79,11 +81,12 @@ def derive(folder: Path) -> dict[str, Any]:
     protocol = fileio.read_json(folder / PROTOCOL) if (folder / PROTOCOL).exists() else {}
     first = timed[0]
     facts, workload = first.run.facts, first.run.workload
-    valid = [t.run for t in timed if t.valid]
-    if len(short) >= len(timed):  # they are pairs, and one whose longer run is invalid is none
-        short = [s for t, s in zip(timed, short, strict=False) if t.valid]
-    speed = throughput.read(valid, short)
-    estimates, notes = _estimates(valid, speed)
+    used = _used(timed, protocol)
+    if len(short) >= len(timed):  # they are pairs, and one whose longer run is not used is none
+        short = [s for t, s in zip(timed, short, strict=False) if t in used]
+    runs = [t.run for t in used]
+    speed = throughput.read(runs, short)
+    estimates, notes = _estimates(runs, speed)
     cached = _cached(folder, protocol, estimates)
     batch_flips, flips = _between_batches(folder, protocol, first.answers), _flips([t.answers for t in timed])
     notes += drift_reasons([per_s for per_s in speed.per_run if per_s])
@@ -92,10 +95,11 @@ def derive(folder: Path) -> dict[str, Any]:
         Reason.CONTRACT_BROKEN: not protocol.get("conformance", {}).get("ok", True),
         Reason.BATCH_FLIPS: batch_flips and batch_flips["value"] > FLIP_SHARE * batch_flips["compared"],
         Reason.FLIPS: flips["value"] > FLIP_SHARE * flips["compared"],
-        Reason.SINGLE_RUN: len(timed) == 1,
+        Reason.SINGLE_RUN: len(used or timed) == 1,
     }
     notes += [reason for reason, holds in further.items() if holds]
-    reasons = list(dict.fromkeys([*(reason for t in timed for reason in t.reasons), *notes]))
+    judged = [t for t in timed if t in used or t.verdict == INVALID]
+    reasons = list(dict.fromkeys([*(reason for t in judged for reason in t.reasons), *notes]))
     result = verdict(reasons)
     return {
         "schema": 1,
@@ -109,18 +113,19 @@ def derive(folder: Path) -> dict[str, Any]:
         **reported(facts),
         "verdict": result,
         "reasons": reasons,
+        "disturbed_by": _disturbers(runs) if {Reason.BUSY_MACHINE, Reason.SHARED_MACHINE} & set(reasons) else [],
         "data": workload["source"],
         "input": {name: workload[name] for name in ("size", "distinct", "bytes", "line_bytes_histogram")},
         **estimates,
         "cold_init_s": _cold(cold, protocol, estimates["speed_per_s"]),
-        **gpu.summarise_gpu(facts["gpu"], valid),
-        "score": score(first.answers) if result == "VALID" else {"value": None, "reason": Reason.NO_VALID_RUN},
+        **gpu.summarise_gpu(facts["gpu"], runs),
+        "score": score(first.answers) if result != INVALID else {"value": None, "reason": Reason.NO_VALID_RUN},
         "flips": flips,
         **({"batch_flips": batch_flips} if batch_flips else {}),
         "kept_answers": cached,
         "protocol": {name: value for name, value in protocol.items() if name != "schema"},
         "runs": [f"runs/{t.run.folder.name}" for t in timed],
-        "per_run": _rows(timed, speed, short),
+        "per_run": _rows(timed, used, speed, short),
     }
 
 
@@ -133,7 +138,26 @@ def reported(facts: Mapping[str, Any]) -> dict[str, str | None]:
 
 def sound_runs(folder: Path) -> list[Path]:
     """Return the valid runs of a folder."""
-    return [timed.run.folder for timed in map(_timed, run_folders(folder)) if timed.valid]
+    return [timed.run.folder for timed in map(_timed, run_folders(folder)) if timed.verdict == VALID]
+
+
+def _used(timed: Sequence[_Timed], protocol: Mapping[str, Any]) -> list[_Timed]:
+    """Return the runs that estimates rest on: the undisturbed ones if they are as many as requested, else all but invalid ones."""
+    requested = protocol.get("asked", {}).get("repeats", len(timed)) or LEAST_REPEATS
+    valid = [t for t in timed if t.verdict == VALID]
+    return valid if len(valid) >= requested else [t for t in timed if t.verdict != INVALID]
+
+
+def _disturbers(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the processes that took most CPU time beside the runs: pid, name, share of all cores' time."""
+    known = [run.facts["others"] for run in runs if isinstance(run.facts["others"], dict)]
+    cores_s = sum(o["cpu_s"] / o["cores"] * o["of_cores"] for o in known if o["cores"])
+    used_s: dict[tuple[int, str], float] = {}
+    for process in (process for others in known for process in others["top"]):
+        key = process["pid"], process["name"]
+        used_s[key] = used_s.get(key, 0.0) + process["cpu_s"]
+    most = sorted(used_s, key=used_s.get, reverse=True)[:DISTURBERS]
+    return [{"pid": pid, "name": name, "share": used_s[pid, name] / cores_s} for pid, name in most] if cores_s else []
 
 
 def _flips(runs: Sequence[Answers]) -> dict[str, int]:
@@ -145,19 +169,21 @@ def _flips(runs: Sequence[Answers]) -> dict[str, int]:
     }
 
 
-def _rows(timed: Sequence[_Timed], speed: Throughput, short: Sequence[Run]) -> list[dict[str, Any]]:
-    of_valid, rows = iter(speed.rows), []
+def _rows(
+    timed: Sequence[_Timed], used: Sequence[_Timed], speed: Throughput, short: Sequence[Run]
+) -> list[dict[str, Any]]:
+    of_used, rows = iter(speed.rows), []
     for t in timed:
         counts = t.answers.checked.counts
         rows.append(
             {
                 "run": f"runs/{t.run.folder.name}",
-                "verdict": verdict(t.reasons),
+                "verdict": t.verdict,
                 "reasons": t.reasons,
                 "exit": {name: t.run.facts["exit"][name] for name in ("code", "signal")},
                 "problems": dict(counts),
                 "examples": [str(problem) for problem in t.answers.checked.problems[:3]],
-                **(next(of_valid) if t.valid else throughput.read([t.run], short[:1]).rows[0]),
+                **(next(of_used) if t in used else throughput.read([t.run], short[:1]).rows[0]),
                 "score": None if counts else score(t.answers)["value"],
             }
         )
@@ -231,7 +257,7 @@ def derive_eval(folder: Path) -> tuple[str, dict[str, Any]]:
     run = read_run(run_folders(folder)[0])
     answers = read_answers(run)
     reasons = exit_reasons(run.facts["exit"]) + stream_reasons(run.facts)
-    if verdict(reasons) != "VALID":
+    if verdict(reasons) != VALID:
         raise InvalidResult(
             f"{run.facts['model']} ended with {run.facts['exit']} ({', '.join(reasons)})",
             rule="a program exits 0 when every record was answered",

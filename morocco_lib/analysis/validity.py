@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from morocco_lib.analysis.run_files import Run
-from morocco_lib.reasons import Reason, verdict
+from morocco_lib.reasons import DISTURBED, Reason, verdict
 
 THROTTLED_SHARE = 0.01  # of the samples of a GPU; above it the run is invalid
 LONGEST_GAP_S = 1.0  # between two samples; above it the run is invalid
 GAPS_SHARE, GAPS_S = 0.1, 0.5  # of the time sampled, in gaps; so are both together
 # Other signals are ordinary ways to end a worker.
 CRASHES = {signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
-OTHERS_SHARE, OTHERS_S = 0.5, 0.5  # of the time of all cores, and CPU seconds; above both the run is invalid
+OTHERS_SHARE, OTHERS_S = 0.5, 0.5  # of the time of all cores, and CPU seconds; above both the run is disturbed
 OTHERS_SHARE_FULL, FULL_SHARE = 0.2, 0.05  # as is above the first with less idle than the second
-OTHERS_CORES = 0.5
+OTHERS_CORES, OTHERS_SHARE_SHARED = 0.5, 0.1  # so it is, too, above both: half a core of many is little
 OTHER_SAMPLES = 2  # a process of the run may end between being listed by the GPU and being looked up
 DRIFT_RUNS = 5  # fewer do not separate a trend from chance
 DRIFT_SHARE, DRIFT_CHANCE = 0.05, 0.002  # of the mean speed, from the first run to the last; of equal runs
@@ -107,15 +107,24 @@ def worker_reasons(facts: dict) -> list[Reason]:
     return [Reason.WORKER_KILLED] if crashed else []
 
 
+def disturbed(run: Run) -> bool:
+    """Tell whether the machine disturbed a run, whatever its predictions are worth."""
+    return verdict(run_reasons(run, {})) == DISTURBED
+
+
 def machine_reasons(others: dict | str) -> list[Reason]:
     """Return reasons from other processes' load; `others` is that of run.json, a reason code where it is unknown."""
-    if isinstance(others, str) or others["cpu_s"] < OTHERS_S:
-        return []
+    return [] if isinstance(others, str) or others["cpu_s"] < OTHERS_S else load_reasons(others)
+
+
+def load_reasons(others: dict) -> list[Reason]:
+    """Return reasons from the cores that other processes keep busy, for however short a time."""
     share = others["cores"] / others["of_cores"]
     full = others["idle_share"] is not None and others["idle_share"] < FULL_SHARE
     if share > OTHERS_SHARE or (full and share > OTHERS_SHARE_FULL):
         return [Reason.BUSY_MACHINE]
-    return [Reason.SHARED_MACHINE] if others["cores"] > OTHERS_CORES else []
+    shared = others["cores"] > OTHERS_CORES and share > OTHERS_SHARE_SHARED
+    return [Reason.SHARED_MACHINE] if shared else []
 
 
 def gpu_reasons(gpu: dict | str) -> list[Reason]:

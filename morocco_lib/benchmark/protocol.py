@@ -37,8 +37,8 @@ from morocco_lib.analysis.caching import PAIRS
 from morocco_lib.analysis.run_files import Run, read_run, run_folders
 from morocco_lib.analysis.segments import warm_pairs
 from morocco_lib.analysis.startup import start_s
-from morocco_lib.analysis.summary import BENCH, PROTOCOL, derive
-from morocco_lib.analysis.validity import ended_well
+from morocco_lib.analysis.summary import BENCH, LEAST_REPEATS, PROTOCOL, derive
+from morocco_lib.analysis.validity import disturbed, ended_well, load_reasons
 from morocco_lib.benchmark import cache_probe, conformance
 from morocco_lib.benchmark.run import RunSeries
 from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target
@@ -50,8 +50,8 @@ from morocco_lib.tasks.base import Task
 
 SINGLE_RECORD = "ones"
 IDLE_S = 0.5
+QUIET_S, MOST_WAIT_S = 0.3, 60.0  # a look at the machine before a timed run; how long to wait for a quiet one
 COLD_RUNS = 3
-LEAST_REPEATS = 3
 MORE_SHORT = 2  # than longer ones: three starts may all be cold, five hardly
 MOST_REPEATS = 100  # if a precision is never reached
 PILOT_BATCHES, PILOT_GROWTH = 8, 8
@@ -173,9 +173,7 @@ class _Protocol:
 
     def _idle(self) -> dict[str, Any] | Reason:
         with self.hooks.turn():
-            before = system_load.read()
-            time.sleep(IDLE_S)
-            return system_load.others(before, system_load.read(), 0.0)
+            return system_load.look(IDLE_S)
 
     def _cold(self) -> None:
         self.facts["cold"] = None
@@ -248,6 +246,7 @@ class _Protocol:
             while True:
                 self.hooks.expect(size * max(self.settings.repeats or LEAST_REPEATS, len(runs) + 1))
                 with self.hooks.turn():  # one for both runs of a pair; waiting for it does not count as time spent
+                    self._wait_for_quiet()
                     began = time.monotonic()
                     runs.append(read_run(series.run(self.folder, "bench")))
                     run = runs[-1]
@@ -265,29 +264,50 @@ class _Protocol:
                     break
         return runs
 
+    def _wait_for_quiet(self) -> None:
+        """Wait a minute at most until other processes leave the machine alone; where that was in vain, not again."""
+        if self.quick or self.facts.get("waited_s", 0.0) >= MOST_WAIT_S:
+            return
+        began, reported = time.monotonic(), False
+        while isinstance(load := system_load.look(QUIET_S), dict) and (reasons := load_reasons(load)):
+            if not reported:
+                names = ", ".join(f"{process['name']} (pid {process['pid']})" for process in load["top"])
+                busy = f"{names or 'other processes'} keep {load['cores']:.1f} of {load['of_cores']} cores busy"
+                self.hooks.progress(f"waiting up to {MOST_WAIT_S:.0f} s for a quiet machine: {busy} ({reasons[0]})")
+                reported = True
+            if time.monotonic() - began > MOST_WAIT_S:
+                break
+        self.facts["waited_s"] = max(self.facts.get("waited_s", 0.0), time.monotonic() - began)
+
     def _run_name(self, number: int) -> str:
         repeats = self.settings.repeats
         if repeats and number > repeats:
-            return f"run {number} (beyond the {repeats} requested: a pair with a cold start is repeated)"
+            return f"run {number} (beyond the {repeats} requested: one that was disturbed or started cold is repeated)"
         return f"run {number} of {repeats}" if repeats else f"run {number}"
 
     def _enough(self, runs: list[Run], pairs: bool, took_s: float) -> str | None:
         settings = self.settings
-        warm = len(runs)
-        if pairs:  # a pair with a cold start does not count and is repeated, up to twice the repeats
-            warm = len(warm_pairs([s.total_s for s in self.short], [run.total_s for run in runs]))
+        # A disturbed run, or a pair with a cold start, does not count and is repeated, up to twice the repeats.
+        counted = set(range(len(runs)))
+        if not self.quick:
+            counted -= {k for k, run in enumerate(runs) if disturbed(run)}
+        if pairs:
+            counted &= set(warm_pairs([s.total_s for s in self.short], [run.total_s for run in runs]))
+        late = took_s * (len(runs) + 1) / len(runs) > settings.max_minutes * 60
         if settings.repeats:
-            return "repeats" if warm >= settings.repeats or len(runs) >= 2 * settings.repeats else None
-        if len(runs) < LEAST_REPEATS:
-            return None
+            if len(counted) >= settings.repeats or len(runs) >= 2 * settings.repeats:
+                return "repeats"
+            return "max_minutes" if late and len(runs) >= settings.repeats else None
         if not all(map(ended_well, runs)):
-            return "invalid runs"
-        speed = throughput.read(runs, self.short).estimate
-        if speed["value"] is None:
-            return "no speed"
-        if speed["high"] - speed["low"] < settings.precision * speed["value"]:
-            return "precision"
-        if took_s * (len(runs) + 1) / len(runs) > settings.max_minutes * 60:
+            return "invalid runs" if len(runs) >= LEAST_REPEATS else None
+        if len(counted) >= LEAST_REPEATS:
+            chosen = sorted(counted) if not pairs else range(len(runs))
+            speed = throughput.read([runs[k] for k in chosen], self.short).estimate
+            if speed["value"] is None:
+                return "no speed"
+            if speed["high"] - speed["low"] < settings.precision * speed["value"]:
+                return "precision"
+        if late and len(runs) >= LEAST_REPEATS:
             return "max_minutes"
         return "most repeats" if len(runs) >= MOST_REPEATS else None
 

@@ -23,6 +23,8 @@ def add(command: Callable) -> None:
     option("--out", type=Path, metavar="DIR", help=where)
     option("--fresh", action="store_true", help="compute every step anew in a new plan folder, outputs/<plan>-<time>")
     option("--force", action="store_true", help="repeat finished steps; earlier ones are kept as <folder>.1, .2")
+    quiet = "exit with 0 also where timed numbers were disturbed by other processes (else 3: run it again)"
+    option("--disturbed-ok", action="store_true", help=quiet)
     option("--dry-run", action="store_true", help="list the steps and what would be done")
     add_output(sub, "print the summary as one JSON object")
 
@@ -93,7 +95,7 @@ def _summary(args, plan_dir: Path, result) -> int:
     rows = tables.collect(plan_dir, KINDS)
     findings = verify(plan_dir, {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE})
     broken = [f for f in findings if not f.ok]
-    code = max(result.exit, 1 if broken else 0)
+    code = max(result.exit_but_disturbed if args.disturbed_ok else result.exit, 1 if broken else 0)
     if args.json:
         listed = [{**s.__dict__, "folder": str(s.folder) if s.folder else None} for s in result.steps]
         page = str(result.page) if result.page else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from morocco_lib.cli.arguments import add_output, add_program, positive, positives, seconds, share, size
 from morocco_lib.cli.output import exit_on_sigterm, messages, say, show
 from morocco_lib.errors import UsageError
+from morocco_lib.reasons import EXIT_CODES
 
 
 def add(command: Callable) -> None:
@@ -153,7 +154,7 @@ def bench(args) -> int:
                 target, task, args.data, folder, hooks=hooks, batch_size=batch_size, **chosen,
                 baseline=made[0] if made else None, single_record=bool(args.original_logs) and not made,
             )  # fmt: skip
-            codes.append(0 if result["verdict"] == "VALID" else 1)
+            codes.append(EXIT_CODES[result["verdict"]])
             step.finish(steps.DONE, codes[-1])
         made.append(folder)
         if args.json:

@@ -103,3 +103,10 @@ def others(
         "steal_share": steal_s / whole_s if whole_s else None,
         "top": sorted(top, key=lambda process: -process["cpu_s"])[:TOP],
     }
+
+
+def look(seconds: float) -> dict[str, Any] | Reason:
+    """Return what other processes do now, watched for so long; as `others` does."""
+    before = read()
+    time.sleep(seconds)
+    return others(before, read(), 0.0)

@@ -24,6 +24,7 @@ from morocco_lib.pipeline.notebook_runner import run_notebook
 from morocco_lib.pipeline.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, StepResult
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.pipeline.synthetic_step import synthetic_step
+from morocco_lib.reasons import DISTURBED, EXIT_CODES
 from morocco_lib.report import build, seeds_table
 from morocco_lib.tasks import get_task
 
@@ -187,7 +188,7 @@ class PlanRun:
             job = prepare()
             this.folder = job.folder
             status = steps.read_status(this.folder) if (this.folder / steps.STATUS).exists() else None
-            if status and status["state"] == steps.DONE and not self.force:
+            if status and self._kept(status):
                 this.state, this.exit = KEPT, status["exit"]
             else:
                 if status and status["state"] == steps.DONE:
@@ -199,6 +200,10 @@ class PlanRun:
             this.state, this.exit, this.error = FAILED, error.exit_code, str(error)
         this.seconds = time.monotonic() - began
         progress(this, "end")
+
+    def _kept(self, status: dict[str, Any]) -> bool:
+        """Tell whether a step is kept as it is: it is done, and was not disturbed."""
+        return status["state"] == steps.DONE and status["exit"] != EXIT_CODES[DISTURBED] and not self.force
 
     def preview(self) -> list[StepResult]:
         """Return what `run` would do, in its order, as far as it is known before weights exist; writes nothing."""
@@ -220,7 +225,7 @@ class PlanRun:
                 known[cell] = False
                 continue
             done = (this.folder / steps.STATUS).exists() and steps.read_status(this.folder)["state"] == steps.DONE
-            if done and not self.force:
+            if done and self._kept(steps.read_status(this.folder)):
                 this.state = KEPT
             if KINDS[step].trains:
                 weights_dirs[cell], known[cell] = self._path(this.folder), done

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from morocco_lib.reasons import DISTURBED, EXIT_CODES
+
 TO_DO, KEPT, DONE, FAILED, SKIPPED = "to do", "kept", "done", "failed", "skipped"
 
 
@@ -34,6 +36,12 @@ class PlanResult:
     @property
     def exit(self) -> int:
         return max((s.exit for s in self.steps), default=0)
+
+    @property
+    def exit_but_disturbed(self) -> int:
+        """The worst exit code, steps left out that are done but were disturbed."""
+        disturbed = EXIT_CODES[DISTURBED]
+        return max((s.exit for s in self.steps if s.state == FAILED or s.exit != disturbed), default=0)
 
 
 class Progress:

@@ -10,6 +10,7 @@ from morocco_lib.artifacts import verify as verification
 from morocco_lib.artifacts.step_kind import PLAN, POINT, SCORE, TRAINING, StepKind
 from morocco_lib.config import resolve
 from morocco_lib.models import weights
+from morocco_lib.reasons import EXIT_CODES
 from morocco_lib.report import build, seeds_table
 from morocco_lib.tasks import get_task
 from morocco_lib.training import fit
@@ -44,7 +45,7 @@ def report_inputs(p: Any, root: Path) -> dict[str, Path]:
 
 # -- exit codes and rebuilding -------------------------------------------------------------------------------------
 def bench_exit(folder: Path) -> int:
-    return 0 if fileio.read_json(folder / summary.BENCH)["verdict"] == "VALID" else 1
+    return EXIT_CODES[fileio.read_json(folder / summary.BENCH)["verdict"]]
 
 
 def rebuild_bench(folder: Path) -> tuple[int, list[str]]:

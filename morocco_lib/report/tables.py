@@ -11,12 +11,14 @@ from morocco_lib import fileio, formatting
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import POINT, SCORE, TRAINING, Kinds, shown_as
 from morocco_lib.errors import UsageError
+from morocco_lib.reasons import DISTURBED, INVALID
 from morocco_lib.tasks import get_task, task_names
 
 CSV, SYNTHETIC = "table.csv", "synthetic"
 ESTIMATES = (
     "speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record", "energy_j_per_record"
 )  # fmt: skip
+TIMED = ("speed_per_s", "init_s", "cpu_s_per_record", "energy_j_per_record")  # what a disturbed machine changes
 
 
 class Column(NamedTuple):
@@ -28,6 +30,7 @@ class Column(NamedTuple):
         text: Value of the estimate -> text.
         terminal: Its head on a terminal; "" leaves it out there.
         page: Whether it is a column of the page.
+        timed: It depends on time: in a DISTURBED row it is grey, after a "~" on a terminal, and compared with nothing.
     """
 
     head: str
@@ -35,6 +38,11 @@ class Column(NamedTuple):
     text: Callable[[float], str]
     terminal: str = ""
     page: bool = True
+    timed: bool = False
+
+    def disturbed(self, row: dict[str, Any]) -> bool:
+        """Tell whether its number of a row was disturbed."""
+        return self.timed and row["verdict"] == DISTURBED and self.of(row)["value"] is not None
 
 
 def _majority(row: dict[str, Any]) -> dict[str, Any]:
@@ -44,8 +52,8 @@ def _majority(row: dict[str, Any]) -> dict[str, Any]:
 COLUMNS = (
     Column("score", itemgetter("score"), formatting.score_text, "score"),
     Column("most frequent answer", _majority, formatting.score_text, "majority", page=False),  # there below the score
-    Column("records/s", itemgetter("speed_per_s"), formatting.speed_text, "records/s"),
-    Column("start-up", itemgetter("init_s"), formatting.seconds_text, "start-up"),
+    Column("records/s", itemgetter("speed_per_s"), formatting.speed_text, "records/s", timed=True),
+    Column("start-up", itemgetter("init_s"), formatting.seconds_text, "start-up", timed=True),
     Column("memory", itemgetter("ram_bytes"), formatting.bytes_text, "memory"),
     Column("GPU memory", itemgetter("gpu_ram_bytes"), formatting.bytes_text),
 )
@@ -106,7 +114,7 @@ def _name(folder: Path, plan_dir: Path) -> str:
 def _empty() -> dict[str, Any]:
     null = {"value": None, "reason": None}
     return {
-        "verdict": None, "reasons": [], "batch_size": None, "input_size": None, "repeats": None, "runner": None, "data": None,
+        "verdict": None, "reasons": [], "disturbed_by": [], "batch_size": None, "input_size": None, "repeats": None, "runner": None, "data": None,
         "score": dict(null), **{name: dict(null) for name in ESTIMATES}, "flips": None, "bench_folder": None, "eval_folder": None,
     }  # fmt: skip
 
@@ -117,8 +125,10 @@ def read_result(folder: Path, status: dict[str, Any], kinds: Kinds) -> dict[str,
 
 
 def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    names = _empty().keys() - {"bench_folder", "eval_folder"}
-    return {**_empty(), **_read(folder, status, kinds, names), "bench_folder": _name(folder, plan_dir)}
+    names = _empty().keys() - {"bench_folder", "eval_folder", "disturbed_by"}
+    disturbed_by = read_result(folder, status, kinds).get("disturbed_by", [])  # older results lack it
+    row = {**_empty(), **_read(folder, status, kinds, names), "disturbed_by": disturbed_by}
+    return {**row, "bench_folder": _name(folder, plan_dir)}
 
 
 def _score(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
@@ -191,7 +201,8 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
         values += [s["value"], s.get("low"), s.get("high"), s.get("n"), s.get("majority", {}).get("value")]
         for name in ESTIMATES:
             e = row[name]
-            values += [e["value"], e.get("low"), e.get("high"), e.get("reason") or e.get("method")]
+            disturbed = DISTURBED if name in TIMED and row["verdict"] == DISTURBED else None
+            values += [e["value"], e.get("low"), e.get("high"), e.get("reason") or disturbed or e.get("method")]
         writer.writerow([*values, row["bench_folder"], row["eval_folder"]])
     return out.getvalue()
 
@@ -201,7 +212,7 @@ def readable(row: dict[str, Any]) -> dict[str, str]:
     return {
         "task": row["task"] + (" (sample)" if origin_of(row) == "sample" else ""),
         "model": row["model"] + (f" (batch {row['batch_size']})" if row["batch_size"] else ""),
-        **{column.head: formatting.with_interval(column.of(row), column.text) for column in COLUMNS},
+        **{c.head: "~" * c.disturbed(row) + formatting.with_interval(c.of(row), c.text) for c in COLUMNS},
         "verdict": " ".join([row["verdict"] or "—", *row["reasons"]]),
     }
 
@@ -229,6 +240,7 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     spans = {row["task"]: row["data"]["unaligned_spans"] for row in rows if (row["data"] or {}).get("unaligned_spans")}
     lines += [f"{task}: {count} marked spans do not match the text of their records." for task, count in spans.items()]
     lines += total_lines(rows)
+    lines += disturbance_lines(rows)
     for row in rows:
         name, value, majority = f"{row['model']} on {row['task']}", row["score"]["value"], _majority(row)
         if value is not None and value < majority["value"]:
@@ -241,22 +253,46 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def disturbance_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return one line that says what was disturbed, by which processes, and what to do; none where nothing was."""
+    disturbed = [row for row in rows if row["verdict"] == DISTURBED]
+    if not disturbed:
+        return []
+    shares: dict[tuple[str, int], float] = {}
+    for process in (process for row in disturbed for process in row["disturbed_by"]):
+        key = process["name"], process["pid"]
+        shares[key] = max(shares.get(key, 0.0), process["share"])
+    most = sorted(shares, key=shares.get, reverse=True)[:3]
+    by = formatting.disturbers_text([{"name": name, "pid": pid, "share": shares[name, pid]} for name, pid in most])
+    of = f"{len(disturbed)} of {formatting.counted(len(rows), 'operating point')}"
+    return [
+        f"DISTURBED: speed and start-up (marked ~) of {of} were disturbed{by} and are not to be compared; scores and "
+        "memory hold. Run it again when the machine is quiet."
+    ]
+
+
 def text_table(rows: list[dict[str, Any]]) -> str:
     """Return the rows for a terminal, without intervals."""
     shown = [column for column in COLUMNS if column.terminal]
     cells = [("task", "model", *(column.terminal for column in shown), "verdict")]
     for row in rows:
-        estimates = ((column.text, column.of(row)["value"]) for column in shown)
-        numbers = ("—" if value is None else text(value) for text, value in estimates)
+        values = ((column, column.of(row)["value"]) for column in shown)
+        numbers = ("—" if value is None else "~" * c.disturbed(row) + c.text(value) for c, value in values)
         task = row["task"] + ("*" if origin_of(row) == "sample" else "")
         cells.append((task, row["model"], *numbers, row["verdict"] or "—"))
     return formatting.text_table(cells, right=range(2, 2 + len(shown)))
 
 
 def styled(rows: list[dict[str, Any]]):
-    """Return the readable rows as a table for notebooks: INVALID rows in grey."""
+    """Return the readable rows as a table for notebooks: INVALID rows and disturbed numbers in grey."""
     import pandas
 
-    grey = ["color: #999999" if row["verdict"] == "INVALID" else "" for row in rows]
+    grey, columns = "color: #999999", {column.head: column for column in COLUMNS}
+
+    def colours(cells):
+        column = columns.get(cells.name)
+        faint = (row["verdict"] == INVALID or (column and column.disturbed(row)) for row in rows)
+        return [grey if found else "" for found in faint]
+
     frame = pandas.DataFrame([readable(row) for row in rows])
-    return frame.style.apply(lambda column: grey).hide(axis="index")
+    return frame.style.apply(colours).hide(axis="index")

@@ -92,8 +92,10 @@ def test_a_point_without_a_valid_run_has_no_number(tmp_path):
 
 def test_reasons_are_those_of_the_runs_then_of_the_point_each_once(tmp_path):
     left = {"exit": {"left_pids": [7]}}
-    result = derived(tmp_path, left, {**left, "clock": {"wall_moved_s": 1.0}}, protocol={"conformance": {"ok": False}})
-    assert result["reasons"] == ["LEFT_PROCESSES", "CLOCK_TROUBLE", "CONTRACT_BROKEN"]
+    result = derived(
+        tmp_path, left, {**left, "exit": {"pids_refused": 1, "left_pids": [7]}}, protocol={"conformance": {"ok": False}}
+    )
+    assert result["reasons"] == ["LEFT_PROCESSES", "PIDS_REFUSED", "CONTRACT_BROKEN"]
     assert result["verdict"] == "VALID"
 
 
@@ -104,8 +106,34 @@ def test_a_truncated_file_makes_a_run_invalid(tmp_path):
 
 def test_speeds_that_fall_from_run_to_run_are_drift(tmp_path):
     result = derived(tmp_path, *({"arrivals": steady(SIZE, 4, rate)} for rate in (500, 490, 480.5, 470, 459.5)))
-    assert (result["verdict"], result["reasons"]) == ("INVALID", ["DRIFT"])
+    assert (result["verdict"], result["reasons"]) == ("DISTURBED", ["DRIFT"])
     assert result["speed_per_s"]["value"] is not None  # kept, and greyed where it is shown
+
+
+# -- disturbances --------------------------------------------------------------------------------------------------
+BUSY = {"others": {"cpu_s": 4.0, "cores": 1.6, "of_cores": 2, "top": [{"pid": 9, "name": "make", "cpu_s": 3.0}]}}
+SLOW = {"arrivals": steady(SIZE, 4, 250.0)}
+
+
+def test_what_the_machine_did_leaves_score_and_memory_and_names_who_did_it(tmp_path):
+    result = derived(tmp_path, BUSY, BUSY, {})
+    assert (result["verdict"], result["reasons"]) == ("DISTURBED", ["BUSY_MACHINE"])
+    assert result["score"]["value"] == 0.75 and result["ram_bytes"]["value"] and result["speed_per_s"]["value"]
+    assert result["disturbed_by"] == [{"pid": 9, "name": "make", "share": pytest.approx(3.0 / (4.0 / 1.6 * 2))}]
+
+
+@pytest.mark.parametrize(("requested", "speed"), [(2, 500), (3, 375), (None, 375)])
+def test_a_disturbed_run_is_left_out_where_the_others_are_as_many_as_requested(tmp_path, requested, speed):
+    result = derived(tmp_path, SLOW | BUSY, {}, {}, protocol={"asked": {"repeats": requested}})
+    assert [row["verdict"] for row in result["per_run"]] == ["DISTURBED", "VALID", "VALID"]
+    assert [row["speed_per_s"] for row in result["per_run"]] == pytest.approx([250, 500, 500])
+    assert result["verdict"] == ("VALID" if requested == 2 else "DISTURBED")
+    assert result["speed_per_s"]["value"] == pytest.approx(speed, rel=0.01)
+
+
+def test_a_program_that_fails_on_a_busy_machine_is_invalid(tmp_path):
+    result = derived(tmp_path, BUSY | {"exit": {"code": 3}}, BUSY)
+    assert result["verdict"] == "INVALID" and result["score"]["value"] is None
 
 
 def test_start_ups_of_two_groups_are_noted(tmp_path):

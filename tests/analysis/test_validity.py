@@ -4,10 +4,10 @@ import pytest
 from run_folders import QUIET, facts_of, run_of, steady
 
 from morocco_lib.analysis import validity
-from morocco_lib.reasons import MEANING, NOTES, Reason, verdict
+from morocco_lib.reasons import DISTURBANCES, NOTES, Reason, verdict
 
 FACTS = facts_of(steady(40, 4))
-INVALID = set(Reason) - NOTES
+INVALID = set(Reason) - NOTES - DISTURBANCES
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,8 @@ def test_a_worker_that_is_killed_before_the_last_answer_makes_a_run_invalid(ende
         ({"cpu_s": 9, "cores": 0.41, "idle_share": None}, []),
         ({"cpu_s": 9, "cores": 0.5}, []),
         ({"cpu_s": 9, "cores": 0.51}, ["SHARED_MACHINE"]),
+        ({"cpu_s": 9, "cores": 0.51, "of_cores": 5}, ["SHARED_MACHINE"]),
+        ({"cpu_s": 9, "cores": 0.51, "of_cores": 6}, []),
     ],
 )
 def test_other_processes_make_a_machine_shared_and_then_busy(others, reasons):
@@ -185,11 +187,8 @@ def test_what_happens_on_the_gpus_of_a_run_gives_its_reasons(facts, reasons):
 
 
 # -- verdicts ------------------------------------------------------------------------------------------------------
-def test_every_reason_is_explained():
-    assert set(MEANING) == set(Reason)
-
-
-def test_notes_leave_a_result_valid_and_every_other_reason_does_not():
+def test_notes_leave_a_result_valid_disturbances_do_not_and_every_other_reason_is_against_the_program():
     assert verdict(NOTES) == verdict([]) == "VALID"
-    assert {verdict([reason, *NOTES]) for reason in INVALID} == {"INVALID"}
+    assert {verdict([reason, *NOTES]) for reason in DISTURBANCES} == {"DISTURBED"}
+    assert {verdict([reason, *NOTES, *DISTURBANCES]) for reason in INVALID} == {"INVALID"}
     assert {Reason.SINGLE_RUN, Reason.WORK_NOT_SEEN} <= NOTES and Reason.CACHED_ANSWERS in INVALID

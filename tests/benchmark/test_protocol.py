@@ -43,14 +43,20 @@ class Simulated:
     def __init__(self, folder: Path, monkeypatch):
         self.folder, self.order, self.spent_s, self.messages = folder, [], [], []
         self.now_s, self.behaviours, self.expected, self.turns, self.depth = 0.0, {}, [], [], 0
+        self.loads = iter(())  # of the machine, at each look
         self.checked = SimpleNamespace(ok=True, rules=lambda state: [])
         self.program, self.drop_caches = Program(["m"], "m"), lambda: None
         clock = SimpleNamespace(monotonic=lambda: self.now_s, sleep=lambda seconds: None)
-        load = SimpleNamespace(read=lambda: None, others=lambda *times: QUIET)
+        load = SimpleNamespace(look=self.look)
         check = SimpleNamespace(check=lambda *args: self.checked, FAIL="fail", WARN="warn")
         patches = {"time": clock, "system_load": load, "conformance": check, "RunSeries": self.series}
         for name, stand_in in {**patches, "drop_caches": lambda: self.drop_caches()}.items():
             monkeypatch.setattr(protocol, name, stand_in)
+
+    def look(self, seconds):
+        load = next(self.loads, QUIET)
+        self.now_s += seconds * (load is not QUIET)
+        return load
 
     @contextmanager
     def series(self, target, load, source, folder, *, batch_size, hooks):
@@ -223,7 +229,7 @@ def test_a_pair_with_a_cold_start_is_repeated_and_reported_as_such(simulated):
     assert result["repeats"] == 4 and result["speed_per_s"]["value"] == pytest.approx(PER_S)
     assert [row["speed_per_s"] is None for row in result["per_run"]] == [False, True, False, False]
     names = [message.rpartition(":")[0] for message in simulated.messages[2:]]
-    beyond = "run 4 (beyond the 3 requested: a pair with a cold start is repeated)"
+    beyond = "run 4 (beyond the 3 requested: one that was disturbed or started cold is repeated)"
     assert names == ["run 1 of 3", "run 2 of 3", "run 3 of 3", beyond]
     assert simulated.expected == [2400, 2400, 2400, 3200]
 
@@ -231,6 +237,52 @@ def test_a_pair_with_a_cold_start_is_repeated_and_reported_as_such(simulated):
 def test_cold_starts_are_repeated_up_to_twice_the_count(simulated):
     result = simulated.bench(holds_back, bench=cold_at(*range(2, 99)), short=cold_at(2, 3, 4, 5))
     assert result["repeats"] == 6 and result["protocol"]["stopped_by"] == "repeats"
+
+
+# -- other processes -----------------------------------------------------------------------------------------------
+BUSY = {"cpu_s": 4.0, "cores": 1.6, "of_cores": 2, "idle_share": 0.1, "top": [{"pid": 9, "name": "make", "cpu_s": 3.0}]}
+
+
+def busy_at(*numbers):
+    return lambda size, batch, number: streams(size, batch, number, **({"others": BUSY} if number in numbers else {}))
+
+
+@pytest.mark.parametrize("repeats", [3, None])
+def test_a_disturbed_run_is_repeated_and_counts_no_more(simulated, repeats):
+    result = simulated.bench(bench=busy_at(2), settings={"repeats": repeats})
+    assert (result["verdict"], result["reasons"], result["repeats"]) == ("VALID", [], 4)
+    assert [row["verdict"] for row in result["per_run"]] == ["VALID", "DISTURBED", "VALID", "VALID"]
+
+
+def test_on_a_machine_that_stays_busy_runs_are_repeated_up_to_twice_and_kept(simulated):
+    result = simulated.bench(bench=busy_at(*range(99)))
+    assert (result["verdict"], result["reasons"], result["repeats"]) == ("DISTURBED", ["BUSY_MACHINE"], 6)
+    assert result["speed_per_s"]["value"] == pytest.approx(PER_S) and result["score"]["value"] == 0.75
+
+
+def test_disturbed_runs_are_repeated_within_the_minutes(simulated):
+    result = simulated.bench(bench=busy_at(*range(99)), settings={"max_minutes": 0.2})  # 12 s of 2.55 s each
+    assert (result["protocol"]["stopped_by"], result["repeats"]) == ("max_minutes", 4)
+
+
+def test_a_timed_run_waits_for_a_quiet_machine_and_says_who_is_busy(simulated):
+    simulated.loads = iter([QUIET, BUSY, BUSY, QUIET])  # the first look is that of the idle stage
+    result = simulated.bench()
+    assert result["protocol"]["waited_s"] == pytest.approx(2 * protocol.QUIET_S) and simulated.count("bench") == 3
+    waiting = "waiting up to 60 s for a quiet machine: make (pid 9) keep 1.6 of 2 cores busy (BUSY_MACHINE)"
+    assert simulated.messages.count(waiting) == 1
+
+
+def test_it_waits_for_a_minute_and_not_again(simulated):
+    simulated.loads = iter([BUSY] * 9999)
+    result = simulated.bench()
+    assert 60 < result["protocol"]["waited_s"] < 61 and sum("waiting" in text for text in simulated.messages) == 1
+
+
+def test_quick_waits_for_nothing_and_repeats_nothing(simulated):
+    simulated.loads = iter([BUSY] * 9999)
+    result = simulated.bench(bench=busy_at(1), settings={"quick": True})
+    assert (result["verdict"], result["repeats"], simulated.now_s) == ("DISTURBED", 3, sum(simulated.spent_s))
 
 
 # -- programs that fail, and machines that refuse ------------------------------------------------------------------

@@ -124,6 +124,21 @@ def test_invalid_rows_are_grey_with_their_reason(quick_plan):
     assert "INVALID DRIFT" in tables.styled([valid, invalid, invalid]).to_html()  # two of one name
 
 
+def test_disturbed_numbers_are_grey_and_who_disturbed_them_is_one_line(quick_plan):
+    by = [{"pid": 9, "name": "make", "share": 0.8}]
+    first, second = tables.collect(quick_plan.folder, KINDS)
+    disturbed = first | {"verdict": "DISTURBED", "reasons": ["BUSY_MACHINE"], "disturbed_by": by}
+    styles = tables.styled([disturbed, second])._compute().ctx
+    heads = ["task", "model", *(column.head for column in tables.COLUMNS), "verdict"]
+    grey = {(row, heads[column]) for (row, column), style in styles.items() if ("color", "#999999") in style}
+    assert grey == {(0, "records/s"), (0, "start-up")}
+    (line,) = (line for line in tables.remarks([disturbed, disturbed]) if line.startswith("DISTURBED"))
+    assert "of 2 of 2 operating points were disturbed by make (pid 9, 80% of all cores)" in line
+    cells = tables.text_table([disturbed, second]).splitlines()
+    assert cells[1].count("~") == 2 and cells[1].endswith("DISTURBED") and "~" not in cells[2]
+    assert "DISTURBED" in tables.to_csv([disturbed]).splitlines()[1] and not tables.disturbance_lines([second])
+
+
 def test_a_speed_never_gets_the_score_of_other_records(quick_plan, tmp_path):
     folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
     (scored,) = folder.glob("tfidf/terra/eval-*")

@@ -43,7 +43,7 @@ def benched(program: Program, way, records: Path, folder: Path) -> tuple[dict, d
     return result, json.loads((folder / "runs" / "01" / "run.json").read_text())
 
 
-def test_a_bench_that_is_stopped_for_a_while_is_invalid(records, tmp_path):
+def test_a_bench_that_is_stopped_for_a_while_is_disturbed(records, tmp_path):
     command = " ".join(server("paced", "--rate", 50))
     argv = [sys.executable, "-m", "morocco_lib", "bench", "--command", command, "terra", "--data", str(records)]
     argv += ["--input-size", "150", "--batch-size", "1", "--repeats", "1", "--out", str(tmp_path / "out")]
@@ -59,7 +59,7 @@ def test_a_bench_that_is_stopped_for_a_while_is_invalid(records, tmp_path):
     assert program.returncode == 1, stderr
     (path,) = tmp_path.rglob("bench.json")
     result = json.loads(path.read_text())
-    assert "SAMPLER_GAPS" in result["reasons"] and result["verdict"] == "INVALID"
+    assert "SAMPLER_GAPS" in result["reasons"] and result["verdict"] == "DISTURBED"
     sampler = json.loads((path.parent / "runs" / "01" / "run.json").read_text())["sampler"]
     assert 1.4 < sampler["longest_gap_s"] < 2.5
 
