@@ -207,7 +207,8 @@ def test_the_report_notebook_shows_the_results_that_were_made_last(typed):
     root, shown, figures = typed
     rows, missing = (value.data for value in shown["report"][0] if isinstance(value, Styler))
     assert list(missing.columns) == ["missing", "seen", "remedy"]
-    assert rows[["task", "model", "verdict"]].values.tolist() == [["terra", "tfidf (batch 32)", "VALID"]]
+    assert rows[["task", "model"]].values.tolist() == [["terra", "tfidf (batch 32)"]]
+    assert rows["verdict"].str.split().str[0].tolist() == ["VALID"]  # noise may add a note
     (page,) = (root / "outputs/interactive").glob("report-*/report.html")
     assert f"report.html, {page.stat().st_size:,} bytes, in {page.parent.name}" in shown["report"][1]
     assert rows["score"].iloc[0].split()[0] in page.read_text() and "Synthetic records" in shown["report"][1]
