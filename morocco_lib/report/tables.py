@@ -104,7 +104,9 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Container[Path] | None = None
 def _subject(status: dict[str, Any]) -> tuple:
     """Return what identifies an operating point: the digests of records and weights, the command, the batch size."""
     parameters = status["parameters"]
-    return frozenset(status["inputs"].values()), parameters.get("command") or "", parameters["batch_size"]
+    model = parameters.get("model") or {}
+    program = parameters.get("command") or model.get("command") or model.get("image") or ""
+    return frozenset(status["inputs"].values()), program, parameters["batch_size"]
 
 
 def _name(folder: Path, plan_dir: Path) -> str:
@@ -203,7 +205,9 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
             e = row[name]
             disturbed = DISTURBED if name in TIMED and row["verdict"] == DISTURBED else None
             values += [e["value"], e.get("low"), e.get("high"), e.get("reason") or disturbed or e.get("method")]
-        writer.writerow([*values, row["bench_folder"], row["eval_folder"]])
+        values += [row["bench_folder"], row["eval_folder"]]
+        # A spreadsheet would compute a text that begins so.
+        writer.writerow([f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@")) else v for v in values])
     return out.getvalue()
 
 
