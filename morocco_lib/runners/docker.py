@@ -62,6 +62,11 @@ class DockerRunner:
             engine.remove_orphans(self.client)
         _remove_own_at_exit()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the image sets, and what of ours it is handed."""
+        return self.image.env | {name: os.environ[name] for name in self.env}
+
     def bounded(self, limits: Limits) -> Limits:
         """Return the limits with this runner's own where none were given."""
         memory = limits.memory_bytes or int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_SHARE)
