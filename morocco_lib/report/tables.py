@@ -118,8 +118,9 @@ def _name(folder: Path, plan_dir: Path) -> str:
 def _empty() -> dict[str, Any]:
     null = {"value": None, "reason": None}
     return {
-        "verdict": None, "reasons": [], "disturbed_by": [], "measured": {}, "batch_size": None, "input_size": None, "repeats": None, "runner": None, "data": None,
-        "score": dict(null), **{name: dict(null) for name in ESTIMATES}, "flips": None, "bench_folder": None, "eval_folder": None,
+        "verdict": None, "reasons": [], "disturbed_by": [], "measured": {}, "batch_size": None, "input_size": None,
+        "repeats": None, "runner": None, "data": None, "flips": None, "bench_folder": None, "eval_folder": None,
+        "score": dict(null), **{name: dict(null) for name in ESTIMATES},
     }  # fmt: skip
 
 
