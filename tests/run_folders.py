@@ -46,7 +46,15 @@ def facts_of(arrivals, *, ready_s=INIT_S, exit_s=None, **changed) -> dict[str, A
     last_s = arrivals[-1][0] if arrivals else INIT_S
     lines = sum(n for _, n in arrivals)
     facts = {
-        **{"schema": 1, "task": "terra", "model": "m", "runner": "process", "image_digest": None, "batch_size": 8},
+        **{
+            "schema": 1,
+            "task": "terra",
+            "model": "m",
+            "runner": "process",
+            "image_digest": None,
+            "batch_size": 8,
+            "argv": ["m"],
+        },
         **{"records_fed": lines, "bytes_fed": 100 * lines, "all_fed": True, "lines": lines, "stdout_cut": False},
         **{"events": [], "ended_processes": [], "cpu_s": 1.0, "gpu": "NO_GPU", "others": QUIET},
         "exit": {

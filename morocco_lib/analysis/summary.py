@@ -106,7 +106,9 @@ def derive(folder: Path) -> dict[str, Any]:
         "task": facts["task"],
         "model": facts["model"],
         "runner": facts["runner"],
+        "argv": facts["argv"],
         "image_digest": facts["image_digest"],
+        "settings": facts.get("settings"),  # older runs lack it
         "input_size": facts["records_fed"],
         "batch_size": facts["batch_size"],
         "repeats": len(timed),

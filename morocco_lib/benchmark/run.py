@@ -20,7 +20,7 @@ from morocco_lib.data.workload import Workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import clocks, system_load
 from morocco_lib.monitors.gpu_sampler import GpuSampler
-from morocco_lib.monitors.host import host_facts
+from morocco_lib.monitors.host import host_facts, speed_settings
 from morocco_lib.monitors.periodic import open_samples
 from morocco_lib.monitors.processes import Processes
 from morocco_lib.monitors.readers import reader_for
@@ -211,6 +211,7 @@ def _run_once(
         "argv": argv,
         "runner": runner.name,
         "image_digest": program.image_digest,
+        "settings": speed_settings(runner.environment),
         "batch_size": batch_size,
         "limits": asdict(runner.bounded(limits)),
         "records_fed": expected,

@@ -54,13 +54,16 @@ class Target:
     limits: Limits = NO_LIMITS
 
     @classmethod
-    def of_command(cls, command: str, model: str | None = None, limits: Limits = NO_LIMITS) -> "Target":
+    def of_command(
+        cls, command: str, model: str | None = None, limits: Limits = NO_LIMITS, cwd: Path | None = None
+    ) -> "Target":
         """Return a program that runs as a bare process.
 
         Args:
             command: One string, split like a shell would (shlex), given no shell; `--batch-size N` is appended.
             model: Name in results; None: the script's or the program's.
             limits: What a run may use.
+            cwd: Its working folder; None: ours.
         Raises:
             UsageError: empty, unclosed quotes, or no such program.
         """
@@ -72,12 +75,17 @@ class Target:
             ) from None
         if not argv:
             raise UsageError("--command is empty", remedy="give the program that answers records")
-        find_program(argv[0])
-        return cls(Program(argv, model or _name_of(argv)), ProcessRunner(), limits)
+        find_program(argv[0], cwd)
+        return cls(Program(argv, model or _name_of(argv)), ProcessRunner(cwd), limits)
 
     @classmethod
     def of_image(
-        cls, image: str, model: str | None = None, limits: Limits = NO_LIMITS, gpus: tuple[str, ...] = ()
+        cls,
+        image: str,
+        model: str | None = None,
+        limits: Limits = NO_LIMITS,
+        gpus: tuple[str, ...] = (),
+        env: tuple[str, ...] = (),
     ) -> "Target":
         """Return a container image that the Docker Engine holds.
 
@@ -86,13 +94,14 @@ class Target:
             model: Name in results; None: the image's label `morocco.model`, else its own name.
             limits: What a run may use.
             gpus: UUIDs of the GPUs that the container sees.
+            env: Names of our environment variables that it is handed.
         Raises:
             UsageError: no such image.
             EnvironmentFailure: no engine answers.
         """
         from morocco_lib.runners.docker import DockerRunner
 
-        runner = DockerRunner(image, gpus)
+        runner = DockerRunner(image, gpus, env)
         return cls(program_of_image(runner.image, model), runner, limits)
 
 

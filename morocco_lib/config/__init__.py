@@ -5,6 +5,7 @@ May import `tasks` and what stands below it. Choices only, no facts.
 
 from morocco_lib.config.machine import MachineParams as MachineParams
 from morocco_lib.config.machine import load_machine as load_machine
+from morocco_lib.config.model import PROGRAM as PROGRAM
 from morocco_lib.config.model import TRANSFORMER as TRANSFORMER
 from morocco_lib.config.model import ModelParams as ModelParams
 from morocco_lib.config.model import load_model as load_model

@@ -1,5 +1,6 @@
 """Model files (params/models) and the recipes that they name (params/recipes)."""
 
+import difflib
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -9,16 +10,21 @@ from pydantic import Field, StrictInt, ValidationError, field_validator, model_s
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.config.schema import Schema, find_root, load, refuse
 from morocco_lib.errors import UsageError
-from morocco_lib.options import BACKENDS, KINDS, PRECISIONS, check_kind
+from morocco_lib.options import BACKENDS, KINDS, PRECISIONS
 from morocco_lib.tasks import get_task
 
-TRANSFORMER = "transformer"
+TRANSFORMER, PROGRAM = "transformer", "program"
+OF_PROGRAMS = ("command", "image", "cwd", "env")
 
 
 class ModelParams(Schema):
-    """A model config: a params/models file. All but name and kind are for transformers.
+    """A model config: a params/models file. One of the kit's kinds, or a program of one's own with `command` or `image`.
 
     Attributes:
+        command: A program: one string, split like a shell would, given no shell; `--batch-size N` is appended.
+        image: A program: a container image that the engine holds.
+        cwd: Working folder of the command; relative ones count from the project root.
+        env: Names of environment variables that the program needs; a container is handed these and no others.
         source: A hub id, or a folder as transformers saves it (relative ones count from the project root).
         revision: Of the hub's repository.
         scratch: Instead of a source: `model_type` and settings of a model with random weights.
@@ -28,7 +34,11 @@ class ModelParams(Schema):
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    kind: str
+    kind: str = PROGRAM
+    command: str = ""
+    image: str = ""
+    cwd: str = ""
+    env: list[str] = Field(default_factory=list)
     source: str = ""
     revision: str = ""
     scratch: dict[str, Any] = Field(default_factory=dict)
@@ -40,13 +50,20 @@ class ModelParams(Schema):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if kind not in KINDS:
-            raise ValueError(f"no kind {kind!r}; kinds: {', '.join(KINDS)}")
+        if kind not in (*KINDS, PROGRAM):
+            raise ValueError(f"no kind {kind!r}; kinds: {', '.join((*KINDS, PROGRAM))}")
         return kind
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelParams":
-        own = self.model_dump(include=set(type(self).model_fields) - {"name", "kind"})
+        program = self.model_dump(include=set(OF_PROGRAMS))
+        own = self.model_dump(include=set(type(self).model_fields) - {"name", "kind", *OF_PROGRAMS})
+        if self.kind == PROGRAM and bool(self.command) == bool(self.image):
+            raise ValueError("a model has a kind, or either command or image")
+        if self.kind != PROGRAM and program:
+            raise ValueError(f"{', '.join(program)}: for a program, which has no kind")
+        if self.image and self.cwd:
+            raise ValueError("cwd: of a command; an image has its own working folder")
         if self.kind != TRANSFORMER and own:
             raise ValueError(f"{', '.join(own)}: for transformers only")
         if self.kind == TRANSFORMER and bool(self.source) == bool(self.scratch):
@@ -84,7 +101,14 @@ def load_model(name: str, root: Path | None = None) -> ModelParams:
         raise UsageError(
             f"{TRANSFORMER} is a kind of models", remedy="name one of params/models, a hub id, or a model folder"
         )
-    check_kind(name)
+    if name not in KINDS:
+        known = sorted({*(file.stem for file in path.parent.glob("*.yaml")), "majority", "tfidf"} if path else KINDS)
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        raise UsageError(
+            f"no model {name!r}",
+            rule=f"models: {', '.join(known)}; or a hub id, or a folder",
+            remedy=f"did you mean {near[0]!r}?" if near else "",
+        )
     return ModelParams(name=name, kind=name)
 
 

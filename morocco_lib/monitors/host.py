@@ -3,11 +3,19 @@
 import os
 import platform
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from morocco_lib.monitors.cgroup import PROC, ROOT, groups_of
 
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+# What libraries for arrays, tokenizers and GPUs are told with.
+VARIABLES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS", "RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM", "OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY",
+    "GOMP_CPU_AFFINITY", "CUDA_VISIBLE_DEVICES",
+)  # fmt: skip
 CLOCKSOURCE = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 
 
@@ -40,3 +48,9 @@ def host_facts(proc: Path = PROC, cgroup_root: Path = ROOT, clocksource: Path = 
         "cgroup": version and f"v{version}",
     }
     return {name: fact or None for name, fact in facts.items()}
+
+
+def speed_settings(environment: Mapping[str, str], governor: Path = GOVERNOR) -> dict[str, str | int | None]:
+    """Return what decides the speed of a program beside the program: variables that are set, cores usable, CPU governor."""
+    found = {name: environment[name] for name in VARIABLES if name in environment}
+    return {**found, "cores": usable_cores(), "governor": read_field(governor) or None}

@@ -59,8 +59,11 @@ class PlanRun:
             for model in self.plan.models:
                 yield model, task
 
-    def cell_steps(self) -> list[str]:
-        return [name for name, kind in KINDS.items() if kind.scope == CELL and name in self.plan.steps]
+    def cell_steps(self, model: str | None = None) -> list[str]:
+        """Return the steps of each cell, or of a model's: what is a program already is not trained."""
+        ready = model is not None and self.models[model].kind == config.PROGRAM
+        steps_of = [name for name, kind in KINDS.items() if kind.scope == CELL and name in self.plan.steps]
+        return [name for name in steps_of if not (ready and KINDS[name].trains)]
 
     def plan_steps(self) -> list[StepKind]:
         return [kind for name, kind in KINDS.items() if kind.scope == PLAN and name in self.plan.steps]
@@ -68,7 +71,7 @@ class PlanRun:
     @property
     def total(self) -> int:
         """The number of steps of the plan."""
-        return len(list(self.cells())) * len(self.cell_steps()) + len(self.plan_steps())
+        return sum(len(self.cell_steps(model)) for model, _ in self.cells()) + len(self.plan_steps())
 
     def order(self) -> Iterator[tuple[str, str]]:
         """Yield (task, step) in the order of execution: each step with all models before the next step."""
@@ -110,7 +113,7 @@ class PlanRun:
             progress: Called with (StepResult, "start" | "end").
             check: Called between and during steps; what it raises ends the plan, the running step marked as killed.
         """
-        cells = {cell: {s: StepResult(*cell, s, SKIPPED) for s in self.cell_steps()} for cell in self.cells()}
+        cells = {cell: {s: StepResult(*cell, s, SKIPPED) for s in self.cell_steps(cell[0])} for cell in self.cells()}
         result = PlanResult(self.plan_dir, [this for cell in cells.values() for this in cell.values()])
         if self.data_dir == SYNTHETIC:
             self.data_dir = self._path(synthetic_step(self.plan_dir, list(self.tasks), self.plan.seed))
@@ -118,6 +121,8 @@ class PlanRun:
             due = []
             for model in self.plan.models:
                 cell = cells[model, task]
+                if step not in cell:
+                    continue
                 this, trained = cell[step], next((s for s in cell.values() if KINDS[s.step].trains), None)
                 if broken := next((s.step for s in cell.values() if s.state == FAILED), None):
                     this.error = f"{broken} failed"
@@ -210,6 +215,8 @@ class PlanRun:
         listed, weights_dirs, trained = [], {}, set()
         known = dict.fromkeys(self.cells(), self.data_dir != SYNTHETIC)
         for (task, step), model in product(self.order(), self.plan.models):
+            if step not in self.cell_steps(model):
+                continue
             cell, this = (model, task), StepResult(model, task, step, TO_DO)
             listed.append(this)
             if KINDS[step].trains:

@@ -99,6 +99,8 @@ class Session:
             return Target.of_command(p.command, p.model.name, targets.limits_of(p.machine))
         if p.image:
             return targets.target_from_image(p.image, p.model.name, p.machine)
+        if p.model.kind == config.PROGRAM:
+            return targets.target_from_program(p.model, p.machine, self.root)
         folder = config.resolve(p.weights_dir, self.root) if p.weights_dir else self.folder
         with self.scheduled.turn():  # two that build on one engine at once would make the same layers twice
             if not p.weights_dir:

@@ -10,6 +10,7 @@ from morocco_lib.artifacts import verify as verification
 from morocco_lib.artifacts.step_kind import PLAN, POINT, SCORE, TRAINING, StepKind
 from morocco_lib.config import resolve
 from morocco_lib.models import weights
+from morocco_lib.pipeline import targets
 from morocco_lib.reasons import EXIT_CODES
 from morocco_lib.report import build, seeds_table
 from morocco_lib.tasks import get_task
@@ -33,6 +34,8 @@ def answer_inputs(p: Any, root: Path) -> dict[str, Path]:
     inputs = {"records": data.find_split(resolve(p.data_dir, root), task, p.task.split, p.task.files)}
     if p.command or p.image:
         return inputs
+    if p.model.kind == config.PROGRAM:
+        return inputs | targets.files_of_program(p.model, root)
     if p.weights_dir:
         return inputs | {f"weights/{path.name}": path for path in weights.files(resolve(p.weights_dir, root))}
     return inputs | train_inputs(p, root)

@@ -1,13 +1,16 @@
 """Machine and model config -> target: which runner, which program, with which limits."""
 
+import os
+import shlex
 import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from morocco_lib import config
 from morocco_lib.benchmark.target import Program, Target, program_of_image
-from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError
+from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError, UsageError
 from morocco_lib.models import weights
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
@@ -63,6 +66,27 @@ def target_from_weights(
         return replace(target, program=replace(target.program, argv=options, checked=True))
     argv = [sys.executable, "-m", "morocco_lib", "infer", str(weights.locate(folder)), task.name, *options]
     return Target(Program(argv, model.name), ProcessRunner(), limits_of(machine))
+
+
+def target_from_program(model: "ModelParams", machine: "MachineParams", root: Path) -> Target:
+    """Return the program of a model config with `command` or `image`; raises UsageError."""
+    if missing := [name for name in model.env if name not in os.environ]:
+        raise UsageError(
+            f"{model.name}: {', '.join(missing)} not set", rule="`env` names variables that the program needs"
+        )
+    limits = Limits(machine.timeout_s, machine.memory_bytes)
+    if model.image:
+        limits = replace(limits, pids=machine.pids, cpus=machine.cpus)
+        return Target.of_image(model.image, model.name, limits, tuple(machine.gpus), tuple(model.env))
+    return Target.of_command(model.command, model.name, limits, config.resolve(model.cwd, root))
+
+
+def files_of_program(model: "ModelParams", root: Path) -> dict[str, Path]:
+    """Return the words of a command that are files, such as its script, by their place: another script is another step."""
+    if not model.command:
+        return {}
+    paths = [config.resolve(str(config.resolve(model.cwd, root) / word), root) for word in shlex.split(model.command)]
+    return {f"program/{number}": path for number, path in enumerate(paths) if path.is_file()}
 
 
 def target_from_image(image: str, model: str | None, machine: "MachineParams") -> Target:

@@ -72,6 +72,8 @@ def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = Fa
         meaning=MEANING,
         when=lambda text: f"{text[:10]} {text[11:19]} UTC",
         cell=_cell,
+        program=tables.program_text,
+        settings=tables.settings_text,
         bytes=formatting.bytes_text,
         overview=_drawing(figures.overview(rows)),
         disc=_drawing(figures.disc(rows)),
@@ -84,7 +86,10 @@ def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = Fa
         host=next(status["host"] for _, status in steps.find_steps(plan_dir) if status["task"]),
     )
     fileio.write_text(folder / PAGE, text)
-    fileio.write_json(folder / RESULT, {"schema": 1, "plan_dir": os.path.relpath(plan_dir, folder), "rows": len(rows)})
+    names = ("task", "model", "batch_size", "verdict", "measured")
+    listed = [{name: row[name] for name in names} for row in rows]
+    place = os.path.relpath(plan_dir, folder)
+    fileio.write_json(folder / RESULT, {"schema": 1, "plan_dir": place, "rows": len(rows), "measured": listed})
     return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
 
 

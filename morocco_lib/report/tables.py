@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from collections.abc import Callable, Container, Iterable
 from operator import itemgetter
 from pathlib import Path
@@ -15,6 +16,7 @@ from morocco_lib.reasons import DISTURBED, INVALID
 from morocco_lib.tasks import get_task, task_names
 
 CSV, SYNTHETIC = "table.csv", "synthetic"
+WEIGHTS_FILE = "model.safetensors"
 ESTIMATES = (
     "speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record", "energy_j_per_record"
 )  # fmt: skip
@@ -104,7 +106,9 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Container[Path] | None = None
 def _subject(status: dict[str, Any]) -> tuple:
     """Return what identifies an operating point: the digests of records and weights, the command, the batch size."""
     parameters = status["parameters"]
-    return frozenset(status["inputs"].values()), parameters.get("command") or "", parameters["batch_size"]
+    model = parameters.get("model") or {}
+    program = parameters.get("command") or model.get("command") or model.get("image") or ""
+    return frozenset(status["inputs"].values()), program, parameters["batch_size"]
 
 
 def _name(folder: Path, plan_dir: Path) -> str:
@@ -114,8 +118,9 @@ def _name(folder: Path, plan_dir: Path) -> str:
 def _empty() -> dict[str, Any]:
     null = {"value": None, "reason": None}
     return {
-        "verdict": None, "reasons": [], "disturbed_by": [], "batch_size": None, "input_size": None, "repeats": None, "runner": None, "data": None,
-        "score": dict(null), **{name: dict(null) for name in ESTIMATES}, "flips": None, "bench_folder": None, "eval_folder": None,
+        "verdict": None, "reasons": [], "disturbed_by": [], "measured": {}, "batch_size": None, "input_size": None,
+        "repeats": None, "runner": None, "data": None, "flips": None, "bench_folder": None, "eval_folder": None,
+        "score": dict(null), **{name: dict(null) for name in ESTIMATES},
     }  # fmt: skip
 
 
@@ -125,10 +130,22 @@ def read_result(folder: Path, status: dict[str, Any], kinds: Kinds) -> dict[str,
 
 
 def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    names = _empty().keys() - {"bench_folder", "eval_folder", "disturbed_by"}
-    disturbed_by = read_result(folder, status, kinds).get("disturbed_by", [])  # older results lack it
-    row = {**_empty(), **_read(folder, status, kinds, names), "disturbed_by": disturbed_by}
-    return {**row, "bench_folder": _name(folder, plan_dir)}
+    names = _empty().keys() - {"bench_folder", "eval_folder", "disturbed_by", "measured"}
+    result = read_result(folder, status, kinds)
+    later = {
+        "disturbed_by": result.get("disturbed_by", []),
+        "measured": _measured(result, status),
+    }  # older ones lack it
+    return {**_empty(), **_read(folder, status, kinds, names), **later, "bench_folder": _name(folder, plan_dir)}
+
+
+def _measured(result: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+    """Return what an operating point was measured of: program, weights, how it computed, what decides its speed."""
+    weights = [sha256 for path, sha256 in status["inputs"].items() if Path(path).name == WEIGHTS_FILE]
+    measured = {
+        name: result.get(name) for name in ("argv", "image_digest", "precision", "backend", "device", "settings")
+    }
+    return {**measured, "weights_sha256": weights[0] if weights else None, "commit": status["code"]["commit"]}
 
 
 def _score(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
@@ -194,7 +211,8 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
     score = ["score", "score_low", "score_high", "score_n", "majority"]
     estimates = [f"{name}{part}" for name in ESTIMATES for part in ("", "_low", "_high", "_note")]
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*plain, *score, *estimates, "bench_folder", "eval_folder"])
+    measured = ["program", "weights_sha256", "precision", "backend", "device", "settings", "commit"]
+    writer.writerow([*plain, *score, *estimates, "bench_folder", "eval_folder", *measured])
     for row in rows:
         s = row["score"]
         values = [row[name] for name in plain[:-2]] + [" ".join(row["reasons"]), origin_of(row)]
@@ -203,8 +221,35 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
             e = row[name]
             disturbed = DISTURBED if name in TIMED and row["verdict"] == DISTURBED else None
             values += [e["value"], e.get("low"), e.get("high"), e.get("reason") or disturbed or e.get("method")]
-        writer.writerow([*values, row["bench_folder"], row["eval_folder"]])
+        texts = {**row["measured"], "program": program_text(row), "settings": settings_text(row)}
+        values += [row["bench_folder"], row["eval_folder"], *(texts.get(name) for name in measured)]
+        # A spreadsheet would compute a text that begins so.
+        writer.writerow([f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@")) else v for v in values])
     return out.getvalue()
+
+
+def program_text(row: dict[str, Any]) -> str:
+    """Return the image digest or the command that a row was measured of."""
+    return row["measured"].get("image_digest") or shlex.join(row["measured"].get("argv") or [])
+
+
+def settings_text(row: dict[str, Any]) -> str:
+    """Return what decides a row's speed beside its program."""
+    return ", ".join(f"{name}={value}" for name, value in (row["measured"].get("settings") or {}).items())
+
+
+def settings_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each setting in which operating points differ, so that their speeds are not comparable."""
+    known = [row for row in rows if row["measured"].get("settings")]
+    lines = []
+    for name in dict.fromkeys(name for row in known for name in row["measured"]["settings"]):
+        values = {str(row["measured"]["settings"].get(name, "not set")): [] for row in known}
+        for row in known:
+            values[str(row["measured"]["settings"].get(name, "not set"))].append(f"{row['model']} on {row['task']}")
+        if len(values) > 1:
+            listed = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
+            lines.append(f"Measured with different {name}, so speeds are not comparable: {listed}.")
+    return lines
 
 
 def readable(row: dict[str, Any]) -> dict[str, str]:
@@ -240,7 +285,7 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     spans = {row["task"]: row["data"]["unaligned_spans"] for row in rows if (row["data"] or {}).get("unaligned_spans")}
     lines += [f"{task}: {count} marked spans do not match the text of their records." for task, count in spans.items()]
     lines += total_lines(rows)
-    lines += disturbance_lines(rows)
+    lines += disturbance_lines(rows) + settings_lines(rows)
     for row in rows:
         name, value, majority = f"{row['model']} on {row['task']}", row["score"]["value"], _majority(row)
         if value is not None and value < majority["value"]:

@@ -89,6 +89,10 @@ class Handle(Protocol):
 class Runner(Protocol):
     name: str
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables of a program."""
+
     def bounded(self, limits: Limits) -> Limits:
         """Return the limits that hold, with the runner's own where none were given."""
 

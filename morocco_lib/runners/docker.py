@@ -47,7 +47,7 @@ class DockerRunner:
 
     name = "docker"
 
-    def __init__(self, image: str, gpus: tuple[str, ...] = ()):
+    def __init__(self, image: str, gpus: tuple[str, ...] = (), env: tuple[str, ...] = ()):
         for gpu in gpus:
             if not re.fullmatch(r"(GPU|MIG)-[0-9a-zA-Z-/]+", gpu):
                 raise UsageError(
@@ -57,10 +57,15 @@ class DockerRunner:
                 )
         self.client = engine.connect()
         self.image = engine.find_image(self.client, image)
-        self.gpus = tuple(gpus)
+        self.gpus, self.env = tuple(gpus), tuple(env)
         with engine.engine_errors("look for orphaned containers"):
             engine.remove_orphans(self.client)
         _remove_own_at_exit()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the image sets, and what of ours it is handed."""
+        return self.image.env | {name: os.environ[name] for name in self.env}
 
     def bounded(self, limits: Limits) -> Limits:
         """Return the limits with this runner's own where none were given."""
@@ -80,6 +85,7 @@ class DockerRunner:
                 argv,
                 stdin_open=True,
                 network_disabled=True,
+                environment={name: os.environ[name] for name in self.env},
                 labels={engine.OWNER: engine.owner_label()},
                 host_config=self._host_config(self.bounded(limits)),
             )["Id"]

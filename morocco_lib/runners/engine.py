@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
@@ -158,6 +158,7 @@ class Image:
     Args:
         id: Digest of its configuration, the same wherever it was built or pulled to.
         digest: name@sha256:... where a registry knows it, None before it was pushed or pulled.
+        env: The environment that it sets.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Image:
     digest: str | None
     labels: dict[str, str]
     size_bytes: int
+    env: dict[str, str] = field(default_factory=dict)
 
 
 def find_image(client: "docker.DockerClient", name: str) -> Image:
@@ -175,8 +177,10 @@ def find_image(client: "docker.DockerClient", name: str) -> Image:
     """
     with engine_errors(f"find image {name}"):
         facts = client.api.inspect_image(name)
-    labels = (facts.get("Config") or {}).get("Labels") or {}
-    return Image(name, facts["Id"], next(iter(facts.get("RepoDigests") or []), None), labels, facts["Size"])
+    set_by_it = facts.get("Config") or {}
+    env = dict(line.partition("=")[::2] for line in set_by_it.get("Env") or [])
+    digest = next(iter(facts.get("RepoDigests") or []), None)
+    return Image(name, facts["Id"], digest, set_by_it.get("Labels") or {}, facts["Size"], env)
 
 
 def held(client: "docker.DockerClient", name: str) -> Image | None:

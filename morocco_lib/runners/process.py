@@ -43,6 +43,11 @@ class ProcessRunner:
     def __init__(self, cwd: Path | None = None, use_cgroup: bool = True):
         self.cwd, self.use_cgroup = cwd, use_cgroup
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Ours, without secrets."""
+        return {name: value for name, value in os.environ.items() if name not in SECRETS}
+
     def bounded(self, limits: Limits) -> Limits:
         """Return the limits as they are: a bare process has none but those that were given."""
         return limits
@@ -76,7 +81,7 @@ class ProcessRunner:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 cwd=self.cwd,
-                env={name: value for name, value in os.environ.items() if name not in SECRETS},
+                env=self.environment,
                 start_new_session=True,  # its own process group, out of reach of our terminal's Ctrl-C
             )
         except BaseException as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from morocco_lib import data, fileio
 from morocco_lib.artifacts import steps
-from morocco_lib.config.model import TRANSFORMER, ModelParams
+from morocco_lib.config.model import PROGRAM, TRANSFORMER, ModelParams
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models import model_class, weights
 from morocco_lib.tasks import get_task
@@ -41,6 +41,8 @@ class Plan:
     root: Path = field(default_factory=Path)
 
     def __post_init__(self) -> None:
+        if self.model.kind == PROGRAM:
+            raise UsageError(f"{self.model.name} is a program", rule="models of the kit and transformers are trained")
         if len(self.seeds) > 1 and self.model.kind != TRANSFORMER:
             raise UsageError(f"{self.model.name} is fitted in one way, whatever the seed", remedy="give one seed")
 

@@ -185,13 +185,32 @@ def test_a_model_file_names_a_model_of_a_known_kind(project):
     assert config.load_model("majority", root).kind == "majority"  # without a file: a kind of the kit
     with pytest.raises(UsageError, match=r"no model 'tfidff'.*did you mean 'tfidf'\?"):
         config.load_model("tfidff", root)
+    with pytest.raises(
+        UsageError,
+        match=r"no model 'MINE'; models: majority, mine, tfidf; or a hub id, or a folder; did you mean 'mine'\?",
+    ):
+        config.load_model("MINE", root)
+
+
+def test_a_model_file_may_be_a_program(project):
+    root = project("models/mine.yaml", "model: {name: mine, command: python3 a.py, cwd: sub, env: [TOKEN]}\n")
+    mine = config.load_model("mine", root)
+    assert (mine.kind, mine.command, mine.cwd, mine.env) == (config.PROGRAM, "python3 a.py", "sub", ["TOKEN"])
+    assert config.ModelParams(**mine.model_dump()) == mine
+    with pytest.raises(UsageError, match=r"mine: TOKEN not set"):
+        targets.target_from_program(mine, config.MachineParams(), root)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("name: mine\nkind: tfidf\n", r"has the keys name, kind; one top-level key, model:"),
-        ("model:\n", r"'name' is missing.*'kind' is missing"),
+        ("model:\n", r"'name' is missing"),
+        ("model: {name: a}\n", r"a model has a kind, or either command or image"),
+        ("model: {name: a, command: b, image: c}\n", r"a model has a kind, or either command or image"),
+        ("model: {name: a, kind: tfidf, command: b}\n", r"command: for a program, which has no kind"),
+        ("model: {name: a, image: c, cwd: d}\n", r"cwd: of a command"),
+        ("model: {name: a, command: b, recipe: c}\n", r"recipe: for transformers only"),
         ("model: [a]\n", r"mine\.yaml: .* is \['a'\]: Input should be a valid dictionary"),
     ],
 )

@@ -20,3 +20,13 @@ def test_host_facts_are_none_where_unknown(tmp_path):
     known = host.host_facts(plant(tmp_path, files | {"sys/kernel/random/boot_id": "1b2c\n", "clock": "tsc\n"}))
     assert (known["cpu"], known["memory_bytes"], known["boot_id"]) == ("Fake CPU @ 2 GHz", 2**34, "1b2c")
     assert known["cores"] >= 1
+
+
+def test_what_decides_speed_is_what_is_set_and_nothing_secret(tmp_path):
+    governor = plant(tmp_path, {"governor": "powersave\n"}) / "governor"
+    environment = {"OMP_NUM_THREADS": "2", "TOKEN": "secret", "CUDA_VISIBLE_DEVICES": ""}
+    found = host.speed_settings(environment, governor)
+    assert found == {
+        "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "", "cores": host.usable_cores(), "governor": "powersave"
+    }  # fmt: skip
+    assert host.speed_settings({}, tmp_path / "none")["governor"] is None

@@ -3,11 +3,12 @@
 import json
 import shutil
 import signal
+import sys
 import threading
 import time
 
 import pytest
-from helpers import ROOT, start_plan, wait_until, write_plan
+from helpers import ROOT, copy_project, start_plan, wait_until, write_plan
 
 from morocco_lib import config, fileio
 from morocco_lib.artifacts import steps
@@ -217,3 +218,29 @@ def test_a_killed_run_is_resumed_and_what_was_killed_is_set_aside(run_plan, main
     aside = killed.with_name(f"{killed.name}.1")
     assert steps.read_status(aside)["state"] == "killed" and not list((aside / "runs").glob("[0-9]*/run.json"))
     assert (trained / steps.STATUS).read_text() == status and main("verify", out).returncode == 0
+
+
+# -- programs of one's own -----------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_program_stands_in_a_plan_beside_the_kits_models(tmp_path, main):
+    root = copy_project(tmp_path / "morocco")
+    (root / "mine").mkdir()
+    shutil.copy(root / "docs/example_model.py", root / "mine/model.py")
+    described = {"name": "mine", "command": f"{sys.executable} model.py", "cwd": "mine", "env": ["HOME"]}
+    (root / "params/models/mine.yaml").write_text(json.dumps({"model": described}))
+    plan = write_plan(tmp_path, models=["majority", "mine"])
+    done = main("run", plan, "--out", tmp_path / "out", "--json", cwd=root, env={"MOROCCO_DATA": ""})
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert [(s["step"], s["model"]) for s in summary["steps"][:5]] == [
+        ("train", "majority"), ("bench", "majority"), ("eval", "majority"), ("bench", "mine"), ("eval", "mine"),
+    ]  # fmt: skip
+    (row,) = (row for row in summary["rows"] if row["model"] == "mine")
+    assert row["verdict"] == "VALID" and row["speed_per_s"]["value"] and row["eval_folder"] and row["bench_folder"]
+    (bench,) = (tmp_path / "out/mine/terra").glob("bench-*")
+    assert "model.py" in " ".join(steps.read_status(bench)["inputs"])
+    with (root / "mine/model.py").open("a") as file:
+        file.write("# another program\n")
+    again = main("run", plan, "--out", tmp_path / "out", "--dry-run", cwd=root, env={"MOROCCO_DATA": ""})
+    listed = [line.split() for line in again.stdout.splitlines() if " mine terra" in line]
+    assert [line[0] for line in listed] == ["to", "to"], again.stdout

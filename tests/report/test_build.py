@@ -1,6 +1,7 @@
 """The report page: self-contained, every number with its interval, broken and failed steps named; and its table."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -122,6 +123,29 @@ def test_invalid_rows_are_grey_with_their_reason(quick_plan):
     styles = tables.styled([valid, invalid])._compute().ctx
     assert {place[0] for place, style in styles.items() if ("color", "#999999") in style} == {1}
     assert "INVALID DRIFT" in tables.styled([valid, invalid, invalid]).to_html()  # two of one name
+
+
+def test_every_row_says_what_was_measured_and_differing_settings_are_told_apart(quick_plan):
+    first, second = tables.collect(quick_plan.folder, KINDS)
+    for row in (first, second):
+        (weights,) = quick_plan.folder.glob(f"{row['model']}/terra/train-*/weights/model.safetensors")
+        assert row["measured"]["weights_sha256"] == fileio.sha256_file(weights)
+        assert "infer" in row["measured"]["argv"] and row["measured"]["settings"]["OMP_NUM_THREADS"] == "1"
+    page = (next(quick_plan.folder.glob("report-*")) / "report.html").read_text()
+    assert first["measured"]["weights_sha256"][:12] in page and "OMP_NUM_THREADS=1" in page
+    assert tables.settings_lines([first, second]) == []
+    other = {**second["measured"], "settings": {**second["measured"]["settings"], "OMP_NUM_THREADS": "2"}}
+    (line,) = tables.settings_lines([first, second | {"measured": other}])
+    assert (
+        line
+        == "Measured with different OMP_NUM_THREADS, so speeds are not comparable: 1: majority on terra; 2: tfidf on terra."
+    )
+
+
+def test_a_spreadsheet_computes_nothing(quick_plan):
+    row = tables.collect(quick_plan.folder, KINDS)[0] | {"model": "=1+1", "task": "@sum"}
+    assert next(csv.DictReader(io.StringIO(tables.to_csv([row]))))["model"] == "'=1+1"
+    assert tables.to_csv([row | {"task": "terra", "model": "-x"}]).count("'-x") == 1
 
 
 def test_disturbed_numbers_are_grey_and_who_disturbed_them_is_one_line(quick_plan):

@@ -70,7 +70,7 @@ def test_a_container_gets_its_limits_no_network_and_no_rights(client):
     assert (config["mem_limit"], config["memswap_limit"], config["pids_limit"]) == (123, 123, 7)
     assert config["nano_cpus"] == 1_500_000_000 and config["device_requests"][0]["DeviceIDs"] == ["GPU-1"]
     assert client.api.options["image"] == "sha256:1" and client.api.options["argv"] == ["--batch-size", "8"]
-    assert "environment" not in client.api.options  # nothing of ours is handed over
+    assert client.api.options["environment"] == {}  # nothing of ours is handed over
     assert client.api.removed == ["c1"]  # one that did not start is not left
 
 
