@@ -16,7 +16,7 @@ from morocco_lib.reasons import DISTURBED, INVALID
 from morocco_lib.tasks import get_task, task_names
 
 CSV, SYNTHETIC = "table.csv", "synthetic"
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILES = ("model.safetensors", "model.json")  # the first that a model has says which weights they are
 ESTIMATES = (
     "speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record", "energy_j_per_record"
 )  # fmt: skip
@@ -141,7 +141,8 @@ def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -
 
 def _measured(result: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
     """Return what an operating point was measured of: program, weights, how it computed, what decides its speed."""
-    weights = [sha256 for path, sha256 in status["inputs"].items() if Path(path).name == WEIGHTS_FILE]
+    files = {Path(path).name: sha256 for path, sha256 in status["inputs"].items()}
+    weights = [files[name] for name in WEIGHTS_FILES if name in files]
     measured = {
         name: result.get(name) for name in ("argv", "image_digest", "precision", "backend", "device", "settings")
     }

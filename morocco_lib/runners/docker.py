@@ -40,6 +40,7 @@ class DockerRunner:
     Args:
         image: Name, id or digest; it is resolved to an id once, here.
         gpus: UUIDs of the GPUs it may use.
+        env: Names of our environment variables that it is handed.
     Raises:
         UsageError: the engine does not hold the image, or a GPU is not given by its UUID.
         EnvironmentFailure: no engine answers.
