@@ -7,6 +7,7 @@ All times are nanoseconds of `time.monotonic_ns`.
 """
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 EVENT_PREFIX = b"morocco: "
+CONTROL = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")  # colours, cleared lines: the rest of a bar before a carriage return
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,8 @@ def converse(
 
 
 def parse_event(line: bytes) -> dict[str, Any] | None:
-    """Return the JSON object of a `morocco: {...}` line, None for any other line."""
+    """Return the JSON object of a `morocco: {...}` line, None for any other line; read as a terminal shows it."""
+    line = CONTROL.sub(b"", line).rstrip(b"\r").rpartition(b"\r")[2]
     if not line.startswith(EVENT_PREFIX):
         return None
     try:

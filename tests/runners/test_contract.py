@@ -86,6 +86,16 @@ def test_a_flood_without_line_feeds_is_not_kept():
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    "before",
+    [b"\r 50%|##  | 1/2\r100%|####| 2/2\r", b"\x1b[32m", b"\x1b[2K\x1b[1G", b"loading\r\x1b[?25h"],
+    ids=["a bar", "a colour", "a cleared line", "a cursor"],
+)
+@pytest.mark.parametrize("after", [b"", b"\r", b"\x1b[0m"])
+def test_a_line_is_read_as_a_terminal_shows_it(before, after):
+    assert parse_event(before + b'morocco: {"event": "ready"}' + after) == {"event": "ready"}
+
+
 @pytest.mark.parametrize("line", [b"morocco: [1]", b'log: morocco: {"event": "ready"}', b'morocco: {"event": "rea'])
 def test_other_lines_are_no_events(line):
     assert parse_event(line) is None
