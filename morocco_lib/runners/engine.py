@@ -19,9 +19,10 @@ TIMEOUT_S = 60.0  # of one answer of the engine
 
 
 def connect(timeout_s: float = TIMEOUT_S) -> "docker.DockerClient":
-    """Return a client of the engine that DOCKER_HOST names, or of this machine's.
+    """Return a client of the engine that the docker command would use: DOCKER_HOST, the current context, this machine's.
 
     Raises:
+        UsageError: the settings of Docker cannot be read.
         EnvironmentFailure: the Docker SDK is not installed, or no engine answers.
     """
     try:
@@ -32,6 +33,11 @@ def connect(timeout_s: float = TIMEOUT_S) -> "docker.DockerClient":
         ) from None
     with engine_errors("reach the Docker Engine"):
         try:
+            if context := _context():
+                return docker.DockerClient(
+                    context.Host, timeout=timeout_s, version="auto", tls=context.TLSConfig or False,
+                    use_ssh_client=context.Host.startswith("ssh://"),
+                )  # fmt: skip
             return docker.from_env(timeout=timeout_s, version="auto")
         except ValueError as error:  # a login in ~/.docker/config.json that is no base64, a port that is no number
             raise UsageError(
@@ -76,7 +82,26 @@ def engine_errors(what: str, instead: str = "") -> Iterator[None]:
 
 def address() -> str:
     """Return the address of the engine."""
-    return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    context = _context()
+    return context.Host if context else os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+
+def _context():
+    """Return the context that the docker command would use, None where it is DOCKER_HOST or the default one."""
+    try:
+        from docker.context import Context
+        from docker.context.config import get_current_context_name
+    except ImportError:
+        return None
+    name = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
+    if os.environ.get("DOCKER_HOST") or name == "default":
+        return None
+    if context := Context.load_context(name):
+        return context
+    raise UsageError(
+        f"Docker has no context {name!r}", rule="DOCKER_CONTEXT or `currentContext` in its config.json names the engine",
+        remedy="see `docker context ls`, then `docker context use NAME`",
+    )  # fmt: skip
 
 
 def message_of(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """The Docker Engine without one: what a container is given, whose containers are removed, errors in plain words."""
 
+import hashlib
 import json
 import os
 import struct
@@ -158,3 +159,28 @@ def test_frames_are_split_wherever_they_are_cut(step):
 def test_the_engines_times_are_read_to_the_microsecond():
     assert _wall_ns("1970-01-01T00:00:01.798815937Z") == 1_798_815_000
     assert _wall_ns("1970-01-01T00:01:00Z") == 60 * 10**9 and _wall_ns("1970-01-01T00:00:00.5Z") == 5 * 10**8
+
+
+# -- which engine --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("by", ["currentContext", "DOCKER_CONTEXT"])
+def test_the_engine_is_the_one_that_the_docker_command_would_use(by, tmp_path, monkeypatch):
+    socket = f"unix://{tmp_path / 'mine.sock'}"
+    meta = tmp_path / "contexts/meta" / hashlib.sha256(b"mine").hexdigest()
+    meta.mkdir(parents=True)
+    described = {"Name": "mine", "Metadata": {}, "Endpoints": {"docker": {"Host": socket, "SkipTLSVerify": False}}}
+    (meta / "meta.json").write_text(json.dumps(described))
+    (tmp_path / "config.json").write_text(json.dumps({"currentContext": "mine"} if by == "currentContext" else {}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    if by == "DOCKER_CONTEXT":
+        assert engine.address() == "unix:///var/run/docker.sock"
+        monkeypatch.setenv("DOCKER_CONTEXT", "mine")
+    assert engine.address() == socket
+    with pytest.raises(EnvironmentFailure, match="cannot reach the Docker Engine: No such file"):
+        engine.connect(5)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///elsewhere.sock")
+    assert engine.address() == "unix:///elsewhere.sock"
+    monkeypatch.delenv("DOCKER_HOST")
+    monkeypatch.setenv("DOCKER_CONTEXT", "gone")
+    with pytest.raises(UsageError, match="Docker has no context 'gone'"):
+        engine.connect(5)
