@@ -1,14 +1,27 @@
-"""Atomic writes, JSON, and digests."""
+"""Paths as people write them, atomic writes, JSON, and digests."""
 
 import functools
 import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from morocco_lib.errors import UsageError
+
+
+def expand(path: str) -> Path:
+    """Return a path with `~` and variables replaced, as a shell does it: the same in options, notebooks, plans and YAML.
+
+    Raises:
+        UsageError: a variable is not set.
+    """
+    found = os.path.expandvars(os.path.expanduser(path))
+    if unset := re.search(r"\$(\w+|\{\w+\})", found):
+        raise UsageError(f"{path}: the variable {unset[0]} is not set", remedy="set it, or write the path out")
+    return Path(found)
 
 
 def sha256_file(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from morocco_lib.cli.arguments import positive, seconds, seeds
 from morocco_lib.cli.output import say, show
 from morocco_lib.errors import MoroccoError, UsageError
+from morocco_lib.fileio import expand
 from morocco_lib.options import BACKENDS, PRECISIONS
 
 
@@ -29,15 +30,15 @@ def add(command: Callable) -> None:
     option("tasks", nargs="*", metavar="TASK", help="default: all tasks")
     option("--seed", type=int, default=1)
     option("--records", type=positive, metavar="N", help="of each train split (default 150 to 2000, by task)")
-    option("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    option("--out", type=expand, required=True, metavar="DIR", help="new or empty folder")
 
     option = command(
         "fetch", fetch, "download the official archives, check their digests and unpack them",
         "morocco data fetch --out russian-superglue", "morocco data fetch terra rcb --out russian-superglue", among=kinds,
     ).add_argument  # fmt: skip
     option("tasks", nargs="*", metavar="TASK", help="default: all tasks")
-    option("--out", type=Path, required=True, metavar="DIR", help="folder; tasks fetched before are kept")
-    option("--sources", type=Path, metavar="FILE", help="YAML with other addresses and digests")
+    option("--out", type=expand, required=True, metavar="DIR", help="folder; tasks fetched before are kept")
+    option("--sources", type=expand, metavar="FILE", help="YAML with other addresses and digests")
     option("--timeout", type=seconds, default=3600.0, metavar="S", help="of a download, in seconds (default 3600)")
 
     option = command(
@@ -47,8 +48,8 @@ def add(command: Callable) -> None:
     names = "majority, tfidf, a name in params/models, a folder that transformers reads, or a hub id"
     option("model", metavar="MODEL", help=names)
     option("task", metavar="TASK")
-    option("--data", type=Path, required=True, metavar="DIR", help="folder in the official layout")
-    option("--out", type=Path, required=True, metavar="DIR", help="new or empty folder; gets weights/ and train.json")
+    option("--data", type=expand, required=True, metavar="DIR", help="folder in the official layout")
+    option("--out", type=expand, required=True, metavar="DIR", help="new or empty folder; gets weights/ and train.json")
     option("--seed", type=int, default=1)
     option("--seeds", type=seeds, metavar="A-B", help="train a transformer with each, as 1-5; the best by val is kept")
     option("--recipe", metavar="NAME", help="how a transformer is trained: one of params/recipes, or a file")
@@ -59,7 +60,7 @@ def add(command: Callable) -> None:
         "morocco infer fitted < records/TERRa/val.jsonl",
         "morocco infer fitted terra --batch-size 8 < records/TERRa/test.jsonl > preds.jsonl",
     ).add_argument  # fmt: skip
-    option("weights", type=Path, metavar="WEIGHTS", help="folder that `morocco train` made")
+    option("weights", type=expand, metavar="WEIGHTS", help="folder that `morocco train` made")
     option("task", nargs="?", metavar="TASK", help="refuse weights of another task")
     option("--batch-size", type=positive, default=32, metavar="N", help="records answered together (default 32)")
     option("--precision", choices=PRECISIONS, default="fp32", help="of a transformer's computations (default fp32)")
@@ -70,8 +71,8 @@ def add(command: Callable) -> None:
         "morocco infer fitted < records/TERRa/val.jsonl | morocco eval terra /dev/stdin records/TERRa/val.jsonl",
     ).add_argument  # fmt: skip
     option("task", metavar="TASK")
-    option("predictions", type=Path, metavar="PREDS", help="JSONL, one prediction a record")
-    option("gold", type=Path, metavar="GOLD", help="JSONL, the labelled records")
+    option("predictions", type=expand, metavar="PREDS", help="JSONL, one prediction a record")
+    option("gold", type=expand, metavar="GOLD", help="JSONL, the labelled records")
     option("--original", action="store_true", help="the original's lenient rules, to compare with its figures")
 
 

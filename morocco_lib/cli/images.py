@@ -12,6 +12,7 @@ from pathlib import Path
 from morocco_lib.cli.arguments import add_output
 from morocco_lib.cli.output import exit_on_sigterm, messages, say, show
 from morocco_lib.errors import UsageError
+from morocco_lib.fileio import expand
 from morocco_lib.images import BASE
 
 EVERY_S = 10.0  # between two lines of progress where there is no terminal
@@ -27,9 +28,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     option("model", nargs="?", metavar="MODEL", help="its name, or a train step's folder")
     option("task", nargs="?", metavar="TASK")
     option("--all", action="store_true", help="every model and task that were trained in --outputs")
-    option("--weights", type=Path, metavar="DIR", help="a train step's folder (default: the newest in --outputs)")
-    option("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where trained models are looked for")
-    option("--data", type=Path, metavar="FILE", help="records for the check (default: synthetic ones)")
+    option("--weights", type=expand, metavar="DIR", help="a train step's folder (default: the newest in --outputs)")
+    option("--outputs", type=expand, default=Path("outputs"), metavar="DIR", help="where trained models are looked for")
+    option("--data", type=expand, metavar="FILE", help="records for the check (default: synthetic ones)")
     start = f"image with Python to start from (default {BASE}); `debian` is made here from packages"
     option("--base", default=BASE, metavar="IMAGE", help=start)
     option("--tag", default="", metavar="NAME", help="name of the image (default MODEL-TASK)")

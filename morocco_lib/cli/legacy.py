@@ -1,10 +1,10 @@
 """The commands on the original's logs: stats and plot. Each returns its exit code."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from morocco_lib.cli.output import say, show
 from morocco_lib.errors import UsageError
+from morocco_lib.fileio import expand
 
 LOG = "<model>/<task>/<size>_<batch>_<index>.jsonl, a folder of such, or its .tar.gz"
 
@@ -15,7 +15,7 @@ def add(command: Callable) -> None:
         "stats", stats, "speed and GPU memory from logs of the original, its own numbers or corrected ones with flags",
         "morocco stats rubert/terra/*.jsonl", "morocco stats rubert rugpt3-small --original --rule table",
     ).add_argument  # fmt: skip
-    option("logs", type=Path, nargs="+", metavar="LOG", help=LOG)
+    option("logs", type=expand, nargs="+", metavar="LOG", help=LOG)
     option("--original", action="store_true", help="the original's numbers, one JSON object a line")
     rules = (
         "with --original: command pools all sizes above 1 and takes no GPU reading for 0 (default); table takes 2000_32"
@@ -27,8 +27,8 @@ def add(command: Callable) -> None:
         "plot", plot, "draw CPU, RAM, GPU usage and GPU RAM over time from logs of the original",
         "morocco plot rubert/terra/2000_32_*.jsonl terra.png", "morocco plot rubert/terra terra.svg",
     ).add_argument  # fmt: skip
-    option("logs", type=Path, nargs="+", metavar="LOG", help=LOG)
-    option("out", type=Path, metavar="OUT.png", help="new picture; .svg and .pdf too")
+    option("logs", type=expand, nargs="+", metavar="LOG", help=LOG)
+    option("out", type=expand, metavar="OUT.png", help="new picture; .svg and .pdf too")
 
 
 def stats(args) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from morocco_lib.cli.arguments import add_output
 from morocco_lib.cli.output import messages, show
 from morocco_lib.errors import UsageError
+from morocco_lib.fileio import expand
 
 
 def add(command: Callable) -> None:
@@ -18,9 +19,9 @@ def add(command: Callable) -> None:
         "morocco run params/plans/demo.yaml --dry-run", "morocco run params/plans/demo.yaml",
     )  # fmt: skip
     option = sub.add_argument
-    option("plan", type=Path, metavar="PLAN.yaml")
+    option("plan", type=expand, metavar="PLAN.yaml")
     where = "plan folder (default outputs/<name>); finished steps in it are kept"
-    option("--out", type=Path, metavar="DIR", help=where)
+    option("--out", type=expand, metavar="DIR", help=where)
     option("--fresh", action="store_true", help="compute every step anew in a new plan folder, outputs/<plan>-<time>")
     option("--force", action="store_true", help="repeat finished steps; earlier ones are kept as <folder>.1, .2")
     quiet = "exit with 0 also where timed numbers were disturbed by other processes (else 3: run it again)"
@@ -32,14 +33,14 @@ def add(command: Callable) -> None:
         "report", report, "build the page and the tables of a folder of results",
         "morocco report outputs/demo", "morocco report bench1 --out page1",
     ).add_argument  # fmt: skip
-    option("outputs", type=Path, metavar="OUTPUTS")
-    option("--out", type=Path, metavar="DIR", help="new or empty folder (default OUTPUTS/report-<key>)")
+    option("outputs", type=expand, metavar="OUTPUTS")
+    option("--out", type=expand, metavar="DIR", help="new or empty folder (default OUTPUTS/report-<key>)")
 
     option = command(
         "verify", verify, "recompute every number and digest of a folder of results",
         "morocco verify outputs/demo", "morocco verify bench1 --json",
     ).add_argument  # fmt: skip
-    option("outputs", type=Path, metavar="OUTPUTS")
+    option("outputs", type=expand, metavar="OUTPUTS")
     option("--json", action="store_true", help="one JSON object")
 
 
@@ -56,7 +57,7 @@ def run(args) -> int:
     root = config.find_root(args.plan.resolve().parent) or config.project_root()
     data_dir = os.environ.get(plan_run.DATA_VARIABLE)
     plan_dir = plan_run.plan_folder(plan, root, args.out, args.fresh)
-    job = plan_run.PlanRun(plan, root, plan_dir, str(Path(data_dir).resolve()) if data_dir else None, args.force)
+    job = plan_run.PlanRun(plan, root, plan_dir, str(expand(data_dir).resolve()) if data_dir else None, args.force)
     message(f"plan {plan.name}: {job.data_dir} records; results go to {plan_dir}")
     if job.machine.chosen:
         message(job.machine.chosen)

@@ -9,6 +9,7 @@ from pathlib import Path
 from morocco_lib.cli.arguments import add_output, add_program, positive, positives, seconds, share, size
 from morocco_lib.cli.output import exit_on_sigterm, messages, say, show
 from morocco_lib.errors import UsageError
+from morocco_lib.fileio import expand
 from morocco_lib.reasons import EXIT_CODES
 
 
@@ -21,7 +22,7 @@ def add(command: Callable) -> None:
     )  # fmt: skip
     add_program(sub)
     option = sub.add_argument
-    option("--data", type=Path, required=True, metavar="FILE", help="JSONL records; labels are never fed")
+    option("--data", type=expand, required=True, metavar="FILE", help="JSONL records; labels are never fed")
     count = "records fed; the last batch is not full (default 25)"
     option("--records", type=positive, default=25, metavar="N", help=count)
     option("--show", metavar="IDX", help="show what is fed and answered for this record")
@@ -36,7 +37,7 @@ def add(command: Callable) -> None:
     )  # fmt: skip
     add_program(sub)
     option = sub.add_argument
-    option("--data", type=Path, required=True, metavar="FILE", help="JSONL records; labels are never fed")
+    option("--data", type=expand, required=True, metavar="FILE", help="JSONL records; labels are never fed")
     option("--input-size", type=positive, metavar="N", help="records fed in a run (default: ten seconds' work)")
     sizes = "one operating point each (default 32)"
     option("--batch-size", type=positives, default=[32], metavar="B[,B...]", help=sizes)
@@ -48,14 +49,14 @@ def add(command: Callable) -> None:
     alone = "timed runs only: no check, no cold starts, no cache probe; so is --repeats 1"
     option("--quick", action="store_true", help=alone)
     logs = "add runs of one record, and write all in the original's format"
-    option("--original-logs", type=Path, metavar="DIR", help=logs)
+    option("--original-logs", type=expand, metavar="DIR", help=logs)
     option("--seed", type=int, default=1, help="of the order records are fed in (default 1)")
     option("--model", metavar="NAME", help="name in results (default: the program's)")
     option("--timeout", type=seconds, default=3600.0, metavar="S", help="of a run, in seconds (default 3600)")
     option("--memory", type=size, metavar="SIZE", help="memory limit of a run, as 512M or 2G; needs a cgroup")
     option("--pids", type=positive, metavar="N", help="limit of processes and threads (default 4096; containers)")
     option("--cpus", type=seconds, metavar="N", help="limit of CPUs, as 1.5 (default all; containers)")
-    option("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    option("--out", type=expand, required=True, metavar="DIR", help="new or empty folder")
     add_output(sub, "one JSON object an operating point")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
+from morocco_lib import fileio
 from morocco_lib.errors import UsageError
 
 ROOT_MARKS = ("notebooks", "params", "pyproject.toml")
@@ -53,8 +54,8 @@ def project_root(start: Path | None = None) -> Path:
 
 
 def resolve(path: str, root: Path) -> Path:
-    """Return a parameter's path: relative ones count from the project root."""
-    return (root / path).resolve()
+    """Return a parameter's path, `~` and variables replaced: relative ones count from the project root."""
+    return (root / fileio.expand(path)).resolve()
 
 
 # -- reading and refusing ------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Folders in the official layout: the file of a split, and how a result describes its records."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def find_split(data_dir: Path, task: Task, split: str, files: dict[str, str] | N
     """
     data_dir = Path(data_dir)
     if files and split in files:
-        places = [data_dir / files[split]]
+        places = [data_dir / fileio.expand(files[split])]
     else:
         name = task.files.get(split, f"{split}.jsonl")
         names = [name, f"{name}.gz"]
@@ -36,7 +37,7 @@ def find_split(data_dir: Path, task: Task, split: str, files: dict[str, str] | N
             return place
     raise UsageError(
         f"no {split} split of {task.title} in {data_dir}",
-        rule=f"looked for {', '.join(str(p.relative_to(data_dir)) for p in places)}",
+        rule=f"looked for {', '.join(os.path.relpath(place, data_dir) for place in places)}",
         remedy="give the folder that holds the official files, or `synthetic`",
     )
 

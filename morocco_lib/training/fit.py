@@ -54,7 +54,7 @@ def splits(model: ModelParams) -> tuple[str, ...]:
 
 def local_source(model: ModelParams, root: Path) -> Path | None:
     """Return the folder a model starts from, None for a hub id or random weights."""
-    folder = root / Path(model.source).expanduser()
+    folder = root / fileio.expand(model.source)
     return folder if model.source and folder.is_dir() else None
 
 

@@ -384,3 +384,10 @@ def test_train_infer_and_eval_work_in_a_folder_with_spaces_and_cyrillic(main, sy
     (home / "ответы.jsonl").write_text(done.stdout, encoding="utf-8")
     done = main("eval", "terra", "ответы.jsonl", val, cwd=home)
     assert done.returncode == 0 and 0.75 <= json.loads(done.stdout)["accuracy"] <= 0.95
+
+
+def test_an_option_takes_a_path_as_people_write_it(main, tmp_path):
+    done = main("data", "synthetic", "terra", "--out", "~/$SUB/records", env={"HOME": str(tmp_path), "SUB": "sub"})
+    assert done.returncode == 0 and (tmp_path / "sub/records/TERRa/val.jsonl").is_file()
+    done = main("eval", "terra", "$NOWHERE/a", "b")
+    assert done.returncode == 2 and "$NOWHERE/a: the variable $NOWHERE is not set" in done.stderr

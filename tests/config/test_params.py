@@ -245,6 +245,17 @@ def test_the_project_is_found_upwards_and_paths_count_from_it(project, tmp_path)
         config.project_root(root.parent)
 
 
+def test_paths_are_read_as_people_write_them(project, monkeypatch):
+    root = project("models/mine.yaml", "")
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DATA", "/data")
+    assert config.resolve("~/x", root) == Path("/home/me/x")
+    assert config.resolve("$DATA/x", root) == config.resolve("${DATA}/x", root) == Path("/data/x")
+    assert config.resolve("price-5$", root) == root.resolve() / "price-5$"
+    with pytest.raises(UsageError, match=r"\$NOWHERE/x: the variable \$NOWHERE is not set; set it"):
+        config.resolve("$NOWHERE/x", root)
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
