@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a plan runs."""
+"""SIGINT, SIGTERM and SIGHUP (a closed terminal) while a plan runs."""
 
 import os
 import signal
@@ -6,14 +6,16 @@ import sys
 
 
 class Signals:
-    """Notes SIGINT and SIGTERM, to be raised by `check` where that is safe; a second one ends the process at once.
+    """Notes signals, to be raised by `check` where that is safe; a second one ends the process at once.
 
     An exception raised wherever a signal arrives may be swallowed there, and leaves what it interrupts half done.
     """
 
     def __enter__(self) -> "Signals":
         self.received = None
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        noted = [signal.SIGINT, signal.SIGTERM]
+        noted += [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN)  # ignored under nohup
+        self.before = {number: signal.signal(number, self._note) for number in noted}
         return self
 
     def __exit__(self, *raised) -> None:
