@@ -18,6 +18,7 @@ setup: .venv/.ready
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps -e .
 	mkdir -p .venv/etc/jupyter/labconfig
 	printf '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}\n' > .venv/etc/jupyter/labconfig/page_config.json
+	printf '{"ContentsManager": {"pre_save_hook": "morocco_lib.pipeline.saved_notebooks.scrub"}}\n' > .venv/etc/jupyter/jupyter_server_config.json
 	touch $@
 
 setup-torch: .venv/.torch-$(TORCH_VARIANT)

@@ -44,7 +44,10 @@ def make_key(step: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]
 
 @functools.cache
 def code_facts() -> dict[str, Any]:
-    """Return version, commit and whether uncommitted changes were there; commit is None outside a git checkout."""
+    """Return version, commit and which files of the code are not committed; commit is None outside a git checkout.
+
+    Files under params/ are no code: what a step read of them is among its parameters.
+    """
     folder = Path(morocco_lib.__file__).parent
 
     def git(*args: str) -> str | None:
@@ -58,10 +61,13 @@ def code_facts() -> dict[str, Any]:
     commit = git("rev-parse", "HEAD")
     # An installed copy may lie inside another project's checkout, whose commit says nothing about this code.
     if commit is None or not git("ls-files", "--", "__init__.py"):
-        return {"version": morocco_lib.__version__, "commit": None, "dirty": None}
-    paths = (str(folder), str(folder.parent / "notebooks"), str(folder.parent / "params"))
-    changes = git("status", "--porcelain", "--", *paths)
-    return {"version": morocco_lib.__version__, "commit": commit, "dirty": None if changes is None else bool(changes)}
+        return {"version": morocco_lib.__version__, "commit": None, "dirty": None, "uncommitted": []}
+    changes = git("status", "--porcelain", "--", str(folder), str(folder.parent / "notebooks"))
+    dirty, files = (
+        None if changes is None else bool(changes),
+        [line.split(maxsplit=1)[1] for line in (changes or "").splitlines()],
+    )
+    return {"version": morocco_lib.__version__, "commit": commit, "dirty": dirty, "uncommitted": files}
 
 
 def code_text() -> str:
@@ -69,7 +75,14 @@ def code_text() -> str:
     code = code_facts()
     if code["commit"] is None:
         return f"morocco {code['version']}, not a git checkout"
-    return f"morocco {code['version']}, {code['commit'][:10]}{' with uncommitted changes' if code['dirty'] else ''}"
+    return f"morocco {code['version']}, {code['commit'][:10]}{uncommitted_text(code)}"
+
+
+def uncommitted_text(code: dict[str, Any]) -> str:
+    """Return what of the code is not committed, from what `code_facts` returns; "" if nothing is."""
+    files = code.get("uncommitted", [])  # older statuses lack it
+    named = f" in {', '.join(files[:3])}{' and others' if len(files) > 3 else ''}" if files else ""
+    return f" with uncommitted changes{named}" if code["dirty"] else ""
 
 
 def now() -> str:

@@ -66,6 +66,7 @@ def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = Fa
         valid=sum(row["verdict"] == "VALID" for row in rows),
         made=steps.now(),
         code=steps.code_facts(),
+        uncommitted=steps.uncommitted_text(steps.code_facts()),
         synthetic=any(tables.origin_of(row) == tables.SYNTHETIC for row in rows),
         remarks=[line for line in tables.remarks(rows) if not line.startswith("Synthetic")],
         metrics=sorted({name for row in rows for name in row["score"].get("metrics", {})}),

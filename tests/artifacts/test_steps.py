@@ -345,17 +345,23 @@ def checkout(tmp_path):
 
 def test_the_commit_is_recorded_and_whether_anything_was_changed(checkout):
     folder, git = checkout
-    clean = {"version": morocco_lib.__version__, "commit": git("rev-parse", "HEAD"), "dirty": False}
+    clean = {"version": morocco_lib.__version__, "commit": git("rev-parse", "HEAD"), "dirty": False, "uncommitted": []}
     (folder / "outputs").mkdir()
     (folder / "outputs" / "result").write_text("not code")
+    (folder / "params").mkdir()
+    (folder / "params" / "mine.yaml").write_text("my own")
     assert facts(folder) == clean
     (folder / "morocco_lib" / "errors.py").write_text("# changed\n" + (folder / "morocco_lib/errors.py").read_text())
-    assert facts(folder) == {**clean, "dirty": True}
+    (folder / "morocco_lib" / "mine.py").write_text("")
+    changed = {**clean, "dirty": True, "uncommitted": ["morocco_lib/errors.py", "morocco_lib/mine.py"]}
+    assert facts(folder) == changed
+    text = " with uncommitted changes in morocco_lib/errors.py, morocco_lib/mine.py"
+    assert steps.uncommitted_text(changed) == text and steps.uncommitted_text(clean) == ""
 
 
 def test_without_git_or_inside_another_projects_checkout_the_commit_is_unknown(checkout):
     folder, git = checkout
-    unknown = {"version": morocco_lib.__version__, "commit": None, "dirty": None}
+    unknown = {"version": morocco_lib.__version__, "commit": None, "dirty": None, "uncommitted": []}
     assert facts(folder, PATH="") == unknown
     git("rm", "-q", "-r", "--cached", "morocco_lib")
     git("commit", "-q", "-m", "without the code")

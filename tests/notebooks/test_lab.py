@@ -87,6 +87,33 @@ def test_all_cells_of_the_bench_notebook_run_in_a_browser(lab, tmp_path):
     assert json.loads((step / "status.json").read_text())["state"] == "done"
 
 
+def test_saving_a_notebook_that_was_run_leaves_the_checkout_clean_and_keeps_what_was_shown(lab):
+    path = lab.root / "notebooks/train.ipynb"
+    before = path.read_bytes()
+    content = json.loads(before)
+    content["metadata"] |= {"kernelspec": {"name": "other", "display_name": "Other", "language": "python"}}
+    code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    for number, cell in enumerate(code, start=1):
+        shown = {"output_type": "stream", "name": "stdout", "text": f"shown {number}"}
+        cell |= {"execution_count": number, "outputs": [shown], "metadata": {**cell["metadata"], "execution": {}}}
+
+    def save(name, content):
+        body = json.dumps({"type": "notebook", "format": "json", "content": content}).encode()
+        url = f"http://127.0.0.1:{lab.port}/api/contents/{name}?token={lab.token}"
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="PUT")
+        assert urllib.request.urlopen(request, timeout=10).status == 200
+
+    save("notebooks/train.ipynb", content)
+    assert path.read_bytes() == before
+    assert "shown 1" in (lab.root / "outputs/interactive/train.ipynb").read_text()
+    save("mine.ipynb", content)
+    assert "shown 1" in (lab.root / "mine.ipynb").read_text()  # not one of the project's
+    code[-1]["source"] = "1 + 1"
+    save("notebooks/train.ipynb", content)
+    assert "1 + 1" in path.read_text() and "shown" not in path.read_text()
+    path.write_bytes(before)
+
+
 def test_lab_without_a_home_says_what_to_do(lab):
     env = {name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith("JUPYTER")}
     argv = ["make", "lab", "LAB_PORT=1"]
