@@ -220,6 +220,28 @@ def test_an_interrupted_training_goes_on_where_it_was(small, tmp_path):
     assert result["seeds"][1]["looks"][0] == evaluations[0]
 
 
+def test_patience_goes_on_where_it_was(small, tmp_path, monkeypatch):
+    described = plan(small, learning_rate=1e-12, epochs=4, eval_every=2, patience=3)  # no evaluation is better
+    for name in ("whole", "step"):
+        (tmp_path / name).mkdir()
+    whole = fit.fit(described, tmp_path / "whole")["seeds"][0]
+    score, calls = finetune.Fit._score, []
+
+    def ended(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return score(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetune.Fit, "_score", ended)
+        fit.fit(described, tmp_path / "step")
+    again = fit.fit(described, tmp_path / "step")["seeds"][0]
+    assert again["updates"] == whole["updates"] == 8 and again["looks"] == whole["looks"]
+    one, other = (tmp_path / name / "weights/model.safetensors" for name in ("whole", "step"))
+    assert one.read_bytes() == other.read_bytes()
+
+
 @pytest.mark.parametrize("left", ["half-written", "given"])
 def test_a_kill_while_the_best_weights_are_put_away_loses_nothing(left, small, tmp_path, monkeypatch):
     (tmp_path / "one").mkdir()
