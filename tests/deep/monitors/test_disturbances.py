@@ -56,7 +56,7 @@ def test_a_bench_that_is_stopped_for_a_while_is_disturbed(records, tmp_path):
         time.sleep(1.5)
         program.send_signal(signal.SIGCONT)
         _, stderr = program.communicate(timeout=30)
-    assert program.returncode == 1, stderr
+    assert program.returncode == 3, stderr
     (path,) = tmp_path.rglob("bench.json")
     result = json.loads(path.read_text())
     assert "SAMPLER_GAPS" in result["reasons"] and result["verdict"] == "DISTURBED"
