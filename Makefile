@@ -1,5 +1,6 @@
 # make setup | demo | test | test-all | lab        (needs Python 3.11 and make; the rest is installed into .venv)
 # make test-deep SHARD=0..7 | coverage | mutants   what CI does not wait for
+# make figures MOROCCO_DATA=DIR                     the numbers that README and quick start show, made anew
 # make setup-torch | demo-torch                   transformers; TORCH_VARIANT=cpu or cu126 takes another build of torch
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python -m
@@ -7,7 +8,7 @@ LAB_PORT ?= 8888
 TORCH_VARIANT ?= default
 TORCH_INDEX := $(if $(filter-out default,$(TORCH_VARIANT)),--index-url https://download.pytorch.org/whl/$(TORCH_VARIANT))
 
-.PHONY: setup setup-torch demo demo-torch test test-all test-deep coverage mutants lint lab lock
+.PHONY: setup setup-torch demo demo-torch test test-all test-deep coverage mutants figures lint lab lock
 
 setup: .venv/.ready
 
@@ -53,6 +54,9 @@ coverage: setup  ## which lines the fast and the slow tests reach, 90 % at least
 
 mutants: setup  ## which of N random one-line faults the fast tests find; SEED=2 draws others, PACKAGES="tasks analysis"
 	.venv/bin/python benchmarks/mutants.py -n $(or $(N),200) --seed $(or $(SEED),1) $(addprefix --package ,$(PACKAGES))
+
+figures: setup  ## the numbers that README and quick start show, and docs/terra.svg
+	.venv/bin/python benchmarks/figures.py
 
 lint: setup
 	$(RUN) ruff check .

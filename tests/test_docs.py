@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from morocco_lib.cli.entry import build_parser
 from morocco_lib.data import synthetic
 from morocco_lib.data.workload import build
 from morocco_lib.models import model_class
+from morocco_lib.pipeline.step_kinds import KINDS
+from morocco_lib.report import figures, tables
 from morocco_lib.tasks import get_task, task_names
 
 DOCS = ROOT / "docs"
@@ -266,6 +269,27 @@ def test_the_worked_task_works(tone, tmp_path):
     lines = [f"{tone.format(answer)}\n".encode() for answer in answers]
     checked = tone.check(lines, {record["idx"]: record for record in val}, "answers")
     assert checked.ok and tone.score(gold, answers)["accuracy"] == pytest.approx(0.9)
+
+
+# -- figures -------------------------------------------------------------------------------------------------------
+def test_the_chart_of_readme_is_drawn_as_charts_are_now(quick_plan):
+    def words(svg):
+        return {re.sub(r"[\d.,]+ \w+$", "", text) for text in re.findall(r">([^<>]*[a-z]{2}[^<>]*)</text>", svg)}
+
+    drawn = words(figures.svg(figures.disc(tables.collect(quick_plan.folder, KINDS))))
+    assert {"records per second", "score", "terra", "disc area: peak memory, largest "} < drawn
+    assert words((DOCS / "terra.svg").read_text(encoding="utf-8")) == drawn
+
+
+def test_a_page_is_renewed_by_what_is_printed_and_lost_words_are_named():
+    page = "```console\n$ a\nspeed 1 ms\nspeed 2 ms\nreport: outputs/d-1/r-1\n$ b\nspeed 1 ms\ngone\n```\nsee outputs/d-1/r-1, outputs/d-1.\n"
+    printed = {"a": "noise\nspeed 7 s\nspeed 8 ms\nreport: outputs/d-2/r-3\n", "b": "speed 9 ms\n"}
+    script = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
+    text, missing = script["renewed"](page, printed.__getitem__)
+    assert text == (
+        "```console\n$ a\nspeed 7 s\nspeed 8 ms\nreport: outputs/d-2/r-3\n$ b\nspeed 9 ms\ngone\n```\nsee outputs/d-2/r-3, outputs/d-2.\n"
+    )
+    assert missing == ["gone"]
 
 
 # -- quick start ---------------------------------------------------------------------------------------------------

@@ -287,16 +287,19 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     lines += [f"{task}: {count} marked spans do not match the text of their records." for task, count in spans.items()]
     lines += total_lines(rows)
     lines += disturbance_lines(rows) + settings_lines(rows)
+    reasons: dict[str, list[str]] = {}
     for row in rows:
         name, value, majority = f"{row['model']} on {row['task']}", row["score"]["value"], _majority(row)
         if value is not None and value < majority["value"]:
+            label = f" ({majority['label']})" if "label" in majority else ""
             lines.append(
                 f"{name} scores {formatting.score_text(value)}, below the {formatting.score_text(majority['value'])} "
-                f"of always answering the most frequent label of these records ({majority.get('label')})."
+                f"of always giving the most frequent answer of these records{label}."
             )
-        lines += [f"{name}: {line}" for line in formatting.reason_lines(row["reasons"])]
+        for line in formatting.reason_lines(row["reasons"]):
+            reasons.setdefault(line, []).append(name)
         lines += [f"{name}: {f['step']} {f['state']}: {f['error'] or 'it did not end'}" for f in row["failed"]]
-    return lines
+    return lines + [f"{', '.join(dict.fromkeys(names))}: {line}" for line, names in reasons.items()]
 
 
 def disturbance_lines(rows: list[dict[str, Any]]) -> list[str]:

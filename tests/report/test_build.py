@@ -164,6 +164,20 @@ def test_disturbed_numbers_are_grey_and_who_disturbed_them_is_one_line(quick_pla
     assert "DISTURBED" in tables.to_csv([disturbed]).splitlines()[1] and not tables.disturbance_lines([second])
 
 
+def test_a_reason_of_several_rows_is_one_sentence(quick_plan):
+    first, second = (row | {"reasons": ["DRIFT"]} for row in tables.collect(quick_plan.folder, KINDS))
+    (line,) = (line for line in tables.remarks([first, second, second]) if "DRIFT" in line)
+    assert line.startswith("majority on terra, tfidf on terra: DRIFT (disturbance): ") and line.endswith("to the last")
+
+
+def test_a_score_below_the_most_frequent_answer_names_it_where_there_is_one(quick_plan):
+    row = tables.collect(quick_plan.folder, KINDS)[0]
+    bars = [{"value": 0.75, "label": "entailment"}, {"value": 0.75}]
+    lines = [tables.remarks([row | {"score": {**row["score"], "value": 0.5, "majority": bar}}]) for bar in bars]
+    texts = [next(line.partition(" of these records")[2] for line in found if "below the" in line) for found in lines]
+    assert texts == [" (entailment).", "."]
+
+
 def test_a_speed_never_gets_the_score_of_other_records(quick_plan, tmp_path):
     folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
     (scored,) = folder.glob("tfidf/terra/eval-*")
