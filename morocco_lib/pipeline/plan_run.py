@@ -176,7 +176,8 @@ class PlanRun:
         kind = KINDS[step]
         if kind.trains:
             task = get_task(task).trained_on
-        return Job.of(kind, self.parameters(step, model, task, weights_dir), self.root, self.plan_dir)
+        also = targets.image_of_program(self.models[model])
+        return Job.of(kind, self.parameters(step, model, task, weights_dir), self.root, self.plan_dir, **also)
 
     def _of_plan(self, kind: StepKind) -> Job:
         job = Job.of(kind, kind.params(plan_dir=self._path(self.plan_dir)), self.root, self.plan_dir)

@@ -89,6 +89,13 @@ def files_of_program(model: "ModelParams", root: Path) -> dict[str, Path]:
     return {f"program/{number}": path for number, path in enumerate(paths) if path.is_file()}
 
 
+def image_of_program(model: "ModelParams") -> dict[str, str]:
+    """Return the id of the image that a name stands for now, {} for other models: a tag that moved is another step."""
+    from morocco_lib.runners import engine
+
+    return {"image_id": engine.find_image(engine.connect(), model.image).id} if model.image else {}
+
+
 def target_from_image(image: str, model: str | None, machine: "MachineParams") -> Target:
     """Return an image on a machine."""
     return Target.of_image(image, model, limits_of(machine), tuple(machine.gpus))

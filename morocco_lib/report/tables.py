@@ -107,7 +107,8 @@ def _subject(status: dict[str, Any]) -> tuple:
     """Return what identifies an operating point: the digests of records and weights, the command, the batch size."""
     parameters = status["parameters"]
     model = parameters.get("model") or {}
-    program = parameters.get("command") or model.get("command") or model.get("image") or ""
+    image = parameters.get("image_id") or parameters.get("image") or model.get("image")
+    program = parameters.get("command") or model.get("command") or image or ""
     return frozenset(status["inputs"].values()), program, parameters["batch_size"]
 
 

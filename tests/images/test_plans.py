@@ -1,13 +1,16 @@
 """Plans whose models run in containers: built, checked, measured and scored."""
 
 import json
+import shutil
 
 import engine
 import pytest
+from helpers import ROOT
 
 from morocco_lib import config
 from morocco_lib.artifacts import steps
 from morocco_lib.pipeline import targets
+from morocco_lib.pipeline.plan_run import PlanRun
 from morocco_lib.pipeline.step_kinds import verify
 
 pytestmark = pytest.mark.slow
@@ -36,6 +39,20 @@ def test_a_plan_builds_checks_measures_and_scores(project, docker):
     assert all(finding.ok for finding in verify(outputs))
     assert engine.left_containers(docker) == []
     assert project.run("whole", machine="auto")[1].count("kept") == 4  # every step, nothing is built or measured again
+
+
+def test_a_tag_that_moves_to_another_image_is_another_step(tmp_path, docker, image_of, synthetic_data):
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    (tmp_path / "params/models/own.yaml").write_text("model: {name: own, image: morocco-tests/moves}\n")
+    plan = config.PlanParams(name="moves", models=["own"], tasks=["terra"], steps=["bench"])
+
+    def folder(program):
+        docker.images.get(image_of(program)).tag("morocco-tests/moves")
+        (step,) = PlanRun(plan, tmp_path, tmp_path / "out", str(synthetic_data)).preview()
+        return step.folder
+
+    first, other = folder("print(1)"), folder("print(2)")
+    assert first and other and first != other and folder("print(1)") == first
 
 
 def test_auto_takes_an_engine_only_if_it_answers_and_holds_the_base(tiny_image, monkeypatch):
