@@ -108,7 +108,7 @@ def derive(folder: Path) -> dict[str, Any]:
         "runner": facts["runner"],
         "argv": facts["argv"],
         "image_digest": facts["image_digest"],
-        "settings": facts.get("settings"),  # older runs lack it
+        "settings": settings_of(facts),
         "input_size": facts["records_fed"],
         "batch_size": facts["batch_size"],
         "repeats": len(timed),
@@ -131,10 +131,31 @@ def derive(folder: Path) -> dict[str, Any]:
     }
 
 
+def settings_of(facts: Mapping[str, Any]) -> dict[str, str | int | float | None] | None:
+    """Return what decides the speed of a run beside its program; None for runs of before it was recorded.
+
+    The variables, cores and governor that were recorded, what the run was limited to, the threads that the ready line
+    reports, and the power limits, in watts, of the GPUs that the run used.
+    """
+    if "settings" not in facts:
+        return None
+    limits = {f"limit_{name}": facts["limits"].get(name) for name in ("cpus", "memory_bytes")}
+    devices = facts["gpu"]["devices"] if isinstance(facts["gpu"], Mapping) else []
+    limits["power_limit_w"] = "/".join(
+        f"{d['power_limit_w']:g}" for d in devices if d["used_by_run"] and d["power_limit_w"]
+    )
+    threads = _ready_line(facts).get("threads")
+    limits["threads"] = threads if isinstance(threads, int) else None
+    return facts["settings"] | {name: value for name, value in limits.items() if value}
+
+
+def _ready_line(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return next((event for event in facts["events"] if event.get("event") == "ready"), {})
+
+
 def reported(facts: Mapping[str, Any]) -> dict[str, str | None]:
     """Return precision, backend and device as a program's ready line reports them; None for what it does not report."""
-    ready = next((event for event in facts["events"] if event.get("event") == "ready"), {})
-    values = {name: ready.get(name) for name in REPORTED}
+    values = {name: _ready_line(facts).get(name) for name in REPORTED}
     return {name: value if isinstance(value, str) and len(value) <= 40 else None for name, value in values.items()}
 
 

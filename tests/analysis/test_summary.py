@@ -46,6 +46,24 @@ def test_what_a_ready_line_reports_is_a_short_text_or_null(text):
     assert reported == {"precision": None, "backend": None, "device": text if len(text) == 40 else None}
 
 
+def test_settings_hold_limits_threads_and_power_limits_of_the_gpus_that_were_used():
+    gpus = [
+        {"used_by_run": used, "power_limit_w": watts} for used, watts in ((True, 300.0), (False, 700.0), (True, 450.5))
+    ]
+    ready = {"event": "ready", "threads": 4}
+    facts = {"settings": {"cores": 2}, "limits": {"timeout_s": 60, "cpus": 1.5, "memory_bytes": 1000, "pids": 9}}
+    found = summary.settings_of(facts | {"gpu": {"devices": gpus}, "events": [ready]})
+    assert found == {
+        "cores": 2,
+        "limit_cpus": 1.5,
+        "limit_memory_bytes": 1000,
+        "power_limit_w": "300/450.5",
+        "threads": 4,
+    }
+    bare = {"gpu": "NO_GPU", "events": [{**ready, "threads": "4"}], "limits": {"cpus": None}}
+    assert summary.settings_of(facts | bare) == {"cores": 2} and summary.settings_of(bare) is None
+
+
 def test_estimates_of_one_run_are_those_of_the_run(tmp_path):
     result = derived(tmp_path, {})
     assert result["reasons"] == ["SINGLE_RUN"] and result["speed_per_s"]["scope"] == "run"

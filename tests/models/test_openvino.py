@@ -137,7 +137,7 @@ def test_infer_answers_as_with_torch(fitted):
     assert found.stdout == wanted.stdout and found.stdout.count("\n") == 40
     assert {json.loads(line)["label"] for line in found.stdout.splitlines()} == {"true", "false"}
     event = json.loads(found.stderr.splitlines()[0].removeprefix("morocco: "))
-    assert event == {"event": "ready", "precision": "fp32", "backend": "openvino", "device": "cpu"}
+    assert event == {"event": "ready", "precision": "fp32", "backend": "openvino", "device": "cpu", "threads": 1}
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -260,7 +260,7 @@ def test_the_program_reports_how_it_computes_and_what_it_truncated(made, synthet
     done = main("infer", made("bert", "terra"), "--precision=bf16", input=fed)
     first, last = done.stderr.splitlines()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ready = {"event": "ready", "precision": "bf16", "backend": "torch", "device": device}
+    ready = {"event": "ready", "precision": "bf16", "backend": "torch", "device": device, "threads": 1}
     assert json.loads(first.removeprefix("morocco: ")) == ready
     assert last == "1 sequences were longer than the model takes and were truncated"
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 3

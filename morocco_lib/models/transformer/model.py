@@ -87,9 +87,10 @@ class Transformer:
         return f"<Transformer of {self.task.title}: {self.values['config']['model_type']}, {self.options.precision}>"
 
     @property
-    def operating_point(self) -> dict[str, str]:
+    def operating_point(self) -> dict[str, str | int]:
         """What the program reports when it is ready."""
-        return {"precision": self.options.precision, "backend": self.options.backend, "device": self.device.type}
+        point = {"precision": self.options.precision, "backend": self.options.backend, "device": self.device.type}
+        return point | {"threads": torch.get_num_threads()}
 
     @property
     def truncated(self) -> int:
