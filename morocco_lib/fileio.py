@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,15 @@ def expand(path: str) -> Path:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
+    """Return the sha256 of a file in hex.
+
+    Raises:
+        UsageError: it is a pipe or the like, and could not be read a second time.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UsageError(
+            f"{path} is not a regular file", rule="what is read is digested, too", remedy="save it as a file"
+        )
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -26,6 +26,7 @@ from morocco_lib.monitors.host import host_facts
 from morocco_lib.monitors.procfs import is_running, start_ticks
 
 STATUS = "status.json"
+NO_FILE = "not a regular file"
 SCHEMA = 1
 RUNNING, DONE, FAILED, KILLED = "running", "done", "failed", "killed"
 
@@ -115,18 +116,39 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def digest_outputs(folder: Path) -> dict[str, str]:
-    """Return {path within the folder: sha256} of everything in it but the status and the step folders in it."""
+    """Return {path within the folder: sha256} of everything in it but the status and the step folders in it.
+
+    What is neither a file nor a folder, as a pipe or a link to a folder, has NO_FILE in place of a digest.
+    """
     found = []
     for base, dirs, names in os.walk(folder):
         dirs[:] = [name for name in dirs if not (Path(base) / name / STATUS).exists()]
-        found += [Path(base) / name for name in names if not (name == STATUS and Path(base) == Path(folder))]
-    return {file.relative_to(folder).as_posix(): fileio.sha256_file(file) for file in sorted(found)}
+        linked = [name for name in dirs if os.path.islink(Path(base) / name)]
+        found += [Path(base) / name for name in names + linked if not (name == STATUS and Path(base) == Path(folder))]
+    return {
+        path.relative_to(folder).as_posix(): fileio.sha256_file(path) if path.is_file() else NO_FILE
+        for path in sorted(found)
+    }
+
+
+def find_files(folder: Path, name: str) -> list[Path]:
+    """Return every file of a name at or below a folder, each once; links to folders are followed."""
+    found, seen = [], set()
+    for base, dirs, names in os.walk(folder, followlinks=True):
+        dirs[:] = sorted(
+            dirs, key=lambda name, base=base: (os.path.islink(Path(base) / name), name)
+        )  # its own before links
+        if (place := os.path.realpath(base)) in seen:
+            dirs.clear()  # a link to what was seen already, or in a circle
+        elif name in names:
+            found.append(Path(base) / name)
+        seen.add(place)
+    return found
 
 
 def find_steps(outputs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield (folder, status) of every step folder below, the oldest first; broken ones raise UsageError."""
-    folders = [path.parent for path in Path(outputs).rglob(STATUS)]
-    found = [(folder, read_status(folder)) for folder in folders]
+    found = [(path.parent, read_status(path.parent)) for path in find_files(outputs, STATUS)]
     yield from sorted(found, key=lambda item: (item[1]["started"], str(item[0])))
 
 

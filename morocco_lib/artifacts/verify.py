@@ -46,7 +46,7 @@ def verify(
         UsageError: there is no step folder.
     """
     outputs = Path(outputs)
-    folders = sorted({path.parent for path in outputs.rglob(steps.STATUS)})
+    folders = sorted(path.parent for path in steps.find_files(outputs, steps.STATUS))
     if not folders:
         raise UsageError(
             f"no step folder in {outputs}", rule=f"a step folder holds {steps.STATUS}", remedy="give outputs/<plan>"
@@ -56,7 +56,9 @@ def verify(
         name = folder.relative_to(outputs).as_posix() if folder != outputs else folder.name
         findings += [Finding(name, what, ok, seen) for what, ok, seen in _verify_step(folder, kinds, rebuild)]
     if rebuild is None:
-        places = ((path, wrong_lines) for name, wrong_lines in tables.items() for path in sorted(outputs.rglob(name)))
+        places = (
+            (path, wrong_lines) for name, wrong_lines in tables.items() for path in steps.find_files(outputs, name)
+        )
         findings += [_verify_lines(path, path.relative_to(outputs).as_posix(), wrong) for path, wrong in places]
     return findings
 
@@ -86,12 +88,13 @@ def _verify_step(folder: Path, kinds: Kinds, rebuild: Container[Path] | None) ->
         yield "status", False, "still running" if steps.is_alive(status) else killed
         return
     yield "status", True, f"{status['state']}, exit {status['exit']}"
-    yield _files(folder, status)
-    if steps.is_retired(folder):
+    yield (files := _files(folder, status))
+    if steps.is_retired(folder) or steps.NO_FILE in files[2]:
         return
     yield from _inputs(folder, status)
     wanted = rebuild is None or folder.resolve() in rebuild
-    kind = kinds.get(status["step"])
+    if not (kind := kinds.get(status["step"])) and status["task"]:
+        yield "kind", True, f"this version has no step {status['step']!r}; its numbers were not rebuilt"
     if wanted and status["state"] == steps.DONE and kind and kind.rebuild:
         yield _rebuilt(folder, status, kind.rebuild)
 
@@ -101,6 +104,7 @@ def _files(folder: Path, status: dict[str, Any]) -> tuple[str, bool, str]:
     wrong = [f"{folder / name} was changed" for name in sorted(now.keys() & then.keys()) if now[name] != then[name]]
     wrong += [f"{folder / name} is missing" for name in sorted(then.keys() - now.keys())]
     wrong += [f"{folder / name} was added" for name in sorted(now.keys() - then.keys())]
+    wrong += [f"{folder / name} is {steps.NO_FILE}" for name in sorted(now) if now[name] == steps.NO_FILE]
     return "files", not wrong, "; ".join(wrong) or f"{len(then)} digests hold"
 
 
@@ -171,7 +175,7 @@ def table(findings: list[Finding]) -> str:
     """Return the findings as text: failures in full, then one line of what holds."""
     failed = [f for f in findings if not f.ok]
     lines = [f"FAILED  {f.step}: {f.what}: {f.seen}" for f in failed]
-    lines += [f"note    {f.step}: {f.what}: {f.seen}" for f in findings if f.ok and f.what == "inputs"]
+    lines += [f"note    {f.step}: {f.what}: {f.seen}" for f in findings if f.ok and f.what in ("inputs", "kind")]
     ended_badly = [f for f in findings if f.ok and f.what == "status" and not f.seen.startswith(steps.DONE)]
     lines += [f"note    {f.step}: {f.seen}" for f in ended_badly if not steps.is_retired(Path(f.step))]
     folders = len({f.step for f in findings if f.what != LINES})

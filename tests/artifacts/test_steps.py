@@ -378,3 +378,10 @@ def test_a_step_whose_end_could_not_be_written_does_not_block_the_next_attempt(t
     assert steps.read_status(step.folder)["state"] == steps.RUNNING and not steps.is_alive(step.status)
     with begin(tmp_path / "step"):
         assert steps.read_status(tmp_path / "step.1")["state"] == steps.KILLED
+
+
+def test_an_input_that_can_be_read_once_only_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "records")
+    with pytest.raises(UsageError, match=r"records is not a regular file; .*; save it as a file"):
+        begin(tmp_path / "step", inputs={"data": tmp_path / "records"})
+    assert not (tmp_path / "step").exists()

@@ -1,6 +1,7 @@
 """`verify` finds every changed byte and every number that does not follow from its files."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,9 +78,26 @@ def test_a_folder_without_steps_is_wrong_usage(tmp_path):
         verify.verify(tmp_path, {})
 
 
-def test_kinds_without_a_rebuild_and_unknown_ones_have_digests_only(step):
-    for kinds in ({}, {"bench": kind()}):
-        assert [f.what for f in verify.verify(step, kinds)] == ["status", "files"]
+def test_a_kind_without_a_rebuild_has_digests_only_and_an_unknown_one_is_noted(step):
+    assert [f.what for f in verify.verify(step, {"bench": kind()})] == ["status", "files"]
+    findings = verify.verify(step, {})
+    assert [f.what for f in findings] == ["status", "files", "kind"]
+    assert "note    step: kind: this version has no step 'bench'; its numbers were not rebuilt" in verify.table(
+        findings
+    )
+
+
+def test_steps_behind_links_are_verified_once(step, tmp_path):
+    (there := tmp_path / "there/model").mkdir(parents=True)
+    (there / "step").symlink_to(step)
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan/model").symlink_to(there)
+    (there / "circle").symlink_to(tmp_path / "plan")
+    assert {f.step for f in verify.verify(tmp_path / "plan", {})} == {"model/step"}
+    assert {f.step for f in verify.verify(tmp_path, {})} == {"out/step"}  # its own place before links to it
+    assert [folder for folder, _ in steps.find_steps(tmp_path / "plan")] == [tmp_path / "plan/model/step"]
+    (step / "result.json").write_text("{}")
+    assert failures(tmp_path / "plan") != []
 
 
 # -- bytes ---------------------------------------------------------------------------------------------------------
@@ -121,6 +139,20 @@ def test_a_status_that_cannot_be_read_is_found(step):
 def test_a_changed_missing_or_added_file_is_found_and_named(step, edit, expected):
     edit(step)
     assert failures(step) == [f"files: {step}/{expected}"]
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("/etc"), lambda path: path.symlink_to("nowhere")], ids=str
+)
+def test_what_is_no_file_is_found_and_not_read(step, make):
+    make(step / "odd")
+    (failure,) = failures(step)
+    assert failure == f"files: {step / 'odd'} was added; {step / 'odd'} is not a regular file"
+    (step / "odd").unlink()
+    (step / "result.json").unlink()
+    make(step / "result.json")
+    (failure,) = failures(step)
+    assert failure.endswith("result.json is not a regular file")
 
 
 def test_an_input_that_was_changed_is_found_and_one_that_is_gone_is_noted(step, tmp_path):
