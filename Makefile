@@ -47,7 +47,8 @@ test-all: test  ## the slow ones too
 	$(TEST) -m "slow or gpu"
 
 test-deep: setup  ## statistics, fuzzing, wide lists; SHARD=0 to 7 runs one of eight parts
-	SHARD=$(SHARD) $(TEST) tests/deep
+	SHARD=$(SHARD) $(TEST) -m "not timed" tests/deep
+	SHARD=$(SHARD) $(RUN) pytest -m timed tests/deep
 
 coverage: setup  ## which lines the fast and the slow tests reach, 90 % at least
 	$(TEST) --cov --cov-report=term:skip-covered --cov-fail-under=90 -m ""

@@ -1,7 +1,7 @@
 """Fixtures: official records where there are any, synthetic ones, a fitted model, the command line near and apart.
 
 Also what holds for every test: the machine looks quiet (tests/quiet), torch has one thread, what shares an engine or a
-fixture runs in one worker, tests/deep/ is taken in shards, and an unmarked test keeps to its budget of time.
+fixture runs in one worker, and an unmarked test keeps to its budget of time.
 """
 
 import json
@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections import defaultdict
 from contextlib import ExitStack, chdir
-from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -33,7 +32,6 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARAL
 BUDGET_S = 8.0  # of an unmarked test on a quiet machine, what its fixtures take excluded
 UNLIMITED = ("slow", "gpu")
 ENGINES = {"docker_engine", "engine"}  # fixtures; one engine a session, so those who use it run in one worker
-SHARDS = 8  # of tests/deep
 
 # What a script starts in the background ignores Ctrl-C, and so would the programs that tests send it to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -60,11 +58,6 @@ def is_deep(item) -> bool:
     return item.path.is_relative_to(ROOT / "tests/deep")
 
 
-def shard_of(file: str) -> int:
-    """Return the shard, from 0, of a file of tests/deep; the same on every machine."""
-    return int.from_bytes(sha256(file.encode()).digest()) % SHARDS
-
-
 def worker_group(item) -> str | None:
     """Return the name of the tests that must run in one worker with this one: they share what is made once, or time."""
     if ENGINES & set(item.fixturenames):
@@ -81,10 +74,6 @@ def worker_group(item) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(config, items):
-    if shard := os.environ.get("SHARD"):
-        others = [item for item in items if is_deep(item) and shard_of(item.nodeid.split("::")[0]) != int(shard)]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in others]
     items.sort(key=lambda item: item.get_closest_marker("long") is None)  # at the end the other worker would wait
     for item in items:
         if group := worker_group(item):
@@ -108,11 +97,6 @@ def pytest_runtest_makereport(item, call):
                 "make it quicker, or move it to tests/deep/ or mark it slow"
             )
     return report
-
-
-def pytest_sessionfinish(session, exitstatus):
-    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and os.environ.get("SHARD"):
-        session.exitstatus = pytest.ExitCode.OK  # a shard may be empty
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -7,6 +7,7 @@ alone writes. Test records are never read.
 import json
 import math
 import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -111,19 +112,42 @@ def collate(examples: Sequence[Example], padding: int, segments: bool) -> dict[s
     }
 
 
-def examples_of(task: Task, head: Head, reader: Reader, records: Sequence[Record]) -> list[Example]:
-    """Return what can be learnt from labelled records, in their order."""
-    found: list[Example] = []
-    for first in range(0, len(records), 1000):
-        some = records[first : first + 1000]
-        for record, sequences in zip(some, reader([task.parts(r) for r in some]), strict=True):
-            targets = task.targets(record)
-            if head.together:
-                found.append(Example(len(found), sequences, targets))
-            else:
-                for one, target in zip(sequences, targets, strict=True):
-                    found.append(Example(len(found), [one], [target]))
-    return found
+class Examples(Sequence):
+    """What can be learnt from labelled records, in their order.
+
+    Where all sequences of a record compete, which may be dozens of passages, they are encoded again whenever the record
+    is drawn: then memory grows with the records' own text alone.
+
+    Attributes:
+        lengths: Tokens of each example.
+        sequences, truncated: Of all of them.
+    """
+
+    def __init__(self, task: Task, head: Head, reader: Reader, records: Sequence[Record]):
+        self._task, self._reader, self._records = task, reader, records if head.together else []
+        self._kept: list[Example] = []
+        self.lengths, self.sequences = array("q"), 0
+        for first in range(0, len(records), 1000):
+            some = records[first : first + 1000]
+            for record, sequences in zip(some, reader([task.parts(r) for r in some]), strict=True):
+                self.sequences += len(sequences)
+                if head.together:
+                    self.lengths.append(sum(len(one.ids) for one in sequences))
+                    continue
+                for one, target in zip(sequences, task.targets(record), strict=True):
+                    self._kept.append(Example(len(self._kept), [one], [target]))
+                    self.lengths.append(len(one.ids))
+        self.truncated = reader.truncated
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, number: int) -> Example:
+        if not self._records:
+            return self._kept[number]
+        record = self._records[number]
+        (sequences,) = self._reader([self._task.parts(record)])
+        return Example(number, sequences, self._task.targets(record))
 
 
 def values_of(backbone: Backbone, task: Task, pooling: str, max_length: int) -> dict[str, Any]:
@@ -156,7 +180,7 @@ class _Trainer(Trainer):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * world()
-        return _ByLength(batch, self.train_dataset, self.args.data_seed)
+        return _ByLength(batch, self.train_dataset.lengths, self.args.data_seed)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -173,8 +197,8 @@ class _Trainer(Trainer):
 class _ByLength(LengthGroupedSampler):
     """Draws the examples of an update alike in length; which ones depends on seed and epoch alone."""
 
-    def __init__(self, batch_size: int, data: Sequence[Example], seed: int):
-        super().__init__(batch_size, lengths=[sum(len(one.ids) for one in example.sequences) for example in data])
+    def __init__(self, batch_size: int, lengths: Sequence[int], seed: int):
+        super().__init__(batch_size, lengths=list(lengths))
         self.seed = seed
         self.set_epoch(0)
 
@@ -261,7 +285,7 @@ class Fit:
             )
         except ValueError as error:
             raise UsageError(f"{backbone.source}: {error}", remedy="a model that reads longer texts") from None
-        data = examples_of(self.task, head, reader, self.train)
+        data = Examples(self.task, head, reader, self.train)
         transformers.set_seed(seed)  # making the backbone drew as many random numbers as it has weights
         net = Net(backbone.model, head, pooling, recipe.dropout)
         trainer = _Trainer(
@@ -271,7 +295,7 @@ class Fit:
                 collate, padding=config.pad_token_id or 0, segments=getattr(config, "type_vocab_size", 0) > 1
             ),
             train_dataset=data,
-            eval_dataset=data[:1],  # required by the Trainer; `evaluate` reads val
+            eval_dataset=[data[0]],  # required by the Trainer; `evaluate` reads val
             callbacks=[EarlyStoppingCallback(recipe.patience)] if recipe.patience else [],
             score=lambda net: self._score(Transformer(self.task, values, net.state_dict(), backbone.tokenizer)),
         )
@@ -285,8 +309,8 @@ class Fit:
             score=max(score for _, score in evaluations),
             evaluations=evaluations,
             updates=trainer.state.global_step,
-            sequences=sum(len(example.sequences) for example in data),
-            truncated=reader.truncated,
+            sequences=data.sequences,
+            truncated=data.truncated,
             batch_size=batch,
         )
 

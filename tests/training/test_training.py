@@ -14,11 +14,14 @@ import numpy as np
 import torch
 import transformers
 from small_training import QUICK, RWSD, TINY, few_records, model_file, plan, program, texts
+from tokenizers import Tokenizer
 
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models import weights
-from morocco_lib.models.transformer.sequences import EncodedSequence
+from morocco_lib.models.transformer.heads import head_of
+from morocco_lib.models.transformer.inputs import Reader
+from morocco_lib.tasks import get_task
 from morocco_lib.training import backbones, finetune, fit, seeds
 
 
@@ -111,11 +114,30 @@ def test_weights_that_became_infinite_end_a_seed(small, tmp_path):
 def test_examples_of_an_update_are_alike_in_length(small, tmp_path):
     one, two = (fit.fit(plan(small, group_by_length=True), tmp_path / name)["seeds"][0] for name in ("one", "two"))
     assert one["state"] == "done" and one["looks"] == two["looks"]
-    data = [finetune.Example(k, [EncodedSequence(list(range(1 + k % 50)), 1)], [0]) for k in range(2000)]
-    order = list(finetune._ByLength(20, data, 1))
+    tokens = [1 + k % 50 for k in range(2000)]
+    order = list(finetune._ByLength(20, tokens, 1))
     lengths = np.array(order).reshape(-1, 20) % 50  # of each update
     assert sorted(order) == list(range(2000)) and np.ptp(lengths, axis=1).mean() < 5
-    assert list(finetune._ByLength(20, data, 1)) == order != list(finetune._ByLength(20, data, 2))
+    assert list(finetune._ByLength(20, tokens, 1)) == order != list(finetune._ByLength(20, tokens, 2))
+
+
+@pytest.mark.parametrize("name", ["rwsd", "parus"])
+def test_examples_are_those_of_the_records_and_only_sequences_that_do_not_compete_are_kept(name, synthetic_data):
+    task = get_task(name)
+    records = task.read(synthetic_data / task.title / "train.jsonl")[:30]
+    backbone = backbones.from_scratch(TINY["bert"], backbones.texts_of(records, task), 1)
+
+    def reader():
+        return Reader(Tokenizer.from_str(backbone.tokenizer), backbone.template, 16)
+
+    examples, sequences = finetune.Examples(task, head_of(task), reader(), records), reader()
+    encoded = sequences([task.parts(record) for record in records])
+    assert [example.sequences for example in examples] == encoded and len(examples) == 30
+    assert [example.number for example in examples] == list(range(30))
+    assert [example.targets for example in examples] == [task.targets(record) for record in records]
+    assert list(examples.lengths) == [sum(len(one.ids) for one in record) for record in encoded]
+    assert (examples.sequences, examples.truncated) == (sum(map(len, encoded)), sequences.truncated)
+    assert examples.truncated > 0 and (examples[3] is examples[3]) == (name == "rwsd")
 
 
 @pytest.mark.parametrize(

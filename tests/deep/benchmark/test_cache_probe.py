@@ -8,6 +8,8 @@ from cache_probe_runs import probe
 from morocco_lib.analysis import caching
 from morocco_lib.reasons import Reason
 
+pytestmark = pytest.mark.timed
+
 
 @pytest.fixture
 def probed(tmp_path, monkeypatch):

@@ -3,13 +3,11 @@
 The same measurements as a table: python benchmarks/truth.py
 """
 
-import shutil
-
 import pytest
-from truth import original_method, pool
-from truth.pool import Setting, median_and_p95
+from truth import pool
+from truth.pool import median_and_p95
 
-SEED, COMPARED = 1, 5
+SEED = 1
 BARS = {  # of the error: median, 95th percentile
     "steady and varying": (0.01, 0.03),
     "20 % cold starts": (0.01, 0.03),
@@ -17,10 +15,11 @@ BARS = {  # of the error: median, 95th percentile
     "unflushed": (0.03, 0.03),
     "all at the end": (0.01, 0.01),
 }
-needs_ps = pytest.mark.skipif(shutil.which("ps") is None, reason="the original's way samples with `ps`")
 
 
-# -- our way --------------------------------------------------------------------------------------------------------
+pytestmark = pytest.mark.timed
+
+
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory):
     """The trials of every pool; measured once, about three minutes."""
@@ -57,40 +56,3 @@ def test_the_interval_of_one_run_holds_the_truth(measured):
 def test_start_up_is_within_100_ms_of_the_truth(measured):
     trials = [trial for name in BARS for trial in measured[name]]
     assert max(abs(trial.init_error_s) for trial in trials) <= 0.1, [(t.setting, t.init_error_s) for t in trials]
-
-
-@pytest.mark.parametrize("name", pool.without_readiness(SEED))
-def test_all_at_the_end_without_readiness_is_measured_from_pairs_of_runs(name, tmp_path):
-    trial = pool.ours(pool.without_readiness(SEED)[name], tmp_path / "paired", repeats=5)
-    assert trial.result["speed_per_s"]["method"] == "paired"
-    assert trial.holds and trial.width <= 0.1, trial.result["speed_per_s"]
-
-
-# -- the original's way --------------------------------------------------------------------------------------------
-@pytest.fixture(scope="session", params=pool.compared(COMPARED, SEED))
-def compared(request, tmp_path_factory):
-    """Both ways on one setting, in turn; about a minute and a half."""
-    return pool.both(pool.compared(COMPARED, SEED)[request.param], tmp_path_factory.mktemp("compared") / "both")
-
-
-@needs_ps
-def test_one_run_is_nearer_the_truth_than_the_originals_ten(compared):
-    trials, others = compared
-    assert median_and_p95(t.error for t in trials)[1] < median_and_p95(error for error, _ in others)[1]
-
-
-@needs_ps
-def test_one_run_takes_a_quarter_of_the_originals_time_at_most(compared):
-    trials, others = compared
-    assert sum(trial.wall_s for trial in trials) <= sum(wall_s for _, wall_s in others) / 4
-
-
-@needs_ps
-def test_the_originals_way_loses_the_start_up_of_a_long_input(tmp_path):
-    # What was published with speeds up to three times too high: known of the yardstick, else it would not be one.
-    setting = Setting(init_s=1.5, work_s=1.0, late_stdin=True)
-    lines = setting.lines(tmp_path)
-    assert sum(map(len, lines)) >= pool.LATE_BYTES
-    argv = [*setting.argv(tmp_path / "starts"), "--batch-size", "8"]
-    long, short = original_method.total_s(argv, b"".join(lines)), original_method.total_s(argv, lines[0])
-    assert 0.6 <= long <= 1.1 and 1.2 <= short <= 1.7

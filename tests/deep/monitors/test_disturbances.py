@@ -24,7 +24,7 @@ from morocco_lib.reasons import Reason
 from morocco_lib.runners.contract import Limits
 from morocco_lib.tasks import get_task
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_load]
+pytestmark = [pytest.mark.timed, pytest.mark.slow, pytest.mark.real_load]
 TASK = get_task("terra")
 CORES = os.cpu_count()
 

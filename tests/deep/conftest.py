@@ -1,0 +1,37 @@
+"""The deep tests in eight shards, of which CI takes one a commit: SHARD=0 to 7 chooses, without it all are run.
+
+A shard takes three minutes at most on two cores: what is marked `timed` alone and one after the other, the rest by two workers.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARDS = (
+    "analysis/test_intervals.py",
+)  # fmt: skip
+
+
+def shard_of(path: Path) -> int:
+    """Return the number of the shard that a file is in; raises UsageError unless it is in one."""
+    name = path.relative_to(Path(__file__).parent).as_posix()
+    found = [number for number, names in enumerate(SHARDS) if name in names.split()]
+    if len(found) != 1:
+        raise pytest.UsageError(f"tests/deep/{name} is in {len(found)} shards of tests/deep/conftest.py; one is right")
+    return found[0]
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+def pytest_collection_modifyitems(config, items):
+    deep = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    shards = {path: shard_of(path) for path in {item.path for item in deep}}
+    if wanted := os.environ.get("SHARD"):
+        others = [item for item in deep if shards[item.path] != int(wanted)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK  # a shard may have no timed tests, or no others
