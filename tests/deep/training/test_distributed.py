@@ -31,20 +31,41 @@ def test_a_process_that_fails_ends_the_others(fault, small, tmp_path):
     assert json.loads((tmp_path / "out" / "status.json").read_text())["state"] in ("failed", "killed")
 
 
-def test_an_interrupted_training_of_two_processes_goes_on_where_it_was(small, tmp_path):
-    root = model_file(tmp_path / "project", recipe={**QUICK, "epochs": 40, "eval_every": 50})
-    work = seeds.work_folder(tmp_path / "out")
-    running = trained_by_two(["-m", "morocco_lib"], root, small, tmp_path / "out")
-    until = time.monotonic() + 120
-    while not list(work.glob("seed-2/checkpoint-*/trainer_state.json")):
-        assert running.poll() is None and time.monotonic() < until, running.communicate()
-        time.sleep(0.02)
-    running.terminate()
-    running.communicate(timeout=60)
-    assert running.returncode != 0
-    again = trained_by_two(["-m", "morocco_lib"], root, small, tmp_path / "out")
+def test_a_training_of_two_processes_that_is_interrupted_again_and_again_ends_with_the_same_bytes(small, tmp_path):
+    recipe = {
+        **QUICK,
+        "epochs": 10,
+        "eval_every": 10,
+        "patience": 8,
+        "accumulation": 2,
+        "group_by_length": True,
+        "dropout": 0.1,
+    }
+    root, out = model_file(tmp_path / "project", recipe=recipe), tmp_path / "out"
+    work = seeds.work_folder(out)
+
+    def updates():  # of seed 2 that are behind its newest evaluation
+        return max(
+            (int(path.parent.name[11:]) for path in work.glob("seed-2/checkpoint-*/trainer_state.json")), default=0
+        )
+
+    for update in (10, 30, 70):
+        running = trained_by_two(["-m", "morocco_lib"], root, small, out)
+        until = time.monotonic() + 120
+        while updates() < update:
+            assert running.poll() is None and time.monotonic() < until, running.communicate()
+            time.sleep(0.02)
+        running.terminate()
+        running.communicate(timeout=60)
+        assert running.returncode != 0
+    again = trained_by_two(["-m", "morocco_lib"], root, small, out)
     _, messages = again.communicate(timeout=120)
     assert again.returncode == 0, messages
-    result = json.loads((tmp_path / "out" / "train.json").read_text())
-    assert messages.count("seed 1: done before") == 1 and result["processes"] == 2 and not work.exists()
-    assert [one["updates"] for one in result["seeds"]] == [400, 400] and len(result["seeds"][1]["looks"]) == 8
+    assert messages.count("seed 1: done before") == 1 and not work.exists()
+    whole = trained_by_two(["-m", "morocco_lib"], root, small, tmp_path / "whole")
+    assert whole.wait(120) == 0
+    found, expected = (json.loads((place / "train.json").read_text()) for place in (out, tmp_path / "whole"))
+    assert found["processes"] == 2 and [one["updates"] for one in found["seeds"]] == [100, 100]
+    assert [one["looks"] for one in found["seeds"]] == [one["looks"] for one in expected["seeds"]]
+    one, other = (place / "weights/model.safetensors" for place in (out, tmp_path / "whole"))
+    assert one.read_bytes() == other.read_bytes()
