@@ -1,6 +1,7 @@
 """Where a transformer's backbone and tokenizer come from: a hub id, a folder, or random weights and a tokenizer made here."""
 
 import json
+import pickle
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,7 +83,11 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
     options = {"revision": revision, "trust_remote_code": False}
     try:
         values, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
-        kind = values.get("model_type")
+        if not (kind := values.get("model_type")):
+            raise UsageError(
+                f"{source} has no config.json with a model_type", rule="it names the architecture",
+                remedy='add it, as "model_type": "bert"',
+            )  # fmt: skip
         if "auto_map" in values and kind not in CONFIG_MAPPING:
             raise UsageError(
                 f"{source} is a {kind}, which is code that comes with the model", rule="such code is never run",
@@ -99,6 +104,11 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
             model, found = AutoModel.from_pretrained(source, config=config, **options, **made)
     except UsageError:
         raise
+    except pickle.UnpicklingError:
+        raise UsageError(
+            f"the weights of {source} are pickled objects or damaged", rule="only tensors are read: what else a .bin holds may run code",
+            remedy="take a repository or revision with safetensors",
+        ) from None  # fmt: skip
     except Exception as error:  # whatever a folder or a repository may hold
         reason = " ".join(str(error).split())[:300]
         if local or not isinstance(error, OSError):

@@ -46,6 +46,70 @@ def test_a_local_folder_is_read_back_as_it_was(kind, folder, small):
         assert torch.equal(tensor, again), name
 
 
+# -- the forms in which folders and repositories keep weights ------------------------------------------------------
+def old_names(name):
+    return "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+
+def as_bin(path, tensors):
+    torch.save(tensors, path / "pytorch_model.bin")
+
+
+def as_old_bin(path, tensors):
+    torch.save({old_names(name): tensor for name, tensor in tensors.items()}, path / "pytorch_model.bin")
+
+
+def as_shards(save, ending):
+    def write(path, tensors):
+        names, files = list(tensors), [f"part-{k}.{ending}" for k in (1, 2)]
+        for k, file in enumerate(files):
+            save({name: tensors[name] for name in names[k::2]}, path / file)
+        place = {name: files[k % 2] for k, name in enumerate(names)}
+        index = "model.safetensors.index.json" if ending == "safetensors" else "pytorch_model.bin.index.json"
+        (path / index).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": place}))
+
+    return write
+
+
+def as_safetensors(tensors, path):
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "write",
+    [as_bin, as_old_bin, as_shards(torch.save, "bin"), as_shards(as_safetensors, "safetensors")],
+    ids=["bin", "old names", "sharded bin", "shards"],
+)
+def test_weights_are_read_in_every_form_that_hubs_keep(write, folder):
+    path = folder()
+    tensors = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    write(path, tensors)
+    change("config.json", torch_dtype="float16")(path)  # as older versions name it; training is in float32
+    read = backbones.load(str(path)).model.state_dict()
+    assert {name: tensor.dtype for name, tensor in read.items()} == dict.fromkeys(tensors, torch.float32)
+    assert all(torch.equal(tensor, read[name]) for name, tensor in tensors.items())
+
+
+class Pickled:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_bin_that_holds_more_than_tensors_is_refused_and_not_run(folder, tmp_path):
+    path = folder()
+    (path / "model.safetensors").unlink()
+    torch.save({"x": Pickled(str(tmp_path / "ran"))}, path / "pytorch_model.bin")
+    with pytest.raises(UsageError, match=r"are pickled objects or damaged; only tensors are read") as caught:
+        backbones.load(str(path))
+    assert "weights_only" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
 def change(name, **values):
     def spoil(path):
         (path / name).write_text(json.dumps(json.loads((path / name).read_text()) | values))
@@ -68,7 +132,7 @@ def drop_a_weight(path):
 @pytest.mark.parametrize(
     ("kind", "spoil", "message"),
     [
-        ("bert", lambda path: (path / "config.json").unlink(), "cannot be loaded"),
+        ("bert", lambda path: (path / "config.json").unlink(), "has no config.json with a model_type"),
         ("bert", lambda path: (path / "tokenizer.json").unlink(), "no tokenizer in"),
         ("bert", lambda path: (path / "model.safetensors").unlink(), "cannot be loaded"),
         ("bert", drop_a_weight, "lacks 1 of the weights"),
@@ -76,8 +140,19 @@ def drop_a_weight(path):
         ("gpt2", add_words, "tokenizer and weights belong together"),
         ("bert", change("tokenizer.json", post_processor=None), "puts its special tokens around a text"),
         ("bert", change("config.json", num_hidden_layers=0), "0 layers"),
+        ("bert", change("config.json", model_type=None), "has no config.json with a model_type"),
     ],
-    ids=["config", "tokenizer", "weights", "a weight", "another tokenizer", "a decoder's", "nothing around", "layers"],
+    ids=[
+        "config",
+        "tokenizer",
+        "weights",
+        "a weight",
+        "another tokenizer",
+        "a decoder's",
+        "nothing around",
+        "layers",
+        "no kind",
+    ],
 )
 def test_a_model_folder_that_will_not_do_is_refused_in_words(kind, spoil, message, folder):
     path = folder(kind)
