@@ -8,6 +8,10 @@ LAB_PORT ?= 8888
 TORCH_VARIANT ?= default
 TORCH_INDEX := $(if $(filter-out default,$(TORCH_VARIANT)),--index-url https://download.pytorch.org/whl/$(TORCH_VARIANT))
 
+# A person's own pip settings name where packages come from; where they go is .venv.
+export PIP_USER := 0
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT
+
 .PHONY: setup setup-torch demo demo-torch test test-all test-deep coverage mutants figures lint lab lock
 
 setup: .venv/.ready

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,10 @@ def install(wanted: list[str], python: str, folder: Path) -> None:
     # Here and not in the build: the index, its certificates and its secrets stay out of the image and its history.
     argv = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     argv += ["--target", str(folder), "--only-binary", ":all:", "--python-version", python, *wanted]
-    done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
+    # A person's own pip settings name where packages come from, not where these go.
+    settings = {name: value for name, value in os.environ.items() if name not in ("PIP_PREFIX", "PIP_ROOT")}
+    settings["PIP_USER"] = "0"
+    done = subprocess.run(argv, env=settings, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise EnvironmentFailure(
