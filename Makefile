@@ -74,7 +74,7 @@ lab: setup  ## JupyterLab for you alone: loopback address, with its token
 	  || { echo "HOME ($${HOME:-not set}) cannot be written, and JupyterLab keeps its settings there; say make lab HOME=/some/folder" >&2; exit 3; }
 	@.venv/bin/python -c 'import socket; socket.create_server(("127.0.0.1", $(LAB_PORT))).close()' 2>/dev/null \
 	  || { echo "port $(LAB_PORT) is taken; say make lab LAB_PORT=8890" >&2; exit 3; }
-	umask 077; $(RUN) jupyter lab --no-browser --ip=127.0.0.1 --port=$(LAB_PORT) --ServerApp.port_retries=0 --ServerApp.root_dir=. $$([ "$$(id -u)" != 0 ] || echo --allow-root)
+	umask 077; JUPYTER_PATH="$(CURDIR)/.venv/share/jupyter$${JUPYTER_PATH:+:$$JUPYTER_PATH}" $(RUN) jupyter lab --no-browser --ip=127.0.0.1 --port=$(LAB_PORT) --ServerApp.port_retries=0 --ServerApp.root_dir=. $$([ "$$(id -u)" != 0 ] || echo --allow-root)
 
 lock:  ## after a change of pyproject.toml
 	$(RUN) uv pip compile pyproject.toml --extra infer --extra kit --extra dev --no-strip-extras --universal --python-version 3.11 \

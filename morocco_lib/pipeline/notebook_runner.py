@@ -139,7 +139,9 @@ def _papermill(
 
 def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.WorkerSlot | None):
     """Return a kernel manager class: kernels run in `folder`, end with us, write to `log` and are listed in `started`."""
+    from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
 
     def clean(env: dict[str, str]) -> dict[str, str]:
         """Return the environment without what a user's own configuration would do to a kernel and its figures."""
@@ -147,6 +149,8 @@ def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.Worker
         return {name: value for name, value in env.items() if name != "PYTHONSTARTUP"} | own
 
     class Kernel(AsyncKernelManager):
+        kernel_spec = KernelSpec(**get_kernel_dict())  # of this Python, whatever JUPYTER_PATH has under the same name
+
         # A kernel's own messages belong beside its notebook, not on our terminal; one that outlived us would go on
         # writing into a folder that the next run has set aside.
         async def _async_launch_kernel(self, kernel_cmd, **options):

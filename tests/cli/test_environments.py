@@ -363,6 +363,25 @@ def test_a_user_without_rights_home_and_git_runs_a_whole_plan(program, place, th
 
 
 @pytest.mark.slow
+def test_what_a_user_configured_for_himself_changes_no_plan(program, tmp_path):
+    kernel = {"argv": ["/bin/false", "{connection_file}"], "display_name": "of another Python", "language": "python"}
+    files = {
+        ".ipython/profile_default/startup/00-mine.py": "cache, batch_size, display = {}, 7, None",
+        ".ipython/profile_default/ipython_config.py": "c.InteractiveShell.ast_node_interactivity = 'all'",
+        ".config/matplotlib/matplotlibrc": "savefig.dpi: nonsense\nfigure.figsize: 1, 1\n",
+        ".jupyter/jupyter_config.py": "raise ValueError('read')",
+        ".jupyter/jupyter_nbconvert_config.py": "raise ValueError('read')",
+        "share/jupyter/kernels/python3/kernel.json": json.dumps(kernel),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "socks5://127.0.0.1:9")
+    variables = {"HOME": str(tmp_path), "JUPYTER_PATH": str(tmp_path / "share/jupyter"), **proxies}
+    whole_plan(program, tmp_path / "out", **variables)
+
+
+@pytest.mark.slow
 def test_a_whole_plan_is_valid_without_proc_and_what_is_not_known_is_reported(program, theirs):
     whole_plan(program, theirs / "план", through=without("/proc"), figures=1, HOME=str(theirs))  # no memory to draw
     page = next((theirs / "план").rglob("train-*/notebook.html")).read_text(encoding="utf-8")
