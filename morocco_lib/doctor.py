@@ -20,7 +20,7 @@ from pathlib import Path
 
 from morocco_lib.analysis.validity import load_reasons
 from morocco_lib.errors import MoroccoError
-from morocco_lib.formatting import text_table
+from morocco_lib.formatting import load_text, text_table
 from morocco_lib.monitors import nvml, system_load
 from morocco_lib.monitors.cgroup import PROC, ROOT, groups_of, parent_groups
 from morocco_lib.monitors.host import CLOCKSOURCE, host_facts, read_field, usable_cores
@@ -112,10 +112,8 @@ def probe_load(look: Callable[[float], dict | str] = system_load.look) -> list[F
     others = look(LOOK_S)
     if isinstance(others, str):
         return [_finding("quiet machine", False, "CPU use of other processes unknown")]
-    names = ", ".join(f"{process['name']} (pid {process['pid']})" for process in others["top"])
     reasons = load_reasons(others)
-    seen = f"others keep {others['cores']:.1f} of {others['of_cores']} cores busy"
-    return [_finding("quiet machine", not reasons, f"{seen}: {names}" if reasons and names else seen)]
+    return [_finding("quiet machine", not reasons, load_text(others if reasons else others | {"top": []}))]
 
 
 def probe_cgroup(proc: Path = PROC, cgroup_root: Path = ROOT, release: str = platform.release()) -> list[Finding]:

@@ -82,6 +82,12 @@ def reason_lines(reasons: list[str]) -> list[str]:
     return [f"{code}{kinds.get(code, '')}: {Reason(code).meaning}" for code in reasons]
 
 
+def load_text(load: dict[str, Any]) -> str:
+    """Return what other processes do to the machine, as `system_load.look` saw it."""
+    names = ", ".join(f"{process['name']} (pid {process['pid']})" for process in load["top"])
+    return f"others keep {load['cores']:.1f} of {load['of_cores']} cores busy{': ' * bool(names)}{names}"
+
+
 def disturbers_text(processes: Sequence[dict[str, Any]]) -> str:
     """Return the processes that disturbed runs, as bench.json lists them in `disturbed_by`."""
     named = [f"{p['name']} (pid {p['pid']}, {p['share']:.0%} of all cores)" for p in processes]

@@ -31,7 +31,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import fileio
+from morocco_lib import fileio, formatting
 from morocco_lib.analysis import throughput
 from morocco_lib.analysis.caching import PAIRS
 from morocco_lib.analysis.run_files import Run, read_run, run_folders
@@ -271,9 +271,8 @@ class _Protocol:
         began, reported = time.monotonic(), False
         while isinstance(load := system_load.look(QUIET_S), dict) and (reasons := load_reasons(load)):
             if not reported:
-                names = ", ".join(f"{process['name']} (pid {process['pid']})" for process in load["top"])
-                busy = f"{names or 'other processes'} keep {load['cores']:.1f} of {load['of_cores']} cores busy"
-                self.hooks.progress(f"waiting up to {MOST_WAIT_S:.0f} s for a quiet machine: {busy} ({reasons[0]})")
+                waiting = f"waiting up to {MOST_WAIT_S:.0f} s for a quiet machine"
+                self.hooks.progress(f"{waiting}: {formatting.load_text(load)} ({reasons[0]})")
                 reported = True
             if time.monotonic() - began > MOST_WAIT_S:
                 break
