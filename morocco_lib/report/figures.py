@@ -74,7 +74,8 @@ def overview(rows: list[dict[str, Any]]):
 def disc(rows: list[dict[str, Any]]):
     """Return the disc chart: speed to the right, score upwards, the disc as large as the memory; None without such rows.
 
-    One panel a task. Bars are 95 % intervals, the dashed line always gives the most frequent answer. Invalid points are grey.
+    One panel a task. Bars are 95 % intervals, the dashed line always gives the most frequent answer.
+    Invalid and disturbed points are grey, with a rim in the model's colour.
     """
     shown = [row for row in rows if row["score"]["value"] is not None and row["speed_per_s"]["value"] is not None]
     if not shown:
@@ -91,11 +92,12 @@ def disc(rows: list[dict[str, Any]]):
         axis.axhline(bar, color=INK, linestyle="--", linewidth=1, zorder=1)
         for row, m in here:
             x, y = row["speed_per_s"], row["score"]
-            colour = colours[row["model"]] if row["verdict"] == "VALID" else GREY
+            own = colours[row["model"]]
+            colour = own if row["verdict"] == "VALID" else GREY
             place, bars = (x["value"], y["value"]), {"xerr": _bars(x), "yerr": _bars(y), "linewidth": 1.2, "capsize": 3}
             axis.errorbar(*place, **bars, color=colour, zorder=2)
             area = DISC * m / largest if m else 30
-            axis.scatter(*place, s=area, color=colour, alpha=0.45 if m else 1, edgecolor=colour, zorder=3)
+            axis.scatter(*place, s=area, color=colour, alpha=0.45 if m else 1, edgecolor=own, zorder=3)
             if sum(r["model"] == row["model"] for r, _ in here) > 1:
                 axis.annotate(str(row["batch_size"]), place, ha="center", va="center", fontsize=8)
         axis.set_xscale("log")
@@ -118,7 +120,7 @@ def disc(rows: list[dict[str, Any]]):
     handles.append(plt.Line2D([], [], color=INK, linestyle="--", linewidth=1, label="most frequent answer"))
     title = f"disc area: {name}" + (f", largest {formatting.bytes_text(largest)}" if largest else "")
     if any(row["verdict"] != "VALID" for row in shown):
-        title += "; grey: INVALID or DISTURBED"
+        title += "; filled grey: INVALID or DISTURBED"
     figure.legend(handles=handles, title=title, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
     return figure
 

@@ -316,7 +316,7 @@ def disturbance_lines(rows: list[dict[str, Any]]) -> list[str]:
     by = formatting.disturbers_text([{"name": name, "pid": pid, "share": shares[name, pid]} for name, pid in most])
     of = f"{len(disturbed)} of {formatting.counted(len(rows), 'operating point')}"
     return [
-        f"DISTURBED: speed and start-up (marked ~) of {of} were disturbed{by} and are not to be compared; scores and "
+        f"DISTURBED: speed and start-up (grey, or marked ~) of {of} were disturbed{by} and are not to be compared; scores and "
         "memory hold. Run it again when the machine is quiet."
     ]
 
