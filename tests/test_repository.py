@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import tomllib
 from graphlib import TopologicalSorter
 from importlib import metadata
@@ -125,6 +126,12 @@ def test_nothing_large_nothing_of_others_and_no_outputs_are_committed():
         assert path.stat().st_size < 500_000, path
         assert not path.is_relative_to(ROOT / "outputs") or path.name == ".gitkeep", path
         assert path.suffix not in (".jsonl", ".tsv", ".gz", ".safetensors", ".pkl"), path
+
+
+def test_every_deep_test_is_in_one_shard():
+    names = " ".join(runpy.run_path(str(ROOT / "tests/deep/conftest.py"))["SHARDS"]).split()
+    files = [path.relative_to(ROOT / "tests/deep").as_posix() for path in (ROOT / "tests/deep").rglob("test_*.py")]
+    assert sorted(names) == sorted(files)
 
 
 # -- README --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import Checked, Idx, LabelTask, Prediction
+from morocco_lib.tasks.checked import shown
 from morocco_lib.tasks.jsonl import Record
 
 GROUPS = {  # column -> key in the metrics
@@ -32,6 +33,12 @@ class LiDiRus(LabelTask):
     idx_type = str
     trained_on = "terra"
     metric_names = ("all_mcc",)
+
+    def validate(self, record: Record) -> None:
+        super().validate(record)
+        for column in GROUPS:
+            if not isinstance(record.get(column) or "", str):
+                raise ValueError(f"{column!r} is {shown(record, column)}; it names phenomena, joined by ;")
 
     def read_idx(self, prediction: Prediction, checked: Checked) -> Idx:
         if type(prediction.get("idx")) is int:
