@@ -30,14 +30,10 @@ def shard_of(path: Path) -> int:
     return found[0]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
-def pytest_collection_modifyitems(config, items):
-    deep = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
-    shards = {path: shard_of(path) for path in {item.path for item in deep}}
-    if wanted := os.environ.get("SHARD"):
-        others = [item for item in deep if shards[item.path] != int(wanted)]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in others]
+def pytest_ignore_collect(collection_path):
+    wanted = os.environ.get("SHARD")
+    if wanted and collection_path.name.startswith("test_"):
+        return shard_of(collection_path) != int(wanted) or None
 
 
 def pytest_sessionfinish(session, exitstatus):
