@@ -6,6 +6,7 @@ import sys
 
 import engine
 import pytest
+import yaml
 
 from morocco_lib.pipeline.step_kinds import verify
 
@@ -17,17 +18,20 @@ def test_a_transformer_in_an_image_answers_as_its_process_does(synthetic_data, d
     project = engine.Project(tmp_path / "contained")
     machine = "machine:\n  name: debian\n  runner: docker\n  base: debian\n  timeout_s: 300\n"
     (project.root / "params/machines/debian.yaml").write_text(machine)
-    code, talk = project.run("torch", models=["tiny-bert"], machine="debian", input_size=300, repeats=1)
+    described = yaml.safe_load((project.root / "params/models/tiny-bert.yaml").read_text())
+    described["model"] |= {"name": "hasty-bert", "recipe": {"epochs": 0.2, "max_length": 64}}
+    (project.root / "params/models/hasty-bert.yaml").write_text(yaml.safe_dump(described))
+    code, talk = project.run("torch", models=["hasty-bert"], machine="debian", input_size=300, repeats=1)
     assert code == 0, talk
     outputs = project.root / "outputs/torch"
-    (bench,) = outputs.glob("tiny-bert/terra/bench-*/bench.json")
+    (bench,) = outputs.glob("hasty-bert/terra/bench-*/bench.json")
     result = json.loads(bench.read_text())
     assert (result["verdict"], result["runner"], result["score"]["value"] > 0) == ("VALID", "docker", True)
     assert (result["precision"], result["backend"], result["device"]) == ("fp32", "torch", "cpu")
-    (trained,) = outputs.glob("tiny-bert/terra/train-*")
+    (trained,) = outputs.glob("hasty-bert/terra/train-*")
     bare = [sys.executable, "-m", "morocco_lib", "infer", str(trained)]
     val, answers = synthetic_data / "TERRa" / "val.jsonl", []
-    for argv in (["docker", "run", "-i", "--rm", "tiny-bert-terra"], bare):
+    for argv in (["docker", "run", "-i", "--rm", "hasty-bert-terra"], bare):
         with val.open("rb") as records:
             answers.append(subprocess.run(argv, stdin=records, capture_output=True, check=True).stdout)
     assert answers[0] == answers[1] and answers[0].count(b"\n") == val.read_bytes().count(b"\n")
