@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -152,9 +153,10 @@ def find_steps(outputs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     yield from sorted(found, key=lambda item: (item[1]["started"], str(item[0])))
 
 
-def is_retired(folder: Path) -> bool:
-    """Tell whether the folder is an earlier attempt that was renamed."""
-    return folder.suffix[1:].isdigit()
+def is_retired(folder: Path, status: dict[str, Any]) -> bool:
+    """Tell whether a step folder is an earlier attempt that was set aside."""
+    older = rf"{status['step']}-{status['key']}\.\d+"  # before 0.3 only its name said so
+    return bool(status.get("retired") or re.fullmatch(older, folder.name))
 
 
 def is_alive(status: Mapping[str, Any]) -> bool:
@@ -305,6 +307,8 @@ def retire(folder: Path) -> Path | None:
                 )
             died = f"process {status['owner']['pid']} died while the step ran; found at {now()}"
             Step(folder, status).finish(KILLED, 3, died)
+        with suppress(OSError):  # on a full disk its name says so alone
+            fileio.write_json(folder / STATUS, seal(status | {"retired": now()}))
     number = 1
     while (target := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1

@@ -87,9 +87,10 @@ def _verify_step(folder: Path, kinds: Kinds, rebuild: Container[Path] | None) ->
         killed = "was killed while it ran; its files cannot be verified until it is run again"
         yield "status", False, "still running" if steps.is_alive(status) else killed
         return
-    yield "status", True, f"{status['state']}, exit {status['exit']}"
+    aside = ", set aside" if steps.is_retired(folder, status) else ""
+    yield "status", True, f"{status['state']}, exit {status['exit']}{aside}"
     yield (files := _files(folder, status))
-    if steps.is_retired(folder) or steps.NO_FILE in files[2]:
+    if aside or steps.NO_FILE in files[2]:
         return
     yield from _inputs(folder, status)
     wanted = rebuild is None or folder.resolve() in rebuild
@@ -117,7 +118,11 @@ def _inputs(folder: Path, status: dict[str, Any]) -> Iterator[tuple[str, bool, s
         elif fileio.sha256_file(path) != digest:
             yield "inputs", False, f"{path} was changed after it was read"
     if gone:
-        yield "inputs", True, f"{len(gone)} of {len(status['inputs'])} not here to be checked: {', '.join(gone)}"
+        yield (
+            "inputs",
+            True,
+            f"{len(gone)} of {len(status['inputs'])} not here, so nothing was held against them: {', '.join(gone)}",
+        )
 
 
 def _rebuilt(
@@ -177,7 +182,7 @@ def table(findings: list[Finding]) -> str:
     lines = [f"FAILED  {f.step}: {f.what}: {f.seen}" for f in failed]
     lines += [f"note    {f.step}: {f.what}: {f.seen}" for f in findings if f.ok and f.what in ("inputs", "kind")]
     ended_badly = [f for f in findings if f.ok and f.what == "status" and not f.seen.startswith(steps.DONE)]
-    lines += [f"note    {f.step}: {f.seen}" for f in ended_badly if not steps.is_retired(Path(f.step))]
+    lines += [f"note    {f.step}: {f.seen}" for f in ended_badly if not f.seen.endswith("set aside")]
     folders = len({f.step for f in findings if f.what != LINES})
     files = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "files")
     numbers = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "numbers")

@@ -6,9 +6,12 @@ from typing import Any
 
 from morocco_lib import config, data, fileio
 from morocco_lib.analysis import summary
+from morocco_lib.analysis.run_files import run_folders
+from morocco_lib.artifacts import steps
 from morocco_lib.artifacts import verify as verification
 from morocco_lib.artifacts.step_kind import PLAN, POINT, SCORE, TRAINING, StepKind
 from morocco_lib.config import resolve
+from morocco_lib.data import workload
 from morocco_lib.models import weights
 from morocco_lib.pipeline import targets
 from morocco_lib.reasons import EXIT_CODES
@@ -52,7 +55,32 @@ def bench_exit(folder: Path) -> int:
 
 
 def rebuild_bench(folder: Path) -> tuple[int, list[str]]:
-    return verification.compare(folder, summary.BENCH, summary.derive(folder))
+    count, wrong = verification.compare(folder, summary.BENCH, summary.derive(folder))
+    return count, [*wrong, *_other_than_the_data(folder)]
+
+
+def _other_than_the_data(folder: Path) -> list[str]:
+    """Return where what runs were fed, and what was held to be right, differs from what the file of records gives.
+
+    Nothing where that file is not here: `verify` notes it.
+    """
+    files = {digest: folder / name for name, digest in steps.read_status(folder)["inputs"].items()}
+    wrong, made = [], {}
+    for run in run_folders(folder):
+        stored = fileio.read_json(run / "workload.json")
+        path, (size, seed) = files.get(stored["source"]["sha256"]), (stored["size"], stored["seed"])
+        if path is None:
+            wrong.append(f"{run / 'workload.json'}: its records are of no file that the step read")
+        elif path.is_file():
+            if (path, size, seed) not in made:
+                task = get_task(stored["task"])
+                records = task.read(path)
+                load = workload.in_order(task, records) if seed is None else workload.build(task, records, size, seed)
+                made[path, size, seed] = load.describe()
+            wrong += verification.compare(run, "workload.json", made[path, size, seed] | {"source": stored["source"]})[
+                1
+            ]
+    return wrong
 
 
 def rebuild_eval(folder: Path) -> tuple[int, list[str]]:
@@ -60,7 +88,7 @@ def rebuild_eval(folder: Path) -> tuple[int, list[str]]:
     count, wrong = verification.compare(folder, summary.SCORE, result)
     if (folder / summary.PREDICTIONS).read_text(encoding="utf-8") != text:
         wrong.append(f"{folder / summary.PREDICTIONS} does not follow from runs/01/answers.jsonl")
-    return count, wrong
+    return count, [*wrong, *_other_than_the_data(folder)]
 
 
 KINDS: dict[str, StepKind] = {

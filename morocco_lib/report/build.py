@@ -22,7 +22,7 @@ def inputs_of(plan_dir: Path) -> dict[str, Path]:
     found = {
         folder.relative_to(plan_dir).as_posix(): folder / steps.STATUS
         for folder, status in steps.find_steps(plan_dir)
-        if status["task"] and not steps.is_retired(folder) and status["state"] != steps.RUNNING
+        if status["task"] and not steps.is_retired(folder, status) and status["state"] != steps.RUNNING
     }
     if not found:
         raise _nothing_in(plan_dir)

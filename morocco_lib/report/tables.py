@@ -74,7 +74,7 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Container[Path] | None = None
     """
     cells: dict[tuple, list[tuple[Path, dict]]] = {}
     for folder, status in steps.find_steps(plan_dir):
-        wanted = not steps.is_retired(folder) if folders is None else folder.resolve() in folders
+        wanted = not steps.is_retired(folder, status) if folders is None else folder.resolve() in folders
         if status["task"] and wanted:
             cells.setdefault((status["task"], status["model"]), []).append((folder, status))
     rows = []

@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT, copy_project, start_plan, wait_until, write_plan
 
 from morocco_lib import config, fileio
+from morocco_lib.analysis.summary import derive
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.verify import verify as verify_steps
 from morocco_lib.errors import InvalidResult
@@ -75,6 +76,25 @@ def test_a_moved_plan_verifies_and_a_wrong_number_with_a_right_digest_does_not(m
     steps.Step(path.parent, steps.read_status(path.parent)).finish("done", 0)
     done = main("verify", folder)
     assert done.returncode == 1 and "speed_per_s.value" in done.stdout and "rebuilt" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["gold", "order", "sha256"])
+def test_what_was_right_or_fed_is_held_against_the_records(name, quick_plan, tmp_path):
+    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
+    (bench,) = (folder / "tfidf/terra").glob("bench-*")
+    for path in bench.glob("runs/*/workload.json"):
+        load = json.loads(path.read_text())
+        if name == "gold":
+            load["gold"] = [{**gold, "label": "entailment"} for gold in load["gold"]]
+        elif name == "order":
+            load["order"] = load["order"][::-1]
+        else:
+            load["source"]["sha256"] = "0" * 64
+        fileio.write_json(path, load)
+    fileio.write_json(bench / "bench.json", derive(bench))  # as a forger would
+    steps.Step(bench, steps.read_status(bench)).finish("done", 0)
+    (wrong,) = (f.seen for f in verify(folder) if not f.ok and f.step.startswith("tfidf/terra/bench"))
+    assert ("are of no file that the step read" if name == "sha256" else f"workload.json: {name}[") in wrong
 
 
 def test_a_report_verifies_after_something_is_added_to_its_plan(quick_plan, tmp_path):
