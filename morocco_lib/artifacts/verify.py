@@ -185,7 +185,11 @@ def table(findings: list[Finding]) -> str:
     lines += [f"note    {f.step}: {f.seen}" for f in ended_badly if not f.seen.endswith("set aside")]
     folders = len({f.step for f in findings if f.what != LINES})
     files = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "files")
-    numbers = sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == "numbers")
+    numbers, absent = (
+        sum(int(f.seen.split()[0]) for f in findings if f.ok and f.what == w) for w in ("numbers", "inputs")
+    )
     what = f"{counted(folders, 'step folder')}, {counted(files, 'digest')}, {counted(numbers, 'number')} rebuilt"
-    lines.append(f"NOT VERIFIED: {counted(len(failed), 'failure')} in {what}" if failed else f"verified: {what}")
+    what += f", {counted(absent, 'input')} not here" if absent else ""
+    held = "verified" if numbers else "digests hold, nothing was rebuilt"
+    lines.append(f"NOT VERIFIED: {counted(len(failed), 'failure')} in {what}" if failed else f"{held}: {what}")
     return "\n".join(lines)

@@ -61,20 +61,14 @@ def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = Fa
     text = _template().render(
         title=plan.name,
         plan=f"outputs/{plan.name}" if plan.parent.name == "outputs" else plan.name,
-        rows=rows,
-        columns=[column for column in tables.COLUMNS if column.page],
+        **_shown(rows),
         valid=sum(row["verdict"] == "VALID" for row in rows),
         made=steps.now(),
         code=steps.code_facts(),
         uncommitted=steps.uncommitted_text(steps.code_facts()),
         synthetic=any(tables.origin_of(row) == tables.SYNTHETIC for row in rows),
-        remarks=[line for line in tables.remarks(rows) if not line.startswith("Synthetic")],
         metrics=sorted({name for row in rows for name in row["score"].get("metrics", {})}),
-        meaning=MEANING,
         when=lambda text: f"{text[:10]} {text[11:19]} UTC",
-        cell=_cell,
-        program=tables.program_text,
-        settings=tables.settings_text,
         bytes=formatting.bytes_text,
         overview=_drawing(figures.overview(rows)),
         disc=_drawing(figures.disc(rows)),
@@ -94,6 +88,14 @@ def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = Fa
     return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
 
 
+def _shown(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the blocks of the page that `rebuild` checks are made of."""
+    remarks = [line for line in tables.remarks(rows) if not line.startswith("Synthetic")]
+    columns = [column for column in tables.COLUMNS if column.page]
+    texts = {"cell": _cell, "meaning": MEANING, "program": tables.program_text, "settings": tables.settings_text}
+    return {"rows": rows, "columns": columns, "remarks": remarks, **texts}
+
+
 def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     """Return (how many numbers a report's table holds, what does not follow from the steps it rests on)."""
     # From the steps that it read: what was added to the plan since is in a later report.
@@ -104,6 +106,10 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     rows = tables.collect(plan_dir, kinds, used)
     kept = (folder / tables.CSV).read_text(encoding="utf-8")
     wrong = [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
+    page, template = (folder / PAGE).read_text(encoding="utf-8"), _template()
+    for name, block in template.blocks.items():
+        if "".join(block(template.new_context(_shown(rows)))) not in page:
+            wrong.append(f"{folder / PAGE}: what it shows as {name} does not follow from the steps")
     return sum(map(count_numbers, rows)), wrong
 
 

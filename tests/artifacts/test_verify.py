@@ -62,6 +62,8 @@ def test_a_step_that_holds_is_counted_in_full(step):
         ("step", "numbers", True, "4 numbers rebuilt"),
     ]
     assert verify.table(findings) == "verified: 1 step folder, 2 digests, 4 numbers rebuilt"
+    nothing = verify.verify(step.parent, {"bench": kind()})
+    assert verify.table(nothing) == "digests hold, nothing was rebuilt: 1 step folder, 2 digests, 0 numbers rebuilt"
     for_machines = verify.as_dict(findings)
     assert (for_machines["schema"], for_machines["ok"]) == (1, True)
     assert for_machines["findings"][1]["seen"] == "2 digests hold"
@@ -162,6 +164,7 @@ def test_an_input_that_was_changed_is_found_and_one_that_is_gone_is_noted(step, 
     (tmp_path / "val.jsonl").unlink()
     findings = verify.verify(step, rebuilding(RESULT))
     assert all(f.ok for f in findings) and "1 of 1 not here, so nothing was held against them" in verify.table(findings)
+    assert verify.table(findings).endswith(", 4 numbers rebuilt, 1 input not here")
 
 
 # -- numbers -------------------------------------------------------------------------------------------------------

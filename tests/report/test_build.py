@@ -11,7 +11,7 @@ import pytest
 
 from morocco_lib import fileio, formatting
 from morocco_lib.artifacts import steps
-from morocco_lib.pipeline.step_kinds import KINDS
+from morocco_lib.pipeline.step_kinds import KINDS, verify
 from morocco_lib.report import tables
 
 
@@ -206,3 +206,13 @@ def test_records_of_training_are_recognized_by_their_digest(quick_plan, tmp_path
     result["data"]["sha256"] = json.loads(scored.read_text())["data"]["sha256"]
     fileio.write_json(trained, result)
     assert [row["trained_on_these"] for row in tables.collect(folder, KINDS)] == [False, True]
+
+
+@pytest.mark.parametrize(("old", "new"), [(">VALID<", ">INVALID<"), ("MiB", "KiB"), ("OMP_NUM_THREADS", "OMP_THREADS")])
+def test_a_page_that_shows_something_else_does_not_verify(old, new, quick_plan, tmp_path):
+    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
+    (page,) = folder.glob("report-*/report.html")
+    page.write_text(page.read_text().replace(old, new))
+    steps.Step(page.parent, steps.read_status(page.parent)).finish("done", 0)  # as a forger would
+    (wrong,) = (finding.seen for finding in verify(folder) if not finding.ok)
+    assert "report.html: what it shows as" in wrong
