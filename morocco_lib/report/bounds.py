@@ -2,7 +2,10 @@
 
 import json
 import time
+from itertools import islice
 from pathlib import Path
+
+from morocco_lib.tasks.jsonl import open_lines, split_lines
 
 ROUNDS, RECORDS = 5, 2000
 
@@ -11,13 +14,14 @@ def json_bound(records: Path, predictions: Path) -> float:
     """Return the records per second that one Python process parses, and answers with, as JSON: a program without a model.
 
     Args:
-        records: A JSONL file of the task's records.
+        records: A JSONL file of the task's records, as it is or with gzip.
         predictions: JSONL predictions, whose objects are serialized once for each record.
     Returns:
         The fastest of five rounds over at most 2,000 records, in this process.
     Limits: bounds a Python program that computes in one process; labels, which are not fed, are parsed here too.
     """
-    lines = records.read_bytes().splitlines()[:RECORDS]
+    with open_lines(records) as file:
+        lines = list(islice((line for _, line in split_lines(file) if line.strip()), RECORDS))
     given = [json.loads(line) for line in predictions.read_bytes().splitlines()[: len(lines)]] or [{}]
     answers = [given[k % len(given)] for k in range(len(lines))]
     took_s = []

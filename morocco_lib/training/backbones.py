@@ -1,7 +1,6 @@
 """Where a transformer's backbone and tokenizer come from: a hub id, a folder, or random weights and a tokenizer made here."""
 
 import json
-import pickle
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -104,12 +103,12 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
             model, found = AutoModel.from_pretrained(source, config=config, **options, **made)
     except UsageError:
         raise
-    except pickle.UnpicklingError:
-        raise UsageError(
-            f"the weights of {source} are pickled objects or damaged", rule="only tensors are read: what else a .bin holds may run code",
-            remedy="take a repository or revision with safetensors",
-        ) from None  # fmt: skip
     except Exception as error:  # whatever a folder or a repository may hold
+        if type(error).__name__ == "UnpicklingError":  # nothing here imports pickle
+            raise UsageError(
+                f"the weights of {source} are pickled objects or damaged", rule="only tensors are read: what else a .bin holds may run code",
+                remedy="take a repository or revision with safetensors",
+            ) from None  # fmt: skip
         reason = " ".join(str(error).split())[:300]
         if local or not isinstance(error, OSError):
             raise UsageError(
