@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -15,14 +16,19 @@ def json_bound(records: Path, predictions: Path) -> float:
 
     Args:
         records: A JSONL file of the task's records, as it is or with gzip.
-        predictions: JSONL predictions, whose objects are serialized once for each record.
+        predictions: What a program printed: its JSON lines are serialized, once for each record.
     Returns:
         The fastest of five rounds over at most 2,000 records, in this process.
     Limits: bounds a Python program that computes in one process; labels, which are not fed, are parsed here too.
     """
     with open_lines(records) as file:
         lines = list(islice((line for _, line in split_lines(file) if line.strip()), RECORDS))
-    given = [json.loads(line) for line in predictions.read_bytes().splitlines()[: len(lines)]] or [{}]
+    given = []
+    with predictions.open("rb") as file:
+        for line in islice(file, len(lines)):
+            with suppress(ValueError, RecursionError):  # what the program printed
+                given.append(json.loads(line))
+    given = given or [{}]
     answers = [given[k % len(given)] for k in range(len(lines))]
     took_s = []
     for _ in range(ROUNDS):

@@ -12,7 +12,7 @@ from morocco_lib.report.bounds import json_bound
 @pytest.mark.parametrize(("name", "packed"), [("records.jsonl", bytes), ("records.jsonl.gz", gzip.compress)])
 def test_the_bound_counts_one_parse_and_one_answer_a_record(name, packed, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(packed(b'{"idx": 1}\n' * 40 + b"\n"))
-    (tmp_path / "answers").write_text('{"idx": 1, "label": "a"}\n' * 3)  # fewer than records: they are cycled
+    (tmp_path / "answers").write_bytes(b'{"idx": 1, "label": "a"}\n' * 3 + b"no JSON \xff\n" + b"[" * 10**5)
     clock, loads, dumps = [0.0], json.loads, json.dumps
 
     def costing(function, seconds):
