@@ -299,7 +299,10 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
             )
         for line in formatting.reason_lines(row["reasons"]):
             reasons.setdefault(line, []).append(name)
-        lines += [f"{name}: {f['step']} {f['state']}: {f['error'] or 'it did not end'}" for f in row["failed"]]
+        lines += [
+            f"{name}: {f['step']} {f['state']}: {(f['error'] or 'it did not end').splitlines()[0]}"
+            for f in row["failed"]
+        ]
     return lines + [f"{', '.join(dict.fromkeys(names))}: {line}" for line, names in reasons.items()]
 
 

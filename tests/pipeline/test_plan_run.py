@@ -248,10 +248,17 @@ def test_a_program_stands_in_a_plan_beside_the_kits_models(tmp_path, main):
     shutil.copy(root / "docs/example_model.py", root / "mine/model.py")
     described = {"name": "mine", "command": f"{sys.executable} model.py", "cwd": "mine", "env": ["HOME"]}
     (root / "params/models/mine.yaml").write_text(json.dumps({"model": described}))
-    plan = write_plan(tmp_path, models=["majority", "mine"])
+    (root / "mine/bad.py").write_text("import sys\nfor line in sys.stdin:\n    print('no JSON')\n")
+    bad = described | {"name": "bad", "command": f"{sys.executable} bad.py"}
+    (root / "params/models/bad.yaml").write_text(json.dumps({"model": bad}))
+    plan = write_plan(tmp_path, models=["majority", "mine", "bad"])
     done = main("run", plan, "--out", tmp_path / "out", "--json", cwd=root, env={"MOROCCO_DATA": ""})
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     summary = json.loads(done.stdout)
+    states = {s["step"]: (s["state"], s["exit"]) for s in summary["steps"] if s["model"] == "bad"}
+    assert states == {"bench": ("done", 1), "eval": ("failed", 1)}  # what a program does wrong is no failure of ours
+    (row,) = (row for row in summary["rows"] if row["model"] == "bad")
+    assert (row["verdict"], row["reasons"]) == ("INVALID", ["BROKEN_LINE", "MISSING_IDX"])
     assert [(s["step"], s["model"]) for s in summary["steps"][:5]] == [
         ("train", "majority"), ("bench", "majority"), ("eval", "majority"), ("bench", "mine"), ("eval", "mine"),
     ]  # fmt: skip
