@@ -258,7 +258,7 @@ def test_a_program_stands_in_a_plan_beside_the_kits_models(tmp_path, main):
     states = {s["step"]: (s["state"], s["exit"]) for s in summary["steps"] if s["model"] == "bad"}
     assert states == {"bench": ("done", 1), "eval": ("failed", 1)}  # what a program does wrong is no failure of ours
     (row,) = (row for row in summary["rows"] if row["model"] == "bad")
-    assert (row["verdict"], row["reasons"]) == ("INVALID", ["BROKEN_LINE", "MISSING_IDX"])
+    assert row["verdict"] == "INVALID" and {"BROKEN_LINE", "MISSING_IDX"} < set(row["reasons"])
     assert [(s["step"], s["model"]) for s in summary["steps"][:5]] == [
         ("train", "majority"), ("bench", "majority"), ("eval", "majority"), ("bench", "mine"), ("eval", "mine"),
     ]  # fmt: skip
