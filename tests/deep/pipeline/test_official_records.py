@@ -11,10 +11,10 @@ from helpers import ROOT
 def run_plan(main, real_data, tmp_path):
     """Run one of the project's plans, quickly, on the official records; returns its folder and its summary."""
 
-    def run(name):
+    def run(name, **changes):
         folder, plan = tmp_path / name, tmp_path / f"{name}.yaml"
         values = yaml.safe_load((ROOT / f"params/plans/{name}.yaml").read_text())
-        plan.write_text(yaml.safe_dump(values | {"quick": True, "repeats": 2, "input_size": 500}))
+        plan.write_text(yaml.safe_dump(values | {"quick": True, "repeats": 2, "input_size": 500, **changes}))
         variables = {"MOROCCO_DATA": str(real_data / "rsg")}
         done = main("run", plan, "--out", folder, "--json", cwd=ROOT, env=variables)
         assert done.returncode == 0, done.stderr
@@ -38,9 +38,9 @@ def test_terra(run_plan, real_data):
     assert notebook["metadata"]["papermill"]["parameters"]["data_dir"] == str((real_data / "rsg").resolve())
 
 
-def test_both_baselines_on_all_nine_tasks(run_plan):
-    folder, summary = run_plan("tfidf")
-    metrics = {row["task"]: row["score"]["metrics"] for row in summary["rows"] if row["model"] == "tfidf"}
+def test_a_baseline_on_all_nine_tasks(run_plan):
+    folder, summary = run_plan("tfidf", models=["tfidf"])
+    metrics = {row["task"]: row["score"]["metrics"] for row in summary["rows"]}
     known = {"danetqa": 0.569, "rcb": 0.492, "parus": 0.457, "russe": 0.690, "terra": 0.384}
     assert {task: round(metrics[task]["accuracy"], 3) for task in known} == known
     assert round(metrics["rwsd"]["acc"], 3) == 0.536
@@ -49,4 +49,4 @@ def test_both_baselines_on_all_nine_tasks(run_plan):
     assert "mean of all 9 tasks of Russian SuperGLUE, on samples" in page and "rucos 10 of more" in page
     assert len(page.encode()) <= 1_000_000
     trained = [s for s in summary["steps"] if s["step"] == "train" and s["task"] == "lidirus"]
-    assert [s["state"] for s in trained] == ["kept", "kept"]
+    assert [s["state"] for s in trained] == ["kept"]
