@@ -6,6 +6,8 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
 
 RESULT = "train.json"
+LAUNCHED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # torchrun sets all of them
+LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,18 @@ def sources(model: ModelParams, root: Path) -> dict[str, Path]:
 
 def is_first() -> bool:
     """Tell whether this process is the one that writes, of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
+    return not os.environ.keys() >= LAUNCHED or os.environ["RANK"] == "0"
+
+
+@contextmanager
+def _without_other_tools() -> Iterator[None]:
+    """Hide variables by which accelerate would train otherwise: its own, and those of a launcher that launched nothing."""
+    stray = ("ACCELERATE_", *(() if os.environ.keys() >= LAUNCHED else LAUNCHERS))
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(stray)}
+    try:
+        yield
+    finally:
+        os.environ |= hidden
 
 
 def say(text: str) -> None:
@@ -109,7 +124,8 @@ def fit(plan: Plan, folder: Path) -> dict[str, Any]:
     origin = {"origin": data.origin(path), "sha256": fileio.sha256_file(path), "records": len(records)}
     found: dict[str, Any] = {}
     if plan.model.kind == TRANSFORMER:
-        found = _finetune(plan, task, records, folder, origin)
+        with _without_other_tools():
+            found = _finetune(plan, task, records, folder, origin)
     else:
         model = model_class(plan.model.kind).fit(task, records, seed)
         weights.save(model, task, folder / "weights", name=plan.model.name, trained_on=origin)

@@ -211,6 +211,19 @@ def test_half_a_batch_twice_gives_the_weights_of_a_whole_one(small, tmp_path):
     assert torch.allclose(found[0].weight, found[1].weight, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_variables_of_other_tools_change_nothing(small, tmp_path):
+    root = model_file(tmp_path / "project")
+    tools = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}
+    launcher = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "PMI_RANK": "1"}
+    for name, variables in (("alone", {}), ("beside", tools | launcher)):
+        running = program(root, "train", "small", "rwsd", "--data", small, "--out", tmp_path / name, **variables)
+        _, messages = running.communicate(timeout=120)
+        assert running.returncode == 0, messages
+    one, other = ((tmp_path / name / "weights/model.safetensors").read_bytes() for name in ("alone", "beside"))
+    assert one == other
+
+
 # -- interruptions -------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_where_it_was(small, tmp_path):
