@@ -46,8 +46,8 @@ def table_of(data_folder, *options):
 
 
 def test_the_table_of_full_size_models_can_be_made(real_data):
-    table = table_of(real_data / "rsg", "--shapes", "tiny-bert", "tiny-gpt2", "--seconds", "1", "--rounds", "1")
-    assert [row["model"] for row in table["rows"]] == ["tiny-bert"] * 3 + ["tiny-gpt2"] * 3
+    table = table_of(real_data / "rsg", "--shapes", "tiny-gpt2", "--seconds", "1", "--rounds", "1")
+    assert [row["model"] for row in table["rows"]] == ["tiny-gpt2"] * 3
     for row in table["rows"]:
         assert row["lowest"] <= row["records_per_s"] <= row["highest"] and 0 < row["share_of_peak"] < 1
         assert row["equal"] >= (0.9 if row["contender"] == "morocco bf16" else 1)
