@@ -1,4 +1,4 @@
-"""A transformer in an image, with torch from the package index on a base of Debian's packages."""
+"""A transformer in an image, with torch from the package index."""
 
 import json
 import subprocess
@@ -16,12 +16,10 @@ pytestmark = pytest.mark.slow
 def test_a_transformer_in_an_image_answers_as_its_process_does(synthetic_data, docker, tmp_path):
     pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
     project = engine.Project(tmp_path / "contained")
-    machine = "machine:\n  name: debian\n  runner: docker\n  base: debian\n  timeout_s: 300\n"
-    (project.root / "params/machines/debian.yaml").write_text(machine)
     described = yaml.safe_load((project.root / "params/models/tiny-bert.yaml").read_text())
     described["model"] |= {"name": "hasty-bert", "recipe": {"epochs": 0.2, "max_length": 64}}
     (project.root / "params/models/hasty-bert.yaml").write_text(yaml.safe_dump(described))
-    code, talk = project.run("torch", models=["hasty-bert"], machine="debian", input_size=300, repeats=1)
+    code, talk = project.run("torch", models=["hasty-bert"], input_size=300, repeats=1)
     assert code == 0, talk
     outputs = project.root / "outputs/torch"
     (bench,) = outputs.glob("hasty-bert/terra/bench-*/bench.json")
