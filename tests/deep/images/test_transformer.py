@@ -13,7 +13,7 @@ from morocco_lib.pipeline.step_kinds import verify
 pytestmark = pytest.mark.slow
 
 
-def test_a_transformer_in_an_image_answers_as_its_process_does(synthetic_data, docker, tmp_path):
+def test_a_transformer_in_an_image_answers_as_its_process_does(synthetic_data, docker, tiny_image, tmp_path):
     pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
     project = engine.Project(tmp_path / "contained")
     described = yaml.safe_load((project.root / "params/models/tiny-bert.yaml").read_text())
