@@ -5,6 +5,7 @@ from run_folders import INIT_S, RATE, at_once, burst, derived, run_of, steady
 
 from morocco_lib.analysis import throughput
 from morocco_lib.analysis.intervals import ratio_estimate
+from morocco_lib.analysis.segments import Segment
 from morocco_lib.reasons import Reason
 
 
@@ -78,6 +79,16 @@ def test_one_run_has_the_interval_of_its_parts_and_says_so():
     estimate, parts = result.estimate, ratio_estimate(*zip(*result.segments[0].parts, strict=True))
     assert estimate["scope"] == "run" and (estimate["low"], estimate["high"]) == (parts.low, parts.high)
     assert 400 < estimate["low"] < estimate["value"] - 25 < estimate["value"] + 25 < estimate["high"] < 600
+
+
+def test_an_interval_takes_two_parts_and_a_speed_some_time():
+    estimates = [throughput.Throughput("stream", [Segment(20, 2.0, [(10, 1.0)] * n)]).estimate for n in (1, 2)]
+    assert [(e["value"], e["low"]) for e in estimates] == [(10, None), (10, pytest.approx(10))]
+    assert throughput.Throughput("paired", [Segment(10, 0.0, []), Segment(10, 2.0, []), None]).per_run == [
+        None,
+        5,
+        None,
+    ]
 
 
 def test_several_runs_have_the_interval_between_runs():

@@ -107,6 +107,13 @@ def test_stderr_is_kept_and_talk_stays_off_stdout(good):
     assert "run 1 of 2" in good.talk and len(good.printed) == 1
 
 
+def test_of_stderr_10_mib_are_kept_and_all_of_it_is_counted(benched, records, tmp_path):
+    talks = f"import sys; sys.stderr.write('x' * {11 * 2**20}); sys.stdin.read()"
+    run = benched(records, tmp_path / "out", [sys.executable, "-c", talks], input_size=4)
+    assert run.facts()["stderr_bytes"] == 11 * 2**20
+    assert (run.out / "runs/01/stderr.log").stat().st_size == 10 * 2**20
+
+
 # -- what the program is given -------------------------------------------------------------------------------------
 def test_fresh_idx_are_0_to_n_minus_1(good):
     for run in ("01", "02"):
