@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel
 
 from morocco_lib.models.transformer import packing
-from morocco_lib.models.transformer.packed import Packed
+from morocco_lib.models.transformer.packed import Packed, Shape
 from morocco_lib.models.transformer.packing import pieces_of
 from morocco_lib.models.transformer.padded import Padded, backbone_of
 from morocco_lib.models.transformer.sequences import EncodedSequence
@@ -171,6 +171,22 @@ def test_other_architectures_are_left_to_transformers():
         assert Packed.supports(config) and not Packed.supports({**config, **changes}), changes
         with pytest.raises(ValueError, match="not computed without padding"):
             Packed({**config, **changes}, module.state_dict(), "first")
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "gpt2"])
+def test_what_a_configuration_leaves_out_is_what_transformers_takes(kind):
+    default = AutoConfig.for_model(kind)
+    named = {"model_type": kind, **default.to_dict()}
+    sizes = {
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "vocab_size",
+        "embedding_size",
+    }
+    sizes |= {"max_position_embeddings", "type_vocab_size", "n_embd", "n_layer", "n_head", "n_positions", "model_type"}
+    assert Shape.of({name: value for name, value in named.items() if name in sizes}) == Shape.of(named)
 
 
 def test_configuration_without_a_size_is_refused():
