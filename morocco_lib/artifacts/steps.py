@@ -28,6 +28,7 @@ from morocco_lib.monitors.procfs import is_running, start_ticks
 
 STATUS = "status.json"
 NO_FILE = "not a regular file"
+DEEPEST = 4  # <plan>/<model>/<task>/<step> below outputs
 SCHEMA = 1
 RUNNING, DONE, FAILED, KILLED = "running", "done", "failed", "killed"
 
@@ -123,8 +124,8 @@ def digest_outputs(folder: Path) -> dict[str, str]:
     """
     found = []
     for base, dirs, names in os.walk(folder):
-        dirs[:] = [name for name in dirs if not (Path(base) / name / STATUS).exists()]
         linked = [name for name in dirs if os.path.islink(Path(base) / name)]
+        dirs[:] = [name for name in dirs if not (Path(base) / name / STATUS).exists()]
         found += [Path(base) / name for name in names + linked if not (name == STATUS and Path(base) == Path(folder))]
     return {
         path.relative_to(folder).as_posix(): fileio.sha256_file(path) if path.is_file() else NO_FILE
@@ -133,17 +134,28 @@ def digest_outputs(folder: Path) -> dict[str, str]:
 
 
 def find_files(folder: Path, name: str) -> list[Path]:
-    """Return every file of a name at or below a folder, each once; links to folders are followed."""
-    found, seen = [], set()
-    for base, dirs, names in os.walk(folder, followlinks=True):
-        dirs[:] = sorted(
-            dirs, key=lambda name, base=base: (os.path.islink(Path(base) / name), name)
-        )  # its own before links
-        if (place := os.path.realpath(base)) in seen:
-            dirs.clear()  # a link to what was seen already, or in a circle
-        elif name in names:
-            found.append(Path(base) / name)
-        seen.add(place)
+    """Return every file of a name at or below a folder, each once.
+
+    Links to folders are followed as deep as a plan's folders are, but not inside a step folder, whose content may be anyone's.
+    """
+    root, found, seen = Path(folder).resolve(), [], set()
+
+    def look(place: Path, deep: int, linked: bool, in_step: bool) -> None:
+        real = place.resolve()
+        if real in seen or (linked and (deep > DEEPEST or root.is_relative_to(real))):
+            return
+        seen.add(real)
+        with os.scandir(place) as listed:
+            entries = sorted(listed, key=lambda entry: (entry.is_symlink(), entry.name))  # its own before links
+        names = {entry.name for entry in entries}
+        found.extend([place / name] if name in names else [])
+        in_step = in_step or STATUS in names
+        for entry in entries:
+            if entry.is_dir() and not (in_step and entry.is_symlink()):
+                look(place / entry.name, deep + 1, linked or entry.is_symlink(), in_step)
+
+    if root.is_dir():
+        look(Path(folder), 0, False, False)
     return found
 
 

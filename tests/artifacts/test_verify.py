@@ -95,11 +95,19 @@ def test_steps_behind_links_are_verified_once(step, tmp_path):
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan/model").symlink_to(there)
     (there / "circle").symlink_to(tmp_path / "plan")
+    (there / "up").symlink_to("/")
     assert {f.step for f in verify.verify(tmp_path / "plan", {})} == {"model/step"}
     assert {f.step for f in verify.verify(tmp_path, {})} == {"out/step"}  # its own place before links to it
     assert [folder for folder, _ in steps.find_steps(tmp_path / "plan")] == [tmp_path / "plan/model/step"]
     (step / "result.json").write_text("{}")
     assert failures(tmp_path / "plan") != []
+
+
+def test_links_inside_a_step_folder_are_named_and_not_followed(step, tmp_path):
+    (step / "runs/other").symlink_to(make(tmp_path / "other"))
+    assert [path.parent for path in steps.find_files(step.parent, steps.STATUS)] == [step]
+    (failure,) = failures(step)
+    assert "runs/other was added" in failure
 
 
 # -- bytes ---------------------------------------------------------------------------------------------------------
