@@ -21,7 +21,7 @@ def test_a_valid_point_has_all_keys_and_every_reading_is_a_number_or_null_with_a
     good = derived(tmp_path / "good", {}, {})
     bad = derived(tmp_path / "bad", {"exit": {"code": 3}})
     assert sorted(good) == sorted(bad) == sorted(KEYS)
-    assert (good["verdict"], good["reasons"]) == ("VALID", [])
+    assert (good["schema"], good["verdict"], good["reasons"]) == (1, "VALID", [])
     for result in (good, bad):
         for name in READINGS:
             reading = result[name]

@@ -43,6 +43,9 @@ def test_every_step_is_done_verified_and_keeps_its_notebook(quick_plan):
     assert summary["verified"] and summary["exit"] == 0
     findings = verify(folder)
     assert all(f.ok for f in findings) and len({f.step for f in findings}) == 1 + 7 + 1  # records, steps, results.tsv
+    schemas = {(path.name, json.loads(path.read_text())["schema"]) for path in folder.rglob("*.json")}
+    names = ("status", "train", "model", "protocol", "run", "workload", "bench", "score", "report")
+    assert schemas == {(f"{name}.json", 1) for name in names}
     for step_folder, status in steps.find_steps(folder):
         made = {path.name for path in step_folder.iterdir()}
         assert status["step"] == "synthetic" or {"notebook.ipynb", "notebook.html"} <= made
