@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import engine
 import pytest
@@ -15,7 +16,7 @@ from morocco_lib import data
 from morocco_lib.benchmark import conformance, contract_run
 from morocco_lib.benchmark.target import Program, Target, program_of_image
 from morocco_lib.errors import UsageError
-from morocco_lib.runners.contract import Limits
+from morocco_lib.runners.contract import Exit, Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
 
@@ -363,3 +364,17 @@ def test_an_honest_container_passes_and_the_verb_takes_an_image(main, val, image
     assert done.returncode == 0 and "pass  offline" in done.stdout
     done = main("check", "--image", "morocco-tests/none", "terra", "--data", val, env=environment)
     assert done.returncode == 2 and "morocco build" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "oom", "words"),
+    [
+        (3, None, False, "exit code 3"),
+        (None, 11, False, "ended by SIGSEGV"),
+        (None, 99, False, "ended by signal 99"),
+        (None, 9, True, "killed, out of memory"),
+    ],
+)
+def test_how_a_start_ended_is_said(code, number, oom, words):
+    run = SimpleNamespace(conversation=SimpleNamespace(exit=Exit(code, number, oom, 0, 1)))
+    assert contract_run.ContractRun.ending(run) == words
