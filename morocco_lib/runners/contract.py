@@ -6,7 +6,6 @@
 All times are nanoseconds of `time.monotonic_ns`.
 """
 
-import json
 import re
 import threading
 import time
@@ -15,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from morocco_lib.tasks.jsonl import parse_object
+
 EVENT_PREFIX = b"morocco: "
+EVENT_BYTES = 4096  # of the line of an event
 CONTROL = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")  # colours, cleared lines: the rest of a bar before a carriage return
 
 
@@ -186,7 +188,7 @@ def converse(
                 continue
             on_stderr(t_ns, data)
             *lines, pending = (pending + data).split(b"\n")
-            pending = pending[-4096:]  # an event is short; a flood without line ends must not pile up
+            pending = pending[-EVENT_BYTES:]  # a flood without line ends must not pile up
             for line in lines:
                 event = parse_event(line)
                 if event is not None and len(conversation.events) < 1000:
@@ -209,12 +211,23 @@ def converse(
 
 
 def parse_event(line: bytes) -> dict[str, Any] | None:
-    """Return the JSON object of a `morocco: {...}` line, None for any other line; read as a terminal shows it."""
+    """Return the event of a `morocco: {...}` line, None for any other line; read as a terminal shows it.
+
+    An event is a short object with its name as `event`; of its values those are kept that are true, false, null, a finite
+    number or a printable text, for the line is a stranger's.
+    """
     line = CONTROL.sub(b"", line).rstrip(b"\r").rpartition(b"\r")[2]
-    if not line.startswith(EVENT_PREFIX):
+    if not line.startswith(EVENT_PREFIX) or len(line) > EVENT_BYTES:
         return None
     try:
-        event = json.loads(line[len(EVENT_PREFIX) :])
+        event = parse_object(line[len(EVENT_PREFIX) :])
     except ValueError:
         return None
-    return event if isinstance(event, dict) else None
+    kept = {name: value for name, value in event.items() if name.isprintable() and _is_plain(value)}
+    return kept if isinstance(kept.get("event"), str) else None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isprintable()
+    return value is None or (isinstance(value, bool | int | float) and abs(value) < 2**63)

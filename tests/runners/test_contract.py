@@ -96,9 +96,24 @@ def test_a_line_is_read_as_a_terminal_shows_it(before, after):
     assert parse_event(before + b'morocco: {"event": "ready"}' + after) == {"event": "ready"}
 
 
-@pytest.mark.parametrize("line", [b"morocco: [1]", b'log: morocco: {"event": "ready"}', b'morocco: {"event": "rea'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"morocco: [1]", b'log: morocco: {"event": "ready"}', b'morocco: {"event": "rea', b'morocco: {"event": ["ready"]}',
+        b"morocco: {}", b"morocco: " + b"[" * 4000, b'morocco: {"event": "ready", "a": ' + b"[" * 1500 + b"]" * 1500 + b"}",
+        b'morocco: {"event": "ready", "a": "\\ud800"}', b'morocco: {"event": "ready", "a": NaN}', b'morocco: {"event": "\xff"}',
+        b'morocco: {"event": "ready", "event": "x"}', b'morocco: {"event": "ready", "a": "' + b"x" * 4096 + b'"}',
+    ],
+)  # fmt: skip
 def test_other_lines_are_no_events(line):
     assert parse_event(line) is None
+
+
+def test_of_an_event_plain_values_are_kept():
+    odd = b'"a": [1], "b": {}, "c": 1e999, "d": 9999999999999999999999, "e": "\\u001b[31mVALID", "f": "x\\u0000", "\\u001b": 1'
+    plain = b'"event": "ready", "g": "da", "h": 1.5, "i": -5, "j": true, "k": null'
+    expected = {"event": "ready", "g": "da", "h": 1.5, "i": -5, "j": True, "k": None}
+    assert parse_event(b"morocco: {" + odd + b", " + plain + b"}") == expected
 
 
 def test_a_program_that_stops_reading_is_fed_no_further():
