@@ -130,7 +130,12 @@ NO_HOOKS = Hooks()
 def program_of_image(image: Image, model: str | None = None) -> Program:
     """Return the program that an image is; its label names the model, else its own name does."""
     name = image.labels.get("morocco.model") or image.name.rpartition("/")[2].partition("@")[0].partition(":")[0]
-    return Program([], model or name, image.digest or image.id)
+    return Program([], model or _word(name), image.digest or image.id)
+
+
+def _word(name: str) -> str:
+    """Return a stranger's name as one word, fit for a folder, a page and a figure."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:80] or "model"
 
 
 def _name_of(argv: list[str]) -> str:
@@ -138,5 +143,5 @@ def _name_of(argv: list[str]) -> str:
     name = Path(argv[0]).name
     script = next((word for word in argv[1:] if not word.startswith("-")), None)
     if script and INTERPRETER.fullmatch(name) and os.path.isfile(script):  # no text is too long for it
-        return Path(script).stem
-    return name
+        return _word(Path(script).stem)
+    return _word(name)

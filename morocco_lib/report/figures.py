@@ -18,7 +18,13 @@ POINTS = 300  # of a line: more cannot be seen and makes the page heavy
 DISC = 1200.0  # area in points^2 of the largest disc
 INLINE = "module://matplotlib_inline.backend_inline"  # what Jupyter itself chooses
 COLUMNS = 3  # panels side by side: more are too small to be read on a page
-_RC = {"svg.fonttype": "none", "svg.hashsalt": "morocco", "font.size": 10, "axes.edgecolor": GREY}
+_RC = {
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "morocco",
+    "font.size": 10,
+    "axes.edgecolor": GREY,
+}
 
 
 def style():

@@ -348,4 +348,4 @@ def styled(rows: list[dict[str, Any]]):
         return [grey if found else "" for found in faint]
 
     frame = pandas.DataFrame([readable(row) for row in rows])
-    return frame.style.apply(colours).hide(axis="index")
+    return frame.style.apply(colours).hide(axis="index").format(escape="html")

@@ -17,9 +17,10 @@ from servers import PYTHON, is_alive, runner, server
 from morocco_lib.analysis import summary
 from morocco_lib.benchmark import protocol
 from morocco_lib.benchmark import run as measure
-from morocco_lib.benchmark.target import Program, Target
+from morocco_lib.benchmark.target import Program, Target, program_of_image
 from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.runners.engine import Image
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
 
@@ -324,6 +325,16 @@ def test_a_program_is_named_after_its_script(monkeypatch, text, name):
     monkeypatch.chdir(ROOT)
     assert Target.of_command(text).program.model == name
     assert Target.of_command(text, "mine").program.model == "mine"
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [("../../etc", "etc"), ("<script>x</script>", "script-x-script"), ("$\\frac", "frac"), ("модель-2.1", "модель-2.1"), ("..", "model"),
+     ("x" * 200, "x" * 80), (None, "mine")],
+)  # fmt: skip
+def test_an_image_is_named_by_one_word_of_its_label(label, name):
+    image = Image("example/mine:1", "sha256:0", None, {"morocco.model": label} if label else {}, 1)
+    assert program_of_image(image).model == name
 
 
 def test_the_example_in_the_docstring_works(tmp_path, synthetic_data, monkeypatch):

@@ -143,6 +143,11 @@ def test_every_row_says_what_was_measured_and_differing_settings_are_told_apart(
     )
 
 
+def test_a_table_in_a_notebook_runs_nothing(quick_plan):
+    row = tables.collect(quick_plan.folder, KINDS)[0] | {"model": "<script>x</script>"}
+    assert "&lt;script&gt;" in tables.styled([row]).to_html() and "<script>x" not in tables.styled([row]).to_html()
+
+
 def test_a_spreadsheet_computes_nothing(quick_plan):
     row = tables.collect(quick_plan.folder, KINDS)[0] | {"model": "=1+1", "task": "@sum"}
     assert next(csv.DictReader(io.StringIO(tables.to_csv([row]))))["model"] == "'=1+1"

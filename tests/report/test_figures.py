@@ -1,5 +1,7 @@
 """Figures: what they show of which rows, and that thinning keeps spikes."""
 
+import html
+
 import matplotlib
 import pytest
 from matplotlib import pyplot
@@ -26,6 +28,13 @@ def test_the_overview_shows_of_every_model_and_task_the_best_operating_point(dra
     names = [[label.get_text() for label in axis.get_ticklabels()] for axis in (grid.yaxis, grid.xaxis)]
     assert names == [["a", "b"], ["rcb", "terra"]]
     assert [text.get_text() for text in grid.texts] == ["0.600", "0.700", "0.200"]
+
+
+def test_a_name_is_no_formula_and_no_markup(drawn):
+    names = ("$x", r"$\frac{a$", "a_$_b", "<b>&amp;")
+    rows = [scored(model, task, 0.6) for model in names for task in ("rcb", "terra")]
+    text = figures.svg(figures.overview(rows))
+    assert all(html.escape(name, quote=False) in text for name in names) and "<b>" not in text
 
 
 @pytest.mark.parametrize("others", [[], [("b", "terra")], [("a", "rcb")]])
