@@ -152,7 +152,9 @@ def test_a_changed_missing_or_added_file_is_found_and_named(step, edit, expected
 
 
 @pytest.mark.parametrize(
-    "make", [os.mkfifo, lambda path: path.symlink_to("/etc"), lambda path: path.symlink_to("nowhere")], ids=str
+    "make",
+    [os.mkfifo, lambda path: path.symlink_to("/etc"), lambda path: path.symlink_to("nowhere")],
+    ids=["a pipe", "a link to a folder", "a link to nothing"],
 )
 def test_what_is_no_file_is_found_and_not_read(step, make):
     make(step / "odd")
