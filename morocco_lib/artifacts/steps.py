@@ -137,6 +137,9 @@ def find_files(folder: Path, name: str) -> list[Path]:
     """Return every file of a name at or below a folder, each once.
 
     Links to folders are followed as deep as a plan's folders are, but not inside a step folder, whose content may be anyone's.
+
+    Raises:
+        UsageError: a folder may not be read.
     """
     root, found, seen = Path(folder).resolve(), [], set()
 
@@ -145,8 +148,14 @@ def find_files(folder: Path, name: str) -> list[Path]:
         if real in seen or (linked and (deep > DEEPEST or root.is_relative_to(real))):
             return
         seen.add(real)
-        with os.scandir(place) as listed:
-            entries = sorted(listed, key=lambda entry: (entry.is_symlink(), entry.name))  # its own before links
+        try:
+            entries = sorted(
+                os.scandir(place), key=lambda entry: (entry.is_symlink(), entry.name)
+            )  # its own before links
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {place}: {error.strerror}", remedy="make it readable, or take it away"
+            ) from None
         names = {entry.name for entry in entries}
         found.extend([place / name] if name in names else [])
         in_step = in_step or STATUS in names

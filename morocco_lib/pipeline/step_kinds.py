@@ -77,9 +77,8 @@ def _other_than_the_data(folder: Path) -> list[str]:
                 records = task.read(path)
                 load = workload.in_order(task, records) if seed is None else workload.build(task, records, size, seed)
                 made[path, size, seed] = load.describe()
-            wrong += verification.compare(run, "workload.json", made[path, size, seed] | {"source": stored["source"]})[
-                1
-            ]
+            derived = made[path, size, seed] | {"source": stored["source"]}
+            wrong += verification.compare(run, "workload.json", derived)[1]
     return wrong
 
 
