@@ -125,6 +125,7 @@ def inflation(cells: Sequence[Cell]):
     axis.set(xscale="log", ylim=(0.9, 1.25 * most.inflation), ylabel="published / corrected")
     axis.set_xlabel("seconds that all records take at the corrected speed")
     axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    axis.xaxis.set_minor_formatter(plt.NullFormatter())
     axis.legend(frameon=False)
     return figure
 

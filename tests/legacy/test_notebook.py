@@ -13,6 +13,7 @@ import morocco_lib
 from morocco_lib import config
 from morocco_lib.errors import UsageError
 from morocco_lib.legacy import figures, notebook
+from morocco_lib.report.figures import svg
 
 ROOT = Path(morocco_lib.__file__).parents[1]
 SOURCE = ROOT / "notebooks/original.ipynb"
@@ -69,6 +70,11 @@ def test_cells_without_a_gpu_are_shown_without_a_corrected_speed(blind_cells):
     assert figures.inflation(blind_cells) is figures.first_samples(blind_cells) is None
     for draw in (figures.speeds, figures.cold_starts, figures.memory):
         assert draw(blind_cells).axes
+
+
+def test_labels_are_plain_text(listed):
+    for draw in (figures.speeds, figures.first_samples, figures.inflation, figures.cold_starts, figures.memory):
+        assert "mathdefault" not in svg(draw(listed))
 
 
 def test_the_figures_hold_the_speeds_and_ratios(listed):
