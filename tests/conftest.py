@@ -33,9 +33,10 @@ BUDGET_S = 8.0  # of an unmarked test on a quiet machine, what its fixtures take
 UNLIMITED = ("slow", "gpu")
 ENGINES = {"docker_engine", "engine"}  # fixtures; one engine a session, so those who use it run in one worker
 
-# What a script starts in the background ignores Ctrl-C, and so would the programs that tests send it to.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# What a script starts in the background ignores Ctrl-C, and under nohup a closed terminal; so would programs of tests.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 # -- what holds for every test -------------------------------------------------------------------------------------

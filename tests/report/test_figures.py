@@ -30,6 +30,7 @@ def test_the_overview_shows_of_every_model_and_task_the_best_operating_point(dra
     assert [text.get_text() for text in grid.texts] == ["0.600", "0.700", "0.200"]
 
 
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # seaborn's own
 def test_a_name_is_no_formula_and_no_markup(drawn):
     names = ("$x", r"$\frac{a$", "a_$_b", "<b>&amp;")
     rows = [scored(model, task, 0.6) for model in names for task in ("rcb", "terra")]
