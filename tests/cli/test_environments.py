@@ -378,7 +378,10 @@ def test_what_a_user_configured_for_himself_changes_no_plan(program, tmp_path):
         (tmp_path / name).write_text(text)
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "socks5://127.0.0.1:9")
     variables = {"HOME": str(tmp_path), "JUPYTER_PATH": str(tmp_path / "share/jupyter"), **proxies}
-    whole_plan(program, tmp_path / "out", **variables)
+    plan, *progress = whole_plan(program, tmp_path / "out", **variables)
+    assert plan.startswith("plan tiny: ") and [line.split(": ")[1][:5] for line in progress] == ["done "] * 4
+    (bench,) = (status for _, status in steps.find_steps(tmp_path / "out") if status["step"] == "bench")
+    assert bench["parameters"]["batch_size"] == 32  # and not that of the startup file
 
 
 @pytest.mark.slow
