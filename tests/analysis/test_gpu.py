@@ -116,7 +116,8 @@ def test_energy_that_cannot_be_measured_is_none_with_its_reason(lines, options, 
     assert gpu_energy(gpu_run(ONE, lines, **options)) is reason
 
 
-def test_ten_steps_and_a_hundredth_at_either_end_are_enough():
+def test_ten_seconds_ten_steps_and_a_hundredth_at_either_end_are_enough():
+    assert gpu_energy(gpu_run(ONE, counted(), seconds=10.0))[2] == "counter"
     assert gpu_energy(gpu_run(ONE, counted(step_s=1.9)))[2] == "counter"
     assert gpu_energy(gpu_run(ONE, counted()[59:1043]))[2] == "counter"  # 1.18 s to 20.84 s
     assert gpu_energy(gpu_run(ONE, powered(step=10)))[2] == "power"

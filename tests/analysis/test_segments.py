@@ -119,6 +119,12 @@ def test_a_warm_up_is_found_and_left_out():
         ([0.2] * 24 + [0.1] * 36, 200),  # a third at most
         ([0.19] + [0.08, 0.12] * 30, 0),  # 4.4 standard errors: the noise of so few
         ([0.22] + [0.08, 0.12] * 30, 10),  # 5.9
+        ([0.1275] * 20 + [0.08, 0.12] * 20, 0),  # 4.94, with what is uncertain of the rest
+        ([0.1281] * 20 + [0.08, 0.12] * 20, 200),  # 5.04
+        ([12.0] * 3 + [10.0] * 57, 0),  # by a fifth and no more
+        ([0.2] * 3 + [0.1] * 27 + [0.6] + [0.1] * 29, 0),  # a pause in the later half is noise
+        ([0.2] * 3 + [0.1] * 26 + [0.6] + [0.1] * 30, 30),  # before it is not
+        ([0.2] * 3 + [0.1] * 7, 30),  # five of the later half are enough
         ([0.2] * 2 + [0.1] * 6, 0),  # too few after it
     ],
 )
@@ -133,6 +139,10 @@ def test_long_texts_answered_first_are_no_warm_up():
     assert segments.warm_up(arrivals, lambda: [100] * 670) == 6
     assert segments.warm_up(arrivals, lambda: long_first) == 0
     assert segments.warm_up(arrivals, lambda: None) == 6
+    assert segments.warm_up(arrivals, lambda: [100] * 300) == 0  # lines are missing
+    arrivals = batches([300.0] * 6 + [100.0] * 60)
+    for size, place in ((250, 0), (249, 6)):  # a byte of them takes 1.2 times as long, and more
+        assert segments.warm_up(arrivals, lambda size=size: [size] * 70 + [100] * 600) == place
 
 
 def test_sizes_are_read_only_where_a_warm_up_shows():
@@ -148,11 +158,15 @@ def test_sizes_are_read_only_where_a_warm_up_shows():
     [
         ([1.0, 1.02, 1.5], 2),
         ([1.5, 1.0, 1.51, 0.98, 1.02], 3),
-        ([1.0, 1.24], 0),
+        ([1.0, 1.25], 0),
         ([1.0, 1.26], 1),
         ([0.05, 0.05, 0.14], 0),  # 0.1 s at least
         ([0.05, 0.05, 0.16], 2),
         ([1.0, 1.3, 1.6, 1.9], 0),  # no two groups
+        ([1.0, 1.3, 1.65], 0),  # a gap of 0.35 beside a range of 0.3
+        ([1.0, 1.3, 1.68], 2),
+        ([1.0, 1.5, 1.6, 1.95], 0),  # the range of the slower group counts
+        ([1.0, 1.4, 1.45, 1.9], 0),  # and all of the faster one's
         ([1.0], 0),
         ([], 0),
     ],
@@ -169,6 +183,17 @@ def test_two_groups_of_start_ups(seconds, fast):
         ([1.0, 1.01, 0.99], [5.5, 5.05, 4.96], [1, 2]),
         ([1.5, 1.01, 0.99, 1.0], [5.5, 5.05, 5.52, 4.96], [1, 3]),
         ([1.0, 1.5, 0.99, 1.0], [5.0, 9.0, 3.0, 6.0], [0, 1, 2, 3]),  # they vary too much
+        ([1.0, 1.0, 3.0], [5.0, 5.9, 7.0], [0, 1]),  # a cold start costs 2 s: half of it is allowed
+        ([2.0] * 3, [5.0, 5.4, 5.0], [0, 1, 2]),  # 1 s
+        ([1.0] * 3, [5.0, 5.0, 5.2], [0, 1, 2]),  # 0.5 s, as in all that follow
+        ([1.0] * 3, [5.0, 5.25, 5.375], [0, 1, 2]),  # each 0.25 s above the mean of those before it
+        ([1.0] * 3, [5.0, 5.5, 5.5], [0]),
+        ([1.0] * 8, [5.0, 5.0, 5.0, 5.1875, 5.3125, 5.375, 5.375, 5.375], [0, 1, 2, 3]),  # a gap of 0.125 s
+        ([1.0] * 8, [5.0, 5.0, 5.0, 5.1875, 5.3, 5.375, 5.375, 5.375], list(range(8))),  # no gap: all are alike
+        ([1.0] * 8, [5.0, 5.1, 5.2, 5.3, 5.4, 5.45, 5.5, 6.2], list(range(7))),  # 0.47 s are 2.5 standard deviations
+        ([1.0] * 8, [5.0, 5.0, 5.2, 5.3, 5.4, 5.45, 5.5, 6.2], list(range(8))),  # 0.51 s
+        ([1.0] * 3, [5.0, 5.0, 6.5], [0, 1]),  # three times what a cold start costs
+        ([1.0] * 3, [5.0, 5.0, 6.51], [0, 1, 2]),
         ([1.0, 1.01, 0.99, 1.0, 1.0], [5.0, 5.05, 4.96], [0, 1, 2]),  # more short ones than pairs
         ([], [5.0], []),
         ([1.0], [], []),

@@ -152,6 +152,12 @@ def test_sequences_that_share_a_beginning_stay_together_where_they_fit_into_one_
     assert batches(sequences, 12, 2048) == [one + two, three]
     assert batches(sequences, 32, 120) == [one, two, three]  # the beginning counts once
     assert batches(sequences, 4, 2048)[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]  # none fits: batches are full
+    assert batches(groups[0], 32, 70) == [[0, 1, 2, 3], [4, 5]]  # 50 + 4 * 5, and the beginning anew
+
+
+def test_a_batch_may_fill_its_budget_and_what_is_longer_is_alone():
+    assert batches([EncodedSequence([1] * 100, 100)] * 4, 10, 200) == [[0, 1], [2, 3]]
+    assert batches([EncodedSequence([1] * 300, 300)] * 3, 10, 200) == [[0], [1], [2]]
 
 
 def test_out_of_memory_halves_the_step_and_says_so(made, synthetic_data, monkeypatch, capsys):

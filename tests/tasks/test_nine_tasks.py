@@ -145,6 +145,24 @@ def test_answers_to_reindexed_records_map_back_at_every_depth(official, name, po
     assert task.restore(task.gold(task.reindex(record, position)), record) == task.gold(record)
 
 
+@every_task
+def test_marked_words_move_along_with_a_nonce(official, name):
+    task = get_task(name)
+    for record in official(name)[:50]:
+        changed = task.with_nonce(record, "а б")
+        task.validate(changed)
+        assert task.gold(changed) == task.gold(record) and task.unaligned([changed]) == task.unaligned([record])
+        for before, after in zip(task.parts(record), task.parts(changed), strict=True):
+            assert after.first == f"а б {before.first}" and "а б " in (after.second or "а б ")
+            old, new = (
+                [(part.first, part.second)[text][start:end] for text, start, end in (*part.marks, *part.kept)]
+                for part in (before, after)
+            )
+            assert [words.removeprefix("а б ") for words in new] == old
+        if name == "russe":
+            assert all(changed[key] == record[key] + 4 for key in ("start1", "end1", "start2", "end2"))
+
+
 def test_every_muserc_question_and_answer_has_an_idx_of_its_own(official):
     task = get_task("muserc")
     fed = [task.reindex(record, place) for place, record in enumerate(official("muserc")[:3])]
