@@ -38,7 +38,7 @@ def get_task(name: str) -> Task:
     """
     names = task_names()
     if name not in names:
-        near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), names, cutoff=0.5)
         raise UsageError(
             f"no task {name!r}",
             rule=f"tasks: {', '.join(names)}",

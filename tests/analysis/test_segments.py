@@ -70,6 +70,8 @@ def test_the_parts_of_a_stream_are_ten_and_make_up_the_whole():
     assert sum(n for n, _ in segment.parts) == segment.records
     assert sum(s for _, s in segment.parts) == pytest.approx(segment.seconds)
     assert all(n == pytest.approx(segment.records / 10, abs=7) for n, _ in segment.parts)
+    bursts = [(1.0 + 0.1 * (k // 10), 10) for k in range(50)]
+    assert all(s > 0 for _, s in stream(bursts).parts)
 
 
 # -- readiness -----------------------------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ def test_long_texts_answered_first_are_no_warm_up():
     assert segments.warm_up(arrivals, lambda: [100] * 670) == 6
     assert segments.warm_up(arrivals, lambda: long_first) == 0
     assert segments.warm_up(arrivals, lambda: None) == 6
-    assert segments.warm_up(arrivals, lambda: [100] * 300) == 0  # lines are missing
+    assert segments.warm_up(arrivals, lambda: [100] * 600) == 0  # lines are missing
     arrivals = batches([300.0] * 6 + [100.0] * 60)
     for size, place in ((250, 0), (249, 6)):  # a byte of them takes 1.2 times as long, and more
         assert segments.warm_up(arrivals, lambda size=size: [size] * 70 + [100] * 600) == place

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from helpers import KEYS, READINGS
-from run_folders import DISTINCT, NO, RECORDS, YES, answers_of, at_once, derived, sample, steady, write_run
+from run_folders import DISTINCT, NO, RECORDS, YES, answers_of, at_once, derived, run_of, sample, steady, write_run
 
 from morocco_lib.analysis import summary
 from morocco_lib.data import workload
@@ -138,6 +138,17 @@ def test_what_the_machine_did_leaves_score_and_memory_and_names_who_did_it(tmp_p
     assert (result["verdict"], result["reasons"]) == ("DISTURBED", ["BUSY_MACHINE"])
     assert result["score"]["value"] == 0.75 and result["ram_bytes"]["value"] and result["speed_per_s"]["value"]
     assert result["disturbed_by"] == [{"pid": 9, "name": "make", "share": pytest.approx(3.0 / (4.0 / 1.6 * 2))}]
+
+
+def test_the_three_processes_that_took_most_of_the_cores_time_in_all_runs_are_named():
+    def disturbed(*seconds):
+        top = [{"pid": pid, "name": "make", "cpu_s": s} for pid, s in enumerate(seconds)]
+        return run_of([], others={"cpu_s": 4.0, "cores": 1.0, "of_cores": 2, "top": top})
+
+    runs = [disturbed(1.0, 3.0, 0.5, 2.0), disturbed(1.5), run_of([]), run_of([], others="MACHINE_NOT_TOLD")]
+    found = summary._disturbers(runs)
+    assert [(process["pid"], process["share"]) for process in found] == [(1, 3 / 16), (0, 2.5 / 16), (3, 2 / 16)]
+    assert summary._disturbers(runs[2:]) == []
 
 
 @pytest.mark.parametrize(("requested", "speed"), [(2, 500), (3, 375), (None, 375)])

@@ -266,9 +266,10 @@ def test_disturbed_runs_are_repeated_within_the_minutes(simulated):
 
 
 def test_a_timed_run_waits_for_a_quiet_machine_and_says_who_is_busy(simulated):
-    simulated.loads = iter([QUIET, BUSY, BUSY, QUIET])  # the first look is that of the idle stage
+    simulated.loads = iter([BUSY, BUSY, BUSY, QUIET])  # the first look is that of the idle stage
     result = simulated.bench()
-    assert result["protocol"]["waited_s"] == pytest.approx(2 * protocol.QUIET_S) and simulated.count("bench") == 3
+    assert result["protocol"]["waited_s"] == pytest.approx(2 * 0.3) and simulated.count("bench") == 3
+    assert result["protocol"]["took_s"] == pytest.approx(sum(simulated.spent_s) + 0.5 + 2 * 0.3)
     waiting = "waiting up to 60 s for a quiet machine: others keep 1.6 of 2 cores busy: make (pid 9) (BUSY_MACHINE)"
     assert simulated.messages.count(waiting) == 1
 

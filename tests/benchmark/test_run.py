@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT, RUN_FILES, wait_until, write_records
@@ -113,6 +114,40 @@ def test_of_stderr_10_mib_are_kept_and_all_of_it_is_counted(benched, records, tm
     run = benched(records, tmp_path / "out", [sys.executable, "-c", talks], input_size=4)
     assert run.facts()["stderr_bytes"] == 11 * 2**20
     assert (run.out / "runs/01/stderr.log").stat().st_size == 10 * 2**20
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    """Return a recorder of six predictions, and what it did: the marks, how often it killed, the numbers it told."""
+    did = SimpleNamespace(marks=[], kills=[], told=[])
+    with measure._Recorder(tmp_path, 6, did.told.append) as recorder:
+        handle = SimpleNamespace(started_ns=0, kill=lambda: did.kills.append(1))
+        recorder.attach(handle, SimpleNamespace(mark=did.marks.append))
+        yield recorder, did
+
+
+def test_answers_are_told_twice_a_second_at_most_and_the_first_and_the_last_are_marked(recorder):
+    recorder, did = recorder
+    recorder.on_stdout(1, b"{")
+    assert did.marks == did.told == []
+    for t_ms, block in ((1000, b"}\n"), (1500, b"{}\n"), (1501, b"{}\n"), (3000, b"{}\n")):
+        recorder.on_stdout(t_ms * 10**6, block)
+    assert did.marks == ["first_answer"] and did.told == [1, 2, 1]
+    recorder.on_stdout(3001 * 10**6, b"{}\n{}\n")
+    assert did.marks == ["first_answer", "last_answer"]
+    recorder.finish(None)
+    assert did.told == [1, 2, 1, 2]
+
+
+def test_a_program_that_floods_stdout_is_killed_once_and_no_more_is_kept(recorder, tmp_path):
+    recorder, did = recorder
+    most = 10 * 2**20 + 6 * 64 * 2**10
+    recorder.on_stdout(1, b"x" * most)
+    assert not recorder.stdout_cut and not did.kills
+    recorder.on_stdout(2, b"x"), recorder.on_stdout(3, b"x")
+    assert recorder.stdout_cut and did.kills == [1] and recorder.stdout_bytes == most + 2
+    recorder.__exit__()
+    assert (tmp_path / "answers.jsonl").stat().st_size == most
 
 
 # -- what the program is given -------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def test_of_a_question_longer_than_all_the_room_its_beginning_is_read(reader, sy
 def test_sequences_of_a_record_have_the_same_shared_beginning(reader, synthetic_data):
     for max_length in (64, 512):
         read = reader(max_length, causal=True)
-        for name in ("muserc", "rucos"):
+        for name in ("muserc", "rucos", "parus"):
             task = get_task(name)
             for record in val(synthetic_data, name)[:10]:
                 (sequences,) = read([task.parts(record)])
@@ -196,6 +196,21 @@ def test_sequences_of_a_record_have_the_same_shared_beginning(reader, synthetic_
                     s.shared == first.shared > 1 and s.ids[: s.shared] == first.ids[: s.shared] for s in sequences
                 )
                 assert all(len(s.ids) > s.shared for s in sequences)
+
+
+def test_the_texts_that_differ_take_three_quarters_of_a_sequence_at_most(reader):
+    read = reader(max_length=64)
+    parts = [TextPair(FILLER, FILLER), TextPair(FILLER, "да")]
+    for one in read([parts])[0]:
+        assert one.second == 64 - len(read.template.end) - int((64 - read.template.size) * 0.75)
+
+
+def test_a_decoder_pools_four_tokens_behind_a_marked_word(reader):
+    text = "слово " * 20  # of two tokens each
+    for start, more in ((0, 4), (6 * 18, 2), (6 * 19, 0)):
+        part = TextPair(text, marks=((0, start, start + 5),))
+        encoder, decoder = (reader(causal=causal)([[part]])[0][0].spans[0] for causal in (False, True))
+        assert decoder == (encoder[0], encoder[1] + more)
 
 
 def test_odd_texts_are_sequences_all_the_same(reader):

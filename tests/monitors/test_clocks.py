@@ -18,7 +18,10 @@ HOUR_NS = 3600 * 10**9
         (18 * 10**8, 0, 3600, 0.0, 0.0),  # slewed by 0.05 % of an hour
         (18 * 10**8, 0, 60, 1.8, 0.0),
         (8 * 10**7, 0, 10, 0.08, 0.0),
-        (0, 5 * 10**6, 60, 0.0, 0.0),  # a reading that was interrupted
+        (10**8, 0, 45, 0.1, 0.0),  # 0.095 s would be slewing
+        (5 * 10**7, 0, 0, 0.0, 0.0),
+        (0, 10**7, 60, 0.0, 0.0),  # a reading that was interrupted
+        (0, 11 * 10**6, 60, 0.0, 0.011),
     ],
 )
 def test_jumps_and_sleep_are_told_from_slewing(wall_ns, boot_ns, elapsed_s, moved_s, slept_s):

@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -135,3 +136,18 @@ def test_costly_readings_are_made_less_often_and_at_every_mark():
     sampler = Sampler(Noting(), io.StringIO(), 0)
     sampler.sample(), sampler.sample(), sampler.mark("ready"), sampler.sample()
     assert wholes == [True, False, True, False]
+
+
+def test_new_processes_are_looked_for_at_intervals_at_marks_and_at_the_end():
+    calls = []
+    update = lambda t_ns, find=True: calls.append(find)  # noqa: E731
+    processes = SimpleNamespace(update=update, close=lambda: calls.append("closed"), io=lambda: None)
+    sampler = Sampler(Scripted(), io.StringIO(), 0, processes=processes)
+    sampler.sample()
+    sampler._find_after_ns = sampler._whole_after_ns = 2**62
+    sampler.sample(), sampler.mark("ready")
+    sampler._find_after_ns = 0
+    sampler.sample()
+    assert calls == [True, False, True, True]
+    sampler.start(), sampler.stop()
+    assert calls[-2:] == [True, "closed"]

@@ -163,6 +163,52 @@ def test_marked_words_move_along_with_a_nonce(official, name):
             assert all(changed[key] == record[key] + 4 for key in ("start1", "end1", "start2", "end2"))
 
 
+# -- parts by hand -------------------------------------------------------------------------------------------------
+def test_marked_words_are_where_the_record_says():
+    target = {"span1_text": "Кубок", "span1_index": 0, "span2_text": "не влез", "span2_index": 1}
+    record = {"text": "Кубок не влез в чемодан.", "target": target, "idx": 0}
+    (part,) = get_task("rwsd").parts(record)
+    assert part.marks == ((0, 0, 5), (0, 6, 13))
+    (part,) = get_task("rwsd").parts({**record, "target": {**target, "span2_index": 5}})
+    assert part.marks == ((0, 0, 5), (0, 0, 0))  # beyond the text
+    places = {"start1": 6, "end1": 10, "start2": 0, "end2": 2}
+    (part,) = get_task("russe").parts(
+        {"word": "дом", "sentence1": "Белый дома.", "sentence2": "Нет", "idx": 0, **places}
+    )
+    assert part.marks == ((0, 6, 10), (1, 0, 2))  # the second is no form of it: as given
+
+
+def test_muserc_asks_each_answer_with_its_question_and_the_baseline_calls_two_right():
+    answers = [{"text": text, "idx": k} for k, text in enumerate(("Он", "Она", "Никто"))]
+    record = {
+        "passage": {"text": "Он и она.", "questions": [{"question": "Кто?", "answers": answers, "idx": 0}]},
+        "idx": 3,
+    }
+    task = get_task("muserc")
+    assert [(part.first, part.second, part.marks) for part in task.parts(record)] == [
+        ("Он и она.", "Кто? Он", ((1, 0, 4), (1, 5, 7))),
+        ("Он и она.", "Кто? Она", ((1, 0, 4), (1, 5, 8))),
+        ("Он и она.", "Кто? Никто", ((1, 0, 4), (1, 5, 10))),
+    ]
+    assert task.groups(record) == [("Он и она.", ["Кто? Он", "Кто? Она", "Кто? Никто"])]
+    assert task.labels_in(task.pick(record, [[2, 0, 1]])) == [1, 0, 1]
+
+
+def test_rucos_puts_each_entity_into_the_gap_or_behind_a_query_without_one():
+    spans = [{"start": 0, "end": 3}, {"start": 6, "end": 11}, {"start": 24, "end": 27}]
+    passage = {"text": "США и Корея.\n@highlight\nСША тут", "entities": spans}
+    record = {"passage": passage, "qas": [{"query": "Лидер @placeholder едет", "idx": 7}], "idx": 7}
+    task, text, asked = get_task("rucos"), "США и Корея. США тут", ["Лидер США едет", "Лидер Корея едет"]
+    parts = task.parts(record)
+    assert [(part.first, part.second) for part in parts] == [(text, one) for one in asked]
+    assert [part.kept for part in parts] == [((1, 6, 9),), ((1, 6, 11),)]
+    assert task.groups(record) == [(text, asked)] and task.bow_text(record) == f"{text} Лидер  едет"
+    assert task.pick(record, [[1, 0]]) == task.prediction(record, [1]) == {"idx": 7, "label": "Корея"}
+    record["qas"][0] |= {"query": "Кто", "answers": spans[:1]}
+    assert [(part.second, part.kept) for part in task.parts(record)][1] == ("Кто Корея", ((1, 4, 9),))
+    assert task.targets(record) == [1, 0] and task.constant({}, record)["label"] == "США"
+
+
 def test_every_muserc_question_and_answer_has_an_idx_of_its_own(official):
     task = get_task("muserc")
     fed = [task.reindex(record, place) for place, record in enumerate(official("muserc")[:3])]
