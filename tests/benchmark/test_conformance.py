@@ -177,7 +177,8 @@ def test_no_record_at_all_is_wrong_usage(val):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_or_two_records_are_enough(count, val):
-    assert checked(program(None), TERRA.read(val)[:count]).ok
+    report = checked(program(None), TERRA.read(val)[:count])
+    assert report.ok and report.rules("warn") == [] and (finding(report, "flush").state == "pass") == (count == 2)
 
 
 def test_no_label_is_fed_and_no_idx_is_a_line_number(val, tmp_path):
@@ -364,6 +365,27 @@ def test_an_honest_container_passes_and_the_verb_takes_an_image(main, val, image
     assert done.returncode == 0 and "pass  offline" in done.stdout
     done = main("check", "--image", "morocco-tests/none", "terra", "--data", val, env=environment)
     assert done.returncode == 2 and "morocco build" in done.stderr
+
+
+OFFLINE, NO_WRITE = "[Errno -3] Temporary failure in name resolution", "[Errno 30] Read-only file system: '/model/x'"
+
+
+@pytest.mark.parametrize(
+    ("runner", "line", "rule"),
+    [
+        ("docker", OFFLINE, "offline"),
+        ("process", OFFLINE, "exit-code"),  # it has the network
+        ("docker", NO_WRITE, "read-only"),
+        ("docker", "PermissionError: [Errno 13] Permission denied: '/root/.cache'", "read-only"),
+        ("process", NO_WRITE, "exit-code"),
+        ("process", "KeyError: 'label'", "no-label"),
+        ("process", "UnicodeDecodeError: 'ascii' codec can't decode byte 0xd0", "utf-8"),
+        ("docker", "ValueError: label", "exit-code"),
+    ],
+)
+def test_the_cause_of_an_end_is_read_from_stderr_as_far_as_it_can_be(runner, line, rule):
+    judge = conformance._Judge(TERRA, [], SimpleNamespace(name=runner))
+    assert judge._cause(SimpleNamespace(stderr=[line, 'morocco: {"event": "ready"}'])) == rule
 
 
 @pytest.mark.parametrize(

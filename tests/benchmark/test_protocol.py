@@ -133,6 +133,11 @@ def test_progress_reports_the_contract_the_prediction_and_each_run(simulated):
     assert simulated.expected == [2400] * 3
 
 
+def test_after_ten_runs_each_tenth_is_reported(simulated):
+    simulated.bench(settings={"input_size": 8, "repeats": 21, "quick": True})
+    assert [message.split()[1] for message in simulated.messages] == [*map(str, range(1, 11)), "20"]
+
+
 def test_the_prediction_is_what_timed_runs_and_probe_take(simulated):
     result = simulated.bench(settings={"repeats": 4})
     spent_s = sum(s for s, purpose in zip(simulated.spent_s, simulated.order, strict=True) if purpose not in FIXED)
@@ -158,8 +163,10 @@ def test_quick_makes_timed_runs_only(simulated, settings):
 )
 def test_the_input_size_is_calibrated_to_ten_seconds_and_ten_batches_at_least(simulated, per_s, batch_size, size):
     settings = {"input_size": None, "batch_size": batch_size, "quick": True}
-    simulated.bench(lambda *of: streams(*of, per_s=per_s), settings)
+    result = simulated.bench(lambda *of: streams(*of, per_s=per_s), settings)
     assert simulated.expected[0] == 3 * size
+    assert simulated.messages[0].startswith(f"3 runs of {size} records: about ")
+    assert result["protocol"]["predicted_s"] == pytest.approx(3 * (START_S + size / per_s), rel=0.02)
 
 
 def test_pilots_grow_until_a_speed_can_be_believed(simulated, monkeypatch):

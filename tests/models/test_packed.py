@@ -247,6 +247,18 @@ def test_padding_does_not_change_features():
     torch.testing.assert_close(backend.features(batch), alone, atol=2e-5, rtol=0)
 
 
+def test_shared_tokens_are_computed_with_once_where_that_saves_1024():
+    config, module = make("gpt2")
+    backend, computed = Padded(backbone_of(config, module.state_dict()), "last", share=True), []
+    backend.model.register_forward_pre_hook(
+        lambda module, args, kwargs: computed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    for count, tokens in ((32, 32 * 33), (33, 32 + 33)):
+        computed.clear()
+        backend.features(group(32, [1] * count))
+        assert sum(computed) == tokens
+
+
 def test_module_of_an_architecture_that_only_transformers_knows():
     config = AutoConfig.for_model("distilbert", vocab_size=WORDS, dim=HIDDEN, n_layers=2, n_heads=4, hidden_dim=80)
     module = AutoModel.from_config(config).eval()
