@@ -42,9 +42,9 @@ def read(proc: Path = PROC) -> Times | None:
         user, nice, system, idle, iowait, irq, softirq, steal = (int(word) * TICK_S for word in lines[0][1:9])
     except (OSError, ValueError, IndexError):
         return None
-    if not user + nice + system + idle:  # some sandboxes show zeros
-        return None
     own_s, busy_s = time.process_time(), user + nice + system + irq + softirq
+    if not busy_s + idle:  # some sandboxes show zeros
+        return None
     return Times(time.monotonic_ns(), len(lines) - 1, busy_s, idle + iowait, steal, own_s, _processes(proc))
 
 

@@ -212,6 +212,8 @@ def loads_only(ready_s):
         ([(1.5, 10.0)], 10.0, 12.0, {}, False),  # all was computed before readiness
         ([(1.5, 6.0), (7.0, 12.0)], 7.0, 12.0, {}, False),  # half of it
         ([(0.5, 2.6)], 2.6, 12.0, {}, False),  # and none after
+        ([(3.0, 17.0)], 7.0, 17.0, {}, True),  # 4.0 s, where 10 s of work, 0.5 s of a short run and a second allow 4.125
+        ([(2.8, 17.0)], 7.0, 17.0, {}, False),
         ([(1.5, 10.0)], 10.0, 12.0, {"reported": False}, True),
         ([(1.5, 10.0)], 10.0, 12.0, {"used": False}, True),
     ],
@@ -225,5 +227,10 @@ def test_gpu_work_before_readiness_that_short_runs_do_not_have_is_work(busy, rea
 def test_without_a_gpu_or_a_short_run_readiness_is_believed():
     run = gpu_run([(0.0, 10.0)], ready_s=10.0, last_s=12.0)
     assert throughput.read([run]).method == "stream"
+    short = loads_only(10.0)
+    assert throughput.read([run], [short]).method != "stream"
+    for sample in short.gpu_samples:
+        sample["utilisation_share"] = None
+    assert throughput.read([run], [short]).method == "stream"
     run.facts["gpu"] = Reason.NO_GPU
     assert throughput.read([run], [loads_only(10.0)]).method == "stream"
