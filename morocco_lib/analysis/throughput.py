@@ -92,7 +92,7 @@ def _joined(segments: Sequence[Segment]) -> Estimate:
     if len(segments) > 1:
         return ratio_estimate([s.records for s in segments], [s.seconds for s in segments])
     (segment,) = segments
-    spread = ratio_estimate(*zip(*segment.parts, strict=True)) if len(segment.parts) > 1 else None
+    spread = ratio_estimate(*zip(*segment.parts, strict=True)) if segment.parts else None
     whole = segment.records / segment.seconds
     return Estimate(whole, spread.low, spread.high) if spread else Estimate(whole, None, None)
 

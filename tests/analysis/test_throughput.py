@@ -130,6 +130,7 @@ def test_pairs_that_show_no_time_give_no_speed():
     assert throughput.read(runs, [run_of(at_once(10, 1.0), exit_s=1.2)]).reason is Reason.NO_TIME_LEFT
     assert throughput.read(runs, [run_of(at_once(10, 1.0), exit_s=1.1)]).reason is Reason.NO_TIME_LEFT
     assert throughput.read(runs).method is None
+    assert throughput.read([run_of(at_once(100, 1.0), exit_s=1.4)], [run_of(at_once(10, 1.0), exit_s=1.2)]).method
 
 
 def test_a_container_is_timed_by_its_engine():
@@ -164,6 +165,14 @@ def test_a_run_may_take_a_quarter_and_jitter_longer_than_its_stream_explains(sho
     run = run_of(steady(400, 4, 2000.0, begin_s=exit_s - 0.25), exit_s=exit_s)
     method = throughput.read([run], [run_of(at_once(short_lines, 0.9), exit_s=1.0)]).method
     assert (method == "stream") == believed
+
+
+@pytest.mark.parametrize(("exit_s", "believed"), [(12.2, True), (12.25, False)])
+def test_a_warm_up_explains_its_own_time(exit_s, believed):
+    # 630 records more than the short run at 600 in 6 s, a quarter more, 3 s of warm-up, and jitter of 0.35 s: 11.225 s.
+    arrivals = [(1.0 + k, 10) for k in range(4)] + [(4.0 + 0.1 * k, 10) for k in range(1, 61)]
+    run, short = run_of(arrivals, exit_s=exit_s), run_of(at_once(10, 0.9), exit_s=1.0)
+    assert (throughput.read([run], [short]).method == "stream") == believed
 
 
 def cpu_run(ready_cpu_s, last_cpu_s):
