@@ -93,6 +93,7 @@ def test_an_interval_takes_two_parts_and_a_speed_some_time():
 
 def test_several_runs_have_the_interval_between_runs():
     rates = [490.0, 500.0, 510.0]
+    assert throughput.read([run_of(steady(1000, 8))] * 2).estimate["scope"] == "runs"
     result = throughput.read([run_of(steady(1000, 8, rate)) for rate in rates])
     expected, estimate = ratio_estimate([992] * 3, [992 / rate for rate in rates]), result.estimate
     assert [estimate[key] for key in ("value", "low", "high")] == pytest.approx(list(expected.__dict__.values()))
@@ -123,6 +124,12 @@ def test_a_pair_with_a_cold_start_has_no_speed_and_does_not_count():
     result = throughput.read(runs, [run_of(at_once(8, 0.9), exit_s=1.0)] * 3)
     assert result.per_run == [pytest.approx(50), pytest.approx(50), None]
     assert result.estimate["value"] == pytest.approx(50)
+
+
+def test_where_each_pair_has_a_cold_start_the_first_reason_stays():
+    runs = [run_of(steady(400, 4, 2000.0, begin_s=exit_s - 0.25), exit_s=exit_s) for exit_s in (5.0, 6.0)]
+    estimate, notes = speed(runs, [run_of(at_once(4, 0.9), exit_s=exit_s) for exit_s in (1.5, 1.0)])
+    assert (estimate, notes) == ({"value": None, "reason": Reason.WORK_NOT_SEEN}, [Reason.WORK_NOT_SEEN])
 
 
 def test_pairs_that_show_no_time_give_no_speed():
@@ -221,7 +228,13 @@ def loads_only(ready_s):
         ([(1.5, 10.0)], 10.0, 12.0, {}, False),  # all was computed before readiness
         ([(1.5, 6.0), (7.0, 12.0)], 7.0, 12.0, {}, False),  # half of it
         ([(0.5, 2.6)], 2.6, 12.0, {}, False),  # and none after
-        ([(3.0, 17.0)], 7.0, 17.0, {}, True),  # 4.0 s, where 10 s of work, 0.5 s of a short run and a second allow 4.125
+        (
+            [(3.0, 17.0)],
+            7.0,
+            17.0,
+            {},
+            True,
+        ),  # 4.0 s, where 10 s of work, 0.5 s of a short run and a second allow 4.125
         ([(2.8, 17.0)], 7.0, 17.0, {}, False),
         ([(1.5, 10.0)], 10.0, 12.0, {"reported": False}, True),
         ([(1.5, 10.0)], 10.0, 12.0, {"used": False}, True),

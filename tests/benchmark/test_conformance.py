@@ -367,6 +367,11 @@ def test_an_honest_container_passes_and_the_verb_takes_an_image(main, val, image
     assert done.returncode == 2 and "morocco build" in done.stderr
 
 
+def test_a_line_that_is_shown_is_cut_and_escaped():
+    assert contract_run.plain("x" * 160) == "x" * 160 and contract_run.plain("x" * 161) == "x" * 160 + "..."
+    assert contract_run.plain("да\x1b[2J\n") == "да\\x1b[2J"
+
+
 OFFLINE, NO_WRITE = "[Errno -3] Temporary failure in name resolution", "[Errno 30] Read-only file system: '/model/x'"
 
 
