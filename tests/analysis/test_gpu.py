@@ -76,6 +76,12 @@ def test_energy_is_what_the_counter_moved_between_the_first_and_the_last_answer(
     assert joules == pytest.approx(250 * 20, rel=0.01) and records == 1990 and method == "counter"
 
 
+def test_the_records_of_the_first_answer_are_not_in_it():
+    run = gpu_run(ONE, counted())
+    run.arrivals[0] = (1.0, 30)
+    assert gpu_energy(run)[1] == 1990
+
+
 def test_between_two_readings_the_counter_is_interpolated():
     lines = [line(t_s, energy_j=100.0 * t_s) for t_s in [0.9, 1.3, *range(2, 21), 22]]
     assert gpu_energy(gpu_run(ONE, lines))[0] == pytest.approx(2000.0)
@@ -108,8 +114,10 @@ def test_power_is_integrated_where_there_is_no_counter_and_the_result_says_so():
         (counted(until_s=10) + [line(10 + i / 50, energy_j=5.0 + i) for i in range(700)], {}, Reason.NO_ENERGY_COUNTER),
         ([line(i) for i in range(24)], {}, Reason.NO_ENERGY_COUNTER),
         (counted(until_s=10), {}, Reason.NO_SAMPLES),
-        (counted(until_s=24)[70:], {}, Reason.NO_SAMPLES),  # from 1.4 s on: 2 % later than the first answer
+        (counted()[61:], {}, Reason.NO_SAMPLES),  # from 1.22 s on: more than 1 % later than the first answer
+        (counted()[:1040], {}, Reason.NO_SAMPLES),  # to 20.78 s
         (powered(step=11), {}, Reason.NO_SAMPLES),  # with gaps of 1.1 s
+        (powered()[:100] + powered()[111:], {}, Reason.NO_SAMPLES),  # with one
     ],
 )
 def test_energy_that_cannot_be_measured_is_none_with_its_reason(lines, options, reason):
@@ -118,9 +126,14 @@ def test_energy_that_cannot_be_measured_is_none_with_its_reason(lines, options, 
 
 def test_ten_seconds_ten_steps_and_a_hundredth_at_either_end_are_enough():
     assert gpu_energy(gpu_run(ONE, counted(), seconds=10.0))[2] == "counter"
-    assert gpu_energy(gpu_run(ONE, counted(step_s=1.9)))[2] == "counter"
-    assert gpu_energy(gpu_run(ONE, counted()[59:1043]))[2] == "counter"  # 1.18 s to 20.84 s
+    assert gpu_energy(gpu_run(ONE, counted(step_s=2.2)))[2] == "counter"
+    assert gpu_energy(gpu_run(ONE, counted()[60:1041]))[2] == "counter"  # 1.2 s to 20.8 s
     assert gpu_energy(gpu_run(ONE, powered(step=10)))[2] == "power"
+
+
+def test_five_arrivals_are_a_stream_and_without_a_gpu_there_is_no_energy():
+    assert gpu_energy(gpu_run(ONE, counted(), arrivals=5))[2] == "counter"
+    assert gpu_energy(gpu_run("NO_GPU", [])) is Reason.NO_ENERGY_COUNTER
 
 
 @pytest.mark.parametrize(

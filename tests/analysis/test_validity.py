@@ -118,6 +118,8 @@ def test_clocks_that_were_set_or_slept():
         ([100.0] * 5, False),
         ([100, 99, 98.1, 97, 96], False),  # steady, and within 5 %
         ([100, 98, 96, 94, 92.0], True),  # a line without any scatter
+        ([100, 98.6, 97.2, 95.8, 94.4], True),  # by 5.8 % from the first to the last
+        ([100, 98.8, 97.6, 96.4, 95.2], False),  # 4.9 %
         ([100, 92, 105, 90, 97, 88], False),  # chance
         ([100, 96, 97, 93, 91], False),  # equal runs look so in 15 of 1,000 experiments
     ],

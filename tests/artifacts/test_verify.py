@@ -207,6 +207,15 @@ def test_rounding_of_another_machine_is_no_difference(step):
     assert failures(step, rebuilding(RESULT | {"speed": 199.5 * (1 + 5e-10)})) == []
     assert list(verify.differences(True, 1)) and list(verify.differences(0, 0.0))
     assert not list(verify.differences(0.0, 0.0))
+    assert list(verify.differences({"a": {"b": 1}}, {"a": 1})) == [("a", {"b": 1}, 1)]
+    assert list(verify.differences([1, [2]], [1, 2])) == [("[1]", [2], 2)]
+
+
+@pytest.mark.parametrize(("count", "shown"), [(5, "0; 1; 2; 3; 4"), (6, "0; 1; 2; 3; 4; 5"), (9, "0; 1; 2; 3; 4; 8")])
+def test_of_many_differences_the_first_five_and_the_last_are_shown(tmp_path, count, shown):
+    status = {"code": {"version": morocco_lib.__version__}}
+    found = verify._rebuilt(tmp_path, status, lambda folder: (20, list(map(str, range(count)))))
+    assert found == ("numbers", False, shown)
 
 
 def test_the_first_five_differences_are_shown_and_the_version_if_it_is_another(step):
