@@ -50,6 +50,7 @@ def test_what_was_fed_and_printed_gives_its_reasons(facts, reasons):
         ({"gaps_s": 0.5, "watched_s": 1.0}, False),
         ({"gaps_s": 0.51, "watched_s": 5.0}, True),
         ({"gaps_s": 0.51, "watched_s": 5.2}, False),
+        ({"gaps_s": 1.0, "watched_s": 10.0}, False),
     ],
 )
 def test_gaps_of_a_second_or_a_tenth_of_the_time_are_too_long(sampler, invalid):
@@ -69,7 +70,8 @@ def test_gaps_that_older_runs_do_not_report_are_none():
         ({"signal": None, "t_ns": 10**9}, {}, False),
         ({"signal": 9, "t_ns": 2 * 10**9}, {}, False),  # after the last answer, which came at 1.08 s
         ({"signal": 9, "t_ns": 10**9}, {"exit": {"signal": 9}}, False),  # as the program itself
-        ({"signal": 9, "t_ns": 10**9}, {"phases": {"last_answer_s": None}}, False),
+        ({"signal": 9, "t_ns": 1_080_000_000}, {}, False),
+        ({"signal": 9, "t_ns": 1}, {"phases": {"last_answer_s": None}}, False),
     ],
 )
 def test_a_worker_that_is_killed_before_the_last_answer_makes_a_run_invalid(ended, facts, killed):
@@ -92,13 +94,34 @@ def test_a_worker_that_is_killed_before_the_last_answer_makes_a_run_invalid(ende
         ({"cpu_s": 9, "cores": 0.51}, ["SHARED_MACHINE"]),
         ({"cpu_s": 9, "cores": 0.51, "of_cores": 5}, ["SHARED_MACHINE"]),
         ({"cpu_s": 9, "cores": 0.51, "of_cores": 6}, []),
+        ({"cpu_s": 9, "cores": 1.0, "of_cores": 10}, []),
     ],
 )
 def test_other_processes_make_a_machine_shared_and_then_busy(others, reasons):
     assert validity.machine_reasons(QUIET | others) == reasons
 
 
+@pytest.mark.parametrize(
+    ("changed", "well", "disturbed"),
+    [
+        ({}, True, False),
+        ({"exit": {"left_pids": [7]}}, True, False),  # a note
+        ({"exit": {"code": 3}}, False, False),
+        ({"others": {"cpu_s": 9, "cores": 2.0}}, True, True),
+        (
+            {"others": {"cpu_s": 9, "cores": 2.0}, "exit": {"code": 3}},
+            False,
+            False,
+        ),  # the program failed, whatever else
+    ],
+)
+def test_a_program_that_fails_is_told_from_a_machine_that_disturbs(changed, well, disturbed):
+    run = run_of(steady(40, 4), **changed)
+    assert (validity.ended_well(run), validity.disturbed(run)) == (well, disturbed)
+
+
 def test_what_is_unknown_of_the_machine_says_nothing():
+    assert validity.log_reasons(True) == [Reason.LOG_TRUNCATED] and validity.log_reasons(False) == []
     assert validity.machine_reasons("MACHINE_NOT_TOLD") == []
     assert validity.gpu_reasons("NO_GPU") == []
 
