@@ -47,3 +47,4 @@ def test_a_number_of_one_run_has_no_interval_and_no_method_it_was_not_given():
 def test_one_run_without_a_number_leaves_the_point_without_it():
     assert mean_of([1.0, Reason.NO_CGROUP, Reason.NO_SAMPLES]) == {"value": None, "reason": Reason.NO_CGROUP}
     assert mean_of([]) == {"value": None, "reason": Reason.NO_VALID_RUN}
+    assert mean_of([1.0, 3.0])["scope"] == "runs"

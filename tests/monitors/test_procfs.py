@@ -81,6 +81,8 @@ def test_a_quick_reading_has_new_memory_and_cpu_time(tmp_path, files):
     plant_process(tmp_path, 10, kib=(9000, 7000, 1900, 100), cpu=(100, 20, 0, 0))
     quick = procfs.read_quick(before, ProcessFiles.of(10, tmp_path), files)
     assert quick == before._replace(anon_bytes=7000 * 1024, file_bytes=1900 * 1024, cpu_s=pytest.approx(120 * TICK_S))
+    plant_process(tmp_path, 10, kib=(9000, 7000, 0, 100))
+    assert procfs.read_quick(before, ProcessFiles.of(10, tmp_path), files).file_bytes == 0
     plant(tmp_path / "10", {"statm": "0 0 0 0 0 0 0\n"})
     assert procfs.read_quick(before, ProcessFiles.of(10, tmp_path), files) is None  # a zombie
 
@@ -96,6 +98,7 @@ def test_our_own_process_reads_as_it_is(files):
     assert quick.anon_bytes == pytest.approx(whole.anon_bytes, rel=0.02)
     assert before.cpu_s + 0.04 < quick.cpu_s <= whole.cpu_s <= time.process_time()
     assert before.minor_faults < whole.minor_faults
+    assert began_s < procfs._clock_s(ours.clock) <= time.process_time() and procfs._clock_s(None) is None
 
 
 def test_storage_is_read_where_it_may_be(tmp_path, files):
