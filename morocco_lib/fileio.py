@@ -1,16 +1,17 @@
-"""Paths as people write them, atomic writes, JSON, and digests."""
+"""Paths as people write them, atomic writes, JSON, and digests; what is read comes through the gate, `foreign`."""
 
 import functools
-import hashlib
 import json
 import os
 import re
-import stat
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from morocco_lib.errors import UsageError
+from morocco_lib.foreign import read_json, sha256_file
+
+__all__ = ["canonical", "dump", "expand", "read_json", "sha256_file", "write_json", "write_text"]
 
 
 def expand(path: str) -> Path:
@@ -25,20 +26,6 @@ def expand(path: str) -> Path:
     return Path(found)
 
 
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file in hex.
-
-    Raises:
-        UsageError: it is a pipe or the like, and could not be read a second time.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise UsageError(
-            f"{path} is not a regular file", rule="what is read is digested, too", remedy="save it as a file"
-        )
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def canonical(value: Any) -> str:
     """Return the one JSON text of a value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -47,18 +34,6 @@ def canonical(value: Any) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON under a temporary name, then rename: a reader sees all of it or nothing."""
     write_text(path, dump(value))
-
-
-def read_json(path: Path) -> Any:
-    """Return the value of a JSON file.
-
-    Raises:
-        UsageError: missing, unreadable or broken.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path} ({error})", remedy="restore it or run the step again") from None
 
 
 def dump(value: Any) -> str:

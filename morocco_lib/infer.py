@@ -15,10 +15,11 @@ from itertools import islice
 from pathlib import Path
 
 from morocco_lib.errors import MoroccoError, UsageError
+from morocco_lib.foreign import parse_object
 from morocco_lib.models import Model
 from morocco_lib.options import BACKENDS, PRECISIONS, Options
 from morocco_lib.tasks.base import Prediction, Task
-from morocco_lib.tasks.jsonl import Record, parse_object, split_lines
+from morocco_lib.tasks.jsonl import Record, split_lines
 
 
 def run(folder: Path, task_name: str | None, batch_size: int, options: Options) -> None:

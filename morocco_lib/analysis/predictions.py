@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from morocco_lib import foreign
 from morocco_lib.analysis.run_files import Run, readable
 from morocco_lib.data import workload
 from morocco_lib.data.workload import Workload
@@ -33,7 +34,7 @@ def read_answers(run: Run) -> Answers:
     with readable(run.folder):
         task = get_task(run.workload["task"])
         load = workload.from_description(task, run.workload)
-        with (run.folder / "answers.jsonl").open("rb") as lines:
+        with foreign.opened(run.folder / "answers.jsonl", within=run.folder) as lines:
             checked = task.check(lines, load, f"runs/{run.folder.name}/answers.jsonl")
     first: dict[int, Prediction] = {}
     repeated = flips = 0

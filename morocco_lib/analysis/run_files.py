@@ -1,6 +1,6 @@
 """runs/NN/ -> the facts, arrivals and samples of one run; each file is parsed once."""
 
-import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,7 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from morocco_lib import foreign
 from morocco_lib.errors import UsageError
+
+WORKLOAD = {
+    "task": str, "size": int, "seed": (int, None), "order": [int], "line_bytes": [int], "records": [dict], "gold": ([dict], None),
+    "source": dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,19 @@ class Run:
     def workload(self) -> dict[str, Any]:
         """workload.json; raises UsageError where it cannot be read."""
         with readable(self.folder):
-            return json.loads((self.folder / "workload.json").read_text(encoding="utf-8"))
+            found = foreign.parse(foreign.read_bytes(self.folder / "workload.json", within=self.folder))
+            foreign.fits(found, WORKLOAD)
+            places, gold = range(len(found["records"])), found["gold"]
+            if not set(found["order"]) <= set(places) or (gold is not None and len(gold) != len(places)):
+                raise ValueError("the order or the labels in workload.json are of other records")
+            return found
 
     def answered_bytes(self) -> list[int] | None:
         """Return the bytes of the record that each line answers; None where that cannot be determined."""
         try:
             sizes, order = self.workload["line_bytes"], self.workload["order"]
-            with (self.folder / "answers.jsonl").open("rb") as lines:
-                return [sizes[order[int(json.loads(line)["idx"])]] for line in lines]
+            with foreign.opened(self.folder / "answers.jsonl", within=self.folder) as lines:
+                return [sizes[order[int(foreign.parse_object(line)["idx"])]] for line in lines]
         except (OSError, ValueError, KeyError, TypeError, IndexError, UsageError):
             return None
 
@@ -64,13 +75,14 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Return a run from its folder; raises UsageError if a file is missing or broken before its last line."""
     with readable(folder):
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        facts = foreign.parse(foreign.read_bytes(folder / "run.json", within=folder))
         chunks, cut_chunks = _read_lines(folder / "chunks.jsonl")
         samples, cut_samples = _read_lines(folder / "samples.jsonl")
         has_gpu = isinstance(facts.get("gpu"), dict)
         gpu_samples, cut_gpu = _read_lines(folder / "gpu.jsonl") if has_gpu else ([], False)
         arrivals = [(chunk["t_ns"] / 1e9, chunk["lines"]) for chunk in chunks if chunk["lines"]]
-        written = {sum(chunk["bytes"] for chunk in chunks), (folder / "answers.jsonl").stat().st_size}
+        with foreign.opened(folder / "answers.jsonl", within=folder) as answers:
+            written = {sum(chunk["bytes"] for chunk in chunks), os.fstat(answers.fileno()).st_size}
         whole = written == {facts["stdout_bytes"]} and sum(n for _, n in arrivals) == facts["lines"]
         few = sum("mark" not in sample for sample in samples) < facts["sampler"]["samples"]
         truncated = not (whole or facts["stdout_cut"]) or few or cut_chunks or cut_samples or cut_gpu
@@ -90,7 +102,7 @@ def readable(folder: Path) -> Iterator[None]:
     """Turn whatever a missing or broken file of a run raises into a UsageError that names its folder."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(
             f"run in {folder} cannot be read ({error})", remedy="restore the folder or bench again"
         ) from None
@@ -98,6 +110,5 @@ def readable(folder: Path) -> Iterator[None]:
 
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """Return (the objects of a JSONL file, whether its last line is incomplete)."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    cut = bool(lines) and not lines[-1].endswith("\n")
-    return [json.loads(line) for line in (lines[:-1] if cut else lines)], cut
+    lines = foreign.read_bytes(path, within=path.parent).split(b"\n")
+    return [foreign.parse_object(line) for line in lines[:-1]], bool(lines[-1])

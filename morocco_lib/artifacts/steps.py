@@ -8,12 +8,11 @@ A folder is never overwritten: failed, killed and forced attempts are renamed <f
 
 import functools
 import hashlib
-import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,15 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import morocco_lib
-from morocco_lib import fileio
+from morocco_lib import fileio, foreign
 from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.foreign import NO_FILE
 from morocco_lib.monitors.host import host_facts
 from morocco_lib.monitors.procfs import is_running, start_ticks
 
 STATUS = "status.json"
-NO_FILE = "not a regular file"
 DEEPEST = 4  # <plan>/<model>/<task>/<step> below outputs
+DEEPEST_OWN = 64  # folders below each other that are looked through
 SCHEMA = 1
+NAME_LENGTH = 200
+TEXT = (str, None)
+SHAPE = {
+    "schema": int, "step": str, "model": TEXT, "task": TEXT, "state": str, "exit": (int, None), "key": str, "parameters": dict,
+    "inputs": {str: str}, "outputs": {str: str}, "started": str, "error?": TEXT, "retired?": str,
+    "code": {"version": str, "commit": TEXT}, "host": dict, "owner": {"pid": int, "start_ticks": (int, None), "boot_id": TEXT},
+}  # fmt: skip
 RUNNING, DONE, FAILED, KILLED = "running", "done", "failed", "killed"
 
 
@@ -107,39 +114,42 @@ def read_status(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / STATUS
     try:
-        status = json.loads(path.read_text(encoding="utf-8"))
+        status = foreign.parse(foreign.read_bytes(path, within=folder))
+        foreign.fits(status, {"schema": int})
         if status["schema"] != SCHEMA:
             raise UsageError(f"{path} has schema {status['schema']}", rule=f"this version reads schema {SCHEMA}")
+        foreign.fits(status, SHAPE)
+        for name in ("step", "model", "task", "key"):
+            if not (status[name] or "").isprintable() or len(status[name] or "") > NAME_LENGTH:
+                raise ValueError(f"its {name} is {status[name]!r:.60}")
         return status
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", remedy="give a step folder") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is broken ({error})", remedy="remove the folder and run the step again") from None
 
 
 def digest_outputs(folder: Path) -> dict[str, str]:
     """Return {path within the folder: sha256} of everything in it but the status and the step folders in it.
 
-    What is neither a file nor a folder, as a pipe or a link to a folder, has NO_FILE in place of a digest.
+    What is neither a file nor a folder, as a pipe or a link, has NO_FILE in place of a digest.
     """
-    found = []
-    for base, dirs, names in os.walk(folder):
-        linked = [name for name in dirs if os.path.islink(Path(base) / name)]
-        dirs[:] = [name for name in dirs if not (Path(base) / name / STATUS).exists()]
-        found += [Path(base) / name for name in names + linked if not (name == STATUS and Path(base) == Path(folder))]
+    found = sorted((path, is_file) for path, is_file in foreign.tree(folder, STATUS) if path != Path(folder) / STATUS)
     return {
-        path.relative_to(folder).as_posix(): fileio.sha256_file(path) if path.is_file() else NO_FILE
-        for path in sorted(found)
+        path.relative_to(folder).as_posix(): foreign.sha256_file(path, within=folder) if is_file else NO_FILE
+        for path, is_file in found
     }
 
 
-def find_files(folder: Path, name: str) -> list[Path]:
+def find_files(folder: Path, name: str, only: Collection[Path] | None = None) -> list[Path]:
     """Return every file of a name at or below a folder, each once.
 
     Links to folders are followed as deep as a plan's folders are, but not inside a step folder, whose content may be anyone's.
 
+    Args:
+        only: Look no further than for files in these folders (resolved).
     Raises:
-        UsageError: a folder may not be read.
+        UsageError: a folder may not be read, or is too deep.
     """
     root, found, seen = Path(folder).resolve(), [], set()
 
@@ -147,6 +157,12 @@ def find_files(folder: Path, name: str) -> list[Path]:
         real = place.resolve()
         if real in seen or (linked and (deep > DEEPEST or root.is_relative_to(real))):
             return
+        if only is not None and not any(wanted.is_relative_to(real) for wanted in only):
+            return
+        if deep > DEEPEST_OWN:
+            raise UsageError(
+                f"{root} has more than {DEEPEST_OWN} folders below each other", remedy="give outputs/<plan>"
+            )
         seen.add(real)
         try:
             entries = sorted(
@@ -168,9 +184,14 @@ def find_files(folder: Path, name: str) -> list[Path]:
     return found
 
 
-def find_steps(outputs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (folder, status) of every step folder below, the oldest first; broken ones raise UsageError."""
-    found = [(path.parent, read_status(path.parent)) for path in find_files(outputs, STATUS)]
+def find_steps(outputs: Path, only: Collection[Path] | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield (folder, status) of every step folder below, or of some (resolved), the oldest first.
+
+    Raises:
+        UsageError: one is broken.
+    """
+    found = [(path.parent, read_status(path.parent)) for path in find_files(outputs, STATUS, only)]
+    found = [item for item in found if only is None or item[0].resolve() in only]
     yield from sorted(found, key=lambda item: (item[1]["started"], str(item[0])))
 
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import morocco_lib
-from morocco_lib import fileio
+from morocco_lib import fileio, foreign
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import Kinds
 from morocco_lib.errors import MoroccoError, UsageError
@@ -76,8 +76,9 @@ def _verify_step(folder: Path, kinds: Kinds, rebuild: Container[Path] | None) ->
     path = folder / steps.STATUS
     try:
         status = steps.read_status(folder)
-        sealed = steps.seal(status)["seal"] == status.get("seal") and path.read_bytes() == fileio.dump(status).encode()
-    except (MoroccoError, ValueError) as error:
+        raw = foreign.read_bytes(path, within=folder)
+        sealed = steps.seal(status)["seal"] == status.get("seal") and raw == fileio.dump(status).encode()
+    except (MoroccoError, OSError, ValueError) as error:
         yield "status", False, f"{path}: {error}"
         return
     if not sealed:
@@ -89,7 +90,12 @@ def _verify_step(folder: Path, kinds: Kinds, rebuild: Container[Path] | None) ->
         return
     aside = ", set aside" if steps.is_retired(folder, status) else ""
     yield "status", True, f"{status['state']}, exit {status['exit']}{aside}"
-    yield (files := _files(folder, status))
+    try:
+        files = _files(folder, status)
+    except (MoroccoError, OSError) as error:  # too much, too large, or unreadable
+        yield "files", False, str(error)
+        return
+    yield files
     if aside or steps.NO_FILE in files[2]:
         return
     yield from _inputs(folder, status)
@@ -113,9 +119,12 @@ def _inputs(folder: Path, status: dict[str, Any]) -> Iterator[tuple[str, bool, s
     gone = []
     for name, digest in status["inputs"].items():
         path = folder / name  # an absolute name stays itself
-        if not path.is_file():
+        try:
+            now = foreign.sha256_file(path)
+        except (MoroccoError, OSError, ValueError):  # ValueError: no name of a file
             gone.append(str(path))
-        elif fileio.sha256_file(path) != digest:
+            continue
+        if now != digest:
             yield "inputs", False, f"{path} was changed after it was read"
     if gone:
         yield (

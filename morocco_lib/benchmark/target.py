@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from morocco_lib.errors import UsageError
+from morocco_lib.foreign import word
 from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.runners.engine import Image
 from morocco_lib.runners.process import ProcessRunner, find_program
@@ -130,12 +131,7 @@ NO_HOOKS = Hooks()
 def program_of_image(image: Image, model: str | None = None) -> Program:
     """Return the program that an image is; its label names the model, else its own name does."""
     name = image.labels.get("morocco.model") or image.name.rpartition("/")[2].partition("@")[0].partition(":")[0]
-    return Program([], model or _word(name), image.digest or image.id)
-
-
-def _word(name: str) -> str:
-    """Return a stranger's name as one word, fit for a folder, a page and a figure."""
-    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:80] or "model"
+    return Program([], model or word(name), image.digest or image.id)
 
 
 def _name_of(argv: list[str]) -> str:
@@ -143,5 +139,5 @@ def _name_of(argv: list[str]) -> str:
     name = Path(argv[0]).name
     script = next((word for word in argv[1:] if not word.startswith("-")), None)
     if script and INTERPRETER.fullmatch(name) and os.path.isfile(script):  # no text is too long for it
-        return _word(Path(script).stem)
-    return _word(name)
+        return word(Path(script).stem)
+    return word(name)

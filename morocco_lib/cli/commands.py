@@ -5,7 +5,7 @@ from operator import eq, itemgetter
 from pathlib import Path
 
 from morocco_lib.cli.arguments import positive, seconds, seeds
-from morocco_lib.cli.output import say, show
+from morocco_lib.cli.output import put, say, show
 from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.fileio import expand
 from morocco_lib.options import BACKENDS, PRECISIONS
@@ -84,7 +84,7 @@ def doctor(args) -> int:
     if args.json:
         show(doctor.as_dict(findings))
     else:
-        print(doctor.table(findings))
+        put(doctor.table(findings))
     return 0
 
 
@@ -95,7 +95,7 @@ def synthetic(args) -> int:
 
     steps.check_empty(args.out)
     for path in data.make_synthetic(args.out, args.tasks or task_names(), args.seed, args.records or 0):
-        print(path)
+        put(path)
     return 0
 
 
@@ -108,7 +108,7 @@ def fetch(args) -> int:
     for task in [get_task(name) for name in args.tasks or sources.archives]:
         try:
             for path in download.fetch(task, args.out, sources, timeout_s=args.timeout, say=say):
-                print(path, flush=True)
+                put(path, flush=True)
         except MoroccoError as error:  # the other tasks may still come
             say(f"morocco: {error}")
             code = max(code, error.exit_code)
@@ -146,7 +146,7 @@ def train(args) -> int:
             say(f"val {result['val_score']:.3f} with seed {result['chosen_seed']}{spread}")
         for warning in result.get("warnings", []):
             say(f"warning: {warning}")
-        print(args.out / "weights")
+        put(args.out / "weights")
     return 0
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from morocco_lib.cli.arguments import add_output
-from morocco_lib.cli.output import exit_on_sigterm, messages, say, show
+from morocco_lib.cli.output import exit_on_sigterm, messages, put, say, show
 from morocco_lib.errors import UsageError
 from morocco_lib.fileio import expand
 from morocco_lib.images import BASE
@@ -112,7 +112,7 @@ def build(args) -> int:
         if args.json:
             show({"image": image.name, "id": image.id, "bytes": image.size_bytes})
         else:
-            print(image.name)
+            put(image.name)
     return 0
 
 
@@ -122,7 +122,7 @@ def login(args) -> int:
     name = registry.host(args.registry)
     credential = read_credential(name, args.username, args.password_stdin)
     say(f"kept in {registry.login(name, credential)}")
-    print(f"logged in to {name} as {credential['username']}")
+    put(f"logged in to {name} as {credential['username']}")
     return 0
 
 
@@ -171,7 +171,7 @@ def _print(facts: dict[str, str], as_json: bool) -> int:
     if as_json:
         show(facts)
     else:
-        print(facts["image"])
+        put(facts["image"])
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from morocco_lib.cli.output import say, show
+from morocco_lib.cli.output import put, say, show
 from morocco_lib.errors import UsageError
 from morocco_lib.fileio import expand
 
@@ -53,7 +53,7 @@ def stats(args) -> int:
         for point in points:
             show(point.as_dict())
     else:
-        print("\n".join([*_table(points), *_flags(points)]))
+        put("\n".join([*_table(points), *_flags(points)]))
     return 0
 
 
@@ -93,5 +93,5 @@ def plot(args) -> int:
     from morocco_lib.legacy.plot import plot as draw
 
     draw(args.logs, args.out)
-    print(args.out)
+    put(args.out)
     return 0

@@ -5,10 +5,17 @@ import signal
 import sys
 from collections.abc import Callable
 
+from morocco_lib.foreign import shown
+
 
 def say(text: str) -> None:
     """Print a message to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text), file=sys.stderr, flush=True)
+
+
+def put(text: object, flush: bool = False) -> None:
+    """Print a result as text."""
+    print(shown(str(text)), flush=flush)
 
 
 def messages(quiet: bool) -> Callable[[str], None]:
@@ -18,7 +25,7 @@ def messages(quiet: bool) -> Callable[[str], None]:
 
 def show(value) -> None:
     """Print a result as one JSON object."""
-    print(json.dumps(value, ensure_ascii=False))
+    put(json.dumps(value, ensure_ascii=False))
 
 
 def exit_on_sigterm() -> None:

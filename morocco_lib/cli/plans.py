@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from morocco_lib.cli.arguments import add_output
-from morocco_lib.cli.output import messages, show
+from morocco_lib.cli.output import messages, put, show
 from morocco_lib.errors import UsageError
 from morocco_lib.fileio import expand
 
@@ -80,10 +80,10 @@ def _preview(job) -> int:
     width = max(6, *(len(s.step) for s in listed))
     for s in listed:
         cells = [s.state.ljust(6), s.step.ljust(width), f"{s.model or ''} {s.task or ''}".strip(), s.error or ""]
-        print("  ".join(cells).rstrip())
+        put("  ".join(cells).rstrip())
     minutes = None if plan.repeats else plan.max_minutes
     for line in cost_preview.lines(job.models, job.plan_dir, listed, minutes, job.root):
-        print(line)
+        put(line)
     return max((s.exit for s in listed), default=0)
 
 
@@ -103,14 +103,14 @@ def _summary(args, plan_dir: Path, result) -> int:
         summary = {"schema": 1, "plan_dir": str(plan_dir), "exit": code, "report": page, "verified": not broken}
         show({**summary, "steps": listed, "rows": rows})
         return code
-    print(tables.text_table(rows))
+    put(tables.text_table(rows))
     for line in tables.remarks(rows):
-        print(f"- {line}")
-    print(verification.table(findings))
+        put(f"- {line}")
+    put(verification.table(findings))
     if any(s.state == KEPT for s in result.steps):
-        print(f"kept steps: digests checked; `morocco verify {_short(plan_dir)}` rebuilds their numbers too")
+        put(f"kept steps: digests checked; `morocco verify {_short(plan_dir)}` rebuilds their numbers too")
     if result.page:
-        print(f"report: {_short(result.page)}")
+        put(f"report: {_short(result.page)}")
     return code
 
 
@@ -123,7 +123,7 @@ def report(args) -> int:
     from morocco_lib.pipeline.report_step import report_step
 
     with writable_home.writable(args.outputs):
-        print(report_step(args.outputs, args.out))
+        put(report_step(args.outputs, args.out))
     return 0
 
 
@@ -135,5 +135,5 @@ def verify(args) -> int:
     if args.json:
         show(as_dict(findings))
     else:
-        print(table(findings))
+        put(table(findings))
     return 0 if all(f.ok for f in findings) else 1

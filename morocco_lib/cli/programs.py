@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from morocco_lib.cli.arguments import add_output, add_program, positive, positives, seconds, share, size
-from morocco_lib.cli.output import exit_on_sigterm, messages, say, show
+from morocco_lib.cli.output import exit_on_sigterm, messages, put, say, show
 from morocco_lib.errors import UsageError
 from morocco_lib.fileio import expand
 from morocco_lib.reasons import EXIT_CODES
@@ -110,7 +110,7 @@ def check(args) -> int:
     if args.json:
         show(report.as_dict())
     else:
-        print(report.text())
+        put(report.text())
     return 0 if report.ok else 1
 
 
@@ -161,7 +161,7 @@ def bench(args) -> int:
         if args.json:
             show(result)
         else:
-            print("\n".join(formatting.bench_lines(result)))
+            put("\n".join(formatting.bench_lines(result)))
     if args.original_logs:
         logs = write.write(_loggable_runs(made), args.original_logs)
         say(f"{len(logs)} logs in {args.original_logs}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
-from morocco_lib import fileio
+from morocco_lib import fileio, foreign
 from morocco_lib.errors import UsageError
 
 ROOT_MARKS = ("notebooks", "params", "pyproject.toml")
@@ -126,10 +126,13 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; raises UsageError."""
     try:
-        value = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_Loader)
+        value = yaml.load(foreign.read_bytes(path).decode("utf-8-sig"), Loader=_Loader)
+        foreign.check_nesting(value, foreign.VALUES)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", remedy="give the path of a YAML file") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2001-99-99
+    except UsageError:
+        raise
+    except Exception as error:  # the library's constructors raise anything for an odd value
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise UsageError(f"{path} holds no mapping", rule="key: value lines")

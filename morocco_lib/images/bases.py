@@ -1,7 +1,6 @@
 """What images start from: a base with Python, pulled or made here, and the packages that a model needs on it."""
 
 import importlib.metadata
-import json
 import os
 import subprocess
 import sys
@@ -10,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import fileio
+from morocco_lib import fileio, foreign
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.images import BASE
+from morocco_lib.images import BASE, records
 from morocco_lib.runners import engine
 
 DEBIAN = "debian"  # as a base: made here from the distribution's packages
@@ -62,11 +61,13 @@ def probe(client: Any, base: str) -> tuple[str, dict[str, str]]:
         try:
             container.start()
             if container.wait()["StatusCode"] == 0:
-                version, have = json.loads(container.logs(stderr=False))
+                version, have = foreign.parse(container.logs(stderr=False))
+                foreign.fits(version, [int])
+                foreign.fits(have, {str: str})
         except docker.errors.APIError as error:
             if "OCI runtime" not in str(error):
                 raise
-        except ValueError:  # it passes through the engine's log
+        except (ValueError, TypeError):  # it passes through the engine's log
             raise EnvironmentFailure(f"no answer from {base}", remedy=engine.remedy("no space left")) from None
         finally:
             engine.remove(client, container.id)
@@ -103,7 +104,8 @@ def debian_base(client: Any, say: Say) -> str:
     """
     script = Path(__file__).with_name("debian.sh")
     name, tag = "morocco-base", f"debian-{fileio.sha256_file(script)[:12]}"
-    if engine.held(client, f"{name}:{tag}"):
+    made, held = records.made(f"{name}:{tag}"), engine.held(client, f"{name}:{tag}")
+    if held and held.id in made:
         return f"{name}:{tag}"
     say("making a base from Debian's packages (a minute)")
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as archive:
@@ -120,4 +122,5 @@ def debian_base(client: Any, say: Say) -> str:
         archive.seek(0)
         with engine.engine_errors("import the base image"):
             client.api.import_image_from_data(archive, name, tag, changes=["ENV LANG=C.UTF-8"])
+    records.remember(f"{name}:{tag}", engine.find_image(client, f"{name}:{tag}").id)
     return f"{name}:{tag}"

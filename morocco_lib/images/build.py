@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import morocco_lib
-from morocco_lib import fileio
+from morocco_lib import fileio, foreign
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.images import bases
+from morocco_lib.images import bases, records
 from morocco_lib.images.bases import Say
 from morocco_lib.models import weights
 from morocco_lib.runners import engine
@@ -34,9 +34,8 @@ from morocco_lib.tasks.base import Task
 CONTRACT = "1"
 HERE = Path(__file__).parent
 PACKAGE = Path(morocco_lib.__file__).parent
-ANSWERS = ("__init__", "errors", "options", "tasks", "models", "infer")  # modules and packages in an image
+ANSWERS = ("__init__", "errors", "foreign", "options", "tasks", "models", "infer")  # modules and packages in an image
 LARGE_BYTES = 1 << 20  # of a weight file that gets a layer of the model image
-KEY = "morocco.key"
 # kind of model -> extras that its container needs
 EXTRAS = {"majority": ("infer",), "tfidf": ("infer",), "transformer": ("infer", "torch")}
 
@@ -177,10 +176,12 @@ class _Stage:
 
 
 def _held(client: Any, stage: _Stage) -> str | None:
+    """Return the tag or id of the image that was made here of a stage's content, if the engine still holds it."""
+    made = records.made(stage.key)
     if stage.tag:
-        return stage.tag if engine.held(client, stage.tag) else None
-    with engine.engine_errors("look for images"):
-        return next(iter(client.api.images(filters={"label": f"{KEY}={stage.key}"}, quiet=True)), None)
+        image = engine.held(client, stage.tag) if made else None
+        return stage.tag if image and image.id in made else None
+    return next((image for image in made if engine.held(client, image)), None)
 
 
 def _packages(client: Any, recipe: Recipe, extras: tuple[str, ...], say: Say) -> str:
@@ -204,7 +205,7 @@ def _image(client: Any, recipe: Recipe, stage: _Stage, files: dict[str, Path], s
     if held := _held(client, stage):
         return held
     say(f"building {stage.tag or recipe.name}")
-    labels = {**(stage.labels or {}), KEY: stage.key}
+    labels = {**(stage.labels or {})}
     if stage.labels:  # where it was built is recorded, and makes no other image
         code = steps.code_facts()
         labels["org.opencontainers.image.revision"] = code["commit"] or ""
@@ -212,10 +213,12 @@ def _image(client: Any, recipe: Recipe, stage: _Stage, files: dict[str, Path], s
     # One instruction for all: each is a layer to commit, of a tenth of a second.
     pairs = " ".join(f"{name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in labels.items())
     with tempfile.TemporaryFile() as context:
-        write_context(context, f"{stage.dockerfile}LABEL {pairs}\n", files)
+        write_context(context, stage.dockerfile + (f"LABEL {pairs}\n" if pairs else ""), files)
         context.seek(0)
         build_one = _with_buildkit if recipe.buildkit else _with_engine
-        return build_one(client, context, stage.tag, stage.arguments)
+        image = build_one(client, context, stage.tag, stage.arguments)
+    records.remember(stage.key, engine.find_image(client, image).id)
+    return image
 
 
 def write_context(out: IO[bytes], dockerfile: str, files: dict[str, Path]) -> None:
@@ -234,15 +237,15 @@ def write_context(out: IO[bytes], dockerfile: str, files: dict[str, Path]) -> No
             info.type, info.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(info)
         for name, path in sorted(files.items()):
-            with path.open("rb") as source:
-                add(name, path.stat().st_size, source)
+            with foreign.opened(path) as source:
+                add(name, os.fstat(source.fileno()).st_size, source)
 
 
 def _with_engine(client: Any, context: IO[bytes], tag: str, arguments: dict[str, str]) -> str:
     image, last = "", []
     with engine.engine_errors("build an image"):
-        for line in client.api.build(
-            fileobj=context, custom_context=True, decode=True, rm=True, forcerm=True, network_mode="none",
+        for line in client.api.build(  # no cache: layers of a loaded image may claim to be of the same instructions
+            fileobj=context, custom_context=True, decode=True, rm=True, forcerm=True, network_mode="none", nocache=True,
             buildargs=arguments, tag=tag or None,
         ):  # fmt: skip
             if "error" in line:
@@ -255,7 +258,16 @@ def _with_engine(client: Any, context: IO[bytes], tag: str, arguments: dict[str,
 def _with_buildkit(client: Any, context: IO[bytes], tag: str, arguments: dict[str, str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "id"
-        argv = ["docker", "build", "--network", "none", "--iidfile", str(written), *(["--tag", tag] if tag else [])]
+        argv = [
+            "docker",
+            "build",
+            "--no-cache",
+            "--network",
+            "none",
+            "--iidfile",
+            str(written),
+            *(["--tag", tag] if tag else []),
+        ]
         argv += [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
         try:
             done = subprocess.run(

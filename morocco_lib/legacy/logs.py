@@ -6,7 +6,6 @@ and `gpu_ram` (bytes); all but the first are null where nothing was read. Nothin
 a line of another form are errors.
 """
 
-import gzip
 import io
 import json
 import os
@@ -20,8 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from morocco_lib import foreign
 from morocco_lib.errors import UsageError
-from morocco_lib.tasks.jsonl import open_lines, parse_object, split_lines
+from morocco_lib.foreign import parse_object
+from morocco_lib.tasks.jsonl import open_lines, split_lines
 
 KEYS = ("timestamp", "cpu_usage", "ram", "gpu_usage", "gpu_ram")
 NAME = re.compile(r"([1-9][0-9]{0,8})_([1-9][0-9]{0,8})_([0-9]{1,8})\.jsonl(\.gz)?")
@@ -130,8 +131,16 @@ def read_all(paths: Iterable[Path]) -> list[Log]:
 def _within(path: Path) -> Iterator[Log]:
     try:
         if path.is_dir():
+            seen = set()
             for base, folders, names in os.walk(path, onerror=_stop, followlinks=True):
-                folders.sort()  # in place: the order of the walk
+                real = os.path.realpath(base)
+                if real in seen:  # links may go round in a circle
+                    folders.clear()
+                    continue
+                seen.add(real)
+                folders.sort(
+                    key=lambda name: (os.path.islink(Path(base, name)), name)
+                )  # in place: the order of the walk
                 for name in sorted(names):
                     yield from _within_file(Path(base, name))
         elif path.name.endswith(ARCHIVES):
@@ -155,7 +164,8 @@ def _within_file(path: Path) -> Iterator[Log]:
 
 
 def _within_archive(path: Path) -> Iterator[Log]:
-    whole = gzip.decompress(path.read_bytes())  # all of it at once: its check sum is at the end
+    with foreign.opened(path) as file:
+        whole = foreign.unpacked(file).read()  # all of it at once: its check sum is at the end
     with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as archive:
         for member in archive:
             if member.isdir():
@@ -164,7 +174,7 @@ def _within_archive(path: Path) -> Iterator[Log]:
             inside = [part for part in PurePosixPath(member.name).parts if part != "."]
             model = [path.name.split(".")[0]] if len(inside) < 3 else []
             facts = _facts(shown, [os.path.abspath(path), *model, *inside])
-            lines = archive.extractfile(member)
+            lines = archive.extractfile(member) if member.isreg() else None
             if lines is None:
                 raise UsageError(f"{shown} is no file", rule=LAYOUT, remedy="pack it again without links and devices")
             yield Log(*facts, _columns(shown, lines))
@@ -186,7 +196,7 @@ def _columns(shown: str, lines: Iterable[bytes]) -> dict[str, list[float | None]
             if not line.strip():
                 continue
             try:
-                sample = parse_object(line)
+                sample = parse_object(line, any_number=True)
                 _check(sample)
             except ValueError as error:
                 raise UsageError(

@@ -4,9 +4,11 @@ A transformer's has `tokenizer.json` beside them.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from morocco_lib import foreign
 from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.models import Model, model_class
 from morocco_lib.options import Options
@@ -61,19 +63,19 @@ def describe(folder: Path) -> dict[str, Any]:
     """Return what `model.json` says: schema, name, kind, task, trained_on, values."""
     path = locate(folder) / VALUES
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = foreign.parse(foreign.read_bytes(path, within=folder))
+        foreign.fits(description, {"schema": int})
         if description["schema"] != SCHEMA:
             raise UsageError(
                 f"{path} has schema {description['schema']}",
                 rule=f"this version reads schema {SCHEMA}",
                 remedy="train it again",
             )
-        if not all(isinstance(description[key], str) for key in ("name", "kind", "task")):
-            raise ValueError("name, kind and task are not all texts")
+        foreign.fits(description, {"name": str, "kind": str, "task": str, "trained_on": dict, "values": dict})
         return description
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is broken ({error})", remedy="train it again") from None
 
 
@@ -88,8 +90,8 @@ def load(folder: Path, task_name: str | None = None, options: Options | None = N
         UsageError: not readable, broken, for another task, or of a kind without such options.
     """
     options = options or Options()
-    folder = locate(folder)
-    description = describe(folder)
+    description, given = describe(folder), files(folder)
+    folder = given[0].parent
     task = get_task(task_name or description["task"])
     if task.trained_on != description["task"]:
         raise UsageError(
@@ -105,7 +107,7 @@ def load(folder: Path, task_name: str | None = None, options: Options | None = N
     try:
         if hasattr(known, "from_folder"):
             return known.from_folder(task, description["values"], folder, options), task
-        if (folder / ARRAYS).exists():
+        if folder / ARRAYS in given:
             from safetensors.numpy import load_file
 
             arrays = load_file(folder / ARRAYS)
@@ -117,6 +119,7 @@ def load(folder: Path, task_name: str | None = None, options: Options | None = N
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the files of a weights folder."""
-    folder = locate(folder)
-    return [path for path in (folder / VALUES, folder / ARRAYS, folder / TOKENIZER) if path.exists()]
+    """Return the files of a weights folder; raises UsageError where one is a link, whose target would be packed in its place."""
+    place = locate(folder)
+    found = [path for path in (place / VALUES, place / ARRAYS, place / TOKENIZER) if os.path.lexists(path)]
+    return [foreign.check(path, within=folder) for path in found]

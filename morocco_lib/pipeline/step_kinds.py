@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import config, data, fileio
+from morocco_lib import config, data, fileio, foreign
 from morocco_lib.analysis import summary
 from morocco_lib.analysis.run_files import run_folders
 from morocco_lib.artifacts import steps
@@ -85,7 +85,7 @@ def _other_than_the_data(folder: Path) -> list[str]:
 def rebuild_eval(folder: Path) -> tuple[int, list[str]]:
     text, result = summary.derive_eval(folder)
     count, wrong = verification.compare(folder, summary.SCORE, result)
-    if (folder / summary.PREDICTIONS).read_text(encoding="utf-8") != text:
+    if foreign.read_text(folder / summary.PREDICTIONS, folder) != text:
         wrong.append(f"{folder / summary.PREDICTIONS} does not follow from runs/01/answers.jsonl")
     return count, [*wrong, *_other_than_the_data(folder)]
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from morocco_lib import foreign
 from morocco_lib.tasks.jsonl import open_lines, split_lines
 
 ROUNDS, RECORDS = 5, 2000
@@ -24,7 +25,7 @@ def json_bound(records: Path, predictions: Path) -> float:
     with open_lines(records) as file:
         lines = list(islice((line for _, line in split_lines(file) if line.strip()), RECORDS))
     given = []
-    with predictions.open("rb") as file:
+    with foreign.opened(predictions) as file:
         for line in islice(file, len(lines)):
             with suppress(ValueError, RecursionError):  # what the program printed
                 given.append(json.loads(line))

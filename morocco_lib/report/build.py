@@ -1,18 +1,19 @@
 """The report page: one self-contained file, with its table as CSV and every executed notebook beside it."""
 
 import os
-import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import fileio, formatting
+from morocco_lib import fileio, foreign, formatting
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import PLAN, Kinds
 from morocco_lib.artifacts.verify import count_numbers
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
 from morocco_lib.report import figures, tables
+from morocco_lib.report.render import POLICY, notebook_html
 
 PAGE, RESULT = "report.html", "report.json"
 
@@ -60,6 +61,7 @@ def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = Fa
     plan = Path(plan_dir).resolve()
     text = _template().render(
         title=plan.name,
+        policy=POLICY,
         plan=f"outputs/{plan.name}" if plan.parent.name == "outputs" else plan.name,
         **_shown(rows),
         valid=sum(row["verdict"] == "VALID" for row in rows),
@@ -99,14 +101,14 @@ def _shown(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     """Return (how many numbers a report's table holds, what does not follow from the steps it rests on)."""
     # From the steps that it read: what was added to the plan since is in a later report.
-    plan_dir = (folder / fileio.read_json(folder / RESULT)["plan_dir"]).resolve()
+    plan_dir = (folder / foreign.read_json(folder / RESULT, folder, {"plan_dir": str})["plan_dir"]).resolve()
     used = {(folder / name).resolve().parent for name in steps.read_status(folder)["inputs"]}
     if not all((place / steps.STATUS).is_file() for place in used):
         return 0, []  # moved alone, or a step was set aside: nothing to rebuild the numbers from
     rows = tables.collect(plan_dir, kinds, used)
-    kept = (folder / tables.CSV).read_text(encoding="utf-8")
+    kept = foreign.read_text(folder / tables.CSV, folder)
     wrong = [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
-    page, template = (folder / PAGE).read_text(encoding="utf-8"), _template()
+    page, template = foreign.read_text(folder / PAGE, folder), _template()
     for name, block in template.blocks.items():
         if "".join(block(template.new_context(_shown(rows)))) not in page:
             wrong.append(f"{folder / PAGE}: what it shows as {name} does not follow from the steps")
@@ -142,17 +144,20 @@ def _cell(estimate: dict[str, Any], text: Callable[[float], str]):
 
 
 def _trail(plan_dir: Path, folder: Path, kinds: Kinds) -> list[dict[str, Any]]:
-    trail = []
+    trail, used = [], set()
     for step_folder, status in steps.find_steps(plan_dir):
         if status["step"] in kinds and kinds[status["step"]].scope == PLAN:
             continue
         place = step_folder.relative_to(plan_dir).as_posix()
-        page = step_folder / "notebook.html"
-        target = Path("notebooks") / f"{place.replace('/', '-')}.html"
-        if page.exists():
-            (folder / target).parent.mkdir(exist_ok=True)
-            shutil.copyfile(page, folder / target)
-        shown = target.as_posix() if page.exists() else None
+        notebook, shown = step_folder / "notebook.ipynb", None
+        if os.path.lexists(notebook):  # rendered again: what stands beside it is whatever its owner wrote
+            name = foreign.word(place.replace("/", "-"))
+            shown = next(
+                page for k in count(1) if (page := f"notebooks/{name}{'' if k == 1 else f'.{k}'}.html") not in used
+            )
+            used.add(shown)
+            (folder / "notebooks").mkdir(exist_ok=True)
+            notebook_html(notebook, folder / shown)
         trail.append({"folder": place, "state": status["state"], "started": status["started"], "page": shown})
     return trail
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import formatting
-from morocco_lib.analysis.run_files import Run, read_run
+from morocco_lib.analysis.run_files import Run, read_run, readable
 
 INK, GREY, PALE = "#333333", "#b8b8b8", "#f0f0f0"
 COLOURS = (  # told apart by the colour-blind
@@ -162,6 +162,11 @@ def traces(folders: list[tuple[str, Path]]):
     runs = [(name, run) for name, run in runs if run.samples]
     if not runs:
         return None
+    with readable(runs[0][1].folder.parent):
+        return _traces(runs)
+
+
+def _traces(runs: list[tuple[str, Run]]):
     plt = style()
     lines = -(-len(runs) // COLUMNS)
     figure, panels = _panels(plt, len(runs), 2, 4.0, height_ratios=(3, 2) * lines)

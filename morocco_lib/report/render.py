@@ -1,8 +1,47 @@
-"""Executed notebooks as pages that load nothing from outside."""
+"""Executed notebooks as pages that load nothing from outside and run nothing, whoever executed them."""
 
+import html
+import re
 from pathlib import Path
 
-from morocco_lib import fileio
+from morocco_lib import fileio, foreign
+from morocco_lib.errors import UsageError
+
+# Of every page: no script, no request, no form; styles and images are in the page itself.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_OUTPUTS = {"text/plain", "text/html", "text/markdown", "image/png", "image/jpeg"}
+_TAGS = re.findall(
+    r"\w+",
+    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i img "
+    "li ol p pre s small span strong sub summary sup table tbody td tfoot th thead tr u ul",
+)
+_ATTRIBUTES = {
+    "align",
+    "alt",
+    "border",
+    "class",
+    "colspan",
+    "height",
+    "id",
+    "rowspan",
+    "scope",
+    "style",
+    "title",
+    "width",
+}
+_STYLES = [
+    "background-color",
+    "border",
+    "color",
+    "font-size",
+    "font-weight",
+    "max-width",
+    "text-align",
+    "width",
+    "word-break",
+]
+_STYLE_BLOCK = re.compile(r"<style[^>]*>([^<]*)</style>", re.IGNORECASE)
+_STRANGE_CSS = re.compile(r"[@\\]|url|position|content|behavior|expression", re.IGNORECASE)
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -27,17 +66,54 @@ img, svg { max-width: 100%; height: auto; }
 
 
 def notebook_html(notebook: Path, page: Path) -> None:
-    """Render an executed notebook into one self-contained page: no script, no request."""
-    import nbformat
-    from nbconvert import HTMLExporter
+    """Render an executed notebook into one self-contained page: no script, no request.
+
+    Raises:
+        UsageError: it is no notebook.
+    """
     from pygments.formatters import HtmlFormatter
 
-    content = nbformat.read(notebook, as_version=4)
-    body, _ = HTMLExporter(template_name="basic").from_notebook_node(content)
+    body = clean(_body(notebook))
     highlight = HtmlFormatter(style="default").get_style_defs(".highlight")
-    title = notebook.parent.name
     text = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{highlight}\n{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(notebook.parent.name)}</title><style>{highlight}\n{_STYLE}</style></head>\n"
+        f"<body>\n{body}\n</body></html>\n"
     )
     fileio.write_text(page, text)
+
+
+def _body(notebook: Path) -> str:
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    raw = foreign.read_text(notebook, within=notebook.parent)
+    try:
+        content = nbformat.reads(raw, as_version=4)
+        for output in (output for cell in content.cells for output in cell.get("outputs", [])):
+            for kind in set(output.get("data", {})) - _OUTPUTS:
+                del output.data[kind]
+        return HTMLExporter(template_name="basic").from_notebook_node(content)[0]
+    except Exception as error:  # whatever a library raises for what is no notebook
+        raise UsageError(f"{notebook} is no notebook ({type(error).__name__}: {error})") from None
+
+
+def clean(body: str) -> str:
+    """Return HTML with the tags, attributes and styles that a notebook's tables and figures need, and no others."""
+    import bleach
+    from bleach.css_sanitizer import CSSSanitizer
+
+    def allowed(tag: str, name: str, value: str) -> bool:
+        if (tag, name) == ("img", "src"):
+            return bool(re.match(r"data:image/(png|jpeg);base64,", value))
+        if (tag, name) == ("a", "href"):
+            return bool(re.match(r"#|https?://", value))
+        return name in _ATTRIBUTES
+
+    styles = [css for css in _STYLE_BLOCK.findall(body) if not _STRANGE_CSS.search(css)]  # pandas colours cells by id
+    cleaned = bleach.clean(
+        _STYLE_BLOCK.sub("", body), tags=_TAGS, attributes=allowed, css_sanitizer=CSSSanitizer(allowed_css_properties=_STYLES),
+        protocols={"http", "https", "data"}, strip=True,
+    )  # fmt: skip
+    return "".join(f"<style>{css}</style>\n" for css in styles) + cleaned

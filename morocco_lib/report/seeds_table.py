@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import fileio
+from morocco_lib import fileio, foreign
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import SCORE, TRAINING, Kinds, shown_as
 from morocco_lib.report.tables import read_result
@@ -73,7 +73,7 @@ def _text(lines: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({n: "" if v is None else v for n, v in line.items()} for line in lines)
+    writer.writerows({n: "" if v is None else foreign.cell(v) for n, v in line.items()} for line in lines)
     return text.getvalue()
 
 
@@ -96,7 +96,7 @@ def wrong_lines(path: Path, kinds: Kinds) -> Iterator[int]:
         every.append(_line(plan_dir, result["task"], fitted, result, kept))
         every += [_line(plan_dir, s["task"], fitted, result, kept, place, s) for place, s in evals]
     known = set(_text(every).splitlines())
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = foreign.read_bytes(path).decode(errors="replace").split("\n")
     head, ended = "\t".join(COLUMNS), lines.pop() == ""
     for number, line in enumerate(lines, 1):
         if line not in known or (line == head) != (number == 1) or (number == len(lines) and not ended):

@@ -3,16 +3,16 @@
 import csv
 import io
 import shlex
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Iterable
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from morocco_lib import fileio, formatting
+from morocco_lib import foreign, formatting
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import POINT, SCORE, TRAINING, Kinds, shown_as
 from morocco_lib.errors import UsageError
-from morocco_lib.reasons import DISTURBED, INVALID
+from morocco_lib.reasons import DISTURBED, EXIT_CODES, INVALID, VALID, Reason
 from morocco_lib.tasks import get_task, task_names
 
 CSV, SYNTHETIC = "table.csv", "synthetic"
@@ -21,6 +21,26 @@ ESTIMATES = (
     "speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record", "energy_j_per_record"
 )  # fmt: skip
 TIMED = ("speed_per_s", "init_s", "cpu_s_per_record", "energy_j_per_record")  # what a disturbed machine changes
+
+
+NUMBER, TEXT = (float, None), (str, None)
+ESTIMATE = {"value": NUMBER, "low?": NUMBER, "high?": NUMBER, "reason?": TEXT, "method?": TEXT}
+SCORED = {
+    "score": {**ESTIMATE, "n?": (int, None), "majority?": {"value": float}, "metrics?": {str: float}}, "batch_size": (int, None),
+    "data": ({"sample": bool, "origin": str, "sha256?": str, "records": int, "official_records": (int, None)}, None),
+}  # fmt: skip
+SHAPES = {  # of results, by what a report shows them as
+    SCORE: SCORED,
+    POINT: {
+        **SCORED, **dict.fromkeys(ESTIMATES, ESTIMATE), "verdict": str, "reasons": [str], "input_size": int, "repeats": int,
+        "runner": str, "disturbed_by?": [{"pid": int, "name": str, "share": float}], "argv?": ([str], None),
+        "settings?": ({str: (str, float, None)}, None), **dict.fromkeys(("image_digest?", "precision?", "backend?", "device?"), TEXT),
+    },
+    TRAINING: {
+        "task": str, "model": str, "seed": int, "seeds?": [{"seed": int, "score": NUMBER}], "data?": {"sha256?": str},
+        "val?": {"sha256?": str},
+    },
+}  # fmt: skip
 
 
 class Column(NamedTuple):
@@ -61,7 +81,7 @@ COLUMNS = (
 )
 
 
-def collect(plan_dir: Path, kinds: Kinds, folders: Container[Path] | None = None) -> list[dict[str, Any]]:
+def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = None) -> list[dict[str, Any]]:
     """Return the rows of a folder of results, sorted by task, model and batch size.
 
     A row holds task, model, batch_size, input_size, repeats, runner, data, verdict, reasons, score, every estimate as
@@ -73,9 +93,9 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Container[Path] | None = None
         folders: Only these step folders (resolved); None: all that were not set aside.
     """
     cells: dict[tuple, list[tuple[Path, dict]]] = {}
-    for folder, status in steps.find_steps(plan_dir):
-        wanted = not steps.is_retired(folder, status) if folders is None else folder.resolve() in folders
-        if status["task"] and wanted:
+    for folder, status in steps.find_steps(plan_dir, folders):
+        if status["task"] and (folders is not None or not steps.is_retired(folder, status)):
+            foreign.check_tree(folder, steps.STATUS)
             cells.setdefault((status["task"], status["model"]), []).append((folder, status))
     rows = []
     for (task, model), found in cells.items():
@@ -126,8 +146,27 @@ def _empty() -> dict[str, Any]:
 
 
 def read_result(folder: Path, status: dict[str, Any], kinds: Kinds) -> dict[str, Any]:
-    """Return the result that a step left; raises UsageError."""
-    return fileio.read_json(folder / kinds[status["step"]].result)
+    """Return the result that a step left; raises UsageError unless everything can be shown."""
+    path, shown = folder / kinds[status["step"]].result, shown_as(status, kinds)
+    result = foreign.read_json(path, folder, SHAPES.get(shown, ...))
+    try:
+        if shown in (POINT, SCORE):
+            _check_values(result)
+        return result
+    except ValueError as error:
+        raise UsageError(f"the result in {folder} is broken ({error})", remedy="run the step again") from None
+
+
+def _check_values(result: dict[str, Any]) -> None:
+    estimates = [result[name] for name in ("score", *ESTIMATES) if name in result]
+    for code in (*result.get("reasons", ()), *(one["reason"] for one in estimates if one.get("reason"))):
+        Reason(code)
+    if result.get("verdict", VALID) not in EXIT_CODES:
+        raise ValueError(f"verdict {result['verdict']!r:.40}")
+    if any((one.get(part) or 0) < 0 for one in estimates[1:] for part in ("value", "low", "high")):
+        raise ValueError("a measured number below 0")
+    if result["score"]["value"] is not None and "majority" not in result["score"]:
+        raise ValueError("a score without that of the most frequent answer")
 
 
 def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
@@ -225,8 +264,7 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
             values += [e["value"], e.get("low"), e.get("high"), e.get("reason") or disturbed or e.get("method")]
         texts = {**row["measured"], "program": program_text(row), "settings": settings_text(row)}
         values += [row["bench_folder"], row["eval_folder"], *(texts.get(name) for name in measured)]
-        # A spreadsheet would compute a text that begins so.
-        writer.writerow([f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@")) else v for v in values])
+        writer.writerow(map(foreign.cell, values))
     return out.getvalue()
 
 

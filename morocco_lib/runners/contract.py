@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from morocco_lib.tasks.jsonl import parse_object
+from morocco_lib.foreign import parse_object
 
 EVENT_PREFIX = b"morocco: "
 EVENT_BYTES = 4096  # of the line of an event
@@ -220,7 +220,7 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
     if not line.startswith(EVENT_PREFIX) or len(line) > EVENT_BYTES:
         return None
     try:
-        event = parse_object(line[len(EVENT_PREFIX) :])
+        event = parse_object(line[len(EVENT_PREFIX) :], any_number=True)
     except ValueError:
         return None
     kept = {name: value for name, value in event.items() if name.isprintable() and _is_plain(value)}

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from morocco_lib import foreign
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors.host import host_facts
 from morocco_lib.monitors.procfs import is_running, start_ticks
@@ -141,7 +142,8 @@ def remove_orphans(client: "docker.DockerClient") -> list[str]:
     removed, here = [], host_facts()["boot_id"]
     for container in client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True):
         try:
-            owner = json.loads(container.labels[OWNER])
+            owner = foreign.parse_object(container.labels[OWNER].encode())
+            foreign.fits(owner, {"pid": int, "start_ticks": (int, None), "boot_id": (str, None)})
             pid, ticks, boot = owner["pid"], owner["start_ticks"], owner["boot_id"]
         except (ValueError, KeyError, TypeError):
             continue  # not a label of ours

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from morocco_lib.errors import UsageError
+from morocco_lib.foreign import parse_object
 from morocco_lib.tasks import metrics
 from morocco_lib.tasks.checked import AnswerError, Checked, Idx, Prediction, Problem, shown
 from morocco_lib.tasks.form import AnswerKind, TextPair
-from morocco_lib.tasks.jsonl import Record, open_lines, parse_object, read_objects, split_lines
+from morocco_lib.tasks.jsonl import Record, open_lines, read_objects, split_lines
 
 
 class Task(ABC):

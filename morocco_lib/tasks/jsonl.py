@@ -1,8 +1,5 @@
 """Reading JSON Lines the way the official files need it."""
 
-import gzip
-import json
-import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,55 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from morocco_lib import foreign
 from morocco_lib.errors import UsageError
+from morocco_lib.foreign import LINE_BYTES, parse_object
 
 Record = dict[str, Any]
-LINE_BYTES = 16 << 20  # a record is some kilobytes; what is longer is no file of records
-
-
-def _no_constant(token: str) -> None:
-    raise ValueError(f"{token} is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Record:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"duplicate key {next(name for name in names if names.count(name) > 1)!r:.60}")
-    return found
-
-
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique)
-
-
-def parse_object(raw: bytes) -> Record:
-    """Parse one line as a JSON object.
-
-    Args:
-        raw: One line without its line feed; a carriage return at the end is accepted.
-    Raises:
-        ValueError: not UTF-8, not JSON (NaN and Infinity included), a duplicate key (parsers differ in which value
-            they take), half a character, or not an object; the message says which.
-    """
-    if len(raw) >= LINE_BYTES:
-        raise ValueError(f"a line longer than {LINE_BYTES >> 20} MiB")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {raw[error.start]:#04x} at {error.start})") from None
-    try:
-        value = _DECODER.decode(text)
-    except (json.JSONDecodeError, ValueError, RecursionError) as error:
-        raise ValueError(f"broken JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"a JSON {type(value).__name__}, not an object")
-    if _SURROGATE.search(raw):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("half a character (an escaped surrogate without its pair), not UTF-8") from None
-    return value
 
 
 @contextmanager
@@ -66,11 +19,11 @@ def open_lines(path: Path) -> Iterator[Iterable[bytes]]:
     """Open a file of lines for reading, unzipping `.gz`.
 
     Raises:
-        UsageError: the file is missing, is no file, may not be read, or is damaged.
+        UsageError: the file is missing, is no file, may not be read, is damaged, or unpacks without end.
     """
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            yield lines
+        with foreign.opened(path, pipe=True) as file:
+            yield foreign.unpacked(file) if path.suffix == ".gz" else file
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"cannot read {path}: {reason}", remedy="give the path of a JSONL file") from None

@@ -134,7 +134,7 @@ print(json.dumps({"kit": [n for n in kit if importlib.util.find_spec(n)],
     command = {"entrypoint": "python3", "network_mode": "none", "remove": True}
     found = json.loads(docker.containers.run(built.id, ["-c", code], **command))
     assert found["kit"] == [] and found["compiled"] > 0.99
-    assert found["library"] == ["errors", "infer", "models", "options", "tasks"]
+    assert found["library"] == ["errors", "foreign", "infer", "models", "options", "tasks"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 
+from morocco_lib import foreign
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.transformer.heads import head_of
 from morocco_lib.models.transformer.inputs import Reader, Template
@@ -104,7 +105,7 @@ class Transformer:
         from morocco_lib.models.weights import ARRAYS, TOKENIZER
 
         try:
-            tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8")
+            tokenizer = foreign.read_text(folder / TOKENIZER, within=folder)
         except OSError as error:
             raise UsageError(f"cannot read {folder / TOKENIZER}: {error.strerror}", remedy="train it again") from None
         return cls(task, values, load_file(folder / ARRAYS), tokenizer, options)
