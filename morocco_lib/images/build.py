@@ -216,7 +216,9 @@ def _image(client: Any, recipe: Recipe, stage: _Stage, files: dict[str, Path], s
         write_context(context, stage.dockerfile + (f"LABEL {pairs}\n" if pairs else ""), files)
         context.seek(0)
         build_one = _with_buildkit if recipe.buildkit else _with_engine
-        image = build_one(client, context, stage.tag, stage.arguments)
+        # An image that was loaded may claim to be what the engine keeps of the same instructions on a known base; on an image
+        # that was made here it cannot.
+        image = build_one(client, context, stage.tag, stage.arguments, fresh=bool(stage.tag))
     records.remember(stage.key, engine.find_image(client, image).id)
     return image
 
@@ -241,11 +243,11 @@ def write_context(out: IO[bytes], dockerfile: str, files: dict[str, Path]) -> No
                 add(name, os.fstat(source.fileno()).st_size, source)
 
 
-def _with_engine(client: Any, context: IO[bytes], tag: str, arguments: dict[str, str]) -> str:
+def _with_engine(client: Any, context: IO[bytes], tag: str, arguments: dict[str, str], fresh: bool) -> str:
     image, last = "", []
     with engine.engine_errors("build an image"):
-        for line in client.api.build(  # no cache: layers of a loaded image may claim to be of the same instructions
-            fileobj=context, custom_context=True, decode=True, rm=True, forcerm=True, network_mode="none", nocache=True,
+        for line in client.api.build(
+            fileobj=context, custom_context=True, decode=True, rm=True, forcerm=True, network_mode="none", nocache=fresh,
             buildargs=arguments, tag=tag or None,
         ):  # fmt: skip
             if "error" in line:
@@ -255,19 +257,11 @@ def _with_engine(client: Any, context: IO[bytes], tag: str, arguments: dict[str,
     return tag or image
 
 
-def _with_buildkit(client: Any, context: IO[bytes], tag: str, arguments: dict[str, str]) -> str:
+def _with_buildkit(client: Any, context: IO[bytes], tag: str, arguments: dict[str, str], fresh: bool) -> str:
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "id"
-        argv = [
-            "docker",
-            "build",
-            "--no-cache",
-            "--network",
-            "none",
-            "--iidfile",
-            str(written),
-            *(["--tag", tag] if tag else []),
-        ]
+        argv = ["docker", "build", "--network", "none", "--iidfile", str(written), *(["--tag", tag] if tag else [])]
+        argv += ["--no-cache"] if fresh else []
         argv += [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
         try:
             done = subprocess.run(

@@ -13,7 +13,7 @@ from morocco_lib.artifacts.verify import count_numbers
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
 from morocco_lib.report import figures, tables
-from morocco_lib.report.render import POLICY, notebook_html
+from morocco_lib.report.render import POLICY, copy_page
 
 PAGE, RESULT = "report.html", "report.json"
 
@@ -149,15 +149,15 @@ def _trail(plan_dir: Path, folder: Path, kinds: Kinds) -> list[dict[str, Any]]:
         if status["step"] in kinds and kinds[status["step"]].scope == PLAN:
             continue
         place = step_folder.relative_to(plan_dir).as_posix()
-        notebook, shown = step_folder / "notebook.ipynb", None
-        if os.path.lexists(notebook):  # rendered again: what stands beside it is whatever its owner wrote
+        rendered, shown = step_folder / "notebook.html", None
+        if os.path.lexists(rendered):
             name = foreign.word(place.replace("/", "-"))
             shown = next(
                 page for k in count(1) if (page := f"notebooks/{name}{'' if k == 1 else f'.{k}'}.html") not in used
             )
             used.add(shown)
             (folder / "notebooks").mkdir(exist_ok=True)
-            notebook_html(notebook, folder / shown)
+            copy_page(rendered, folder / shown)
         trail.append({"folder": place, "state": status["state"], "started": status["started"], "page": shown})
     return trail
 
