@@ -122,4 +122,7 @@ def files(folder: Path) -> list[Path]:
     """Return the files of a weights folder; raises UsageError where one is a link, whose target would be packed in its place."""
     place = locate(folder)
     found = [path for path in (place / VALUES, place / ARRAYS, place / TOKENIZER) if os.path.lexists(path)]
-    return [foreign.check(path, within=folder) for path in found]
+    try:
+        return [foreign.check(path, within=folder) for path in found]
+    except OSError as error:
+        raise UsageError(f"cannot read {error.filename}: {error.strerror}") from None

@@ -96,9 +96,9 @@ def _tag(found: re.Match) -> str:
         return ""
     kept = ""
     for attribute, value in re.findall(_ATTRIBUTE, "" if closing else attributes):
-        value = value[1:-1] if value[:1] in ("'", '"') else value
+        value = (value[1:-1] if value[:1] in ("'", '"') else value).replace('"', "&quot;")
         if _allowed(name, attribute.lower(), value):
-            kept += f' {attribute.lower()}="{value.replace(chr(34), "&quot;")}"'
+            kept += f' {attribute.lower()}="{value}"'
     return f"<{closing}{name}{kept}>"
 
 
