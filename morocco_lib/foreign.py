@@ -53,9 +53,9 @@ def opened(path: Path, within: Path | None = None, *, pipe: bool = False) -> Bin
         if stat.S_ISDIR(info.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(info.st_mode) and not (pipe and path.parts[:2] == ("/", "dev")):
-            raise _refused(path, NO_FILE)
+            raise _odd(path, NO_FILE)
         if info.st_size > FILE_BYTES:
-            raise _refused(path, f"larger than {FILE_BYTES >> 30} GiB")
+            raise _odd(path, f"larger than {FILE_BYTES >> 30} GiB")
         os.set_blocking(fd, True)
         return os.fdopen(fd, "rb")
     except BaseException:
@@ -72,7 +72,7 @@ def _open_below(folder: Path, path: Path) -> int:
     try:
         for number, part in enumerate(parts, start=1):
             if part == ".." or stat.S_ISLNK(os.stat(part, dir_fd=fd, follow_symlinks=False).st_mode):
-                raise _refused(folder.joinpath(*parts[:number]), "a link")
+                raise _odd(folder.joinpath(*parts[:number]), "a link")
             above, fd = fd, os.open(part, _FLAGS | os.O_NOFOLLOW, dir_fd=fd)
             os.close(above)
     except BaseException as error:
@@ -83,7 +83,7 @@ def _open_below(folder: Path, path: Path) -> int:
     return fd
 
 
-def _refused(path: Path, what: str) -> UsageError:
+def _odd(path: Path, what: str) -> UsageError:
     rule = "what is read is a file of its folder, and digested, too"
     return UsageError(f"{path} is {what}", rule=rule, remedy="save it as a file")
 
@@ -99,7 +99,7 @@ def read_bytes(path: Path, within: Path | None = None) -> bytes:
     with opened(path, within) as file:
         raw = file.read(TEXT_BYTES + 1)
     if len(raw) > TEXT_BYTES:
-        raise _refused(path, f"larger than {TEXT_BYTES >> 20} MiB")
+        raise _odd(path, f"larger than {TEXT_BYTES >> 20} MiB")
     return raw
 
 
@@ -184,7 +184,7 @@ def check_tree(folder: Path, skip: str = "") -> None:
     """Raise UsageError unless a folder holds regular files only, so that nothing from elsewhere is read as its own."""
     for path, is_file in tree(folder, skip):
         if not is_file:
-            raise _refused(path, NO_FILE)
+            raise _odd(path, NO_FILE)
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------------

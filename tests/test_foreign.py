@@ -37,7 +37,7 @@ OURS = {  # module, or module:function -> why it may
     "legacy/logs.py:_within_archive": "an archive unpacked by the gate",
     "models/weights.py:load": "safetensors, of a path that the gate has checked",
     "models/transformer/model.py:from_folder": "the same",
-    "report/render.py:_body": "nbformat, of a text from the gate",
+    "report/render.py:notebook_html": "nbformat, of a text from the gate",
     "report/bounds.py:json_bound": "json.loads is what it times",
     "artifacts/verify.py:compare": "what it has just dumped",
     "training/finetune.py:values_of": "what transformers has just returned",
