@@ -255,8 +255,8 @@ def test_what_would_steer_a_terminal_is_written_out(main, tmp_path):
     evil = "\x1b[2J\x9b31m\u202e\rVALID\x00"
     assert foreign.shown(f"a{evil}\tя\n") == "a\\u001b[2J\\u009b31m\\u202e\\u000dVALID\\u0000\tя\n"
     assert json.loads(foreign.shown(json.dumps(evil, ensure_ascii=False))) == evil
-    done = main("eval", "terra", f"{tmp_path}/{evil[:-1]}", "nothing")
-    assert done.returncode == 2 and "\x1b" not in done.stderr and "\x9b" not in done.stderr
+    done = main("eval", "terra", "nothing", f"{tmp_path}/{evil[:-1]}")
+    assert done.returncode == 2 and "\x1b" not in done.stderr and "\x9b" not in done.stderr and "u001b[2J" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@sum", "\t=1", "\r=1"])

@@ -129,7 +129,7 @@ def test_html_made_to_slow_a_parser_down_is_cleaned_at_once(bad):
 
 
 @pytest.mark.parametrize(
-    "model", ["$x", r"$\frac{", "_under", "<b>", "=1+1", "{{ 7 * 7 }}", "%s{0}", "a" * 200, "модель"]
+    "model", ["$x", r"$\frac{a$", "_under", "<b>", "=1+1", "{{ 7 * 7 }}", "%s{0}", "a" * 200, "модель"]
 )
 def test_a_name_stops_nobodys_page_and_computes_nothing(plan, model):
     bench_step(plan / "theirs/terra/bench-1", model)
@@ -144,7 +144,7 @@ def test_what_is_no_name_is_refused(tmp_path, model):
     folder = bench_step(tmp_path / "plan/bench-1")
     status = steps.read_status(folder)
     fileio.write_json(folder / steps.STATUS, steps.seal(status | {"model": model}))
-    with pytest.raises(UsageError, match="its model is") as caught:
+    with pytest.raises(UsageError, match=re.escape(f"its model is {model!r:.60}")) as caught:
         report_step(tmp_path / "plan")
     assert len(str(caught.value)) < 500
 
