@@ -256,7 +256,9 @@ def test_what_would_steer_a_terminal_is_written_out(main, tmp_path):
     assert foreign.shown(f"a{evil}\tя\n") == "a\\u001b[2J\\u009b31m\\u202e\\u000dVALID\\u0000\tя\n"
     assert json.loads(foreign.shown(json.dumps(evil, ensure_ascii=False))) == evil
     done = main("eval", "terra", "nothing", f"{tmp_path}/{evil[:-1]}")
-    assert done.returncode == 2 and "\x1b" not in done.stderr and "\x9b" not in done.stderr and "u001b[2J" in done.stderr
+    assert (
+        done.returncode == 2 and "\x1b" not in done.stderr and "\x9b" not in done.stderr and "u001b[2J" in done.stderr
+    )
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@sum", "\t=1", "\r=1"])

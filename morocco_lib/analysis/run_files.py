@@ -54,13 +54,7 @@ class Run:
     @cached_property
     def workload(self) -> dict[str, Any]:
         """workload.json; raises UsageError where it cannot be read."""
-        with readable(self.folder):
-            found = foreign.parse(foreign.read_bytes(self.folder / "workload.json", within=self.folder))
-            foreign.fits(found, WORKLOAD)
-            places, gold = range(len(found["records"])), found["gold"]
-            if not set(found["order"]) <= set(places) or (gold is not None and len(gold) != len(places)):
-                raise ValueError("the order or the labels in workload.json are of other records")
-            return found
+        return read_workload(self.folder)
 
     def answered_bytes(self) -> list[int] | None:
         """Return the bytes of the record that each line answers; None where that cannot be determined."""
@@ -87,6 +81,19 @@ def read_run(folder: Path) -> Run:
         few = sum("mark" not in sample for sample in samples) < facts["sampler"]["samples"]
         truncated = not (whole or facts["stdout_cut"]) or few or cut_chunks or cut_samples or cut_gpu
         return Run(folder, facts, arrivals, samples, gpu_samples, truncated)
+
+
+def read_workload(folder: Path) -> dict[str, Any]:
+    """Return a run's workload.json; raises UsageError where it cannot be read, or its parts do not belong together."""
+    with readable(folder):
+        found = foreign.parse(foreign.read_bytes(folder / "workload.json", within=folder))
+        foreign.fits(found, WORKLOAD)
+        places, gold = range(len(found["records"])), found["gold"]
+        if not set(found["order"]) <= set(places) or len(found["order"]) != found["size"]:
+            raise ValueError("the order in workload.json is of other records")
+        if gold is not None and len(gold) != len(places):
+            raise ValueError("the labels in workload.json are of other records")
+        return found
 
 
 def run_folders(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from morocco_lib import config, data, fileio, foreign
 from morocco_lib.analysis import summary
-from morocco_lib.analysis.run_files import run_folders
+from morocco_lib.analysis.run_files import read_workload, run_folders
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts import verify as verification
 from morocco_lib.artifacts.step_kind import PLAN, POINT, SCORE, TRAINING, StepKind
@@ -67,7 +67,7 @@ def _other_than_the_data(folder: Path) -> list[str]:
     files = {digest: folder / name for name, digest in steps.read_status(folder)["inputs"].items()}
     wrong, made = [], {}
     for run in run_folders(folder):
-        stored = fileio.read_json(run / "workload.json")
+        stored = read_workload(run)
         path, (size, seed) = files.get(stored["source"]["sha256"]), (stored["size"], stored["seed"])
         if path is None:
             wrong.append(f"{run / 'workload.json'}: its records are of no file that the step read")

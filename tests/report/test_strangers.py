@@ -256,3 +256,14 @@ def test_verify_of_a_report_looks_at_the_folders_it_rests_on_alone(plan, monkeyp
     findings = verify(page.parent)
     assert [finding.what for finding in findings if not finding.ok] == ["numbers"]
     assert {place.split("/")[1] for place in looked if place != "/"} == {str(plan).split("/")[1]} and len(looked) < 60
+
+
+def test_verify_makes_no_stream_of_any_length_that_is_claimed(plan, val):
+    folder = bench_step(plan / "theirs/terra/bench-1")
+    path = folder / "runs/01/workload.json"
+    workload = fileio.read_json(path) | {"size": 10**15, "source": {"sha256": fileio.sha256_file(val)}}
+    fileio.write_json(path, workload)
+    step = steps.Step(folder, steps.read_status(folder))
+    step.status["inputs"] = {str(val): workload["source"]["sha256"]}
+    step.finish(steps.DONE, 0)
+    assert any("the order in workload.json" in finding.seen for finding in verify(plan / "theirs") if not finding.ok)
