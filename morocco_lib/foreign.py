@@ -28,7 +28,7 @@ UNPACKED_BYTES, UNPACKED_LEAST, UNPACKED_RATIO = (
     200,
 )  # JSON Lines shrink to a tenth or a twentieth, zeros to a thousandth
 DEPTH = 64  # of nested values; a record has 8
-VALUES = 100_000  # in a YAML file, its aliases written out
+YAML_BYTES, VALUES = 1 << 20, 100_000  # of a YAML file, whose parser is slow; in it, its aliases written out
 ENTRIES = 1_000_000  # in a folder
 NO_FILE = "not a regular file"
 
@@ -94,12 +94,12 @@ def check(path: Path, within: Path | None = None) -> Path:
     return path
 
 
-def read_bytes(path: Path, within: Path | None = None) -> bytes:
-    """Return a file's bytes; raises what `opened` raises."""
+def read_bytes(path: Path, within: Path | None = None, limit: int = TEXT_BYTES) -> bytes:
+    """Return a file's bytes, `limit` at most; raises what `opened` raises."""
     with opened(path, within) as file:
-        raw = file.read(TEXT_BYTES + 1)
-    if len(raw) > TEXT_BYTES:
-        raise _odd(path, f"larger than {TEXT_BYTES >> 20} MiB")
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise _odd(path, f"larger than {limit >> 20} MiB")
     return raw
 
 
@@ -254,6 +254,15 @@ def parse_object(raw: bytes, *, any_number: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"a JSON {type(value).__name__}, not an object")
     return value
+
+
+def check_brackets(raw: bytes) -> None:
+    """Raise ValueError where brackets are open more than DEPTH deep, before a parser that is slow there reads them."""
+    depth = 0
+    for bracket in re.findall(rb"[\[\]{}]", raw):
+        depth = depth + 1 if bracket in b"[{" else max(0, depth - 1)
+        if depth > DEPTH:
+            raise ValueError(f"nested more than {DEPTH} deep")
 
 
 def check_nesting(value: Any, limit: int | None = None) -> None:

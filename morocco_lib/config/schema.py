@@ -126,7 +126,9 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; raises UsageError."""
     try:
-        value = yaml.load(foreign.read_bytes(path).decode("utf-8-sig"), Loader=_Loader)
+        raw = foreign.read_bytes(path, limit=foreign.YAML_BYTES)
+        foreign.check_brackets(raw)
+        value = yaml.load(raw.decode("utf-8-sig"), Loader=_Loader)
         foreign.check_nesting(value, foreign.VALUES)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", remedy="give the path of a YAML file") from None

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 from morocco_lib import fileio, foreign
-from morocco_lib.errors import UsageError
 
 # Of every page: no script, no request, no form; styles and images are in the page itself.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -56,11 +55,9 @@ def copy_page(source: Path, page: Path) -> None:
     """Write a rendered notebook, which may be anyone's, as a page that holds nothing but text, tables and images.
 
     Raises:
-        UsageError: it is no text, or too large.
+        UsageError: it is no file, or too large.
     """
-    raw = foreign.read_bytes(source, within=source.parent)
-    if len(raw) > PAGE_BYTES:
-        raise UsageError(f"{source} is larger than {PAGE_BYTES >> 20} MiB")
+    raw = foreign.read_bytes(source, within=source.parent, limit=PAGE_BYTES)
     head, body, rest = raw.decode(errors="replace").partition("<body>")
     _write(page, rest if body else head, source.parent.name)
 
