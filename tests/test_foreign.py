@@ -145,15 +145,24 @@ def test_what_unpacks_without_end_is_refused(tmp_path, monkeypatch):
         logs.read_all([tmp_path / "logs.tar.gz"])
 
 
-def test_a_folder_of_others_is_walked_however_deep_and_no_link_is_followed(tmp_path):
-    place = tmp_path
+@pytest.fixture
+def deep(tmp_path):
+    """A folder 1,200 deep; pytest could not remove it."""
+    folders = [tmp_path / "d"]
     for _ in range(1200):
-        place = place / "d"
-        place.mkdir()
-    (tmp_path / "up").symlink_to(tmp_path)
-    assert list(foreign.tree(tmp_path)) == [(tmp_path / "up", False)]
+        folders.append(folders[-1] / "d")
+    for folder in folders:
+        folder.mkdir()
+    yield folders[0]
+    for folder in reversed(folders):
+        folder.rmdir()
+
+
+def test_a_folder_of_others_is_walked_however_deep_and_no_link_is_followed(deep):
+    (deep.parent / "up").symlink_to(deep)
+    assert list(foreign.tree(deep.parent)) == [(deep.parent / "up", False)]
     with pytest.raises(UsageError, match="folders below each other"):
-        steps.find_files(tmp_path, steps.STATUS)
+        steps.find_files(deep, steps.STATUS)
 
 
 # -- JSON and YAML -------------------------------------------------------------------------------------------------
