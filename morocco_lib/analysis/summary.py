@@ -11,7 +11,7 @@ from typing import Any
 from morocco_lib import fileio
 from morocco_lib.analysis import caching, gpu, throughput
 from morocco_lib.analysis.intervals import estimate_of, mean_of
-from morocco_lib.analysis.memory import cpu_of_stream, ram_bytes
+from morocco_lib.analysis.memory import cpu_of_stream, method_of, ram_bytes
 from morocco_lib.analysis.predictions import Answers, differing, read_answers
 from morocco_lib.analysis.run_files import Run, read_run, run_folders
 from morocco_lib.analysis.startup import start_s
@@ -228,7 +228,7 @@ def _estimates(runs: Sequence[Run], speed: Throughput) -> tuple[dict[str, Any], 
         "speed_per_s": speed_per_s,
         "bytes_per_s": _scaled(speed_per_s, runs[0].facts["bytes_fed"] / runs[0].facts["records_fed"]),
         "init_s": init_s,
-        "ram_bytes": mean_of([ram_bytes(run) for run in runs], runs[0].facts["memory"]["source"]),
+        "ram_bytes": mean_of([ram_bytes(run) for run in runs], method_of(runs[0].facts["memory"])),
         "ram_cgroup_peak_bytes": mean_of(
             [Reason.NO_CGROUP if p is None else p for p in peaks], runs[0].facts["memory"]["cgroup_peak_source"]
         ),

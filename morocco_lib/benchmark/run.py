@@ -229,6 +229,7 @@ def _run_once(
             "cgroup_peak_bytes": end.peak_bytes,
             "cgroup_peak_source": end.peak_source,
             "high_water_bytes": sampling["high_water_bytes"],
+            "counted": list(reader.counted),
         },
         **sampler.used(),
         "ended_processes": processes.ended(),

@@ -6,9 +6,9 @@ memory are the largest reading since the line before, so that no peak is lost; G
 where nothing was read. The original had a line every 0.33 s: here the moment a GPU is first held is known three times
 better, and a log of an hour has 5 MB.
 
-Limits: the original began its logs when it had fed its input, these begin before the program does. RAM is anonymous and
-shared memory of the whole process tree, in the original the resident size of the first process alone. The format has no
-room for a verdict, so an INVALID run would count like any other: leave it out.
+Limits: the original began its logs when it had fed its input, these begin before the program does. RAM is what the whole
+process tree holds, in the original the resident size of the first process alone. The format has no room for a verdict, so
+an INVALID run would count like any other: leave it out.
 """
 
 import json
@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from morocco_lib import fileio
+from morocco_lib.analysis.memory import held_bytes
 from morocco_lib.analysis.run_files import Run, read_run
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.legacy.logs import KEYS
@@ -83,8 +84,7 @@ def lines(run: Run) -> Iterator[dict[str, Any]]:
 
     for sample in run.samples:
         lived_s = (sample["t_ns"] - start_ns) / 1e9
-        ram = sample["anon_bytes"] + sample["shmem_bytes"]
-        add(sample["t_ns"], ram=ram, cpu_usage=sample["cpu_s"] / lived_s if lived_s else None)
+        add(sample["t_ns"], ram=held_bytes(sample), cpu_usage=sample["cpu_s"] / lived_s if lived_s else None)
     for t_ns, gpu_ram, gpu_usage in _gpu(run):
         add(t_ns, gpu_ram=gpu_ram, gpu_usage=gpu_usage)
     for number, of_line in enumerate(readings):

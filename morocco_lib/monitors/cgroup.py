@@ -21,20 +21,33 @@ ROOT, PROC = Path("/sys/fs/cgroup"), Path("/proc")
 PREFIX = "morocco-"
 # As memory.stat begins; one expression costs a fifth of looking for each name where the sampler has slept in between.
 _MEMORY = {
-    1: re.compile(rb"cache (?P<file>\d+)\nrss (?P<anon>\d+)\n(?:(?:\w+ \d+\n)*?shmem (?P<shmem>\d+)\n)?"),
+    1: re.compile(
+        rb"cache (?P<file>\d+)\nrss (?P<anon>\d+)\n(?:(?:\w+ \d+\n)*?shmem (?P<shmem>\d+)\n)?"
+        rb"(?:mapped_file (?P<mapped>\d+)\n)?(?:dirty (?P<dirty>\d+)\n)?(?:writeback (?P<writeback>\d+)\n)?"
+    ),
     2: re.compile(
         rb"anon (?P<anon>\d+)\nfile (?P<file>\d+)\n(?:kernel (?P<kernel>\d+)\n)?(?:\w+ \d+\n)*?shmem (?P<shmem>\d+)\n"
+        rb"(?:(?:\w+ \d+\n)*?file_mapped (?P<mapped>\d+)\n)?"
+        rb"(?:file_dirty (?P<dirty>\d+)\n)?(?:file_writeback (?P<writeback>\d+)\n)?"
     ),
 }
 
 
 class Memory(NamedTuple):
-    """Memory of a group or process tree in bytes; None where the kernel does not report it."""
+    """Memory of a group or process tree in bytes; None where the kernel does not report it.
+
+    `file_bytes` is the file cache of a group, and what the processes of a tree have mapped of files. `mapped_bytes` are
+    the file pages that are held: mapped by a process of the run, or not yet written to storage. Huge pages are those of
+    hugetlbfs, which the kernel counts nowhere else.
+    """
 
     anon_bytes: int
     shmem_bytes: int
     file_bytes: int
     kernel_bytes: int | None = None
+    mapped_bytes: int = 0
+    huge_bytes: int = 0
+    swap_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,7 @@ class RunCgroup:
     def __init__(self, version: int, memory: Path, cpu: Path):
         self.version, self.memory, self.cpu = version, memory, cpu
         self._files, self._last_stat, self._kernel_bytes = OpenFiles(), b"", None
+        self._mapped_bytes = self._dirty_bytes = 0
         self._stat, self._procs = str(memory / "memory.stat"), str(memory / "cgroup.procs")
         self._usage = str(cpu / ("cpuacct.usage" if version == 1 else "cpu.stat"))
 
@@ -125,7 +139,7 @@ class RunCgroup:
         return [folder / "cgroup.procs" for folder in dict.fromkeys((self.memory, self.cpu))]
 
     def read_memory(self, whole: bool = True) -> Memory:
-        """Return the memory charged to the group now.
+        """Return the memory charged to the group now, without what only its processes tell.
 
         Args:
             whole: False if the kernel's own memory may be that of the last whole reading; v1 has it in another file.
@@ -138,11 +152,27 @@ class RunCgroup:
             raise KeyError(f"no memory in {self._stat}")
         self._last_stat = stat
         anon, file, shmem = int(found["anon"]), int(found["file"]), int(found["shmem"] or 0)
+        self._mapped_bytes = int(found["mapped"] or 0)
+        self._dirty_bytes = int(found["dirty"] or 0) + int(found["writeback"] or 0)
         if self.version == 2:
             self._kernel_bytes = int(found["kernel"]) if found["kernel"] else None
         elif whole and self._kernel:
             self._kernel_bytes = int(self._files.read(self._kernel))
         return Memory(anon, shmem, file - shmem, self._kernel_bytes)
+
+    def held_file_bytes(self, last: Memory, mapped_bytes: int, mapped_shmem_bytes: int) -> int:
+        """Return the file pages that the run holds: those its processes have mapped, and those not yet written.
+
+        A page counts for the group that read it first, so libraries that were in the cache before, and weights read by an
+        earlier run, are in no number of the group; a page may be mapped and unwritten at once.
+
+        Args:
+            last: What `read_memory` returned.
+            mapped_bytes: Of files, by the run's processes, each page once.
+            mapped_shmem_bytes: Shared memory that they have mapped; the group counts it as mapped, too.
+        """
+        here = min(mapped_bytes, max(0, self._mapped_bytes - min(last.shmem_bytes, mapped_shmem_bytes)))
+        return mapped_bytes - here + min(here + self._dirty_bytes, max(here, last.file_bytes))
 
     @property
     def faults(self) -> Faults | None:

@@ -19,7 +19,12 @@ from morocco_lib.monitors.open_files import OpenFiles
 MAX_NEW = 300
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-_MEMORY = re.compile(rb"VmHWM:\s*(\d+) kB\nVmRSS:.*\nRssAnon:\s*(\d+) kB\nRssFile:\s*(\d+) kB\nRssShmem:\s*(\d+) kB")
+_MEMORY = re.compile(
+    rb"VmHWM:\s*(\d+) kB\nVmRSS:.*\nRssAnon:\s*(\d+) kB\nRssFile:\s*(\d+) kB\nRssShmem:\s*(\d+) kB"
+    rb"(?:\n(?:Vm.*\n)*?VmSwap:\s*(\d+) kB\nHugetlbPages:\s*(\d+) kB)?"
+)
+_PSS_FILE = re.compile(rb"\nPss_File:\s*(\d+) kB")
+MOVED_BYTES = 2**20  # of what is mapped between two readings; then the quick one does not do
 _TGID = re.compile(rb"^Tgid:\s*(\d+)", re.M)
 _IO = re.compile(rb"read_bytes: (\d+)\nwrite_bytes: (\d+)")
 
@@ -133,6 +138,8 @@ class Reading(NamedTuple):
     cpu_s: float
     minor_faults: int
     major_faults: int
+    swap_bytes: int = 0
+    huge_bytes: int = 0
 
 
 class ProcessFiles(NamedTuple):
@@ -159,28 +166,43 @@ def read(process: ProcessFiles, files: OpenFiles) -> Reading | None:
         found = _MEMORY.search(files.read(process.status))
         if found is None:
             return None
-        high_water, anon, file, shmem = (int(kib) * 1024 for kib in found.groups())
+        high_water, anon, file, shmem, swap, huge = (int(kib or 0) * 1024 for kib in found.groups())
         ticks_s, minor, major = _cpu_and_faults(files.read(process.stat))
     except OSError:
         return None
     cpu_s = _clock_s(process.clock)
-    return Reading(anon, shmem, file, high_water, ticks_s if cpu_s is None else cpu_s, minor, major)
+    return Reading(anon, shmem, file, high_water, ticks_s if cpu_s is None else cpu_s, minor, major, swap, huge)
 
 
 def read_quick(last: Reading, process: ProcessFiles, files: OpenFiles) -> Reading | None:
-    """Return what `read` does at half the cost; shared memory, high-water mark and faults are those of the last reading."""
+    """Return what `read` does at half the cost; shared memory, high-water mark, faults, swap and huge pages are the last ones.
+
+    Where much was mapped since, which may be shared memory, it is `read`.
+    """
     try:
         _, resident, shared, _ = files.read(process.statm).split(None, 3)
         if resident == b"0":  # a zombie
             return None
+        mapped = int(shared) * PAGE_BYTES
+        if abs(mapped - last.shmem_bytes - last.file_bytes) > MOVED_BYTES:
+            return read(process, files)
         cpu_s = _clock_s(process.clock)
         if cpu_s is None:
             cpu_s = _cpu_and_faults(files.read(process.stat))[0]
     except OSError:
         return None
-    mapped = int(shared) * PAGE_BYTES
     anon, file = int(resident) * PAGE_BYTES - mapped, max(0, mapped - last.shmem_bytes)
-    return Reading(anon, last.shmem_bytes, file, last.high_water_bytes, cpu_s, last.minor_faults, last.major_faults)
+    return last._replace(anon_bytes=anon, file_bytes=file, cpu_s=cpu_s)
+
+
+def pss_file_bytes(pid: int, proc: Path = PROC) -> int | None:
+    """Return a process's share of the file pages it has mapped, each divided by how many map it; None where it is hidden."""
+    try:
+        with open(f"{proc}/{pid}/smaps_rollup", "rb") as file:
+            found = _PSS_FILE.search(file.read())
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
 
 
 def _clock_s(clock: int | None) -> float | None:

@@ -1,7 +1,7 @@
 """Memory and CPU time of a whole process tree now: from its own cgroup, or from /proc."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -10,11 +10,20 @@ from morocco_lib.monitors.cgroup import PROC, Faults, Io, Memory, RunCgroup
 from morocco_lib.monitors.open_files import OpenFiles
 
 LIST_NS = 90_000_000  # between two lists of all processes
-RELIST_NS = 990_000_000  # between two lists of a group's processes though there was no new one
+RELIST_NS = 290_000_000  # between two lists of a group's processes though there was no new one
+PROCESSES_NS = 190_000_000  # between two readings of a group's processes, for what they have mapped
+SHARED_BYTES = 2**20  # less than this need not be told from what another process has mapped, too
+CHANGE, COST_CHANGED, COST = (
+    0.05,
+    0.05,
+    0.001,
+)  # of what is mapped; of the time, for telling it after a change, and at rest
+COUNTED = ("anonymous", "shared", "mapped files", "huge pages", "swap")  # what makes up the memory that a run holds
 
 
 class Reader(Protocol):
     source: str
+    counted: tuple[str, ...]
     faults: Faults | None  # page faults of the whole tree, as of the last reading
 
     def read(self, whole: bool = True) -> tuple[Memory, float] | None:
@@ -36,12 +45,43 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+class _MappedFiles:
+    """Counts the file pages that the processes of a run have mapped: each page once, where that can be told.
+
+    The sum of what each has mapped counts a library as often as it is used. The sum of their shares, in which a page is
+    divided by all processes that map it, also those of others, is at least what the largest process has mapped. To tell its
+    share the kernel walks through all pages of a process, so this is done after a change, and else seldom.
+    """
+
+    def __init__(self, proc: Path = PROC):
+        self._proc, self._shares, self._together, self._told_ns, self._cost_ns = proc, 0, 0, 0, 0
+
+    def bytes(self, readings: Mapping[int, procfs.Reading]) -> int:
+        sizes = {pid: reading.file_bytes for pid, reading in readings.items()}
+        largest, together = max(sizes.values(), default=0), sum(sizes.values())
+        if together - largest < SHARED_BYTES:
+            return together
+        cost = COST_CHANGED if abs(together - self._together) > CHANGE * self._together else COST
+        if time.monotonic_ns() > self._told_ns + self._cost_ns / cost:
+            begin_ns = time.thread_time_ns()
+            shares = [procfs.pss_file_bytes(pid, self._proc) for pid in sizes]
+            self._shares = sum(sizes[pid] if s is None else s for pid, s in zip(sizes, shares, strict=True))
+            self._cost_ns, self._told_ns = time.thread_time_ns() - begin_ns, time.monotonic_ns()
+            self._together = together
+        return max(largest, min(self._shares, together))
+
+
 class CgroupReader:
-    """Reads the run's own cgroup."""
+    """Reads the run's own cgroup, and of its processes what they have mapped."""
+
+    counted = (*COUNTED, "files in memory", "unwritten files")
 
     def __init__(self, group: RunCgroup):
         self.group, self.source, self.io = group, f"cgroup v{group.version}", group.io
         self._new_pids, self._quiet, self._list_after_ns, self._listed = procfs.NewPids(), False, 0, []
+        self._files, self._mapped, self._read_after_ns = OpenFiles(), _MappedFiles(), 0
+        self._last: dict[int, procfs.Reading] = {}
+        self._held = {"mapped_bytes": 0, "huge_bytes": 0, "swap_bytes": 0}
 
     @property
     def faults(self) -> Faults | None:
@@ -49,9 +89,36 @@ class CgroupReader:
 
     def read(self, whole: bool = True) -> tuple[Memory, float] | None:
         try:
-            return self.group.read_memory(whole), self.group.cpu_s()
+            memory, cpu_s = self.group.read_memory(whole), self.group.cpu_s()
         except OSError:  # the group is gone with the run
             return None
+        if whole or time.monotonic_ns() > self._read_after_ns:
+            self._read_processes(memory, whole)
+            self._read_after_ns = time.monotonic_ns() + PROCESSES_NS
+        return memory._replace(**self._held), cpu_s
+
+    def _read_processes(self, memory: Memory, whole: bool) -> None:
+        # After the group: what a process has mapped that ended in between is the group's no more.
+        readings = {}
+        for pid in self.pids():
+            last, process = self._last.get(pid), procfs.ProcessFiles.of(pid)
+            quick = last is not None and not whole
+            reading = procfs.read_quick(last, process, self._files) if quick else procfs.read(process, self._files)
+            if reading is None:
+                for path in process[:3]:
+                    self._files.forget(path)
+            else:
+                readings[pid] = reading
+        for pid in self._last.keys() - readings.keys():
+            for path in procfs.ProcessFiles.of(pid)[:3]:
+                self._files.forget(path)
+        self._last, last = readings, readings.values()
+        mapped, shmem = self._mapped.bytes(readings), sum(r.shmem_bytes for r in last)
+        self._held = {
+            "mapped_bytes": self.group.held_file_bytes(memory, mapped, shmem),
+            "huge_bytes": sum(r.huge_bytes for r in last),
+            "swap_bytes": sum(r.swap_bytes for r in last),
+        }
 
     def pids(self) -> list[int]:
         # Without new pids no list is read, which saves a tenth of a sample's cost. A new process may enter the group a
@@ -68,6 +135,7 @@ class CgroupReader:
 
     def close(self) -> None:
         self.group.close()
+        self._files.close()
         self._new_pids.close()
 
 
@@ -79,7 +147,7 @@ class ProcReader:
         root: The first of them, whose session is the tree's.
     """
 
-    source = "proc"
+    source, counted = "proc", COUNTED
 
     def __init__(self, pids: Callable[[], list[int]], root: int | None = None, proc: Path = PROC):
         self._list, self._root, self._proc = pids, root, proc
@@ -87,7 +155,7 @@ class ProcReader:
         self._last: dict[int, procfs.Reading] = {}
         self._ended_cpu_s, self._ended_faults = 0.0, Faults(0, 0)
         self._file_max, self._high_water = {}, {}
-        self._new_pids, self._files = procfs.NewPids(proc), OpenFiles()
+        self._new_pids, self._files, self._mapped = procfs.NewPids(proc), OpenFiles(), _MappedFiles(proc)
         self._unsure, self._list_after_ns, self._absent = True, 0, []
 
     @property
@@ -146,7 +214,11 @@ class ProcReader:
             if reading.file_bytes > self._file_max.get(pid, -1):
                 self._file_max[pid] = reading.file_bytes
             self._high_water[pid] = reading.high_water_bytes
-        return (Memory(anon, shmem, file), self._ended_cpu_s + cpu_s) if self._known else None
+        if not self._known:
+            return None
+        last = self._last.values()
+        huge, swap = sum(r.huge_bytes for r in last), sum(r.swap_bytes for r in last)
+        return Memory(anon, shmem, file, None, self._mapped.bytes(self._last), huge, swap), self._ended_cpu_s + cpu_s
 
     def high_water_bytes(self) -> int | None:
         # The mark counts file pages too; the most ever seen of them is taken off, so the rest is a lower bound.

@@ -14,7 +14,7 @@ FIND_NS = 90_000_000  # between two looks for new processes
 
 
 class Sampler(PeriodicSampler):
-    """Writes one JSON line a sample: {"t_ns", "anon_bytes", "shmem_bytes", "file_bytes", "kernel_bytes", "cpu_s", "mark"?}.
+    """Writes one JSON line a sample: {"t_ns", the fields of `Memory`, "cpu_s", "mark"?}.
 
     Args:
         reader: Where the numbers come from.
@@ -74,7 +74,8 @@ class Sampler(PeriodicSampler):
             named = f', "mark": "{mark}"' if mark else ""
             self._out.write(  # a tenth of what json takes
                 f'{{"t_ns": {t_ns - self._origin_ns}, "anon_bytes": {memory.anon_bytes}, "shmem_bytes": {memory.shmem_bytes}, '
-                f'"file_bytes": {memory.file_bytes}, "kernel_bytes": {kernel}, "cpu_s": {cpu_s}{named}}}\n'
+                f'"file_bytes": {memory.file_bytes}, "kernel_bytes": {kernel}, "mapped_bytes": {memory.mapped_bytes}, '
+                f'"huge_bytes": {memory.huge_bytes}, "swap_bytes": {memory.swap_bytes}, "cpu_s": {cpu_s}{named}}}\n'
             )
         self._unwritten.clear()
 

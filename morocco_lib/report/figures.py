@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import formatting
+from morocco_lib.analysis.memory import held_bytes
 from morocco_lib.analysis.run_files import Run, read_run, readable
 
 INK, GREY, PALE = "#333333", "#b8b8b8", "#f0f0f0"
@@ -173,7 +174,7 @@ def _traces(runs: list[tuple[str, Run]]):
     heights = []
     for (upper, lower), (name, run) in zip(panels, runs, strict=True):
         _phases(upper, lower, run)
-        memory = [(s["anon_bytes"] + s["shmem_bytes"]) / 2**20 for s in run.samples]
+        memory = [held_bytes(s) / 2**20 for s in run.samples]
         times, memory = _thin([s["t_ns"] / 1e9 for s in run.samples], memory)
         heights.append(max(memory))
         upper.plot(times, memory, color=COLOURS[0], linewidth=1.6)

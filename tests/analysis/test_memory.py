@@ -14,6 +14,21 @@ def test_memory_is_the_largest_sample_of_anonymous_and_shared():
     assert memory.ram_bytes(run) == 110
 
 
+def test_mapped_files_huge_pages_and_swap_are_held():
+    samples = [sample(100, 5, mapped_bytes=40, huge_bytes=20, swap_bytes=3), sample(120, 5)]
+    assert memory.ram_bytes(run_of([], samples=samples, memory={"cgroup_peak_bytes": None})) == 168
+
+
+def test_the_kernels_peak_says_nothing_of_mapped_files_so_those_of_most_samples_are_added():
+    samples = [sample(100, file=30, kernel=9, mapped_bytes=mapped) for mapped in (1, 60, 70, 30, 60)]
+    assert memory.ram_bytes(run_of([], samples=samples, memory={"cgroup_peak_bytes": 500})) == 500 - 30 - 9 + 60
+
+
+def test_the_method_tells_runs_of_before_mapped_files_counted():
+    assert memory.method_of({"source": "proc"}) == "proc"
+    assert memory.method_of({"source": "proc", "counted": []}) == "proc with mapped files"
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [

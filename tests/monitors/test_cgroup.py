@@ -39,6 +39,30 @@ def test_both_versions_are_read_alike(recorded):
     assert recorded.faults == Faults(28000, 310)
 
 
+@pytest.mark.parametrize(
+    ("mapped", "shmem", "held"),
+    [
+        (600_000, 1_048_576, 600_000 + 12_288),  # one page of the group's is mapped file or shared memory
+        (569_344, 1_048_576, 569_344 + 12_288),
+        (5_000_000, 1_048_576, 5_000_000 + 12_288),  # libraries that another process had read before
+        (0, 0, 12_288),
+        (0, 9**12, 12_288),
+    ],
+)
+def test_files_that_are_mapped_or_unwritten_are_held_wherever_they_count(recorded, mapped, shmem, held):
+    assert recorded.held_file_bytes(recorded.read_memory(), mapped, shmem) == held
+
+
+def test_a_page_that_is_mapped_and_unwritten_is_held_once(tmp_path):
+    stat = "anon 1\nfile 9000\nkernel 1\nshmem 1000\nfile_mapped 8500\nfile_dirty 7000\nfile_writeback 500\n"
+    folder = plant(tmp_path / "group", V2_FILES | {"memory.stat": stat})
+    group = RunCgroup(2, folder, folder)
+    # 8,000 bytes of files, of which 7,500 or more are mapped and up to 7,500 unwritten.
+    assert group.held_file_bytes(group.read_memory(), 7500, 1000) == 8000
+    assert group.held_file_bytes(group.read_memory(), 9500, 1000) == 2000 + 8000  # 2,000 of them of another group
+    group.close()
+
+
 def test_refused_processes_are_counted(recorded, tmp_path, monkeypatch):
     monkeypatch.setattr(cgroup, "ROOT", tmp_path)
     plant(tmp_path / "pids", {"pids.events": "max 7\n"})

@@ -71,7 +71,7 @@ def test_memory_cpu_and_faults_are_of_the_process_alone(tmp_path, files):
     plant_process(tmp_path, 10, cpu=(150, 25, 1000, 1000), faults=(2000, 9, 30, 9))
     plant(tmp_path / "11", {"status": "Name:\tkthread\n", "stat": ""})  # a kernel thread has no memory
     found = procfs.read(ProcessFiles.of(10, tmp_path), files)
-    assert found == (3072000, 102400, 921600, 5120000, pytest.approx(175 * TICK_S), 2000, 30)
+    assert found == (3072000, 102400, 921600, 5120000, pytest.approx(175 * TICK_S), 2000, 30, 0, 0)
     assert all(procfs.read(ProcessFiles.of(pid, tmp_path), files) is None for pid in (11, 12))
 
 
@@ -85,6 +85,21 @@ def test_a_quick_reading_has_new_memory_and_cpu_time(tmp_path, files):
     assert procfs.read_quick(before, ProcessFiles.of(10, tmp_path), files).file_bytes == 0
     plant(tmp_path / "10", {"statm": "0 0 0 0 0 0 0\n"})
     assert procfs.read_quick(before, ProcessFiles.of(10, tmp_path), files) is None  # a zombie
+
+
+def test_swap_and_huge_pages_are_read_and_an_older_kernel_has_none(tmp_path, files):
+    plant_process(tmp_path, 10, swap_kib=70, huge_kib=4096)
+    assert procfs.read(ProcessFiles.of(10, tmp_path), files)[-2:] == (70 * 1024, 4 * 2**20)
+    text = (tmp_path / "10/status").read_text()
+    plant(tmp_path / "10", {"status": text[: text.index("VmSwap")]})
+    assert procfs.read(ProcessFiles.of(10, tmp_path), files)[-2:] == (0, 0)
+
+
+def test_a_quick_reading_takes_no_shared_memory_for_mapped_files(tmp_path, files):
+    plant_process(tmp_path, 10, kib=(5000, 3000, 900, 100))
+    before = procfs.read(ProcessFiles.of(10, tmp_path), files)
+    plant_process(tmp_path, 10, kib=(5000, 3000, 900, 9100))
+    assert procfs.read_quick(before, ProcessFiles.of(10, tmp_path), files)[1:3] == (9100 * 1024, 900 * 1024)
 
 
 def test_our_own_process_reads_as_it_is(files):

@@ -30,7 +30,7 @@ def end(proc, pid: int) -> None:
 
 def test_memory_cpu_and_faults_are_summed_and_shared_memory_counts(replay):
     memory, cpu_s = replay.reader.read()
-    assert memory == Memory(4000 * KIB, 200 * KIB, 1200 * KIB)
+    assert memory == Memory(4000 * KIB, 200 * KIB, 1200 * KIB, None, 1200 * KIB)
     assert cpu_s == pytest.approx(170 * TICK_S)
     assert replay.reader.faults == Faults(1200, 11)
 
@@ -49,7 +49,35 @@ def test_a_quick_reading_is_of_now(replay):
     replay.reader.read()
     plant_process(replay.proc, 11, cpu=(80, 0, 0, 0), kib=(9000, 8000, 300, 100))
     memory, cpu_s = replay.reader.read(whole=False)
-    assert memory == Memory(11000 * KIB, 200 * KIB, 1200 * KIB) and cpu_s == pytest.approx(200 * TICK_S)
+    assert memory == Memory(11000 * KIB, 200 * KIB, 1200 * KIB, None, 1200 * KIB) and cpu_s == pytest.approx(
+        200 * TICK_S
+    )
+
+
+@pytest.mark.parametrize(
+    ("file_kib", "pss_kib", "expected_kib"),
+    [
+        ((5000, 5000), (2500, 2500), 5000),  # the same libraries
+        ((5000, 5000), (5000, 5000), 10000),  # a mapping that was divided among processes
+        ((5000, 5000), (1000, 1000), 5000),  # libraries that others use as well
+        ((5000, 5000), (None, None), 10000),  # not told
+        ((5000, 900), (2500, 450), 5900),  # not worth the walk
+    ],
+)
+def test_file_pages_that_several_processes_map_count_once(tmp_path, file_kib, pss_kib, expected_kib):
+    for pid, file, pss in zip((10, 11), file_kib, pss_kib, strict=True):
+        plant_process(tmp_path, pid, kib=(9000, 100, file, 0), pss_kib=pss)
+    reader = ProcReader(lambda: [10, 11], 10, tmp_path)
+    memory, _ = reader.read()
+    reader.close()
+    assert memory.mapped_bytes == expected_kib * KIB and memory.file_bytes == sum(file_kib) * KIB
+
+
+def test_huge_pages_and_swap_count(replay):
+    plant_process(replay.proc, 11, swap_kib=300, huge_kib=2048)
+    plant_process(replay.proc, 10, swap_kib=5)
+    memory, _ = replay.reader.read()
+    assert (memory.swap_bytes, memory.huge_bytes) == (305 * KIB, 2048 * KIB)
 
 
 def test_the_high_water_mark_is_the_largest_process_without_file_pages(replay):

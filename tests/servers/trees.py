@@ -12,6 +12,8 @@ vmalloc 0
 shmem 1048576
 zswap 0
 file_mapped 1617920
+file_dirty 8192
+file_writeback 4096
 anon_thp 0
 inactive_anon 106299392
 active_anon 16384
@@ -23,6 +25,8 @@ rss 105267200
 rss_huge 0
 shmem 1048576
 mapped_file 1617920
+dirty 8192
+writeback 4096
 pgpgin 27456
 hierarchical_memory_limit 9223372036854771712
 total_cache 4145728
@@ -64,7 +68,7 @@ def plant(folder: Path, files: dict[str, str]) -> Path:
 
 def plant_process(
     proc: Path, pid: int, parent: int = 1, session: int = 10, *, state="S", start=100, status=0,
-    cpu=(1, 2, 3, 4), faults=(5, 6, 7, 8), kib=(5000, 3000, 900, 100), tgid=None,
+    cpu=(1, 2, 3, 4), faults=(5, 6, 7, 8), kib=(5000, 3000, 900, 100), tgid=None, swap_kib=0, huge_kib=0, pss_kib=None,
 ) -> None:  # fmt: skip
     """Write a process below a /proc.
 
@@ -73,14 +77,17 @@ def plant_process(
         cpu: Clock ticks of its own, user and system, and of the children that it waited for.
         faults: Minor and major ones, each of its own and of those children.
         kib: High-water mark, anonymous, file and shared memory.
+        pss_kib: Its share of the file pages.
     """
     own_minor, child_minor, own_major, child_major = faults
     stat = [state, parent, session, session, 0, -1, 0, own_minor, child_minor, own_major, child_major, *cpu]
     stat += [20, 0, 1, 0, start, *[0] * 29, status]
     mark, anon, file, shmem = kib
     lines = [f"Name:\tx\nTgid:\t{pid if tgid is None else tgid}\nVmHWM:\t{mark:7} kB\nVmRSS:\t{anon + file + shmem} kB"]
-    lines += [f"RssAnon:\t{anon:7} kB\nRssFile:\t{file:7} kB\nRssShmem:\t{shmem:7} kB\n"]
+    lines += [f"RssAnon:\t{anon:7} kB\nRssFile:\t{file:7} kB\nRssShmem:\t{shmem:7} kB\nVmData:\t    224 kB"]
+    lines += [f"VmSwap:\t{swap_kib:7} kB\nHugetlbPages:\t{huge_kib:7} kB\n"]
     pages = (2 * (anon + file + shmem) // 4, (anon + file + shmem) // 4, (file + shmem) // 4)
     text = f"{pid} (a name) with (brackets)) {' '.join(map(str, stat))}\n"
     statm = f"{' '.join(map(str, pages))} 1 0 1 0\n"
-    plant(proc / str(pid), {"stat": text, "status": "\n".join(lines), "statm": statm})
+    rollup = {} if pss_kib is None else {"smaps_rollup": f"00-ff ---p [rollup]\nPss:  9 kB\nPss_File:  {pss_kib} kB\n"}
+    plant(proc / str(pid), {"stat": text, "status": "\n".join(lines), "statm": statm, **rollup})
