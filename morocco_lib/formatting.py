@@ -121,6 +121,15 @@ def agreement_text(result: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def runner_text(result: dict[str, Any]) -> str:
+    """Return what a result was run in, and what that guarantees: `runner` and `proven` of bench.json."""
+    proven = result.get("proven")
+    if proven is None:
+        return result["runner"] or ""
+    isolated = "isolated" if proven["isolation"] else "no isolation"
+    return f"{result['runner']}: {isolated}" + ", memory unproven" * (not proven["memory"])
+
+
 def protocol_lines(result: dict[str, Any]) -> list[str]:
     """Return what was done beside the timed runs, a line each."""
     protocol = result["protocol"]
@@ -156,6 +165,7 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
         ("score", f"{with_interval(score, score_text)}, {majority_text(score)}".rstrip(", ")),
         ("answers", agreement_text(result)),
         ("caching", with_interval(cached, sized) + (" times as fast on repeated texts" if cached["value"] else "")),
+        ("runner", runner_text(result)),
     ]
     runs = counted(result["repeats"], "run")
     head = f"{result['model']} on {result['task']}: {result['input_size']} records, batch {result['batch_size']}, {runs}{synthetic}"

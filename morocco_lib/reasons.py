@@ -25,6 +25,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY", "out of memory: the kernel killed a process of the run"
     TIMEOUT = "TIMEOUT", "the program did not end within the time limit and was killed"
     LEFT_PROCESSES = "LEFT_PROCESSES", "processes outlived the program and were killed"
+    UNPROVEN = "UNPROVEN", "memory and isolation are unproven: the run had no cgroup of its own, a process left it, or a mount may be written"
     PIDS_REFUSED = "PIDS_REFUSED", "new processes were refused: the limit on processes and threads was reached"
     WORKER_KILLED = "WORKER_KILLED", "a process of the run was killed or crashed before the last answer, though the program went on"
     INPUT_NOT_READ = "INPUT_NOT_READ", "the program exited with 0 without reading all records: its answers cannot depend on them"
@@ -96,6 +97,7 @@ NOTES = {
     Reason.WORK_NOT_SEEN,
     Reason.TWO_START_UPS,
     Reason.LEFT_PROCESSES,
+    Reason.UNPROVEN,
     Reason.PIDS_REFUSED,
     Reason.DISPLAY_ON_GPU,
     Reason.CONTRACT_BROKEN,

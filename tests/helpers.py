@@ -78,7 +78,7 @@ READINGS = [
     "energy_j_per_record", "bytes_per_s", "cold_init_s", "score",
 ]  # fmt: skip
 KEYS = [  # of bench.json
-    "schema", "task", "model", "runner", "argv", "image_digest", "settings", "input_size", "batch_size", "repeats", "precision", "backend",
+    "schema", "task", "model", "runner", "proven", "argv", "image_digest", "settings", "input_size", "batch_size", "repeats", "precision", "backend",
     "device", "verdict", "reasons", "disturbed_by", "data", "input", "flips", "kept_answers", "protocol", "runs", "per_run", *READINGS,
 ]  # fmt: skip
 RUN_FILES = {"run.json", "workload.json", "answers.jsonl", "chunks.jsonl", "samples.jsonl", "stderr.log"}

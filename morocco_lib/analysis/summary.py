@@ -106,6 +106,7 @@ def derive(folder: Path) -> dict[str, Any]:
         "task": facts["task"],
         "model": facts["model"],
         "runner": facts["runner"],
+        "proven": _proven([t.run for t in timed]),
         "argv": facts["argv"],
         "image_digest": facts["image_digest"],
         "settings": settings_of(facts),
@@ -129,6 +130,12 @@ def derive(folder: Path) -> dict[str, Any]:
         "runs": [f"runs/{t.run.folder.name}" for t in timed],
         "per_run": _rows(timed, used, speed, short),
     }
+
+
+def _proven(runs: Sequence[Run]) -> dict[str, bool] | None:
+    """Return whether memory and isolation are proven for all runs; None for runs of before it was recorded."""
+    known = [run.facts.get("proven") for run in runs]
+    return {name: all(one[name] for one in known) for name in ("memory", "isolation")} if all(known) else None
 
 
 def settings_of(facts: Mapping[str, Any]) -> dict[str, str | int | float | None] | None:

@@ -38,6 +38,7 @@ def run_reasons(run: Run, problems: Mapping[str, int]) -> list[Reason]:
     facts = run.facts
     return [
         *exit_reasons(facts["exit"]),
+        *proof_reasons(facts),
         *stream_reasons(facts),
         *log_reasons(run.truncated),
         *worker_reasons(facts),
@@ -65,6 +66,13 @@ def exit_reasons(exit_facts: dict) -> list[Reason]:
     if exit_facts["pids_refused"]:
         reasons.append(Reason.PIDS_REFUSED)
     return reasons
+
+
+def proof_reasons(facts: dict) -> list[Reason]:
+    """Return UNPROVEN unless the runner kept what it promises; `facts` is run.json, older ones lack `proven`."""
+    proven = facts.get("proven", {"memory": True, "isolation": True})
+    kept = proven["memory"] and (proven["isolation"] or facts["runner"] == "process")  # which promises no isolation
+    return [] if kept else [Reason.UNPROVEN]
 
 
 def ended_well(run: Run) -> bool:

@@ -23,9 +23,9 @@ from morocco_lib.monitors.gpu_sampler import GpuSampler
 from morocco_lib.monitors.host import host_facts, speed_settings
 from morocco_lib.monitors.periodic import open_samples
 from morocco_lib.monitors.processes import Processes
-from morocco_lib.monitors.readers import reader_for
+from morocco_lib.monitors.readers import ProcReader, Reader, reader_for
 from morocco_lib.monitors.sampler import Sampler
-from morocco_lib.runners.contract import Conversation, Handle, converse
+from morocco_lib.runners.contract import Conversation, Exit, Handle, converse
 
 BLOCK_BYTES = 64 * 1024  # what is fed at a time
 STDERR_KEPT_BYTES = 10 * 2**20
@@ -210,6 +210,7 @@ def _run_once(
     return {
         "argv": argv,
         "runner": runner.name,
+        "proven": _proven(runner.name, reader, end),
         "image_digest": program.image_digest,
         "settings": speed_settings(runner.environment),
         "batch_size": batch_size,
@@ -230,6 +231,7 @@ def _run_once(
             "cgroup_peak_source": end.peak_source,
             "high_water_bytes": sampling["high_water_bytes"],
             "counted": list(reader.counted),
+            "outside_pids": sorted({*reader.outside, *end.outside_pids}),
         },
         **sampler.used(),
         "ended_processes": processes.ended(),
@@ -240,6 +242,14 @@ def _run_once(
         "started": started,
         "load_average_1min": os.getloadavg()[0],
         "host": host_facts(),
+    }
+
+
+def _proven(runner: str, reader: Reader, end: Exit) -> dict[str, bool]:
+    """Return whether all memory of a run was counted, and whether it could do nothing but answer."""
+    return {
+        "memory": reader.source != ProcReader.source and not reader.outside and not end.outside_pids,
+        "isolation": runner == "docker" and end.disk_mounts == (),
     }
 
 
@@ -266,6 +276,7 @@ def _ending(talk: Conversation, origin_ns: int) -> dict[str, Any]:
             "timed_out": talk.timed_out,
             "left_pids": list(end.left_pids),
             "pids_refused": end.pids_refused,
+            "disk_mounts": end.disk_mounts,
         },
         "phases": {name: None if t_ns is None else (t_ns - origin_ns) / 1e9 for name, t_ns in moments_ns.items()},
         "events": [{**event, "t_ns": event["t_ns"] - origin_ns} for event in talk.events],

@@ -88,6 +88,20 @@ def tree(root_pid: int, known: Mapping[int, int] = MappingProxyType({}), proc: P
     return {pid: start[pid] for pid in found}
 
 
+def children(pid: int, proc: Path = PROC) -> list[int]:
+    """Return the processes whose parent this is now, those that have ended and were not waited for included."""
+    try:
+        return [int(child) for task in os.scandir(f"{proc}/{pid}/task") for child in _words(f"{task.path}/children")]
+    except OSError:  # the kernel has no such file
+        listed = (int(entry.name) for entry in os.scandir(proc) if entry.name.isdigit())
+        return [child for child in listed if (fields := stat_fields(child, proc)) and int(fields[1]) == pid]
+
+
+def _words(path: str) -> list[str]:
+    with open(path) as file:
+        return file.read().split()
+
+
 class NewPids:
     """Reads which pids were given out since the last call: microseconds, where listing /proc takes milliseconds."""
 

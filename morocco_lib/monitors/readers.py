@@ -1,5 +1,6 @@
 """Memory and CPU time of a whole process tree now: from its own cgroup, or from /proc."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ COUNTED = ("anonymous", "shared", "mapped files", "huge pages", "swap")  # what 
 class Reader(Protocol):
     source: str
     counted: tuple[str, ...]
+    outside: set[int]  # processes of the run that were found outside its cgroup
     faults: Faults | None  # page faults of the whole tree, as of the last reading
 
     def read(self, whole: bool = True) -> tuple[Memory, float] | None:
@@ -72,16 +74,23 @@ class _MappedFiles:
 
 
 class CgroupReader:
-    """Reads the run's own cgroup, and of its processes what they have mapped."""
+    """Reads the run's own cgroup, and of its processes what they have mapped.
+
+    Args:
+        handle: Of a bare process, which may leave its group, as may its children: those are found through it, and what they
+            hold is added. None for a container.
+    """
 
     counted = (*COUNTED, "files in memory", "unwritten files")
 
-    def __init__(self, group: RunCgroup):
+    def __init__(self, group: RunCgroup, handle=None):
         self.group, self.source, self.io = group, f"cgroup v{group.version}", group.io
+        self._handle, self._recent, self._strays, self.outside = handle, [], set(), set()
         self._new_pids, self._quiet, self._list_after_ns, self._listed = procfs.NewPids(), False, 0, []
         self._files, self._mapped, self._read_after_ns = OpenFiles(), _MappedFiles(), 0
         self._last: dict[int, procfs.Reading] = {}
         self._held = {"mapped_bytes": 0, "huge_bytes": 0, "swap_bytes": 0}
+        self._strays_hold = (0, 0)
 
     @property
     def faults(self) -> Faults | None:
@@ -95,6 +104,8 @@ class CgroupReader:
         if whole or time.monotonic_ns() > self._read_after_ns:
             self._read_processes(memory, whole)
             self._read_after_ns = time.monotonic_ns() + PROCESSES_NS
+        anon, shmem = self._strays_hold
+        memory = memory._replace(anon_bytes=memory.anon_bytes + anon, shmem_bytes=memory.shmem_bytes + shmem)
         return memory._replace(**self._held), cpu_s
 
     def _read_processes(self, memory: Memory, whole: bool) -> None:
@@ -113,6 +124,8 @@ class CgroupReader:
             for path in procfs.ProcessFiles.of(pid)[:3]:
                 self._files.forget(path)
         self._last, last = readings, readings.values()
+        strays = [readings[pid] for pid in self._strays & readings.keys()]
+        self._strays_hold = sum(r.anon_bytes for r in strays), sum(r.shmem_bytes for r in strays)
         mapped, shmem = self._mapped.bytes(readings), sum(r.shmem_bytes for r in last)
         self._held = {
             "mapped_bytes": self.group.held_file_bytes(memory, mapped, shmem),
@@ -127,8 +140,22 @@ class CgroupReader:
         quiet, was_quiet = new is not None and not new, self._quiet
         self._quiet = quiet
         if not (quiet and was_quiet and self._listed and t_ns < self._list_after_ns):
-            self._listed, self._list_after_ns = self.group.pids(), t_ns + RELIST_NS
+            members, self._list_after_ns = self.group.pids(), t_ns + RELIST_NS
+            if self._handle and (members or self._listed):  # it has entered its group
+                self._find_strays(new, members)
+            self._listed = [*members, *self._strays]
         return self._listed
+
+    def _find_strays(self, new: range | None, members: list[int]) -> None:
+        # Those listed before, new ones with a parent of the run, and those that lost their parent.
+        listed = {*self._listed, *members}
+        recent, self._recent = [*self._recent, *(new or ())], list(new or ())  # one appears a moment after its pid
+        found = {pid for pid in recent if procfs.belongs(pid, listed, self._handle.pid)}
+        found |= listed.union(self._handle.orphans() if new is not None else self._handle.pids())
+        found = {pid for pid in found.difference(members) if (f := procfs.stat_fields(pid)) and f[0] not in "ZX"}
+        found = found.difference(self.group.pids()) if found else found  # born since
+        self.outside |= found & self._strays  # found twice: one that is being born is in no list for a moment
+        self._strays = found
 
     def high_water_bytes(self) -> int | None:
         return None  # the group's own peak is read by the runner when the run has ended
@@ -147,7 +174,7 @@ class ProcReader:
         root: The first of them, whose session is the tree's.
     """
 
-    source, counted = "proc", COUNTED
+    source, counted, outside = "proc", COUNTED, frozenset()
 
     def __init__(self, pids: Callable[[], list[int]], root: int | None = None, proc: Path = PROC):
         self._list, self._root, self._proc = pids, root, proc
@@ -184,6 +211,8 @@ class ProcReader:
                 self._unsure = True  # so that the runner's list learns of it before it may leave session and parent
             elif ours is None and pid not in self._absent:
                 absent.append(pid)  # a process appears a moment after its pid was given out
+            elif (fields := procfs.stat_fields(pid, self._proc)) and int(fields[1]) == os.getpid():
+                self._unsure = True  # it may have lost its parent to us
         self._absent = absent
         if not self._known or (self._unsure and time.monotonic_ns() > self._list_after_ns):
             self._known |= {pid: procfs.ProcessFiles.of(pid, self._proc) for pid in self._list()}
@@ -232,4 +261,6 @@ class ProcReader:
 def reader_for(handle) -> CgroupReader | ProcReader:
     """Return the best reader for a handle: of its own cgroup, else of /proc."""
     group = getattr(handle, "group", None)
-    return CgroupReader(group.reader()) if group else ProcReader(handle.pids, handle.pid or None)
+    if group is None:
+        return ProcReader(handle.pids, handle.pid or None)
+    return CgroupReader(group.reader(), handle if hasattr(handle, "orphans") else None)

@@ -95,6 +95,7 @@ def _shown(rows: list[dict[str, Any]]) -> dict[str, Any]:
     remarks = [line for line in tables.remarks(rows) if not line.startswith("Synthetic")]
     columns = [column for column in tables.COLUMNS if column.page]
     texts = {"cell": _cell, "meaning": MEANING, "program": tables.program_text, "settings": tables.settings_text}
+    texts["runner"] = formatting.runner_text
     return {"rows": rows, "columns": columns, "remarks": remarks, **texts}
 
 

@@ -140,7 +140,7 @@ def _empty() -> dict[str, Any]:
     null = {"value": None, "reason": None}
     return {
         "verdict": None, "reasons": [], "disturbed_by": [], "measured": {}, "batch_size": None, "input_size": None,
-        "repeats": None, "runner": None, "data": None, "flips": None, "bench_folder": None, "eval_folder": None,
+        "repeats": None, "runner": None, "proven": None, "data": None, "flips": None, "bench_folder": None, "eval_folder": None,
         "score": dict(null), **{name: dict(null) for name in ESTIMATES},
     }  # fmt: skip
 
@@ -170,11 +170,12 @@ def _check_values(result: dict[str, Any]) -> None:
 
 
 def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    names = _empty().keys() - {"bench_folder", "eval_folder", "disturbed_by", "measured"}
+    names = _empty().keys() - {"bench_folder", "eval_folder", "disturbed_by", "measured", "proven"}
     result = read_result(folder, status, kinds)
     later = {
         "disturbed_by": result.get("disturbed_by", []),
         "measured": _measured(result, status),
+        "proven": result.get("proven"),
     }  # older ones lack it
     return {**_empty(), **_read(folder, status, kinds, names), **later, "bench_folder": _name(folder, plan_dir)}
 

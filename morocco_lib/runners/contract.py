@@ -45,8 +45,10 @@ class Exit:
     `code` is None when a signal ended it, `signal` is None otherwise. `first_read_ns` is when the program took the
     first byte of its stdin, None where that is not known. `cpu_s` is the CPU time of the tree as the kernel
     accounted it at the end, `peak_bytes` the kernel's peak of its memory with file cache, each with the source.
-    `left_pids` are processes that outlived the program and were killed. `pids_refused` counts new processes that were
-    refused for the limit. The engine's times are its own wall times of start and death, None for a process.
+    `left_pids` are processes that outlived the program and were killed, `outside_pids` those of them that had left its cgroup.
+    `pids_refused` counts new processes that were
+    refused for the limit. `disk_mounts` are the places outside memory that a container could write to, None where that was not
+    tested. The engine's times are its own wall times of start and death, None for a process.
     """
 
     code: int | None
@@ -60,7 +62,9 @@ class Exit:
     peak_bytes: int | None = None
     peak_source: str | None = None
     left_pids: tuple[int, ...] = ()
+    outside_pids: tuple[int, ...] = ()
     pids_refused: int = 0
+    disk_mounts: tuple[str, ...] | None = None
     engine_started_ns: int | None = None
     engine_died_ns: int | None = None
 

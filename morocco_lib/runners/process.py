@@ -1,5 +1,6 @@
 """Runs a program as a bare process: without isolation, with the same clock, feeding and accounting as a container."""
 
+import ctypes
 import fcntl
 import functools
 import os
@@ -26,8 +27,37 @@ SECRETS = ("MOROCCO_REGISTRY_PASSWORD",)  # not handed to a measured program
 DRAIN_S = 2.0  # how long output may still come after the program ended, from children that hold its pipes
 FIRST_READ_POLL_S = 0.002
 
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37  # linux/prctl.h
+
 # Enters the run's cgroups, then becomes the program: same pid, and all of its memory is charged there.
 _ENTER = 'while [ "$1" != -- ]; do echo $$ > "$1" || exit 126; shift; done; shift; exec "$@"'
+
+
+class _Subreaper:
+    """While a run lasts, its processes whose parent ends become our children, not those of process 1, so they can be found."""
+
+    def __init__(self):
+        self._lock, self._before, self.running = threading.Lock(), 0, set()  # first processes of the runs that last
+        self._count = 0
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._count:
+                before, libc = ctypes.c_int(0), ctypes.CDLL(None)
+                libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+                libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+                self._before = before.value
+            self._count += 1
+
+    def end(self, pid: int | None = None) -> None:
+        with self._lock:
+            self.running.discard(pid)
+            self._count -= 1
+            if not self._count:
+                ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, self._before, 0, 0, 0)
+
+
+_subreaper = _Subreaper()
 
 
 class ProcessRunner:
@@ -69,6 +99,7 @@ class ProcessRunner:
                 "a memory limit needs a cgroup and none can be made here",
                 remedy="run as root or in a delegated group (`morocco doctor` tells), or drop the limit",
             )
+        _subreaper.begin()
         try:
             if group:
                 command = ["/bin/sh", "-c", _ENTER, "sh", *map(str, group.procs_files), "--", *command]
@@ -85,6 +116,7 @@ class ProcessRunner:
                 start_new_session=True,  # its own process group, out of reach of our terminal's Ctrl-C
             )
         except BaseException as error:
+            _subreaper.end()
             if group:
                 group.remove()
             if not isinstance(error, OSError):
@@ -135,14 +167,17 @@ class ProcessHandle:
 
     def __init__(self, process: subprocess.Popen, group: RunCgroup | None, started_ns: int):
         self._process, self.group, self.started_ns = process, group, started_ns
+        _subreaper.running.add(process.pid)
+        self._start_ticks = procfs.start_ticks(process.pid)
         self.cgroup = group.memory if group else None
         self._pidfd = os.pidfd_open(process.pid)
         self._ended_ns: int | None = None
         self._first_read_ns: int | None = None
         self._exit: Exit | None = None
         self._left: tuple[int, ...] = ()
+        self._outside: tuple[int, ...] = ()
         self._killed = False  # while it ran: then no process has outlived it
-        self._known: dict[int, int] = {}  # without a cgroup: pid -> start of every process found
+        self._known: dict[int, int] = {}  # pid -> start of every process found
         self._stdin_lock = threading.Lock()
         self._written = 0
         os.set_blocking(process.stdin.fileno(), False)
@@ -223,12 +258,29 @@ class ProcessHandle:
 
     # -- end ---------------------------------------------------------------------------------------------------
     def pids(self) -> list[int]:
-        if self.group:
-            return self.group.pids()
-        # Once found, a process stays known, even when it has left both our session and its parent.
-        found = procfs.tree(self.pid, self._known)
+        # Once found, a process stays known, even when it has left our session, its parent and its cgroup.
+        found = procfs.tree(self.pid, {**self._known, **self.orphans()})
         self._known = {**self._known, **found}
-        return sorted(found)
+        return sorted({*found, *(self.group.pids() if self.group else ())})
+
+    def orphans(self) -> dict[int, int]:
+        """Return {pid: start in clock ticks} of the run's processes whose parent has ended; those that ended are waited for.
+
+        Limits: a process that another thread of ours starts meanwhile, in a session of its own, is taken for one.
+        """
+        ours, found = os.getsid(0), {}
+        for pid in procfs.children(os.getpid()):
+            fields = procfs.stat_fields(pid)
+            if fields is None or int(fields[3]) == ours or pid in _subreaper.running:
+                continue
+            if (start := int(fields[19])) < self._start_ticks:
+                continue
+            if fields[0] in "ZX":
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            else:
+                found[pid] = start
+        return found
 
     def kill(self) -> None:
         if self._exit:
@@ -249,7 +301,8 @@ class ProcessHandle:
         if not ended.poll(None if timeout_s is None else timeout_s * 1000):
             raise TimeoutError(f"still running after {timeout_s} s")
         self._ended_ns = self._ended_ns or time.monotonic_ns()
-        if any(pid != self.pid for pid in self.pids()):
+        if left := [pid for pid in self.pids() if pid != self.pid]:
+            self._outside = tuple(set(left).difference(self.group.pids())) if self.group else ()
             self.kill()
         _, status, usage = os.wait4(self.pid, 0)
         code = self._process.returncode = os.waitstatus_to_exitcode(status)
@@ -260,6 +313,8 @@ class ProcessHandle:
             peak_bytes, peak_source = self.group.peak_bytes() or (None, None)
             oom_killed = self.group.oom_kills() > 0
             self.group.remove()
+        self.orphans()
+        _subreaper.end(self.pid)
         os.close(self._pidfd)
         self._process.stdout.close(), self._process.stderr.close()
         self._exit = Exit(
@@ -274,5 +329,6 @@ class ProcessHandle:
             peak_bytes=peak_bytes,
             peak_source=peak_source,
             left_pids=self._left,
+            outside_pids=self._outside,
         )
         return self._exit

@@ -9,6 +9,7 @@ from run_folders import DISTINCT, NO, RECORDS, YES, answers_of, at_once, derived
 from morocco_lib.analysis import summary
 from morocco_lib.data import workload
 from morocco_lib.errors import InvalidResult, UsageError
+from morocco_lib.formatting import runner_text
 from morocco_lib.reasons import Reason
 from morocco_lib.tasks import get_task
 
@@ -76,6 +77,15 @@ def test_estimates_of_one_run_are_those_of_the_run(tmp_path):
         5000,
         "memory.peak",
     )
+
+
+def test_one_unproven_run_makes_the_point_unproven(tmp_path):
+    proven = {"memory": True, "isolation": False}
+    result = derived(tmp_path, {"proven": proven}, {"proven": proven | {"memory": False}})
+    assert result["proven"] == {"memory": False, "isolation": False} and result["reasons"] == ["UNPROVEN"]
+    assert result["verdict"] == "VALID" and runner_text(result) == "process: no isolation, memory unproven"
+    older = derived(tmp_path / "older", {"proven": proven}, {})
+    assert older["proven"] is None and older["reasons"] == []
 
 
 def test_what_one_run_lacks_the_point_lacks(tmp_path):

@@ -28,6 +28,22 @@ def test_the_end_of_a_run_gives_its_reasons(end, reasons):
 
 
 @pytest.mark.parametrize(
+    ("runner", "proven", "kept"),
+    [
+        ("process", None, True),  # of before it was recorded
+        ("process", (True, False), True),
+        ("process", (False, False), False),
+        ("docker", (True, True), True),
+        ("docker", (True, False), False),
+        ("docker", (False, True), False),
+    ],
+)
+def test_what_a_runner_promises_and_could_not_keep_is_noted(runner, proven, kept):
+    facts = {"runner": runner} | ({"proven": dict(zip(("memory", "isolation"), proven, strict=True))} if proven else {})
+    assert validity.proof_reasons(facts) == [Reason.UNPROVEN] * (not kept) and Reason.UNPROVEN in NOTES
+
+
+@pytest.mark.parametrize(
     ("facts", "reasons"),
     [
         ({}, []),

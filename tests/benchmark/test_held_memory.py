@@ -65,6 +65,13 @@ def test_a_file_that_four_processes_map_counts_once(held, use_cgroup, way):
     assert 52 < more_mb(held, use_cgroup, way) < 100  # and the processes themselves
 
 
+@pytest.mark.parametrize("use_cgroup", [True, False])
+def test_a_helper_that_leaves_parent_session_and_cgroup_counts_and_is_named(held, use_cgroup):
+    assert more_mb(held, use_cgroup, "helper") == pytest.approx(60, abs=12)  # and the process itself
+    outside = held(use_cgroup, "helper").facts["memory"]["outside_pids"]
+    assert len(outside) == use_cgroup and held(use_cgroup, "none").facts["memory"]["outside_pids"] == []
+
+
 def test_a_run_states_what_is_counted(held):
     with_group, without = (held(use_cgroup, "none").facts["memory"]["counted"] for use_cgroup in (True, False))
     assert set(with_group) - set(without) == {"files in memory", "unwritten files"} and "mapped files" in without

@@ -122,6 +122,16 @@ def test_storage_is_read_where_it_may_be(tmp_path, files):
     assert procfs.read_io(11, files, tmp_path) is None
 
 
+def test_children_are_those_that_have_this_parent_now(tmp_path):
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert child.pid in procfs.children(os.getpid())
+        child.kill()
+    assert child.pid not in procfs.children(os.getpid())
+    for pid, parent in ((10, 1), (11, 10), (12, 11)):  # of a kernel without lists of children
+        plant_process(tmp_path, pid, parent=parent)
+    assert procfs.children(10, tmp_path) == [11]
+
+
 def test_new_pids_are_those_given_out_since(tmp_path):
     plant(tmp_path, {"sys/kernel/ns_last_pid": "100\n"})
     new = procfs.NewPids(tmp_path)

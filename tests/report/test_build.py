@@ -65,6 +65,7 @@ def test_page_notebook_and_terminal_show_the_numbers_of_bench_json(quick_plan, p
             assert f"<td>{value}<small>{low} to {high}</small>" in text
             assert f">{value} ({low} to {high})<" in notebook and value in terminal
         assert f"most frequent answer {row['score']['majority']['value']:.3f}" in text
+    assert text.count("<small>process: no isolation</small>") == len(rows)
 
 
 def test_command_and_notebook_build_the_same_table_from_the_same_steps(quick_plan, page):
@@ -167,6 +168,21 @@ def test_disturbed_numbers_are_grey_and_who_disturbed_them_is_one_line(quick_pla
     cells = tables.text_table([disturbed, second]).splitlines()
     assert cells[1].count("~") == 2 and cells[1].endswith("DISTURBED") and "~" not in cells[2]
     assert "DISTURBED" in tables.to_csv([disturbed]).splitlines()[1] and not tables.disturbance_lines([second])
+
+
+def test_a_page_of_before_says_nothing_of_isolation_and_verifies(quick_plan, tmp_path):
+    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
+    for run in folder.rglob("run.json"):
+        facts = json.loads(run.read_text())
+        del facts["proven"]
+        fileio.write_json(run, facts)
+    for result in folder.rglob("bench.json"):
+        fileio.write_json(result, {k: v for k, v in json.loads(result.read_text()).items() if k != "proven"})
+    (page,) = folder.glob("report-*/report.html")
+    page.write_text(page.read_text().replace("<small>process: no isolation</small>", ""))
+    for status in folder.rglob("status.json"):
+        steps.Step(status.parent, steps.read_status(status.parent)).finish("done", 0)
+    assert [finding.seen for finding in verify(folder) if not finding.ok and finding.what == "numbers"] == []
 
 
 def test_a_reason_of_several_rows_is_one_sentence(quick_plan):

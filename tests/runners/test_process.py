@@ -1,5 +1,6 @@
 """The process runner on real programs: fed, read, timed, ended, and nothing left behind."""
 
+import ctypes
 import io
 import json
 import os
@@ -15,6 +16,8 @@ import pytest
 from servers import PYTHON, ROOT, cgroups_of, is_alive, runner, server
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.monitors import procfs
+from morocco_lib.monitors.processes import Processes
 from morocco_lib.monitors.readers import reader_for
 from morocco_lib.monitors.sampler import Sampler
 from morocco_lib.runners import process
@@ -45,7 +48,8 @@ class Run:
         limits = limits or Limits(timeout_s=20)
         begin = time.monotonic()
         self.handle = way.start(argv, limits)
-        sampler = Sampler(reader_for(self.handle), io.StringIO(), 0) if watched else None
+        reader = reader_for(self.handle)
+        sampler = Sampler(reader, io.StringIO(), 0, processes=Processes(reader.pids, 0)) if watched else None
         if sampler:
             sampler.start()
         keep = [lambda t_ns, data, into=into: into.extend(data) for into in (self.out, self.err)]
@@ -53,6 +57,9 @@ class Run:
         self.took_s = time.monotonic() - begin
         if sampler:
             sampler.stop()
+        else:
+            reader.close()
+        self.outside = set(reader.outside)
         self.exit = self.talk.exit
 
 
@@ -216,8 +223,7 @@ def test_exit_codes_and_signals_are_told_apart(bare, code, expected):
 
 
 def test_a_timeout_kills_the_whole_tree(way):
-    # The orphan has left session and parent: without a cgroup it is known only because it was found before.
-    run = Run(way, server("family", "--settle", 0.15), limits=Limits(timeout_s=0.8), watched=True)
+    run = Run(way, server("family"), limits=Limits(timeout_s=0.8))
     family = json.loads(run.out)
     assert set(family) == {"main", "deaf", "grandchild", "own-session", "orphan"}
     assert run.talk.timed_out and run.exit.signal == signal.SIGKILL and 0.8 < run.took_s < 2.5
@@ -228,7 +234,7 @@ def test_a_timeout_kills_the_whole_tree(way):
 @pytest.mark.parametrize("pipes", ["pipes-open", "pipes-closed"])
 def test_processes_left_behind_are_killed_and_listed(way, pipes, monkeypatch):
     monkeypatch.setattr(process, "DRAIN_S", 0.3)
-    run = Run(way, server("family", "--leave", pipes, "--settle", 0.15), watched=True)
+    run = Run(way, server("family", "--leave", pipes))
     family = json.loads(run.out)
     main = family.pop("main")
     assert main == run.handle.pid and run.exit.code == 0 and not run.talk.timed_out and run.took_s < 3
@@ -237,13 +243,46 @@ def test_processes_left_behind_are_killed_and_listed(way, pipes, monkeypatch):
 
 
 def test_a_holder_of_the_pipes_that_cannot_be_found_does_not_hang_us(bare, monkeypatch):
-    # No cgroup and no sampler: the orphan is out of reach, and it keeps stdout open.
     monkeypatch.setattr(process, "DRAIN_S", 0.2)
+    monkeypatch.setattr(process.ProcessHandle, "orphans", lambda handle: {})
     run = Run(bare, server("family", "--members", "orphan", "--leave", "pipes-open"))
     orphan = json.loads(run.out)["orphan"]
-    with suppress(ProcessLookupError):
-        os.kill(orphan, signal.SIGKILL)
+    os.kill(orphan, signal.SIGKILL)
+    os.waitpid(orphan, 0)
     assert run.exit.code == 0 and run.took_s < 3
+
+
+def test_a_helper_that_left_parent_session_and_cgroup_is_killed_and_listed(way):
+    run = Run(way, server("holder", "helper", "--leave", "--mb", 1, "--hold", 0.4), watched=True)
+    (helper,) = run.exit.left_pids
+    assert run.exit.code == 0 and not is_alive(helper)
+    assert run.exit.outside_pids == ((helper,) if way.use_cgroup else ())
+    assert run.outside == set(run.exit.outside_pids)  # and was found while it ran
+
+
+def test_no_other_child_of_ours_is_taken_for_one_of_the_run(way):
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as before, subprocess.Popen(["sleep", "60"]) as own:
+        time.sleep(0.05)  # before in the kernel's clock of starts, too
+        run = Run(way, server("family", "--leave", "pipes-closed"))
+        assert run.exit.left_pids and before.poll() is own.poll() is None
+        before.kill(), own.kill()
+
+
+def test_orphans_are_ours_for_a_run_alone_and_leave_no_zombie(way):
+    def adopts() -> bool:
+        found = ctypes.c_int()
+        ctypes.CDLL(None).prctl(process.PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0)
+        return bool(found.value)
+
+    handle = way.start(server("family"), Limits())
+    assert adopts()
+    handle.kill(), handle.wait(5)
+    assert not adopts()
+    states = [procfs.stat_fields(pid) for pid in procfs.children(os.getpid())]
+    assert not any(fields and fields[0] == "Z" for fields in states)
+    with pytest.raises(UsageError):
+        way.start(["no-such-program"], Limits())
+    assert not adopts()
 
 
 def test_wait_takes_no_longer_than_given_and_may_be_repeated(way):
