@@ -45,7 +45,7 @@ RULES = {  # rule -> what holds, what to do where it does not
     "only-answers": ("stdout holds predictions and nothing else", "print everything else to stderr"),
     "no-label": ("records come without labels", "do not read what gives the answer away"),
     "offline": ("it runs without network", "put weights and tokenizer into the image when it is built"),
-    "read-only": ("it writes nowhere but to /tmp", "write to /tmp (HOME, HF_HOME, caches); let everybody read the rest"),
+    "read-only": ("it writes to memory alone: /tmp and its volumes", "write to /tmp (HOME, HF_HOME, caches); let everybody read the rest"),
     "same-batches": ("batch sizes 1, 3 and 8 give the same answers", "mask padding, switch dropout off"),
     "place": ("an answer depends on its record, not on idx, place or neighbours", "keep nothing between records"),
     "repeatable": ("the same input gets the same answers", "fix the seed, switch dropout off"),
@@ -349,6 +349,8 @@ class _Judge:
             self.put("ready", OPEN, "not printed", RULES["ready"][1])
         for rule in () if self.contained else ("offline", "read-only"):
             self.put(rule, OPEN, "not checked: a bare process is not isolated, an image is")
+        if mounts := sorted({mount for run in runs for mount in run.conversation.exit.disk_mounts or ()}):
+            self.put("read-only", FAIL, f"it may write to the disk at {plain(', '.join(mounts))}")
         zeros = sum(run.conversation.exit.code == 0 for run in runs)
         answered, read = bool(base.answers), base.checked.read
         lines = read + sum(map(len, base.unread.values()))
@@ -363,7 +365,7 @@ class _Judge:
             "valid": (answered, f"{len(base.answers)} of {read}"),
             "no-label": (answered, "it answers without"),
             "offline": (answered, "it answers in a container without network"),
-            "read-only": (answered, "it answers in a container that is read-only but for /tmp"),
+            "read-only": (answered, "it answers, and no mount outside memory may be written"),
             "same-batches": (compared, f"0 of {len(base.answers)} answers differ"),
             "place": (compared, f"0 of {len(base.answers)} answers differ, shuffled and with other idx"),
             "repeatable": (compared, f"no answer changed by itself in {starts}"),

@@ -1,4 +1,4 @@
-"""Runs an image as a container without network, writable files or capabilities, and with limits."""
+"""Runs an image as a container without network, files on a disk that it may write, or capabilities, and with limits."""
 
 import atexit
 import functools
@@ -28,6 +28,17 @@ STREAMS = {1: "stdout", 2: "stderr"}
 PIDS = 4096
 MEMORY_SHARE = 0.8  # of this machine's, where no limit was given
 TMP = "rw,exec,nosuid,nodev,mode=1777,size=512m"
+IN_MEMORY = {
+    "tmpfs",
+    "proc",
+    "sysfs",
+    "devpts",
+    "devtmpfs",
+    "mqueue",
+    "cgroup",
+    "cgroup2",
+}  # what is written there counts
+OCTAL = re.compile(r"\\([0-7]{3})")  # a blank in mountinfo
 FAULTS_OF_IMAGE = ("unable to find user", "executable file not found", "chdir to cwd")
 EPOCH = datetime.fromtimestamp(0, UTC)
 END_S = 1.0  # between the end of the streams and that of the container
@@ -61,6 +72,7 @@ class DockerRunner:
         self.gpus, self.env = tuple(gpus), tuple(env)
         with engine.engine_errors("look for orphaned containers"):
             engine.remove_orphans(self.client)
+        self._volumes_are_empty = False
         _remove_own_at_exit()
 
     @property
@@ -77,6 +89,7 @@ class DockerRunner:
         """Start a container; `argv` are the arguments of its entry point.
 
         Raises:
+            UsageError: the image cannot be started, or holds files where it declares a volume.
             EnvironmentFailure: the engine cannot start it.
         """
         started_ns, offsets = time.monotonic_ns(), clocks.read()
@@ -91,18 +104,30 @@ class DockerRunner:
                 host_config=self._host_config(self.bounded(limits)),
             )["Id"]
             try:
+                self._check_volumes(container)
                 attached = self.client.api.attach_socket(
                     container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
                 )
                 self.client.api.start(container)  # attached before: not a byte is lost
-                state = self.client.api.inspect_container(container)["State"]
+                facts = self.client.api.inspect_container(container)
             except BaseException as error:
                 with suppress(Exception):
                     engine.remove(self.client, container)
                 if any(sign in str(error) for sign in FAULTS_OF_IMAGE):
                     raise UsageError(f"{self.image.name} cannot be started: {engine.message_of(error)}") from None
                 raise
-        return DockerHandle(self.client, container, attached, started_ns, offsets, state["Pid"])
+        return DockerHandle(self.client, container, attached, started_ns, offsets, facts)
+
+    def _check_volumes(self, container: str) -> None:
+        # A volume is made of memory here, so what the image has there would be hidden.
+        for path in () if self._volumes_are_empty else self.image.volumes:
+            if engine.holds_files(self.client, container, path):
+                raise UsageError(
+                    f"{self.image.name} declares VOLUME {path} and holds files there",
+                    rule="a volume is empty memory in a run, so that nothing is written to the disk",
+                    remedy="leave the VOLUME line out, or keep the files in another folder",
+                )
+        self._volumes_are_empty = True
 
     def _host_config(self, limits: Limits) -> Any:
         from docker.types import DeviceRequest, LogConfig
@@ -111,7 +136,7 @@ class DockerRunner:
         return self.client.api.create_host_config(
             network_mode="none",
             read_only=True,
-            tmpfs={"/tmp": TMP},
+            tmpfs=dict.fromkeys(("/tmp", *self.image.volumes), TMP),
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             init=True,  # as process 1 a program ignores signals that it sends itself, and SIGTERM
@@ -133,10 +158,21 @@ def _remove_own_at_exit() -> None:
 class DockerHandle:
     """A running container; see `contract.Handle`.
 
+    Args:
+        facts: Of the started container, as the engine reports them.
     Limits: its last counters are up to 20 ms old. `first_read_ns` is not known, as the input passes through the engine.
     """
 
-    def __init__(self, client: Any, container: str, attached: Any, started_ns: int, offsets: clocks.Offsets, pid: int):
+    def __init__(
+        self,
+        client: Any,
+        container: str,
+        attached: Any,
+        started_ns: int,
+        offsets: clocks.Offsets,
+        facts: dict[str, Any],
+    ):
+        pid = facts["State"]["Pid"]
         self._client, self.id, self._attached = client, container, attached
         self._socket: socket.socket = getattr(attached, "_sock", attached)
         self._socket.settimeout(None)
@@ -148,6 +184,7 @@ class DockerHandle:
         self._known: dict[int, int] = {}
         self._ended_ns: int | None = None
         self._pidfd = _open_pidfd(pid, container)
+        self._disk_mounts = _disk_mounts(None if self._pidfd is None else pid, facts)
 
     # -- streams -----------------------------------------------------------------------------------------------
     def write(self, data: bytes) -> None:
@@ -235,6 +272,7 @@ class DockerHandle:
             peak_bytes=peak,
             peak_source=peak_file and f"{peak_file}, last sampled",
             pids_refused=counters.pids_refused if counters else 0,
+            disk_mounts=self._disk_mounts,
             engine_started_ns=self._offsets.to_monotonic(_wall_ns(state["StartedAt"])),
             engine_died_ns=died_ns,
         )
@@ -328,6 +366,24 @@ def _open_pidfd(pid: int, container: str) -> int | None:
         return os.pidfd_open(pid)
     except OSError:
         return None
+
+
+def _disk_mounts(pid: int | None, facts: dict[str, Any]) -> tuple[str, ...]:
+    """Return the mounts of a container that are not in memory and may be written.
+
+    Each is tried from here where that is allowed, which takes root and an engine on this machine, else the engine is believed.
+    """
+    root = f"/proc/{pid}/root"
+    try:
+        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+            mounts = [(line.split()[4], line.partition(" - ")[2].split()[0]) for line in lines]
+        on_disk = [OCTAL.sub(lambda code: chr(int(code[1], 8)), path) for path, kind in mounts if kind not in IN_MEMORY]
+        writable = tuple(path for path in on_disk if os.access(root + path, os.W_OK))
+        os.stat(f"{root}/")  # it may be read, and the container has not ended since
+        return writable
+    except OSError:
+        top = () if facts["HostConfig"]["ReadonlyRootfs"] else ("/",)
+        return (*top, *(mount["Destination"] for mount in facts["Mounts"] if mount["RW"]))
 
 
 def _wall_ns(text: str) -> int:

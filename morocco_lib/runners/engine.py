@@ -1,7 +1,10 @@
 """The Docker Engine: connection, errors and their remedies, images, and the containers that a killed morocco left."""
 
+import itertools
 import json
 import os
+import posixpath
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -177,6 +180,31 @@ def remove(client: "docker.DockerClient", container_id: str) -> None:
             raise
 
 
+def holds_files(client: "docker.DockerClient", container_id: str, folder: str) -> bool:
+    """Tell whether a container that was not started has anything in a folder."""
+    import docker.errors
+
+    try:
+        stream, _ = client.api.get_archive(container_id, f"{folder}/.")
+    except docker.errors.NotFound:
+        return False
+    with tarfile.open(fileobj=_Stream(stream), mode="r|") as members:
+        return len(list(itertools.islice(members, 2))) > 1  # the folder itself is one
+
+
+class _Stream:
+    """Reads what comes in pieces as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]):
+        self._pieces, self._left = iter(pieces), b""
+
+    def read(self, size: int) -> bytes:
+        while len(self._left) < size and (piece := next(self._pieces, b"")):
+            self._left += piece
+        data, self._left = self._left[:size], self._left[size:]
+        return data
+
+
 # -- images --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Image:
@@ -186,6 +214,7 @@ class Image:
         id: Digest of its configuration, the same wherever it was built or pulled to.
         digest: name@sha256:... where a registry knows it, None before it was pushed or pulled.
         env: The environment that it sets.
+        volumes: The folders that it declares as volumes.
     """
 
     name: str
@@ -194,6 +223,7 @@ class Image:
     labels: dict[str, str]
     size_bytes: int
     env: dict[str, str] = field(default_factory=dict)
+    volumes: tuple[str, ...] = ()
 
 
 def find_image(client: "docker.DockerClient", name: str) -> Image:
@@ -207,7 +237,8 @@ def find_image(client: "docker.DockerClient", name: str) -> Image:
     set_by_it = facts.get("Config") or {}
     env = dict(line.partition("=")[::2] for line in set_by_it.get("Env") or [])
     digest = next(iter(facts.get("RepoDigests") or []), None)
-    return Image(name, facts["Id"], digest, set_by_it.get("Labels") or {}, facts["Size"], env)
+    volumes = tuple(posixpath.normpath(f"/{path.lstrip('/')}") for path in set_by_it.get("Volumes") or {})
+    return Image(name, facts["Id"], digest, set_by_it.get("Labels") or {}, facts["Size"], env, volumes)
 
 
 def held(client: "docker.DockerClient", name: str) -> Image | None:

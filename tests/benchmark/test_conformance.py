@@ -16,6 +16,7 @@ from morocco_lib import data
 from morocco_lib.benchmark import conformance, contract_run
 from morocco_lib.benchmark.target import Program, Target, program_of_image
 from morocco_lib.errors import UsageError
+from morocco_lib.runners import engine as engines
 from morocco_lib.runners.contract import Exit, Limits
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
@@ -354,6 +355,18 @@ def test_a_container_is_caught_by_the_same_rule(fault, rule, val, image):
 @pytest.mark.slow
 def test_a_container_that_waits_for_the_network_for_ever_is_caught(val, image):
     assert contained(image, "network-for-ever", val, Limits(timeout_s=5)).rules("fail") == ["offline"]
+
+
+@pytest.mark.slow
+def test_a_container_that_may_write_to_the_disk_fails(val, image, docker_engine, monkeypatch):
+    with engine.client(docker_engine) as docker:
+        extra = 'VOLUME ["/my data"]'
+        volume = engine.build(docker, "morocco-tests/disk", {"a": "b"}, ["python3", "/model/contract.py"], image, extra)
+        assert contained(volume, None, val).ok
+        find = engines.find_image
+        monkeypatch.setattr(engines, "find_image", lambda *args: replace(find(*args), volumes=()))
+        report = contained(volume, None, val)
+    assert report.rules("fail") == ["read-only"] and "disk at /my data" in report.text()
 
 
 @pytest.mark.slow

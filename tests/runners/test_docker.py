@@ -2,7 +2,9 @@
 
 import json
 import signal
+import textwrap
 import time
+from dataclasses import replace
 
 import engine
 import pytest
@@ -12,6 +14,7 @@ from morocco_lib.errors import UsageError
 from morocco_lib.monitors import system_load
 from morocco_lib.pipeline.step_kinds import verify
 from morocco_lib.reasons import Reason
+from morocco_lib.runners import docker as docker_module
 from morocco_lib.runners import engine as engines
 from morocco_lib.runners.contract import Limits, converse
 from morocco_lib.runners.docker import DockerRunner
@@ -19,6 +22,7 @@ from morocco_lib.runners.docker import DockerRunner
 pytestmark = pytest.mark.slow
 
 MB = 10**6
+ARGV = ["python3", "-I", "-S"]
 
 
 class Run:
@@ -122,6 +126,53 @@ def test_a_container_has_no_network_no_rights_and_writes_to_tmp_only(image_of):
     assert found["caps"] == ["0" * 16] * 3 and found["nnp"] == "1"
 
 
+FILLS = """
+    import os
+    held = 0
+    try:
+        with open("/data/file", "wb", buffering=0) as file:
+            while held < 2 * 10**9: held += file.write(bytes(2**20))
+    except OSError as error:
+        print(error.strerror)
+    print(held, os.path.exists("/data/kept"))
+"""
+
+
+@pytest.fixture(scope="module")
+def with_volume(docker, tiny_image):
+    """An image whose program fills a volume that it declares."""
+    files = {"program.py": textwrap.dedent(FILLS)}
+    return engine.build(docker, "morocco-tests/volume", files, [*ARGV, "/model/program.py"], extra='VOLUME ["/data"]')
+
+
+def test_a_volume_is_limited_memory_that_counts_and_nothing_is_left_on_the_disk(docker, with_volume):
+    run = Run(with_volume)
+    words = run.text.split()
+    assert (
+        words[:4] == ["No", "space", "left", "on"]
+        and 500 * MB < int(words[-2]) < 540 * MB < run.exit.peak_bytes + 40 * MB
+    )
+    assert run.exit.disk_mounts == () and not docker.api.volumes()["Volumes"]
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["tried", "as-the-engine-reports"])
+def test_a_mount_that_may_be_written_is_found(with_volume, monkeypatch, local):
+    if not local:
+        monkeypatch.setattr(docker_module, "_open_pidfd", lambda pid, container: None)
+    runner = DockerRunner(with_volume)
+    runner.image = replace(runner.image, volumes=())  # so the engine makes one
+    handle = runner.start([], Limits(timeout_s=30))
+    handle.kill()
+    assert handle.wait(20).disk_mounts == ("/data",)
+
+
+def test_an_image_with_files_in_a_volume_is_refused(docker, tiny_image):
+    extra = 'COPY model /data\nVOLUME ["/data"]'
+    image = engine.build(docker, "morocco-tests/kept", {"program.py": "pass"}, [*ARGV, "/data/program.py"], extra=extra)
+    with pytest.raises(UsageError, match=r"declares VOLUME /data and holds files there"):
+        DockerRunner(image).start([], Limits())
+
+
 def test_a_thousand_processes_are_refused_and_counted(image_of):
     text = """
         import os, time
@@ -190,6 +241,7 @@ def test_a_bench_of_an_image_is_valid_names_its_digest_and_verifies(
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["verdict"] == "VALID" and result["runner"] == "docker"
+    assert result["proven"] == {"memory": True, "isolation": True} and "UNPROVEN" not in result["reasons"]
     assert result["image_digest"] == engines.find_image(engines.connect(), image).id
     assert result["ram_bytes"]["value"] > MB and result["speed_per_s"]["value"] == pytest.approx(500, rel=0.05)
     facts = json.loads((tmp_path / "out/runs/01/run.json").read_text())
