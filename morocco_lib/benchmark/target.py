@@ -56,7 +56,12 @@ class Target:
 
     @classmethod
     def of_command(
-        cls, command: str, model: str | None = None, limits: Limits = NO_LIMITS, cwd: Path | None = None
+        cls,
+        command: str,
+        model: str | None = None,
+        limits: Limits = NO_LIMITS,
+        cwd: Path | None = None,
+        env: tuple[str, ...] = (),
     ) -> "Target":
         """Return a program that runs as a bare process.
 
@@ -65,8 +70,9 @@ class Target:
             model: Name in results; None: the script's or the program's.
             limits: What a run may use.
             cwd: Its working folder; None: ours.
+            env: Names of our environment variables that it is handed beside the usual ones (`runners.process.HANDED`).
         Raises:
-            UsageError: empty, unclosed quotes, or no such program.
+            UsageError: empty, unclosed quotes, no such program, or a variable that is not set.
         """
         try:
             argv = shlex.split(command)
@@ -77,7 +83,7 @@ class Target:
         if not argv:
             raise UsageError("--command is empty", remedy="give the program that answers records")
         find_program(argv[0], cwd)
-        return cls(Program(argv, model or _name_of(argv)), ProcessRunner(cwd), limits)
+        return cls(Program(argv, model or _name_of(argv)), ProcessRunner(cwd, env=_set(env)), limits)
 
     @classmethod
     def of_image(
@@ -97,12 +103,12 @@ class Target:
             gpus: UUIDs of the GPUs that the container sees.
             env: Names of our environment variables that it is handed.
         Raises:
-            UsageError: no such image.
+            UsageError: no such image, or a variable that is not set.
             EnvironmentFailure: no engine answers.
         """
         from morocco_lib.runners.docker import DockerRunner
 
-        runner = DockerRunner(image, gpus, env)
+        runner = DockerRunner(image, gpus, _set(env))
         return cls(program_of_image(runner.image, model), runner, limits)
 
 
@@ -132,6 +138,14 @@ def program_of_image(image: Image, model: str | None = None) -> Program:
     """Return the program that an image is; its label names the model, else its own name does."""
     name = image.labels.get("morocco.model") or image.name.rpartition("/")[2].partition("@")[0].partition(":")[0]
     return Program([], model or word(name), image.digest or image.id)
+
+
+def _set(env: tuple[str, ...]) -> tuple[str, ...]:
+    if missing := [name for name in env if name not in os.environ]:
+        raise UsageError(
+            f"{', '.join(missing)} not set", rule="a program is handed variables of this environment by name"
+        )
+    return env
 
 
 def _name_of(argv: list[str]) -> str:

@@ -24,6 +24,8 @@ def add_program(sub: argparse.ArgumentParser) -> None:
         "--command", metavar="CMD", help="one string, split like a shell would but given no shell; `--batch-size N` is appended"
     )  # fmt: skip
     sub.add_argument("--gpus", type=lambda text: text.split(","), metavar="UUID[,UUID]", help="GPUs of the container")
+    handed = "variables of your environment that the program is handed (docs/your-model.md)"
+    sub.add_argument("--env", type=lambda text: text.split(","), default=[], metavar="NAME[,NAME]", help=handed)
     sub.add_argument("task", metavar="TASK")
 
 

@@ -89,12 +89,12 @@ def target_of(args, limits):
 
     if args.image:
         exit_on_sigterm()  # there is a container to remove
-        return Target.of_image(args.image, args.model, limits, tuple(args.gpus or ()))
+        return Target.of_image(args.image, args.model, limits, tuple(args.gpus or ()), tuple(args.env))
     if args.gpus:
         raise UsageError(
             "--gpus with --command", rule="a bare process sees every GPU", remedy="set CUDA_VISIBLE_DEVICES"
         )
-    return Target.of_command(args.command, args.model, limits)
+    return Target.of_command(args.command, args.model, limits, env=tuple(args.env))
 
 
 def check(args) -> int:
@@ -147,7 +147,7 @@ def bench(args) -> int:
     for batch_size in args.batch_size:
         folder = args.out / f"batch-{batch_size}" if several else args.out
         parameters = {"image": program.image_digest} if args.image else {"command": args.command}
-        parameters |= {"batch_size": batch_size, **chosen}
+        parameters |= {"batch_size": batch_size, **chosen, **({"env": args.env} if args.env else {})}
         names = {"model": program.model, "task": task.name}
         step = steps.Step.begin(folder, "bench", **names, parameters=parameters, inputs={"data": args.data})
         with step, _progress(args.quiet) as hooks:

@@ -24,7 +24,8 @@ class ModelParams(Schema):
         command: A program: one string, split like a shell would, given no shell; `--batch-size N` is appended.
         image: A program: a container image that the engine holds.
         cwd: Working folder of the command; relative ones count from the project root.
-        env: Names of environment variables that the program needs; a container is handed these and no others.
+        env: Names of environment variables that the program needs; a container is handed these and no others, a command
+            these and what most programs need (`runners.process.HANDED`).
         source: A hub id, or a folder as transformers saves it (relative ones count from the project root).
         revision: Of the hub's repository.
         scratch: Instead of a source: `model_type` and settings of a model with random weights.

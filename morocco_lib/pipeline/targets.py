@@ -78,7 +78,7 @@ def target_from_program(model: "ModelParams", machine: "MachineParams", root: Pa
     if model.image:
         limits = replace(limits, pids=machine.pids, cpus=machine.cpus)
         return Target.of_image(model.image, model.name, limits, tuple(machine.gpus), tuple(model.env))
-    return Target.of_command(model.command, model.name, limits, config.resolve(model.cwd, root))
+    return Target.of_command(model.command, model.name, limits, config.resolve(model.cwd, root), tuple(model.env))
 
 
 def files_of_program(model: "ModelParams", root: Path) -> dict[str, Path]:

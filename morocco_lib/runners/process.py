@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import functools
 import os
+import re
 import select
 import selectors
 import shutil
@@ -23,7 +24,15 @@ from morocco_lib.monitors.cgroup import RunCgroup, kill_all
 from morocco_lib.runners.contract import Exit, Limits
 
 READ_BYTES = 1 << 20
-SECRETS = ("MOROCCO_REGISTRY_PASSWORD",)  # not handed to a measured program
+# What of our environment a measured program is handed: what it takes to run, what says how its libraries compute and where
+# they find their files. Everything else may be a key, or tell where the right answers are.
+HANDED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|XDG_CACHE_HOME|VIRTUAL_ENV|CONDA_PREFIX|LD_LIBRARY_PATH|LD_PRELOAD|"
+    r"(PYTHON|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_|BLIS_|NUMEXPR_|VECLIB_|RAYON_|TBB_|ONEDNN_|DNNL_|MALLOC_|CUDA_|CUBLAS_|CUDNN_|NCCL_|"
+    r"NVIDIA_|HIP_|ROCR_|TORCH|PYTORCH_|TRITON_|XLA_|JAX_|TF_|OPENVINO_|ORT_|TOKENIZERS_|TRANSFORMERS_|SENTENCE_TRANSFORMERS_|HF_|"
+    r"MOROCCO_)\w*"
+)
+SECRET = re.compile(r"TOKEN(?!IZER)|SECRET|PASSW|CREDENTIAL|KEY")
 DRAIN_S = 2.0  # how long output may still come after the program ended, from children that hold its pipes
 FIRST_READ_POLL_S = 0.002
 
@@ -66,17 +75,19 @@ class ProcessRunner:
     Args:
         cwd: Working folder of the program; None: ours.
         use_cgroup: False leaves accounting to /proc even where a cgroup could be made.
+        env: Names of further environment variables that the program is handed.
     """
 
     name = "process"
 
-    def __init__(self, cwd: Path | None = None, use_cgroup: bool = True):
-        self.cwd, self.use_cgroup = cwd, use_cgroup
+    def __init__(self, cwd: Path | None = None, use_cgroup: bool = True, env: tuple[str, ...] = ()):
+        self.cwd, self.use_cgroup, self.env = cwd, use_cgroup, tuple(env)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Ours, without secrets."""
-        return {name: value for name, value in os.environ.items() if name not in SECRETS}
+        """What of ours is no secret and concerns a program that computes, and what it is handed."""
+        usual = (name for name in os.environ if HANDED.fullmatch(name) and not SECRET.search(name))
+        return {name: os.environ[name] for name in (*usual, *self.env)}
 
     def bounded(self, limits: Limits) -> Limits:
         """Return the limits as they are: a bare process has none but those that were given."""

@@ -319,6 +319,15 @@ def test_wrong_usage_is_no_broken_rule(main, command, options, message):
     assert (done.returncode, done.stdout) == (2, "") and message in done.stderr
 
 
+def test_a_variable_is_handed_over_by_its_name(main, val):
+    command = shlex.join([*PYTHON, "-c", "import os, sys; sys.exit(f'it has {os.environ.get(\"CANARY\")}')"])
+    words = ("check", "--command", command, "terra", "--data", val)
+    assert "it has None" in main(*words, env={"CANARY": "7351"}).stdout
+    assert "it has 7351" in main(*words, "--env", "HOME,CANARY", env={"CANARY": "7351"}).stdout
+    done = main(*words, "--env", "NO_CANARY")
+    assert done.returncode == 2 and "NO_CANARY not set" in done.stderr
+
+
 # -- the same in containers ----------------------------------------------------------------------------------------
 IN_CONTAINERS = {  # what differs there: the network, the disk, and how output and the end arrive through an engine
     **{"network": "offline", "writes": "read-only", "missing": "complete", "segfault": "exit-code"},

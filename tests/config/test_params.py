@@ -192,13 +192,15 @@ def test_a_model_file_names_a_model_of_a_known_kind(project):
         config.load_model("MINE", root)
 
 
-def test_a_model_file_may_be_a_program(project):
+def test_a_model_file_may_be_a_program(project, monkeypatch):
     root = project("models/mine.yaml", "model: {name: mine, command: python3 a.py, cwd: sub, env: [TOKEN]}\n")
     mine = config.load_model("mine", root)
     assert (mine.kind, mine.command, mine.cwd, mine.env) == (config.PROGRAM, "python3 a.py", "sub", ["TOKEN"])
     assert config.ModelParams(**mine.model_dump()) == mine
     with pytest.raises(UsageError, match=r"mine: TOKEN not set"):
         targets.target_from_program(mine, config.MachineParams(), root)
+    monkeypatch.setenv("TOKEN", "given")
+    assert targets.target_from_program(mine, config.MachineParams(), root).runner.environment["TOKEN"] == "given"
 
 
 @pytest.mark.parametrize(
