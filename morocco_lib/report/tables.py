@@ -293,6 +293,17 @@ def settings_lines(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def memory_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line that names the rows of before mapped files counted as memory, where other rows count them."""
+    older = [row for row in rows if row["ram_bytes"].get("method") in ("cgroup v1", "cgroup v2", "proc")]
+    if not older or all(row in older for row in rows if row["ram_bytes"]["value"]):
+        return []
+    names = ", ".join(f"{row['model']} on {row['task']}" for row in older)
+    return [
+        f"Measured before mapped files counted as memory, so their memory is not comparable with the others': {names}."
+    ]
+
+
 def readable(row: dict[str, Any]) -> dict[str, str]:
     """Return a row as text: task, model, the heads of COLUMNS, verdict."""
     return {
@@ -326,7 +337,7 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     spans = {row["task"]: row["data"]["unaligned_spans"] for row in rows if (row["data"] or {}).get("unaligned_spans")}
     lines += [f"{task}: {count} marked spans do not match the text of their records." for task, count in spans.items()]
     lines += total_lines(rows)
-    lines += disturbance_lines(rows) + settings_lines(rows)
+    lines += disturbance_lines(rows) + settings_lines(rows) + memory_lines(rows)
     reasons: dict[str, list[str]] = {}
     for row in rows:
         name, value, majority = f"{row['model']} on {row['task']}", row["score"]["value"], _majority(row)
