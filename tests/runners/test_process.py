@@ -287,6 +287,7 @@ def test_orphans_are_ours_for_a_run_alone_and_leave_no_zombie(way):
 
     handle = way.start(server("family"), Limits())
     assert adopts()
+    next(handle.chunks())  # all are born
     handle.kill(), handle.wait(5)
     assert not adopts()
     states = [procfs.stat_fields(pid) for pid in procfs.children(os.getpid())]
