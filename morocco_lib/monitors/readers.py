@@ -111,7 +111,10 @@ class CgroupReader:
     def _read_processes(self, memory: Memory, whole: bool) -> None:
         # After the group: what a process has mapped that ended in between is the group's no more.
         readings = {}
-        for pid in self.pids():
+        stale = (
+            not self._listed or time.monotonic_ns() > self._list_after_ns
+        )  # else listed with every look for new ones
+        for pid in self.pids() if stale else self._listed:
             last, process = self._last.get(pid), procfs.ProcessFiles.of(pid)
             quick = last is not None and not whole
             reading = procfs.read_quick(last, process, self._files) if quick else procfs.read(process, self._files)
@@ -149,9 +152,11 @@ class CgroupReader:
     def _find_strays(self, new: range | None, members: list[int]) -> None:
         # Those listed before, new ones with a parent of the run, and those that lost their parent.
         listed = {*self._listed, *members}
-        recent, self._recent = [*self._recent, *(new or ())], list(new or ())  # one appears a moment after its pid
-        found = {pid for pid in recent if procfs.belongs(pid, listed, self._handle.pid)}
-        found |= listed.union(self._handle.orphans() if new is not None else self._handle.pids())
+        recent = {*self._recent, *(new or ())}.difference(members)
+        told = {pid: procfs.belongs(pid, listed, self._handle.pid) for pid in recent}
+        self._recent = [pid for pid in new or () if pid in told and told[pid] is None]  # appears a moment after its pid
+        found = {pid for pid, ours in told.items() if ours}
+        found |= listed.union(self._handle.pids() if new is None else self._handle.orphans() if recent else ())
         found = {pid for pid in found.difference(members) if (f := procfs.stat_fields(pid)) and f[0] not in "ZX"}
         found = found.difference(self.group.pids()) if found else found  # born since
         self.outside |= found & self._strays  # found twice: one that is being born is in no list for a moment
