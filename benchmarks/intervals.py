@@ -3,12 +3,13 @@
     python benchmarks/intervals.py                           three seeds, 2,000 experiments a setting
     python benchmarks/intervals.py --seeds 7 8 9 --experiments 500 --json
 
-An experiment is R runs of one program; a run has a start-up (3 % of chance), a warm-up of a few batches at half the speed,
-batches whose time varies by 10 %, arrivals that hold one batch or two, and a speed of its own (1.5 % between runs). With
-drift the machine slows down by 1 % from the first run to the last; with cold starts one start-up in five takes 1.5 times
-as long. The truth is records by expected seconds, over the runs of an experiment. Prints the share of intervals that hold
-it and the median width of the interval, in per cent of the speed; exits with 1 if a share is outside 93.5 to 96.5 %. A drift that
-is larger than what runs differ by makes intervals too wide, and is reported as DRIFT: the last lines show it for 6 %.
+An experiment is R runs of one program; a run has a start-up (3 % of chance), a warm-up of a few batches at half the
+speed, batches whose time varies by 10 %, arrivals that hold one batch or two, and a speed of its own (1.5 % between
+runs). With drift the machine slows down by 1 % from the first run to the last. Runs are fed when the start-up is over;
+of method `paired` it begins when they are fed, and each has a run of fewer records beside it. The truth is records by
+expected seconds, over the runs of an experiment. Prints the share of intervals that hold it and the median width of the
+interval, in per cent of the speed; exits with 1 if a share is outside 93.5 to 96.5 %. A drift that is larger than what
+runs differ by makes intervals too wide, and is reported as DRIFT: the last lines show it for 6 %.
 """
 
 import argparse
@@ -21,34 +22,27 @@ from statistics import median
 
 import numpy as np
 
-from morocco_lib.analysis import segments, throughput
+from morocco_lib.analysis import throughput
 from morocco_lib.analysis.run_files import Run
 from morocco_lib.analysis.validity import drift_reasons
-from morocco_lib.benchmark import protocol
 
 RATE = 200.0  # records a second, of an average run
 BATCH, BATCHES = 32, 60
 INIT_S, INIT_CHANCE = 4.0, 0.03
 BETWEEN, WITHIN = 0.015, 0.10  # standard deviations of the speed between runs, and of the time of a batch
 WARM_UP_BATCHES, WARM_UP_FACTOR = 4, 2.0
-COLD_SHARE, COLD_FACTOR = 0.2, 1.5
 DRIFT, STRONG_DRIFT = 0.01, 0.06
 BOUNDS = 0.935, 0.965
 
 
-def init_s(rng: np.random.Generator, cold: bool) -> float:
-    factor = COLD_FACTOR if cold and rng.random() < COLD_SHARE else 1.0
-    return INIT_S * factor * (1 + INIT_CHANCE * rng.standard_normal())
-
-
-def run(rng: np.random.Generator, method: str, cold: bool, slower: float, batches: int = BATCHES) -> Run:
+def run(rng: np.random.Generator, method: str, slower: float, batches: int = BATCHES) -> Run:
     """Return one simulated run, `slower` times as slow as the first of its experiment."""
     rate = RATE / slower * math.exp(BETWEEN * rng.standard_normal())
     seconds = BATCH / rate * rng.gamma(1 / WITHIN**2, WITHIN**2, batches)
     if method == "stream":
         seconds[:WARM_UP_BATCHES] *= WARM_UP_FACTOR
-    ready_s = init_s(rng, cold)
-    ends = ready_s + np.cumsum(seconds)
+    start_s = INIT_S * (1 + INIT_CHANCE * rng.standard_normal())
+    ends = start_s + np.cumsum(seconds)
     if method == "stream":
         alone = rng.random(batches) < 0.9  # else it arrives with the next
         alone[-1] = True
@@ -56,50 +50,36 @@ def run(rng: np.random.Generator, method: str, cold: bool, slower: float, batche
         arrivals = list(zip(ends[alone].tolist(), counts.tolist(), strict=True))
     else:
         arrivals = [(float(ends[-1]), batches * BATCH)]
-    exit_s = float(ends[-1]) + 0.05
-    reported_s = ready_s if method != "paired" else None
-    return Run(Path(), {"phases": {"ready_s": reported_s, "exit_s": exit_s}, "batch_size": BATCH}, arrivals, [])
+    fed_s = 0.1 if method == "paired" else start_s
+    phases = {"first_write_s": fed_s, "ready_s": min(fed_s, start_s), "exit_s": float(ends[-1]) + 0.05}
+    return Run(Path(), {"phases": phases, "withheld": {"quiet_s": None}, "batch_size": BATCH}, arrivals, [])
 
 
-def experiment(
-    rng: np.random.Generator, method: str, repeats: int, drift: float, cold: bool
-) -> tuple[list, list, float]:
-    """Return (timed runs, short runs, the true speed)."""
+def experiment(rng: np.random.Generator, method: str, repeats: int, drift: float) -> tuple[list, list, float]:
+    """Return (timed runs, smaller runs, the true speed)."""
     slowed = [1 / (1 - drift * k / (repeats - 1)) for k in range(repeats)]
-    runs, short = [], []
-    for k in range(2 * repeats):  # a pair with a cold start is run again, as the protocol does
-        slower = slowed[min(k, repeats - 1)]
-        runs.append(run(rng, method, cold, slower))
-        if method != "paired":
-            if len(runs) == repeats:
-                break
-            continue
-        while len(short) < len(runs) + protocol.MORE_SHORT:
-            short.append(run(rng, method, cold, slower, batches=1))
-        if len(segments.warm_pairs([s.total_s for s in short], [r.total_s for r in runs])) >= repeats:
-            break
-    slowed += [slowed[-1]] * (len(runs) - repeats)
-    return runs, short, RATE / (sum(slowed) / len(runs) * math.exp(BETWEEN**2 / 2))
+    runs = [run(rng, method, slower) for slower in slowed]
+    sizes = rng.integers(BATCHES // 4, BATCHES // 2, repeats, endpoint=True)
+    smaller = [run(rng, method, slower, size) for slower, size in zip(slowed, sizes, strict=True)]
+    return runs, smaller, RATE / (sum(slowed) / repeats * math.exp(BETWEEN**2 / 2))
 
 
-def setting(seed: int, count: int, method: str, repeats: int, drift: float, cold: bool) -> dict[str, float]:
+def setting(seed: int, count: int, method: str, repeats: int, drift: float) -> dict[str, float]:
     """Return coverage, median width and share of DRIFT alarms of so many experiments."""
-    rng = np.random.default_rng([seed, repeats, round(drift * 1e6), cold, len(method)])
+    rng = np.random.default_rng([seed, repeats, round(drift * 1e6), len(method)])
     held, widths, alarms = 0, [], 0
     for _ in range(count):
-        runs, short, truth = experiment(rng, method, repeats, drift, cold)
-        found = throughput.read(runs, short).estimate
-        if found.get("low") is None:  # fewer than two pairs that started warm
+        runs, smaller, truth = experiment(rng, method, repeats, drift)
+        found = throughput.read(runs, smaller if method != "ready" else ()).estimate
+        if found["method"] != method:
             continue
-        assert found["method"] == method, found
         held += found["low"] <= truth <= found["high"]
         widths.append((found["high"] - found["low"]) / found["value"])
         if method == "stream":
             alarms += bool(drift_reasons([throughput.read([r]).estimate["value"] for r in runs]))
     return {
-        "coverage": held / len(widths),
+        "coverage": held / count,
         "width": median(widths),
-        "none": count - len(widths),
         "alarms": alarms / count,
     }
 
@@ -115,20 +95,20 @@ def main() -> int:
     rows, outside = [], 0
     if not args.json:
         print(f"{args.experiments} experiments a setting: share of 95 % intervals that hold the truth (median width)")
-        print(f"{'method':<8}{'runs':>5}  {'drift':<6}{'cold':<5}" + "".join(f"{f'seed {s}':>18}" for s in args.seeds))
-    for method, repeats, drift, cold in product(args.methods, args.repeats, (0.0, DRIFT), (False, True)):
-        found = [setting(seed, args.experiments, method, repeats, drift, cold) for seed in args.seeds]
-        rows.append({"method": method, "repeats": repeats, "drift": drift, "cold": cold, "seeds": found})
+        print(f"{'method':<8}{'runs':>5}  {'drift':<6}" + "".join(f"{f'seed {s}':>18}" for s in args.seeds))
+    for method, repeats, drift in product(args.methods, args.repeats, (0.0, DRIFT)):
+        found = [setting(seed, args.experiments, method, repeats, drift) for seed in args.seeds]
+        rows.append({"method": method, "repeats": repeats, "drift": drift, "seeds": found})
         outside += sum(not BOUNDS[0] <= f["coverage"] <= BOUNDS[1] for f in found)
         if not args.json:
             cells = "".join(f"{f['coverage']:>10.2%} ({f['width']:>5.1%})" for f in found)
-            print(f"{method:<8}{repeats:>5}  {drift or '':<6}{'20 %' if cold else '':<5}{cells}", flush=True)
+            print(f"{method:<8}{repeats:>5}  {drift or '':<6}{cells}", flush=True)
     if args.json:
         print(json.dumps({"schema": 1, "experiments": args.experiments, "rows": rows, "outside": outside}))
     else:
         alarms = max((f["alarms"] for row in rows for f in row["seeds"] if not row["drift"]), default=0.0)
         for repeats in args.repeats:
-            found = setting(args.seeds[0], args.experiments, "stream", repeats, STRONG_DRIFT, False)
+            found = setting(args.seeds[0], args.experiments, "stream", repeats, STRONG_DRIFT)
             print(
                 f"drift of {STRONG_DRIFT:.0%}, {repeats} runs: {found['coverage']:.2%} hold the truth, DRIFT reported in {found['alarms']:.1%}"
             )

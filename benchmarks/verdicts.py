@@ -3,14 +3,16 @@
     python benchmarks/verdicts.py                              2,000 benches of 3, 5 or 10 runs
     python benchmarks/verdicts.py --experiments 200 --seed 7 --json
 
-An experiment is what `morocco bench` leaves behind of an honest program on a quiet machine: short runs, timed runs, and
-three pairs of runs that look for kept answers, each a folder with the files and facts of the protocol, judged by
-`summary.derive`. Speed varies by 0.5 to 3 % between runs; batches vary by 5 to 30 % and one in a hundred is held up for
-some milliseconds; samples come late; other processes take up to a tenth of a core; the wall clock is slewed; in a fifth
-of the experiments the first start is cold; half have a GPU whose power is capped at times and on which a process of the
-run is seen once before it can be named. Counters are whole ticks, as the kernel's are.
+An experiment is what `morocco bench` leaves behind of an honest program on a quiet machine: short runs, timed runs,
+runs of other sizes where the protocol makes them, and three pairs of runs that look for kept answers, each a folder
+with the files and facts of the protocol, judged by `summary.derive`. Speed varies by 0.5 to 3 % between runs; batches
+vary by 5 to 30 % and one in a hundred is held up for some milliseconds; samples come late; other processes take up to a
+tenth of a core; the wall clock is slewed; in a fifth of the experiments the first start is cold; half have a GPU whose
+power is capped at times and on which a process of the run is seen once before it can be named. Counters are whole
+ticks, as the kernel's are.
 
-Prints alarms by code, of the runs and of whole experiments, and exits with 1 if more than 1 % of either are INVALID or DISTURBED.
+Prints alarms by code, of the runs and of whole experiments, and exits with 1 if more than 1 % of either are INVALID or
+DISTURBED.
 """
 
 import argparse
@@ -28,9 +30,10 @@ from pathlib import Path
 import numpy as np
 
 from morocco_lib import fileio
-from morocco_lib.analysis import segments, summary
+from morocco_lib.analysis import summary, throughput
 from morocco_lib.analysis.caching import PAIRS
-from morocco_lib.analysis.run_files import read_run
+from morocco_lib.analysis.run_files import Run, read_run
+from morocco_lib.analysis.startup import start_s
 from morocco_lib.benchmark import cache_probe, protocol
 from morocco_lib.data import workload
 from morocco_lib.monitors import clocks, gpu_sampler, periodic, system_load
@@ -40,7 +43,10 @@ from morocco_lib.tasks import get_task
 TASK = get_task("terra")
 BOUND = 0.01
 BATCHES = 40
-PROGRAMS = {"stream": 0.5, "no readiness": 0.2, "held back": 0.15, "held back, no readiness": 0.15}  # and their shares
+PROGRAMS = {  # and their shares
+    **{"stream": 0.3, "no readiness": 0.1, "held back": 0.15, "held back, no readiness": 0.15},
+    **{"lazy": 0.15, "lazy, held back, no readiness": 0.15},  # loads when it is fed
+}
 COLD_FIRST, COLD_FACTOR = 0.2, 2.0
 GPU_SHARE = 0.5
 LATE_BATCH, LATE_S = 0.01, 0.005
@@ -60,12 +66,13 @@ AS_STATED = [
 WITH_NOISE = [
     Reason.CLOCK_TROUBLE, Reason.MACHINE_SLEPT, Reason.SAMPLER_GAPS, Reason.BUSY_MACHINE, Reason.SHARED_MACHINE,
     Reason.DRIFT, Reason.CACHED_ANSWERS, Reason.GPU_THROTTLED, Reason.OTHER_GPU_PROCESS, Reason.DISPLAY_ON_GPU,
-    Reason.TWO_START_UPS, Reason.WORK_NOT_SEEN, Reason.ANSWERS_HELD_BACK,
+    Reason.TWO_START_UPS, Reason.WORK_NOT_SEEN, Reason.TIMES_DISAGREE, Reason.ANSWERS_HELD_BACK,
 ]  # fmt: skip
 NOT_SIMULATED = {
     Reason.CONTRACT_BROKEN: "the check of the contract needs a program to run",
     Reason.BATCH_FLIPS: "needs a model and two batch sizes",
     Reason.SINGLE_RUN: "says what was requested",
+    Reason.QUICK: "says what was requested",
 }
 
 
@@ -92,7 +99,11 @@ class Bench:
 
     @property
     def streams(self) -> bool:
-        return not self.program.startswith("held back")
+        return "held back" not in self.program
+
+    @property
+    def lazy(self) -> bool:
+        return self.program.startswith("lazy")
 
 
 def drawn(rng: np.random.Generator) -> Bench:
@@ -142,7 +153,16 @@ def answers(size: int) -> bytes:
     return b"".join(b'{"idx": %d, "label": "entailment"}\n' % idx for idx in range(size))
 
 
-def write_run(folder: Path, rng: np.random.Generator, made: Bench, size: int, load: str, cold: bool = False) -> Path:
+def write_run(
+    folder: Path,
+    rng: np.random.Generator,
+    made: Bench,
+    size: int,
+    load: str,
+    *,
+    fed_at_once: bool = False,
+    cold: bool = False,
+) -> Path:
     """Write runs/NN of a run of `size` records into `folder` and return it."""
     path = folder / "runs" / f"{1 + sum(1 for _ in (folder / 'runs').glob('*')):02d}"
     path.mkdir(parents=True)
@@ -150,11 +170,17 @@ def write_run(folder: Path, rng: np.random.Generator, made: Bench, size: int, lo
     seconds = made.batch / speed * rng.gamma(made.within**-2, made.within**2, -(-size // made.batch))
     seconds += (rng.random(len(seconds)) < LATE_BATCH) * rng.exponential(LATE_S, len(seconds))
     init_s = made.init_s * (COLD_FACTOR if cold else 1.0) * (1 + 0.03 * rng.standard_normal())
-    ends = init_s + np.cumsum(seconds)
+    fed_s = 0.001 if fed_at_once else (0.0 if made.lazy else init_s) + rng.uniform(0.1, 0.13)
+    begin_s = fed_s + init_s if made.lazy else max(fed_s, init_s)
+    ends = begin_s + np.cumsum(seconds)
     counts = np.minimum(made.batch, size - made.batch * np.arange(len(seconds)))
     if not made.streams:
         ends, counts = ends[-1:], np.array([size])
-    ready_s, first_s, last_s = (init_s if made.reports_ready else None), float(ends[0]), float(ends[-1])
+    ready_s, first_s, last_s = (
+        ((0.05 if made.lazy else init_s) if made.reports_ready else None),
+        float(ends[0]),
+        float(ends[-1]),
+    )
     exit_s = last_s + rng.uniform(0.02, 0.08)
     of_line = len(answers(size)) // size
     chunk_bytes = np.append(counts[:-1] * of_line, len(answers(size)) - int(counts[:-1].sum()) * of_line)
@@ -168,9 +194,10 @@ def write_run(folder: Path, rng: np.random.Generator, made: Bench, size: int, lo
     start_cpu_s = made.init_s * min(1.0, made.run_cores) * (1 + 0.03 * rng.standard_normal())
 
     def cpu_s(t_s: float) -> float:
-        return start_cpu_s * min(1.0, t_s / init_s) + made.run_cores * max(0.0, min(t_s, last_s) - init_s)
+        loaded = min(1.0, max(0.0, t_s - begin_s + init_s) / init_s)
+        return start_cpu_s * loaded + made.run_cores * max(0.0, min(t_s, last_s) - begin_s)
 
-    marks = {"first_answer": first_s, "last_answer": last_s} | ({"ready": init_s} if made.reports_ready else {})
+    marks = {"fed": fed_s, "first_answer": first_s, "last_answer": last_s} | ({"ready": ready_s} if ready_s else {})
     steady = write_samples(path / "samples.jsonl", rng, exit_s, cpu_s, marks)
     run_cpu_s = cpu_s(exit_s)
     facts = {
@@ -182,8 +209,10 @@ def write_run(folder: Path, rng: np.random.Generator, made: Bench, size: int, lo
             "code": 0, "signal": None, "oom_killed": False, "timed_out": False, "left_pids": [], "pids_refused": 0,
         },
         "phases": {
-            "start_s": 0.0, "ready_s": ready_s, "first_answer_s": first_s, "last_answer_s": last_s, "exit_s": exit_s,
+            "start_s": 0.0, "first_write_s": fed_s, "ready_s": ready_s, "first_answer_s": first_s,
+            "last_answer_s": last_s, "exit_s": exit_s,
         },
+        "withheld": None if fed_at_once else {"quiet_s": fed_s - 0.1},
         "cpu_s": run_cpu_s, "cpu_source": "cgroup v2",
         "memory": {
             "source": "cgroup v2", "cgroup_peak_bytes": 2**30, "cgroup_peak_source": "memory.peak",
@@ -191,7 +220,7 @@ def write_run(folder: Path, rng: np.random.Generator, made: Bench, size: int, lo
         },
         "sampler": {"source": "cgroup v2", **steady},
         "others": others(rng, made, exit_s, run_cpu_s),
-        "gpu": write_gpu(path / "gpu.jsonl", rng, made, init_s, exit_s) if made.gpu else Reason.NO_GPU,
+        "gpu": write_gpu(path / "gpu.jsonl", rng, made, begin_s, exit_s) if made.gpu else Reason.NO_GPU,
         "clock": clock(rng, exit_s),
     }  # fmt: skip
     fileio.write_json(path / "run.json", facts)
@@ -273,20 +302,26 @@ def write_gpu(path: Path, rng: np.random.Generator, made: Bench, init_s: float, 
 # -- one experiment ------------------------------------------------------------------------------------------------
 def experiment(rng: np.random.Generator, made: Bench, folder: Path) -> dict:
     """Write the runs of one bench, in the order of the protocol, and return what bench.json would hold."""
-    size, start_s = BATCHES * made.batch, made.init_s
-    short = [write_run(folder / "short", rng, made, made.batch, description(made.batch), cold=made.cold_first)]
-    shorts, runs = [read_run(short[0])], []
-    paired = not made.streams and not made.reports_ready
-    for _ in range(2 * made.repeats):
-        runs.append(read_run(write_run(folder, rng, made, size, description(size))))
-        while paired and len(shorts) < len(runs) + protocol.MORE_SHORT:
-            shorts.append(read_run(write_run(folder / "short", rng, made, made.batch, description(made.batch))))
-        warm = segments.warm_pairs([s.total_s for s in shorts], [run.total_s for run in runs]) if paired else runs
-        if len(warm) >= made.repeats:
-            break
-    few = made.batch * -(-cache_probe.size_for(made.per_s, made.batch, size, start_s if paired else 0.0) // made.batch)
+    size = BATCHES * made.batch
+
+    def run(stage: str, records: int, load: str = "", **fed) -> Run:
+        return read_run(write_run(folder / stage, rng, made, records, load or description(records), **fed))
+
+    run("short", made.batch, fed_at_once=True, cold=made.cold_first)
+    runs, smaller = [], []
+    for _ in range(made.repeats):
+        runs.append(run(".", size))
+        while not throughput.balanced(runs) and len(smaller) < len(runs):
+            smaller.append(run("smaller", made.batch * int(rng.integers(BATCHES // 4, BATCHES // 2, endpoint=True))))
+    speed = throughput.read(runs, smaller)
+    if smaller and speed.first_use_s:
+        run("larger", made.batch * int(rng.integers(2 * BATCHES, 4 * BATCHES, endpoint=True)))
+    if start_s(runs, speed, [read_run(folder / "short/runs/01")]).get("method") == "total":
+        for _ in range(protocol.STARTS - 1):
+            run("short", made.batch, fed_at_once=True)
+    few = made.batch * -(-cache_probe.size_for(made.per_s, made.batch, size, speed.first_use_s) // made.batch)
     for pair, kind in product(range(1, PAIRS + 1), ("unique", "repeated")):
-        write_run(folder / "cached" / kind, rng, made, min(few, size), description(min(few, size), kind, pair))
+        run(f"cached/{kind}", min(few, size), description(min(few, size), kind, pair))
     fileio.write_json(folder / summary.PROTOCOL, {"schema": 1, "cached": {"size": few}, "conformance": {"ok": True}})
     return summary.derive(folder)
 

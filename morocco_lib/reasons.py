@@ -43,7 +43,7 @@ class Reason(StrEnum):
     ANSWERS_HELD_BACK = (
         "ANSWERS_HELD_BACK",
         "most answers were computed before the first was printed; "
-        "speed is measured from readiness to the last answer",
+        "speed is measured from the first record fed to the last answer",
     )
     CACHED_ANSWERS = "CACHED_ANSWERS", "repeated texts are answered faster than new ones: the program caches answers"
     CLOCK_TROUBLE = "CLOCK_TROUBLE", "the wall clock was set during a run: its dates may be wrong, its durations come from a monotonic clock"
@@ -60,11 +60,16 @@ class Reason(StrEnum):
     LOG_TRUNCATED = "LOG_TRUNCATED", "a file of a run holds less than was written to it"
     WORK_NOT_SEEN = (
         "WORK_NOT_SEEN",
-        "compared with a short run, a run took longer than its answers explain: "
-        "work was done before readiness or the first answer",
+        "from the first record fed to the last answer a run took longer than the stream of its answers explains; "
+        "speed is measured over runs of different sizes",
     )
-    NO_PAIRS = "NO_PAIRS", "no pair of a short and a longer run that both started warm"
-    NO_TIME_LEFT = "NO_TIME_LEFT", "the runs took no longer than short ones; feed more records"
+    TIMES_DISAGREE = (
+        "TIMES_DISAGREE",
+        "runs of different sizes, or the stream of answers, give different speeds: time does not grow with the records",
+    )
+    NO_PAIRS = "NO_PAIRS", "no pair of a short and a longer run that both started warm"  # of version 0.3
+    NO_TIME_LEFT = "NO_TIME_LEFT", "the runs took no longer than ones of fewer records; feed more records"
+    QUICK = "QUICK", "measured with --quick: no check of the contract, of hidden work or of a cache, no cold starts"
     TWO_START_UPS = "TWO_START_UPS", "start-ups fall into two groups, as when some are cold; the value is the median, its interval the range"
     DRIFT = "DRIFT", "speed rose or fell by more than 5 % from the first run to the last"
     BATCH_FLIPS = "BATCH_FLIPS", "more than 0.1 % of records got another answer than at the sweep's first batch size"
@@ -92,6 +97,7 @@ MEANING = {reason: reason.meaning for reason in Reason}
 # Notes: the result stays valid.
 NOTES = {
     Reason.SINGLE_RUN,
+    Reason.QUICK,
     Reason.FLIPS,
     Reason.ANSWERS_HELD_BACK,
     Reason.WORK_NOT_SEEN,

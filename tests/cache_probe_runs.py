@@ -10,6 +10,7 @@ from morocco_lib.analysis.caching import PAIRS
 from morocco_lib.benchmark import cache_probe
 from morocco_lib.benchmark.run import RunSeries
 from morocco_lib.benchmark.target import Program, Target
+from morocco_lib.benchmark.withholding import Withholding
 from morocco_lib.data import synthetic
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.process import ProcessRunner
@@ -28,7 +29,9 @@ def probe(folder: Path, *options, size: int, pilot: bool = False) -> tuple[list[
     runs = {"pilot": [], "unique": [], "repeated": []}
 
     def run(kind: str, load) -> None:
-        with RunSeries(target, load, source, folder, batch_size=8) as series:
+        with RunSeries(
+            target, load, source, folder, batch_size=8, withheld=Withholding(10.0, ready="--ready" in options)
+        ) as series:
             runs[kind].append(series.run(folder / kind, kind))
 
     if pilot:

@@ -32,16 +32,16 @@ def at_once(records: int, seconds: float) -> list[tuple[float, int]]:
     return [(seconds, records)]
 
 
-def burst(records: int, arrivals: int, ms: float = 1.0) -> list[tuple[float, int]]:
+def burst(records: int, arrivals: int, ms: float = 1.0, rate: float = RATE) -> list[tuple[float, int]]:
     """Return the arrivals of a program that prints all answers at the end, within so many milliseconds."""
-    return [(INIT_S + records / RATE + i * ms / arrivals / 1000, records // arrivals) for i in range(arrivals)]
+    return [(INIT_S + records / rate + i * ms / arrivals / 1000, records // arrivals) for i in range(arrivals)]
 
 
 def sample(anon=0, shmem=0, file=0, kernel=0, cpu_s=0.0, **more) -> dict:
     return {"anon_bytes": anon, "shmem_bytes": shmem, "file_bytes": file, "kernel_bytes": kernel, "cpu_s": cpu_s} | more
 
 
-def facts_of(arrivals, *, ready_s=INIT_S, exit_s=None, **changed) -> dict[str, Any]:
+def facts_of(arrivals, *, ready_s=INIT_S, fed_s=INIT_S, quiet_s=None, exit_s=None, **changed) -> dict[str, Any]:
     """Return run.json of an honest run; a dict in `changed` changes keys of a fact, anything else replaces it."""
     last_s = arrivals[-1][0] if arrivals else INIT_S
     lines = sum(n for _, n in arrivals)
@@ -65,7 +65,11 @@ def facts_of(arrivals, *, ready_s=INIT_S, exit_s=None, **changed) -> dict[str, A
             "left_pids": [],
             "pids_refused": 0,
         },
-        "phases": {"ready_s": ready_s, "last_answer_s": last_s, "exit_s": exit_s or last_s + 0.05},
+        "withheld": {"most_s": 9.0, "least_s": 0.0, "ready": True, "quiet_s": quiet_s},
+        "phases": {
+            **{"first_write_s": fed_s, "ready_s": ready_s, "last_answer_s": last_s},
+            "exit_s": exit_s or last_s + 0.05,
+        },
         "memory": {
             **{"source": "cgroup v2", "cgroup_peak_bytes": 5000, "cgroup_peak_source": "memory.peak"},
             "high_water_bytes": None,

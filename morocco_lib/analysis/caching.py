@@ -11,7 +11,7 @@ from typing import Any
 
 from morocco_lib.analysis.predictions import read_answers
 from morocco_lib.analysis.run_files import Run, read_run
-from morocco_lib.analysis.segments import Segment, ready_segment, stream_segment
+from morocco_lib.analysis.segments import fed_segment
 from morocco_lib.analysis.validity import (
     answer_reasons,
     clock_reasons,
@@ -29,29 +29,22 @@ RATIO_LOW = 1.05  # of the lower end of its 98 % interval: above both, the progr
 RATIO_APART = 1.25  # of the slowest repeated run to the fastest unique one: likewise; one delayed run widens intervals
 LEAST_SAVED_S = 0.05  # a run; delays by the machine are as long, and so are runs of few records
 BUSY_SHARE = 0.25  # of all cores, used by other processes
-WORK_SHARE = 0.5  # of a run, at least, that is not start-up; with less, whole runs hardly differ even with a cache
+LEAST_S = 0.001  # of work of a run
 
 
-def judge(
-    unique_folders: Sequence[Path],
-    repeated_folders: Sequence[Path],
-    init_s: float | None = None,
-    whole: bool = False,
-) -> dict[str, Any]:
+def judge(unique_folders: Sequence[Path], repeated_folders: Sequence[Path], first_use_s: float = 0.0) -> dict[str, Any]:
     """Return how much faster repeated texts are answered than unique ones, and whether that means a cache.
 
     Args:
         unique_folders, repeated_folders: Folders of finished runs (runs/NN), one of each a pair, in the same order.
-        init_s: Start-up in seconds where it is known from elsewhere; only for method "total".
-        whole: Take method "total" whatever the arrivals show: for programs that work before their ready line.
+        first_use_s: Of the time from the first byte fed to the last answer, what is no work on records.
     Returns:
-        {"value", "low", "high": ratio of the speeds, repeated by unique, with its 95 % interval, "method", "pairs": the
-        ratio in each pair, "fires": true or false}. Method is "stream", "ready" (readiness to last answer) or "total"
-        (start to end of the program: start-up included, so a ratio above 1 is too small). Where it cannot be known
-        {"value": None, "reason": code, "fires": None}: NO_VALID_RUN if any of the runs is invalid or disturbed by more than load, BUSY_MACHINE if
-        the ratio is high, but other processes used the CPU and the program's CPU time does not confirm it,
-        NO_READINESS if whole runs differ little and the share of start-up is unknown, NO_STREAM if most is start-up, or
-        if the ratio is high and runs are so short that this is less than 50 ms.
+        {"value", "low", "high": ratio of the speeds, repeated by unique, with its 95 % interval, "method": "total" (first
+        byte fed to last answer, less the first use), "pairs": the ratio in each pair, "fires": true or false}. Where it
+        cannot be known {"value": None, "reason": code, "fires": None}: NO_VALID_RUN if any of the runs is invalid or
+        disturbed by more than load, BUSY_MACHINE if the ratio is high, but other processes used the CPU and the program's
+        CPU time does not confirm it, NO_STREAM if most of the time is no work, or if the ratio is high and runs are so
+        short that this is less than 50 ms.
     Raises:
         UsageError: fewer than three pairs, or a file of a run is missing or broken.
     Limits: finds what saves a tenth of the time and 50 ms a run; a program may recognise the probe and cache only
@@ -63,30 +56,19 @@ def judge(
     unique, repeated = ([read_run(Path(f)) for f in folders] for folders in (unique_folders, repeated_folders))
     if any(_is_invalid(run) for run in (*unique, *repeated)):
         return _unknown(Reason.NO_VALID_RUN)
-    methods = [
-        ("stream", stream_segment, stream_segment),
-        ("ready", ready_segment, ready_segment),
-        ("stream", stream_segment, _burst),
-        ("total", _whole, _whole),
-    ]
-    for name, of_unique, of_repeated in methods[-1:] if whole else methods:
-        segments = [[of_unique(run) for run in unique], [of_repeated(run) for run in repeated]]
-        if not any(isinstance(segment, Reason) for kind in segments for segment in kind):
-            method = name
-            break
-    ratio = compare(*([segment.records / segment.seconds for segment in kind] for kind in segments))
+    segments = [[fed_segment(run) for run in kind] for kind in (unique, repeated)]
+    if any(isinstance(segment, Reason) for kind in segments for segment in kind):
+        return _unknown(Reason.NO_STREAM)
+    unique_s, repeated_s = ([max(LEAST_S, s.seconds - first_use_s) for s in kind] for kind in segments)
+    ratio = compare(*([run.lines / s for run, s in zip(unique, kind, strict=True)] for kind in (unique_s, repeated_s)))
     if ratio["fires"]:
-        of_unique_s, of_repeated_s = (median(segment.seconds for segment in kind) for kind in segments)
-        if of_unique_s - of_repeated_s < LEAST_SAVED_S:
+        if median(unique_s) - median(repeated_s) < LEAST_SAVED_S:
             return _unknown(Reason.NO_STREAM)
         if _machine_explains(unique, repeated):
             return _unknown(Reason.BUSY_MACHINE)
-    if method == "total" and not ratio["fires"]:
-        if init_s is None:
-            return _unknown(Reason.NO_READINESS)
-        if init_s > (1 - WORK_SHARE) * mean(run.total_s for run in unique):
-            return _unknown(Reason.NO_STREAM)
-    return {**ratio, "method": method}
+    elif first_use_s > mean(unique_s):
+        return _unknown(Reason.NO_STREAM)
+    return {**ratio, "method": "total"}
 
 
 def compare(unique_per_s: Sequence[float], repeated_per_s: Sequence[float]) -> dict[str, Any]:
@@ -114,17 +96,6 @@ def compare(unique_per_s: Sequence[float], repeated_per_s: Sequence[float]) -> d
 
 def _unknown(reason: Reason) -> dict[str, Any]:
     return {"value": None, "reason": reason, "fires": None}
-
-
-def _burst(run: Run) -> Segment | Reason:
-    # Where unique texts give a stream and repeated ones come too fast for one, that is the finding.
-    if len(run.arrivals) < 2 or run.arrivals[-1][0] <= run.arrivals[0][0]:
-        return Reason.NO_STREAM
-    return Segment(run.lines - run.arrivals[0][1], run.arrivals[-1][0] - run.arrivals[0][0], [])
-
-
-def _whole(run: Run) -> Segment:
-    return Segment(run.lines, run.total_s, [])
 
 
 def _machine_explains(unique: Sequence[Run], repeated: Sequence[Run]) -> bool:

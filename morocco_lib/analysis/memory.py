@@ -44,8 +44,10 @@ def method_of(memory: Mapping[str, Any]) -> str:
 
 
 def cpu_of_stream(run: Run) -> tuple[float, int] | Reason:
-    """Return (CPU seconds, records) between the first and the last answer."""
+    """Return (CPU seconds, records) from the first byte fed to the last answer; in runs of old, from the first answer."""
     marks = {s["mark"]: s["cpu_s"] for s in run.samples if "mark" in s}
+    if {"fed", "last_answer"} <= marks.keys() and run.facts.get("withheld"):
+        return marks["last_answer"] - marks["fed"], run.lines
     if "first_answer" not in marks or "last_answer" not in marks or len(run.arrivals) < MIN_ARRIVALS:
         return Reason.NO_SAMPLES
     return marks["last_answer"] - marks["first_answer"], run.lines - run.arrivals[0][1]

@@ -15,6 +15,7 @@ WORKLOAD = {
     "task": str, "size": int, "seed": (int, None), "order": [int], "line_bytes": [int], "records": [dict], "gold": ([dict], None),
     "source": dict,
 }  # fmt: skip
+READY_EARLY_S = 0.1  # by so much a program may still be busy after its ready line
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,19 @@ class Run:
     @cached_property
     def lines(self) -> int:
         return sum(n for _, n in self.arrivals)
+
+    @property
+    def fed_s(self) -> float | None:
+        """When the first byte was fed."""
+        return self.facts["phases"].get("first_write_s")
+
+    @property
+    def settled_s(self) -> float | None:
+        """When the start-up was over before anything was fed: by the ready line, or as the tree became quiet; else None."""
+        ready_s, quiet_s = self.ready_s, (self.facts.get("withheld") or {}).get("quiet_s")
+        if ready_s is None or ready_s > self.fed_s:
+            return quiet_s
+        return ready_s if quiet_s is None or quiet_s < ready_s + READY_EARLY_S else quiet_s
 
     @property
     def total_s(self) -> float:

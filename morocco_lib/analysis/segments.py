@@ -1,16 +1,15 @@
-"""Runs -> segments of steady work, from when answers arrived and when runs of two sizes ended.
+"""Runs -> segments of steady work, from when they were fed and when answers arrived.
 
-Three methods, tried in this order by `throughput.read`:
-stream   from the first arrival on, less a warm-up if there is one, to the last
-ready    from readiness to the last answer, where answers came too late or too close together for a stream
-paired   the time a longer run took more than a short one, from start to end of the program
+stream   from the first arrival, or the end of a warm-up, to the last
+ready    from readiness or the first byte fed, whichever is later, to the last answer
+paired   what the time from the first byte fed to the last answer is longer in a run than in one of fewer records
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import sqrt
-from statistics import fmean, median, stdev
+from statistics import median
 
 from morocco_lib.analysis.run_files import Run
 from morocco_lib.reasons import Reason
@@ -26,8 +25,6 @@ WARM_UP_EXCESS = 1.2  # times as slow as what follows, a record and a byte: auto
 WARM_UP_SHARE = 1 / 3  # of the records; what is slow for longer is no warm-up
 WARM_UP_Z = 5.0  # standard errors between the two rates; high, as the largest of many is taken
 TWO_KINDS_SHARE, TWO_KINDS_GAP_S = 0.25, 0.1  # of the slowest of the faster group; below, start-ups differ by chance
-COLD_COST = 0.5  # of a start-up, where no short run was cold: half of the original's cold starts cost more
-DETECTABLE = 2.5  # standard deviations that a cold start must cost to be recognised in longer runs
 
 
 @dataclass(frozen=True)
@@ -40,26 +37,22 @@ class Segment:
     warm_up_s: float = 0.0
 
 
-def stream_segment(run: Run) -> Segment | Reason:
+def stream_segment(run: Run, warm_up_left_out: bool = True) -> Segment | Reason:
     """Return the run's stream of answers from the first arrival on, or why there is none."""
-    arrivals, ready_s = run.arrivals, run.ready_s
+    arrivals = run.arrivals
     if len(arrivals) < MIN_ARRIVALS:
-        return Reason.ANSWERS_HELD_BACK if _held_back(run) else Reason.NO_STREAM
+        return Reason.NO_STREAM
     (first_s, first_lines), last_s = arrivals[0], arrivals[-1][0]
     seconds, records = last_s - first_s, run.lines - first_lines
-    if ready_s is None and (seconds < MIN_STREAM_S or seconds < MIN_STREAM_SHARE * run.facts["phases"]["exit_s"]):
+    if run.ready_s is None and (seconds < MIN_STREAM_S or seconds < MIN_STREAM_SHARE * run.facts["phases"]["exit_s"]):
         return Reason.NO_STREAM
     if seconds <= 0 or records <= 0:
         return Reason.NO_STREAM
-    if ready_s is not None:
-        unexplained_s = (first_s - ready_s) - first_lines * seconds / records
-        if unexplained_s > 0.5 * seconds:
-            return Reason.ANSWERS_HELD_BACK
     if len(arrivals) > MIN_ARRIVALS and arrivals[-1][1] < median(n for _, n in arrivals[1:-1]):
         # A rest flushed at the end. Answers computed but not printed at the first arrival came later: those not printed
         # at the last but one make up for them.
         arrivals, last_s = arrivals[:-1], arrivals[-2][0]
-    begin = warm_up(arrivals, run.answered_bytes)
+    begin = warm_up(arrivals, run.answered_bytes) if warm_up_left_out else 0
     steady = arrivals[begin:]
     return Segment(
         sum(n for _, n in steady[1:]),
@@ -69,31 +62,47 @@ def stream_segment(run: Run) -> Segment | Reason:
     )
 
 
-def _held_back(run: Run) -> bool:
-    # There were batches enough for a stream, and yet half of the time from readiness on passed before anything came.
-    if run.ready_s is None or run.lines < MIN_ARRIVALS * run.facts["batch_size"]:
+def held_back(run: Run) -> bool:
+    """Tell whether half of the time from readiness on, or from the first byte fed if that is later, passed without an answer.
+
+    Where there were batches enough for a stream, and the program said when it was ready.
+    """
+    if run.ready_s is None or not run.arrivals or run.lines < MIN_ARRIVALS * run.facts["batch_size"]:
         return False
-    return run.arrivals[0][0] - run.ready_s > 0.5 * (run.arrivals[-1][0] - run.ready_s)
+    (first_s, first_lines), last_s = run.arrivals[0], run.arrivals[-1][0]
+    began_s = max(run.ready_s, run.fed_s or 0.0)
+    share = first_lines * (last_s - first_s) / max(1, run.lines - first_lines)
+    return (first_s - began_s) - share > 0.5 * (last_s - first_s)
 
 
 def ready_segment(run: Run) -> Segment | Reason:
-    """Return the time from readiness to the last answer."""
+    """Return the time from readiness, or from the first byte fed if that is later, to the last answer."""
     if run.ready_s is None or not run.arrivals:
         return Reason.NO_READINESS
-    seconds = run.arrivals[-1][0] - run.ready_s
+    seconds = run.arrivals[-1][0] - max(run.ready_s, run.fed_s or 0.0)
     return Segment(run.lines, seconds, []) if seconds > 0 else Reason.NO_STREAM
 
 
-def paired_segments(runs: Sequence[Run], short: Sequence[Run]) -> list[Segment | None]:
-    """Return the time that each run took longer than the short one of its pair; None for pairs with a cold start.
+def fed_segment(run: Run) -> Segment | Reason:
+    """Return the time from the first byte fed to the last answer: it holds all work, and what of the start-up came after."""
+    if run.fed_s is None or not run.arrivals or run.arrivals[-1][0] <= run.fed_s:
+        return Reason.NO_STREAM
+    return Segment(run.lines, run.arrivals[-1][0] - run.fed_s, [])
 
-    Limits: start-ups are taken as equal within a pair but for chance; what differs counts as work.
+
+def paired_segments(runs: Sequence[Run], smaller: Sequence[Run]) -> list[Segment | None]:
+    """Return the time that each run took longer, from the first byte fed, than the smaller one of its pair.
+
+    None for a run without one. Start-up, first use and what else does not grow by the records is in neither.
     """
-    warm = warm_pairs([s.total_s for s in short], [run.total_s for run in runs])
-    return [
-        Segment(run.lines - short[k].lines, run.total_s - short[k].total_s, []) if k in warm else None
-        for k, run in enumerate(runs)
+    pairs = [tuple(map(fed_segment, pair)) for pair in zip(runs, smaller, strict=False)]
+    found = [
+        None
+        if Reason in map(type, pair)
+        else Segment(pair[0].records - pair[1].records, pair[0].seconds - pair[1].seconds, [])
+        for pair in pairs
     ]
+    return found + [None] * (len(runs) - len(found))
 
 
 def _parts(arrivals: Arrivals) -> list[tuple[int, float]]:
@@ -156,7 +165,7 @@ def _change(seconds: Sequence[float], work: Sequence[int]) -> int:
     return place
 
 
-# -- paired sizes --------------------------------------------------------------------------------------------------
+# -- start-ups ------------------------------------------------------------------------------------------------------
 def two_kinds(seconds: Sequence[float]) -> int:
     """Return how many of the times, sorted, are in the faster of two groups; 0 if there are no two groups.
 
@@ -169,36 +178,3 @@ def two_kinds(seconds: Sequence[float]) -> int:
     within = max(ordered[place - 1] - ordered[0], ordered[-1] - ordered[place])
     least = max(TWO_KINDS_GAP_S, TWO_KINDS_SHARE * ordered[place - 1])
     return place if gap > max(least, 1.2 * within) else 0
-
-
-def warm_pairs(short_s: Sequence[float], long_s: Sequence[float]) -> list[int]:
-    """Return the places at which both runs of a pair started warm.
-
-    Short runs show what a cold start costs, else COLD_COST applies; a longer run that takes more than half of it over the
-    usual one had one. Where longer runs vary too much for that, all pairs count: cold starts then fall on both sizes alike.
-
-    Args:
-        short_s, long_s: From start to end of the program, of pairs of runs.
-    Limits: a run that was slow for another reason may be taken for a cold one; where most are cold, none is recognised.
-    """
-    if not short_s or not long_s:
-        return []
-    paired = range(min(len(short_s), len(long_s)))
-    ordered, fast = sorted(short_s), two_kinds(short_s) or len(short_s)
-    usual_s, slow = fmean(ordered[:fast]), ordered[fast:]
-    cost_s = fmean(slow) - usual_s if slow else COLD_COST * usual_s
-    warm, others = (_grown(long_s, begin, cost_s / 2) for begin in (min(long_s), median(long_s)))
-    if warm != others and min(t for t in long_s if t not in warm) - max(warm) < cost_s / 4:
-        warm = others  # no gap: the fastest are only the fast end of all
-    chance = len(warm) > 2 and stdev(warm) * DETECTABLE > cost_s
-    if chance or max(long_s) - fmean(warm) > 3 * cost_s:  # more than a cold start costs
-        return list(paired)
-    return [k for k in paired if short_s[k] <= ordered[fast - 1] and long_s[k] in warm]
-
-
-def _grown(totals_s: Sequence[float], begin_s: float, within_s: float) -> list[float]:
-    """Return the times that are at most `within_s` above their own mean, starting from one."""
-    usual_s = begin_s
-    for _ in range(20):
-        usual_s = fmean(total for total in totals_s if total <= usual_s + within_s)
-    return [total for total in totals_s if total <= usual_s + within_s]

@@ -4,7 +4,8 @@ Nothing is run here, so anyone who has the folder can repeat it at any time.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,23 @@ from morocco_lib.analysis.predictions import Answers, differing, read_answers
 from morocco_lib.analysis.run_files import Run, read_run, run_folders
 from morocco_lib.analysis.startup import start_s
 from morocco_lib.analysis.throughput import Throughput
-from morocco_lib.analysis.validity import drift_reasons, ended_well, exit_reasons, run_reasons, stream_reasons
+from morocco_lib.analysis.validity import (
+    disturbances,
+    drift_reasons,
+    ended_well,
+    exit_reasons,
+    failure_reasons,
+    run_reasons,
+    stream_reasons,
+)
 from morocco_lib.errors import InvalidResult, UsageError
-from morocco_lib.reasons import INVALID, VALID, Reason, verdict
+from morocco_lib.reasons import DISTURBANCES, INVALID, VALID, Reason, verdict
 from morocco_lib.tasks.base import task_value
 
 BENCH, SCORE, PREDICTIONS, PROTOCOL = "bench.json", "score.json", "preds.jsonl", "protocol.json"
 REPORTED = ("precision", "backend", "device")  # by the ready line
 LEAST_REPEATS = 3  # where their number is not given
+STAGES = ("short", "cold", "withheld", "pilot", "smaller", "larger", "cached/unique", "cached/repeated", "ones")
 DISTURBERS = 3  # processes that are named
 FLIP_SHARE = 0.001  # of repeated predictions; above it the result carries FLIPS
 
@@ -63,10 +73,12 @@ class _Timed:
         return verdict(self.reasons)
 
 
-def _timed(folder: Path) -> _Timed:
+def _timed(folder: Path, smaller: Run | None = None) -> _Timed:
+    """Return a timed run; what disturbed the smaller one of its pair counts against it."""
     run = read_run(folder)
     answers = read_answers(run)
-    return _Timed(run, answers, run_reasons(run, answers.checked.counts))
+    beside = disturbances(smaller) if smaller else []
+    return _Timed(run, answers, list(dict.fromkeys([*run_reasons(run, answers.checked.counts), *beside])))
 
 
 def derive(folder: Path) -> dict[str, Any]:
@@ -76,19 +88,23 @@ def derive(folder: Path) -> dict[str, Any]:
         UsageError: a file of a run is missing or broken.
     """
     folder = Path(folder)
-    timed = [_timed(f) for f in run_folders(folder)]
-    short, cold = ([read_run(f) for f in sorted((folder / n / "runs").glob("[0-9]*"))] for n in ("short", "cold"))
+    stages = {stage: [read_run(f) for f in sorted(folder.glob(f"{stage}/runs/[0-9]*"))] for stage in STAGES}
+    timed = [
+        _timed(f, small) for f, small in zip(run_folders(folder), chain(stages["smaller"], repeat(None)), strict=False)
+    ]
     protocol = fileio.read_json(folder / PROTOCOL) if (folder / PROTOCOL).exists() else {}
     first = timed[0]
     facts, workload = first.run.facts, first.run.workload
     used = _used(timed, protocol)
-    if len(short) >= len(timed):  # they are pairs, and one whose longer run is not used is none
-        short = [s for t, s in zip(timed, short, strict=False) if t in used]
+    smaller = [s for t, s in zip(timed, stages["smaller"], strict=False) if t in used]  # they are pairs
     runs = [t.run for t in used]
-    speed = throughput.read(runs, short)
-    estimates, notes = _estimates(runs, speed)
-    cached = _cached(folder, protocol, estimates)
+    larger = [run for run in stages["larger"] if not disturbances(run)]
+    speed = throughput.read(runs, smaller, larger)
+    estimates, notes = _estimates(runs, speed, stages["short"])
+    cached = _cached(folder, protocol, speed.first_use_s)
     batch_flips, flips = _between_batches(folder, protocol, first.answers), _flips([t.answers for t in timed])
+    if stages["larger"] and not larger:
+        notes += disturbances(stages["larger"][-1])
     notes += drift_reasons([per_s for per_s in speed.per_run if per_s])
     further = {
         Reason.CACHED_ANSWERS: cached["fires"],
@@ -96,10 +112,14 @@ def derive(folder: Path) -> dict[str, Any]:
         Reason.BATCH_FLIPS: batch_flips and batch_flips["value"] > FLIP_SHARE * batch_flips["compared"],
         Reason.FLIPS: flips["value"] > FLIP_SHARE * flips["compared"],
         Reason.SINGLE_RUN: len(used or timed) == 1,
+        Reason.QUICK: protocol.get("asked", {}).get("quick", False),
     }
     notes += [reason for reason, holds in further.items() if holds]
     judged = [t for t in timed if t in used or t.verdict == INVALID]
-    reasons = list(dict.fromkeys([*(reason for t in judged for reason in t.reasons), *notes]))
+    failed = [reason for runs in stages.values() for run in runs for reason in failure_reasons(run.facts)]
+    reasons = list(dict.fromkeys([*(reason for t in judged for reason in t.reasons), *failed, *notes]))
+    if DISTURBANCES & set(reasons):  # then times say nothing about the program
+        reasons = [reason for reason in reasons if reason is not Reason.TIMES_DISAGREE]
     result = verdict(reasons)
     return {
         "schema": 1,
@@ -120,7 +140,8 @@ def derive(folder: Path) -> dict[str, Any]:
         "data": workload["source"],
         "input": {name: workload[name] for name in ("size", "distinct", "bytes", "line_bytes_histogram")},
         **estimates,
-        "cold_init_s": _cold(cold, protocol, estimates["speed_per_s"]),
+        **({"paired_per_s": asdict(speed.paired)} if speed.paired else {}),
+        "cold_init_s": _cold(stages["cold"], protocol, speed),
         **gpu.summarise_gpu(facts["gpu"], runs),
         "score": score(first.answers) if result != INVALID else {"value": None, "reason": Reason.NO_VALID_RUN},
         "flips": flips,
@@ -128,7 +149,7 @@ def derive(folder: Path) -> dict[str, Any]:
         "kept_answers": cached,
         "protocol": {name: value for name, value in protocol.items() if name != "schema"},
         "runs": [f"runs/{t.run.folder.name}" for t in timed],
-        "per_run": _rows(timed, used, speed, short),
+        "per_run": _rows(timed, used, speed),
     }
 
 
@@ -199,9 +220,7 @@ def _flips(runs: Sequence[Answers]) -> dict[str, int]:
     }
 
 
-def _rows(
-    timed: Sequence[_Timed], used: Sequence[_Timed], speed: Throughput, short: Sequence[Run]
-) -> list[dict[str, Any]]:
+def _rows(timed: Sequence[_Timed], used: Sequence[_Timed], speed: Throughput) -> list[dict[str, Any]]:
     of_used, rows = iter(speed.rows), []
     for t in timed:
         counts = t.answers.checked.counts
@@ -213,14 +232,16 @@ def _rows(
                 "exit": {name: t.run.facts["exit"][name] for name in ("code", "signal")},
                 "problems": dict(counts),
                 "examples": [str(problem) for problem in t.answers.checked.problems[:3]],
-                **(next(of_used) if t in used else throughput.read([t.run], short[:1]).rows[0]),
+                **(next(of_used) if t in used else throughput.read([t.run]).rows[0]),
                 "score": None if counts else score(t.answers)["value"],
             }
         )
     return rows
 
 
-def _estimates(runs: Sequence[Run], speed: Throughput) -> tuple[dict[str, Any], list[Reason]]:
+def _estimates(
+    runs: Sequence[Run], speed: Throughput, short: Sequence[Run] = ()
+) -> tuple[dict[str, Any], list[Reason]]:
     """Return (the estimates of bench.json, notes) of valid runs."""
     if not runs:
         null = {"value": None, "reason": Reason.NO_VALID_RUN}
@@ -228,7 +249,7 @@ def _estimates(runs: Sequence[Run], speed: Throughput) -> tuple[dict[str, Any], 
         return {name: dict(null) for name in names}, []
     speed_per_s, notes = speed.estimate, list(speed.notes)
     peaks = [run.facts["memory"]["cgroup_peak_bytes"] for run in runs]
-    init_s = start_s(runs, speed_per_s)
+    init_s = start_s(runs, speed, short)
     if init_s.get("method") == "median":
         notes.append(Reason.TWO_START_UPS)
     return {
@@ -261,20 +282,19 @@ def _between_batches(folder: Path, protocol: dict[str, Any], answers: Answers) -
     return {"against_batch_size": other.facts["batch_size"], "value": count, "compared": compared}
 
 
-def _cold(cold: Sequence[Run], protocol: dict[str, Any], speed_per_s: dict[str, Any]) -> dict[str, Any]:
+def _cold(cold: Sequence[Run], protocol: dict[str, Any], speed: Throughput) -> dict[str, Any]:
     if not cold:
         return {"value": None, "reason": protocol.get("cold") or Reason.NOT_ASKED}
     if not all(map(ended_well, cold)):
         return {"value": None, "reason": Reason.NO_VALID_RUN}
-    return start_s(cold, speed_per_s)
+    return start_s(cold, speed, cold)
 
 
-def _cached(folder: Path, protocol: dict[str, Any], estimates: dict[str, Any]) -> dict[str, Any]:
+def _cached(folder: Path, protocol: dict[str, Any], first_use_s: float) -> dict[str, Any]:
     unique, repeated = (sorted((folder / "cached" / kind / "runs").glob("[0-9]*")) for kind in ("unique", "repeated"))
     if "cached" not in protocol or not unique:
         return {"value": None, "reason": Reason.NOT_ASKED, "fires": None}
-    whole = estimates["speed_per_s"].get("method") == "paired"  # neither stream nor readiness can be believed then
-    return caching.judge(unique, repeated, estimates["init_s"]["value"], whole)
+    return caching.judge(unique, repeated, first_use_s)
 
 
 def derive_eval(folder: Path) -> tuple[str, dict[str, Any]]:

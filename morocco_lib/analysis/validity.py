@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from morocco_lib.analysis.run_files import Run
-from morocco_lib.reasons import DISTURBED, Reason, verdict
+from morocco_lib.reasons import DISTURBANCES, DISTURBED, INVALID, VALID, Reason, verdict
 
 THROTTLED_SHARE = 0.01  # of the samples of a GPU; above it the run is invalid
 LONGEST_GAP_S = 1.0  # between two samples; above it the run is invalid
@@ -75,16 +75,21 @@ def proof_reasons(facts: dict) -> list[Reason]:
     return [] if kept else [Reason.UNPROVEN]
 
 
+def failure_reasons(facts: dict) -> list[Reason]:
+    """Return the reasons, without notes, that make a run of any stage invalid; `facts` is run.json."""
+    return [r for r in exit_reasons(facts["exit"]) + stream_reasons(facts) if verdict([r]) == INVALID]
+
+
 def ended_well(run: Run) -> bool:
     """Tell whether nothing but notes comes of how a run ended."""
-    return verdict(exit_reasons(run.facts["exit"])) == "VALID"
+    return verdict(exit_reasons(run.facts["exit"])) == VALID
 
 
 def stream_reasons(facts: dict) -> list[Reason]:
     """Return reasons from what was fed and printed; `facts` is run.json."""
     if facts["stdout_cut"]:
         return [Reason.STDOUT_FLOODED]
-    says_enough = verdict(exit_reasons(facts["exit"])) == "INVALID"
+    says_enough = verdict(exit_reasons(facts["exit"])) == INVALID
     return [] if facts["all_fed"] or says_enough else [Reason.INPUT_NOT_READ]
 
 
@@ -115,9 +120,10 @@ def worker_reasons(facts: dict) -> list[Reason]:
     return [Reason.WORKER_KILLED] if crashed else []
 
 
-def disturbed(run: Run) -> bool:
-    """Tell whether the machine disturbed a run, whatever its predictions are worth."""
-    return verdict(run_reasons(run, {})) == DISTURBED
+def disturbances(run: Run) -> list[Reason]:
+    """Return how the machine disturbed a run, whatever its predictions are worth; nothing of a run that is invalid."""
+    reasons = run_reasons(run, {})
+    return [r for r in reasons if r in DISTURBANCES] if verdict(reasons) == DISTURBED else []
 
 
 def machine_reasons(others: dict | str) -> list[Reason]:

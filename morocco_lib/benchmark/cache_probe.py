@@ -84,15 +84,15 @@ def _nonces(seed: int, pair: int, count: int) -> list[str]:
     return [" ".join(LETTERS[number // base**k % base] for k in range(NONCE_LETTERS)) for number in numbers]
 
 
-def size_for(per_s: float | None, batch_size: int, most: int, init_s: float = 0.0) -> int:
+def size_for(per_s: float | None, batch_size: int, most: int, first_use_s: float = 0.0) -> int:
     """Return how many records to feed in one run: a second's work, at least ten batches, never more than `most`.
 
     Args:
         per_s: Speed measured before, records a second; None if unknown: then `most`.
         most: Input size of the timed runs.
-        init_s: Start-up in seconds where only whole runs give a speed: then the work takes twice as long.
+        first_use_s: Of the time since feeding, what is no work on records: the work takes twice as long at least.
     Limits: a program that caches takes longer than a second on unique texts, as it is slower than it looked.
     """
     if per_s is None:
         return most
-    return min(most, max(math.ceil(per_s * max(WORK_S, 2 * init_s)), BATCHES * batch_size))
+    return min(most, max(math.ceil(per_s * max(WORK_S, 2 * first_use_s)), BATCHES * batch_size))

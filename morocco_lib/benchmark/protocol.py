@@ -2,11 +2,14 @@
 
     contract      the program is checked against it with a few records       conformance in protocol.json
     idle          load of the machine by other processes                     idle in protocol.json
-    cold          three starts on a few records, file caches dropped before  cold/runs/NN
-    short         one batch: the cost of a start, and hidden work            short/runs/NN
+    short         one batch, fed at once: what start-up and first use cost   short/runs/NN
+    cold          the same three times, file caches dropped before           cold/runs/NN
+    withheld      one batch, fed when the program is ready and quiet, or     withheld/runs/NN
+                  where that changes more, later; so are all that follow
     pilot         more records each time, until a speed can be computed      pilot/runs/NN
-    timed         the repeats; with a short run beside each where answers    runs/NN
-                  give no speed
+    timed         the repeats; where the stream of answers does not explain  runs/NN
+                  all time since feeding, each beside one of fewer records   smaller/runs/NN
+                  and at last one of more                                    larger/runs/NN
     ones          runs of one record, only for logs in the original's format   ones/runs/NN
     cached        unique texts against a few repeated ones, in turn          cached/unique/runs/NN, cached/repeated/runs/NN
 
@@ -23,11 +26,12 @@
     result["speed_per_s"]  # value, low, high: records a second
 """
 
+import math
 import os
+import secrets
 import time
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +39,14 @@ from morocco_lib import fileio, formatting
 from morocco_lib.analysis import throughput
 from morocco_lib.analysis.caching import PAIRS
 from morocco_lib.analysis.run_files import Run, read_run, run_folders
-from morocco_lib.analysis.segments import warm_pairs
+from morocco_lib.analysis.segments import fed_segment
 from morocco_lib.analysis.startup import start_s
 from morocco_lib.analysis.summary import BENCH, LEAST_REPEATS, PROTOCOL, derive
-from morocco_lib.analysis.validity import disturbed, ended_well, load_reasons
+from morocco_lib.analysis.validity import disturbances, ended_well, load_reasons
 from morocco_lib.benchmark import cache_probe, conformance
 from morocco_lib.benchmark.run import RunSeries
 from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target
+from morocco_lib.benchmark.withholding import Withholding
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.monitors import system_load
@@ -52,7 +57,12 @@ SINGLE_RECORD = "ones"
 IDLE_S = 0.5
 QUIET_S, MOST_WAIT_S = 0.3, 60.0  # a look at the machine before a timed run; how long to wait for a quiet one
 COLD_RUNS = 3
-MORE_SHORT = 2  # than longer ones: three starts may all be cold, five hardly
+STARTS = 3  # fed at once, where neither a ready line nor quiet shows when the start-up is over
+QUICK_MOST_S = 60.0  # until a program is fed that is never quiet, where nothing is known of it
+REST_SHARE, REST_S = 0.25, 0.1  # of a start with one batch, and seconds: more after feeding may be start-up
+LATER = 1.6  # times such a start: by then even one slowed by cold files is over
+LARGER_TRIES = 3  # where the machine is busy
+SMALLER, LARGER = (0.25, 0.5), (2.0, 4.0)  # of the input size; drawn anew for each run
 MOST_REPEATS = 100  # if a precision is never reached
 PILOT_BATCHES, PILOT_GROWTH = 8, 8
 PILOT_WORK_S = 0.3  # a speed computed from less is a guess
@@ -131,31 +141,48 @@ class _Protocol:
         if baseline:
             self.facts["against"] = os.path.relpath(baseline, folder)
         self.short: list[Run] = []
-        self.open = ExitStack()
+        self.smaller: list[Run] = []
+        self.withheld = Withholding(QUICK_MOST_S)
+        self.rest: tuple[int, float] = (
+            0,
+            0.0,
+        )  # records of a small run, and seconds from its first byte to its last answer
 
     def run(self) -> None:
         began = time.monotonic()
-        with self.open:
-            if not self.quick:
-                self._contract()
-                self.facts["idle"] = self._idle()
-                self._short_run()
-                if ended_well(self.short[0]):
-                    self._cold()
-            size = self._size()
-            self.hooks.barrier()
-            runs = self._timed(size)
-            if not self.quick:
-                self._cached(runs, size)
-            if self.settings.single_record:
-                self._single_record_runs()
+        if not self.quick:
+            self._contract()
+            self.facts["idle"] = self._idle()
+            self._short_run()
+            if ended_well(self.short[0]):
+                self._cold()
+                self._withhold()
+        size = self._size()
+        self.hooks.barrier()
+        runs = self._timed(size)
+        if not self.quick and all(map(ended_well, (*self.short, *self.smaller, *runs))):
+            self._after(runs, size)
+        if self.settings.single_record:
+            self._single_record_runs()
         self.facts["took_s"] = time.monotonic() - began
         fileio.write_json(self.folder / PROTOCOL, self.facts)
 
-    def _series(self, load: workload.Workload, batch_size: int | None = None, *, watched: bool = False) -> RunSeries:
+    def _series(
+        self,
+        load: workload.Workload,
+        batch_size: int | None = None,
+        *,
+        watched: bool = False,
+        withheld: Withholding | None = None,
+    ) -> RunSeries:
         hooks = self.hooks if watched else Hooks(turn=self.hooks.turn)
-        batch_size = batch_size or self.settings.batch_size
-        return RunSeries(self.target, load, self.source, self.folder, batch_size=batch_size, hooks=hooks)
+        settings = {"batch_size": batch_size or self.settings.batch_size, "withheld": withheld, "hooks": hooks}
+        return RunSeries(self.target, load, self.source, self.folder, **settings)
+
+    def _one(self, size: int, stage: str, withheld: Withholding | None = None) -> Run:
+        """Make and return one run of a stage."""
+        with self._series(self._few(size), withheld=withheld) as series:
+            return read_run(series.run(self.folder / stage, stage))
 
     def _few(self, size: int) -> workload.Workload:
         return workload.build(self.task, self.records, size, self.settings.seed)
@@ -192,12 +219,24 @@ class _Protocol:
         size = self.settings.input_size
         return self.settings.batch_size if size is None or size >= 2 * self.settings.batch_size else 1
 
-    @cached_property
-    def _shorts(self) -> RunSeries:
-        return self.open.enter_context(self._series(self._few(self._short_size)))
-
     def _short_run(self) -> None:
-        self.short.append(read_run(self._shorts.run(self.folder / "short", "short")))
+        self.short.append(self._one(self._short_size, "short"))
+
+    def _withhold(self) -> None:
+        """Find out when to feed: the later the less of the start-up is in what follows, until nothing changes."""
+        start = self.short[0]
+        whole_s = start.arrivals[-1][0] if start.arrivals else start.total_s
+        self.withheld = Withholding(2 * whole_s + 1.0, ready=start.ready_s is not None)
+        probe = self._one(self._short_size, "withheld", self.withheld)
+        if probe.ready_s is None or probe.ready_s > probe.fed_s:  # printed only when it has read
+            self.withheld = replace(self.withheld, ready=False)
+        rest_s = _since_fed(probe)
+        if rest_s > max(REST_S, REST_SHARE * whole_s):
+            later = replace(self.withheld, least_s=LATER * whole_s + REST_S, most_s=(1 + LATER) * whole_s + 1.0)
+            later_s = _since_fed(self._one(self._short_size, "withheld", later))
+            if later_s < rest_s - max(REST_S, REST_SHARE * rest_s):
+                self.withheld, rest_s = later, later_s
+        self.rest = self._short_size, rest_s
 
     def _size(self) -> int:
         """Return the input size, calibrated if it was not given; report how long the timed runs will take."""
@@ -205,8 +244,7 @@ class _Protocol:
         per_s = run = None
         wanted = self.settings.input_size is None or not self.quick
         while wanted and size < most:
-            with self._series(self._few(size)) as series:
-                run = read_run(series.run(self.folder / "pilot", "pilot"))
+            run = self._one(size, "pilot", self.withheld)
             if not ended_well(run):
                 break
             per_s = self._roughly(run)
@@ -219,12 +257,11 @@ class _Protocol:
         return chosen
 
     def _roughly(self, run: Run) -> float | None:
-        per_s = throughput.read([run], self.short).estimate["value"]
-        if per_s is not None:
+        if (throughput.balanced([run]) or self.quick) and (per_s := throughput.read([run]).estimate["value"]):
             return per_s
-        start_s = self.short[0].total_s if self.short else 0.0
-        more_s = run.total_s - start_s
-        return run.lines / more_s if more_s > max(PILOT_WORK_S, throughput.START_JITTER * start_s) else None
+        records, rest_s = self.rest
+        more_s = _since_fed(run) - rest_s
+        return (run.lines - records) / more_s if more_s > max(PILOT_WORK_S, REST_SHARE * rest_s) else None
 
     def _predict(self, size: int, per_s: float, run: Run) -> None:
         start_s = max(0.0, run.total_s - run.lines / per_s)
@@ -241,8 +278,8 @@ class _Protocol:
     def _timed(self, size: int) -> list[Run]:
         """Make and return the timed runs."""
         runs: list[Run] = []
-        pairs, took_s = False, 0.0
-        with self._series(self._few(size), watched=True) as series:
+        took_s = 0.0
+        with self._series(self._few(size), watched=True, withheld=self.withheld) as series:
             while True:
                 self.hooks.expect(size * max(self.settings.repeats or LEAST_REPEATS, len(runs) + 1))
                 with self.hooks.turn():  # one for both runs of a pair; waiting for it does not count as time spent
@@ -254,15 +291,20 @@ class _Protocol:
                         self.hooks.progress(
                             f"{self._run_name(len(runs))}: {run.lines} answers, {run.facts['phases']['exit_s']:.2f} s"
                         )
-                    if len(runs) == 1 and not self.quick and ended_well(run):
-                        pairs = throughput.read(runs, self.short).method in (None, "paired")
-                    while pairs and len(self.short) < len(runs) + MORE_SHORT:
-                        self._short_run()
+                    if not self.quick and size > 1 and all(map(ended_well, runs)) and not throughput.balanced(runs):
+                        while len(self.smaller) < len(runs):
+                            self.smaller.append(self._one(self._drawn(size, SMALLER), "smaller", self.withheld))
                     took_s += time.monotonic() - began
-                if stopped := self._enough(runs, pairs, took_s):
+                if stopped := self._enough(runs, took_s):
                     self.facts["stopped_by"] = stopped
                     break
         return runs
+
+    def _drawn(self, size: int, shares: tuple[float, float]) -> int:
+        """Return a size that nobody can know before: whole batches, where there are several."""
+        batch = self.settings.batch_size if size >= 4 * self.settings.batch_size else 1
+        low, high = (math.ceil(size * share / batch) for share in shares)
+        return batch * secrets.choice(range(low, high + 1))
 
     def _wait_for_quiet(self) -> None:
         """Wait a minute at most until other processes leave the machine alone; where that was in vain, not again."""
@@ -281,17 +323,14 @@ class _Protocol:
     def _run_name(self, number: int) -> str:
         repeats = self.settings.repeats
         if repeats and number > repeats:
-            return f"run {number} (beyond the {repeats} requested: one that was disturbed or started cold is repeated)"
+            return f"run {number} (beyond the {repeats} requested: one that was disturbed is repeated)"
         return f"run {number} of {repeats}" if repeats else f"run {number}"
 
-    def _enough(self, runs: list[Run], pairs: bool, took_s: float) -> str | None:
+    def _enough(self, runs: list[Run], took_s: float) -> str | None:
         settings = self.settings
-        # A disturbed run, or a pair with a cold start, does not count and is repeated, up to twice the repeats.
-        counted = set(range(len(runs)))
-        if not self.quick:
-            counted -= {k for k, run in enumerate(runs) if disturbed(run)}
-        if pairs:
-            counted &= set(warm_pairs([s.total_s for s in self.short], [run.total_s for run in runs]))
+        # A disturbed run does not count and is repeated, up to twice the repeats.
+        pairs = zip_longest(runs, self.smaller)
+        counted = [k for k, pair in enumerate(pairs) if self.quick or not any(map(disturbances, filter(None, pair)))]
         late = took_s * (len(runs) + 1) / len(runs) > settings.max_minutes * 60
         if settings.repeats:
             if len(counted) >= settings.repeats or len(runs) >= 2 * settings.repeats:
@@ -300,8 +339,8 @@ class _Protocol:
         if not all(map(ended_well, runs)):
             return "invalid runs" if len(runs) >= LEAST_REPEATS else None
         if len(counted) >= LEAST_REPEATS:
-            chosen = sorted(counted) if not pairs else range(len(runs))
-            speed = throughput.read([runs[k] for k in chosen], self.short).estimate
+            smaller = [self.smaller[k] for k in counted] if self.smaller else ()
+            speed = throughput.read([runs[k] for k in counted], smaller).estimate
             if speed["value"] is None:
                 return "no speed"
             if speed["high"] - speed["low"] < settings.precision * speed["value"]:
@@ -311,25 +350,40 @@ class _Protocol:
         return "most repeats" if len(runs) >= MOST_REPEATS else None
 
     # -- after them ------------------------------------------------------------------------------------------------
-    def _cached(self, runs: list[Run], size: int) -> None:
-        if not all(map(ended_well, (*self.short, *runs))):
-            return
-        speed_per_s = throughput.read(runs, self.short).estimate
-        init_s = start_s(runs, speed_per_s)["value"] or 0.0
-        size = cache_probe.size_for(speed_per_s["value"], self.settings.batch_size, size, init_s)
+    def _after(self, runs: list[Run], size: int) -> None:
+        """Make the runs that show what else the speed must explain: more records, starts, and texts that repeat."""
+        speed = throughput.read(runs, self.smaller)
+        per_s = speed.estimate["value"]
+        if self.smaller and speed.first_use_s:
+            more = self._drawn(size, LARGER)
+            if per_s is not None and speed.first_use_s + more / per_s < self.settings.max_minutes * 60:
+                for _ in range(LARGER_TRIES):
+                    with self.hooks.turn():
+                        self._wait_for_quiet()
+                        if not disturbances(self._one(more, "larger", self.withheld)):
+                            break
+        if start_s(runs, speed, self.short).get("method") == "total":
+            while len(self.short) < STARTS:
+                self._short_run()
+        size = cache_probe.size_for(per_s, self.settings.batch_size, size, speed.first_use_s)
         seed = int.from_bytes(os.urandom(6))  # new each time: a cache may outlive a measurement
         self.facts["cached"] = {"size": size, "seed": seed}
         for pair in range(1, PAIRS + 1):
             with self.hooks.turn():  # both of a pair in one
                 for kind, load in cache_probe.workloads(self.task, self.records, size, seed, pair).items():
-                    with self._series(load) as series:
+                    with self._series(load, withheld=self.withheld) as series:
                         series.run(self.folder / "cached" / kind, kind)
 
     def _single_record_runs(self) -> None:
         load = self._few(1)
-        with self._series(load, batch_size=1) as series:
+        with self._series(load, batch_size=1, withheld=self.withheld) as series:
             for _ in run_folders(self.folder):
                 series.run(self.folder / SINGLE_RECORD, "one record")
+
+
+def _since_fed(run: Run) -> float:
+    segment = fed_segment(run)
+    return 0.0 if isinstance(segment, Reason) else segment.seconds
 
 
 def drop_caches() -> None:

@@ -11,11 +11,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from threading import Event
+from typing import Any
 
 from morocco_lib import data, fileio
 from morocco_lib.artifacts import steps
 from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target
+from morocco_lib.benchmark.withholding import Withholding
 from morocco_lib.data.workload import Workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import clocks, system_load
@@ -42,6 +44,7 @@ class RunSeries:
         source: The file the records came from; named in workload.json with its digest.
         folder: Where the stream is stored while it is fed: in an unnamed file, written before any clock starts.
         batch_size: Records answered together.
+        withheld: When the program is fed; None: at once.
         hooks: `watch` and `turn` are called.
     Raises:
         UsageError: no such program, batch size below 1.
@@ -49,12 +52,20 @@ class RunSeries:
     """
 
     def __init__(
-        self, target: Target, load: Workload, source: Path, folder: Path, *, batch_size: int, hooks: Hooks = NO_HOOKS
+        self,
+        target: Target,
+        load: Workload,
+        source: Path,
+        folder: Path,
+        *,
+        batch_size: int,
+        withheld: Withholding | None = None,
+        hooks: Hooks = NO_HOOKS,
     ):
         if batch_size < 1:
             raise UsageError(f"batch size {batch_size}", rule="it is at least 1")
         self.target, self.load, self.folder = target, load, folder
-        self.batch_size, self.hooks = batch_size, hooks
+        self.batch_size, self.withheld, self.hooks = batch_size, withheld, hooks
         with self._writing():
             self._stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             described = data.describe(source, load.task, load.records)
@@ -85,15 +96,86 @@ class RunSeries:
             unfinished.mkdir(parents=True)
             fileio.write_json(unfinished / "workload.json", self._description)
             with self.hooks.turn():
-                facts = _run_once(
-                    self.target, self._stream, len(self.load), unfinished, self.batch_size, self.hooks.watch
-                )
+                facts = self._run_once(unfinished)
             names = {"task": self.load.task.name, "model": self.target.program.model}
             fileio.write_json(
                 unfinished / "run.json", {"schema": 1, "purpose": purpose, "run": number, **names, **facts}
             )
             unfinished.rename(run_folder)
         return run_folder
+
+    def _run_once(self, folder: Path) -> dict[str, Any]:
+        """Run the program once and return the facts of `run.json`; the streams are written as they come."""
+        program, runner, limits = self.target.program, self.target.runner, self.target.limits
+        argv, expected = program.with_batch(self.batch_size), len(self.load)
+        self._stream.seek(0)
+        blocks = iter(partial(self._stream.read, BLOCK_BYTES), b"")
+        quiet_s = None
+        with (
+            _Recorder(folder, expected, self.hooks.watch) as recorder,
+            open_samples(folder / "samples.jsonl") as samples,
+            GpuSampler(folder / "gpu.jsonl") as gpus,
+        ):
+            started, offsets, before = steps.now(), clocks.read(), system_load.read()
+            handle = runner.start(argv, limits)  # after the files: one that cannot be opened must not leave it running
+            origin_ns = handle.started_ns
+            reader = reader_for(handle)
+            processes = Processes(reader.pids, origin_ns)
+            sampler = Sampler(reader, samples, origin_ns, processes=processes)
+            sampler.start()
+            gpus.watch(handle.pids, origin_ns)
+            recorder.attach(handle, sampler)
+
+            def withhold(ended: Event) -> None:
+                nonlocal quiet_s
+                if self.withheld:
+                    quiet_s = self.withheld.wait(origin_ns, lambda: recorder.ready, lambda: sampler.latest, ended)
+                sampler.mark("fed")
+
+            hears = recorder.on_stdout, recorder.on_stderr, recorder.on_event
+            try:
+                talk = converse(handle, blocks, limits, *hears, withhold)
+            finally:
+                sampling, gpu, after = sampler.stop(), gpus.stop(), system_load.read()
+            recorder.finish(talk.last_answer_ns)
+        end = talk.exit
+        return {
+            "argv": argv,
+            "runner": runner.name,
+            "proven": _proven(runner.name, reader, end),
+            "image_digest": program.image_digest,
+            "settings": speed_settings(runner.environment),
+            "batch_size": self.batch_size,
+            "limits": asdict(runner.bounded(limits)),
+            "withheld": asdict(self.withheld) | {"quiet_s": quiet_s} if self.withheld else None,
+            "records_fed": expected,
+            "bytes_fed": talk.feed.bytes_written,
+            "all_fed": talk.feed.complete,
+            "lines": recorder.lines,
+            "stdout_bytes": recorder.stdout_bytes,
+            "stdout_cut": recorder.stdout_cut,
+            "stderr_bytes": recorder.stderr_bytes,
+            **_ending(talk, origin_ns),
+            "cpu_s": end.cpu_s,
+            "cpu_source": end.cpu_source,
+            "memory": {
+                "source": sampling["source"],
+                "cgroup_peak_bytes": end.peak_bytes,
+                "cgroup_peak_source": end.peak_source,
+                "high_water_bytes": sampling["high_water_bytes"],
+                "counted": list(reader.counted),
+                "outside_pids": sorted({*reader.outside, *end.outside_pids}),
+            },
+            **sampler.used(),
+            "ended_processes": processes.ended(),
+            "sampler": sampling,
+            "others": system_load.others(before, after, end.cpu_s, processes.pids, engine=runner.name == "docker"),
+            "gpu": gpu,
+            "clock": clocks.compare(offsets, clocks.read(), (end.ended_ns - origin_ns) / 1e9),
+            "started": started,
+            "load_average_1min": os.getloadavg()[0],
+            "host": host_facts(),
+        }
 
 
 class _Recorder:
@@ -110,7 +192,7 @@ class _Recorder:
         self._most = STDOUT_BYTES + expected * STDOUT_BYTES_PER_RECORD
         self.lines = self.stdout_bytes = self.stderr_bytes = 0
         self._watched = self._watched_ns = 0
-        self._ended_line = True
+        self._ended_line, self.ready = True, False
         with ExitStack() as files:
             self._answers = files.enter_context((folder / "answers.jsonl").open("wb"))
             self._chunks = files.enter_context((folder / "chunks.jsonl").open("w"))
@@ -155,6 +237,7 @@ class _Recorder:
 
     def on_event(self, t_ns: int, event: dict) -> None:
         if event.get("event") == "ready":
+            self.ready = True
             self._sampler.mark("ready")
 
     def finish(self, last_ns: int | None) -> None:
@@ -172,77 +255,6 @@ class _Recorder:
     def _report(self, t_ns: int) -> None:
         self._watch(self.lines - self._watched)
         self._watched, self._watched_ns = self.lines, t_ns
-
-
-def _run_once(
-    target: Target,
-    stream: BinaryIO,
-    expected: int,
-    folder: Path,
-    batch_size: int,
-    watch: Callable[[int], None] | None,
-) -> dict[str, Any]:
-    """Run the program once and return the facts of `run.json`; the streams are written as they come."""
-    program, runner, limits = target.program, target.runner, target.limits
-    argv = program.with_batch(batch_size)
-    stream.seek(0)
-    blocks = iter(partial(stream.read, BLOCK_BYTES), b"")
-    with (
-        _Recorder(folder, expected, watch) as recorder,
-        open_samples(folder / "samples.jsonl") as samples,
-        GpuSampler(folder / "gpu.jsonl") as gpus,
-    ):
-        started, offsets, before = steps.now(), clocks.read(), system_load.read()
-        handle = runner.start(argv, limits)  # after the files: one that cannot be opened must not leave it running
-        origin_ns = handle.started_ns
-        reader = reader_for(handle)
-        processes = Processes(reader.pids, origin_ns)
-        sampler = Sampler(reader, samples, origin_ns, processes=processes)
-        sampler.start()
-        gpus.watch(handle.pids, origin_ns)
-        recorder.attach(handle, sampler)
-        try:
-            talk = converse(handle, blocks, limits, recorder.on_stdout, recorder.on_stderr, recorder.on_event)
-        finally:
-            sampling, gpu, after = sampler.stop(), gpus.stop(), system_load.read()
-        recorder.finish(talk.last_answer_ns)
-    end = talk.exit
-    return {
-        "argv": argv,
-        "runner": runner.name,
-        "proven": _proven(runner.name, reader, end),
-        "image_digest": program.image_digest,
-        "settings": speed_settings(runner.environment),
-        "batch_size": batch_size,
-        "limits": asdict(runner.bounded(limits)),
-        "records_fed": expected,
-        "bytes_fed": talk.feed.bytes_written,
-        "all_fed": talk.feed.complete,
-        "lines": recorder.lines,
-        "stdout_bytes": recorder.stdout_bytes,
-        "stdout_cut": recorder.stdout_cut,
-        "stderr_bytes": recorder.stderr_bytes,
-        **_ending(talk, origin_ns),
-        "cpu_s": end.cpu_s,
-        "cpu_source": end.cpu_source,
-        "memory": {
-            "source": sampling["source"],
-            "cgroup_peak_bytes": end.peak_bytes,
-            "cgroup_peak_source": end.peak_source,
-            "high_water_bytes": sampling["high_water_bytes"],
-            "counted": list(reader.counted),
-            "outside_pids": sorted({*reader.outside, *end.outside_pids}),
-        },
-        **sampler.used(),
-        "ended_processes": processes.ended(),
-        "sampler": sampling,
-        "others": system_load.others(before, after, end.cpu_s, processes.pids, engine=runner.name == "docker"),
-        "gpu": gpu,
-        "clock": clocks.compare(offsets, clocks.read(), (end.ended_ns - origin_ns) / 1e9),
-        "started": started,
-        "load_average_1min": os.getloadavg()[0],
-        "host": host_facts(),
-    }
 
 
 def _proven(runner: str, reader: Reader, end: Exit) -> dict[str, bool]:

@@ -34,6 +34,7 @@ class Sampler(PeriodicSampler):
     ):
         super().__init__(period_s)
         self._reader, self._out, self._origin_ns, self._processes = reader, out, origin_ns, processes
+        self.latest: tuple[int, float] | None = None  # (t_ns, CPU seconds so far) of the last sample
         self._unwritten: list[tuple[int, Memory, float, str | None]] = []
         self._empty_ns: list[int] = []  # when the reader had nothing, since it last had something
         self._whole_after_ns = self._find_after_ns = 0
@@ -58,6 +59,7 @@ class Sampler(PeriodicSampler):
             if reading is None:
                 self._empty_ns.append(t_ns)
                 return
+            self.latest = t_ns, reading[1]
             self._unwritten.append((t_ns, *reading, mark))
             if whole:
                 self._write()

@@ -138,6 +138,7 @@ def converse(
     on_stdout: Callable[[int, bytes], None],
     on_stderr: Callable[[int, bytes], None],
     on_event: Callable[[int, dict[str, Any]], None] = lambda t_ns, event: None,
+    withhold: Callable[[threading.Event], None] = lambda ended: None,
 ) -> Conversation:
     """Feed a program from a thread while reading its output, until it has ended.
 
@@ -147,13 +148,16 @@ def converse(
         limits: `timeout_s` counts from this call; then the whole tree is killed.
         on_stdout, on_stderr: Called with (t_ns, bytes) for every arrival.
         on_event: Called for every well-formed `morocco: {...}` line of stderr.
+        withhold: Called before the first byte is fed, in the thread that feeds; returns when feeding may begin, and soon
+            after the event that the program has ended.
     Raises:
         Whatever the callbacks or the iterator of blocks raise; the program is killed and cleaned up before.
     """
-    feed, failures = Feed(), []
+    feed, failures, ended = Feed(), [], threading.Event()
 
     def run_feed() -> None:
         try:
+            withhold(ended)
             for block in blocks:
                 if feed.first_write_ns is None:
                     feed.first_write_ns = time.monotonic_ns()
@@ -206,6 +210,7 @@ def converse(
         handle.wait(10)
         raise
     finally:
+        ended.set()
         watchdog.cancel()
         feeder.join(10)
     conversation.timed_out = expired.is_set()

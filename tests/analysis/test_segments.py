@@ -3,10 +3,10 @@
 import random
 
 import pytest
-from run_folders import INIT_S, RATE, burst, run_of, steady
+from run_folders import INIT_S, RATE, at_once, burst, run_of, steady
 
 from morocco_lib.analysis import segments
-from morocco_lib.analysis.segments import ready_segment, stream_segment
+from morocco_lib.analysis.segments import fed_segment, paired_segments, ready_segment, stream_segment
 from morocco_lib.reasons import Reason
 
 
@@ -60,8 +60,8 @@ def test_arrivals_at_one_moment_are_no_stream():
 
 @pytest.mark.parametrize(("wait_s", "held_back"), [(1.09, False), (1.11, True)])
 def test_more_than_half_of_the_streams_time_before_it_is_held_back(wait_s, held_back):
-    arrivals = [(1 + wait_s + 0.2 * k, 10) for k in range(10)]  # 1.8 s for 90 records, of which the first took 0.2
-    assert (stream(arrivals, ready_s=1.0) is Reason.ANSWERS_HELD_BACK) == held_back
+    arrivals = [(INIT_S + wait_s + 0.2 * k, 10) for k in range(10)]  # 1.8 s for 90 records, of which the first took 0.2
+    assert segments.held_back(run_of(arrivals, ready_s=0.5)) == held_back
 
 
 def test_the_parts_of_a_stream_are_ten_and_make_up_the_whole():
@@ -80,6 +80,20 @@ def test_from_readiness_all_records_count():
     assert (segment.records, segment.seconds) == (100, 4.0)
 
 
+def test_from_feeding_all_records_count():
+    segment = fed_segment(run_of([(2.0, 10), (5.0, 90)], fed_s=1.5))
+    assert (segment.records, segment.seconds) == (100, 3.5)
+    assert ready_segment(run_of([(2.0, 10), (5.0, 90)], ready_s=1.0, fed_s=1.5)) == segment
+    assert fed_segment(run_of([(2.0, 10)], fed_s=2.0)) is fed_segment(run_of([])) is Reason.NO_STREAM
+    assert fed_segment(run_of([(2.0, 10)], fed_s=None)) is Reason.NO_STREAM
+
+
+def test_of_pairs_the_difference_counts_and_a_run_without_one_has_none():
+    runs, smaller = [run_of(at_once(100, 3.0), fed_s=f) for f in (1.0, 0.5, 1.0)], [run_of(at_once(40, 2.0), fed_s=1.5)]
+    first, *others = paired_segments(runs, [*smaller, run_of([])])
+    assert (first.records, first.seconds) == (60, 1.5) and others == [None, None]
+
+
 def test_without_readiness_or_after_the_last_answer_there_is_none():
     assert ready_segment(run_of([(2.0, 10)])) is ready_segment(run_of([], ready_s=1.0)) is Reason.NO_READINESS
     assert ready_segment(run_of([(2.0, 10)], ready_s=2.0)) is Reason.NO_STREAM
@@ -90,13 +104,20 @@ def test_without_readiness_or_after_the_last_answer_there_is_none():
     [
         ([(5.0, 40)], 1.0, True),
         ([(5.0, 39)], 1.0, False),  # fewer than five batches of 8 could not be a stream
-        ([(2.9, 20), (5.0, 20)], 1.0, False),  # printed before half of the time was over
-        ([(3.1, 20), (5.0, 20)], 1.0, True),
+        # 20 in 2 s: as many took as long before, and half of it again is held back.
+        ([(3.9, 20), (5.9, 20)], 1.0, False),
+        ([(4.1, 20), (6.1, 20)], 1.0, True),
         ([(5.0, 40)], None, False),
+        ([], 1.0, False),
     ],
 )
 def test_answers_are_held_back_where_batches_were_enough(arrivals, ready_s, held_back):
-    assert (stream(arrivals, ready_s) is Reason.ANSWERS_HELD_BACK) == held_back
+    assert segments.held_back(run_of(arrivals, ready_s=ready_s)) == held_back
+
+
+def test_a_warm_up_may_be_left_in():
+    run = run_of(batches([0.2, 0.21, 0.19, *WOBBLE * 12]))
+    assert stream_segment(run, False).records == 630 and stream_segment(run, False).warm_up_s == 0
 
 
 # -- warm-up -------------------------------------------------------------------------------------------------------
@@ -154,7 +175,7 @@ def test_sizes_are_read_only_where_a_warm_up_shows():
     assert segments.warm_up(batches(WOBBLE * 12), fail) == 0
 
 
-# -- start-ups and pairs -------------------------------------------------------------------------------------------
+# -- start-ups -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("seconds", "fast"),
     [
@@ -177,34 +198,6 @@ def test_two_groups_of_start_ups(seconds, fast):
     assert segments.two_kinds(seconds) == fast
 
 
-@pytest.mark.parametrize(
-    ("short", "longer", "warm"),
-    [
-        ([1.0, 1.01, 0.99], [5.0, 5.05, 4.96], [0, 1, 2]),
-        ([1.0, 1.5, 0.99], [5.0, 5.05, 4.96], [0, 2]),
-        ([1.0, 1.01, 0.99], [5.5, 5.05, 4.96], [1, 2]),
-        ([1.5, 1.01, 0.99, 1.0], [5.5, 5.05, 5.52, 4.96], [1, 3]),
-        ([1.0, 1.5, 0.99, 1.0], [5.0, 9.0, 3.0, 6.0], [0, 1, 2, 3]),  # they vary too much
-        ([1.0, 1.0, 3.0], [5.0, 5.9, 7.0], [0, 1]),  # a cold start costs 2 s: half of it is allowed
-        ([2.0] * 3, [5.0, 5.4, 5.0], [0, 1, 2]),  # 1 s
-        ([1.0] * 3, [5.0, 5.0, 5.2], [0, 1, 2]),  # 0.5 s, as in all that follow
-        ([1.0] * 3, [5.0, 5.25, 5.375], [0, 1, 2]),  # each 0.25 s above the mean of those before it
-        ([1.0] * 3, [5.0, 5.5, 5.5], [0]),
-        ([1.0] * 8, [5.0, 5.0, 5.0, 5.1875, 5.3125, 5.375, 5.375, 5.375], [0, 1, 2, 3]),  # a gap of 0.125 s
-        ([1.0] * 8, [5.0, 5.0, 5.0, 5.1875, 5.3, 5.375, 5.375, 5.375], list(range(8))),  # no gap: all are alike
-        ([1.0] * 8, [5.0, 5.1, 5.2, 5.3, 5.4, 5.45, 5.5, 6.2], list(range(7))),  # 0.47 s are 2.5 standard deviations
-        ([1.0] * 8, [5.0, 5.0, 5.2, 5.3, 5.4, 5.45, 5.5, 6.2], list(range(8))),  # 0.51 s
-        ([1.0] * 3, [5.0, 5.0, 6.5], [0, 1]),  # three times what a cold start costs
-        ([1.0] * 3, [5.0, 5.0, 6.51], [0, 1, 2]),
-        ([1.0, 1.01, 0.99, 1.0, 1.0], [5.0, 5.05, 4.96], [0, 1, 2]),  # more short ones than pairs
-        ([], [5.0], []),
-        ([1.0], [], []),
-    ],
-)
-def test_pairs_with_a_cold_start_are_left_out(short, longer, warm):
-    assert segments.warm_pairs(short, longer) == warm
-
-
 def test_jitter_of_the_machine_is_no_warm_up_and_nothing_held_back():
     noise = random.Random("jitter")
     arrivals = sorted((t + noise.uniform(0, 0.05), n) for t, n in steady(1000, 32))
@@ -214,4 +207,3 @@ def test_jitter_of_the_machine_is_no_warm_up_and_nothing_held_back():
 
 def test_a_burst_at_the_end_is_no_stream():
     assert stream(burst(1000, 10)) is Reason.NO_STREAM
-    assert stream(burst(1000, 10), ready_s=INIT_S) is Reason.ANSWERS_HELD_BACK

@@ -181,14 +181,34 @@ def test_start_ups_of_two_groups_are_noted(tmp_path):
     assert result["reasons"] == ["TWO_START_UPS"] and result["init_s"]["method"] == "median"
 
 
-def test_a_pair_whose_longer_run_is_invalid_does_not_count(tmp_path):
-    def pair(exit_s, **more):
-        return {"arrivals": at_once(SIZE, exit_s - 0.1), "ready_s": None, "exit_s": exit_s, **more}
+def at_the_end(size, seconds, **more):
+    return {"arrivals": at_once(size, 1 + seconds), "ready_s": None, **more}
 
-    short = [{"arrivals": at_once(4, 0.9), "ready_s": None, "exit_s": s} for s in (1.0, 1.02, 1.04)]
-    result = derived(tmp_path, pair(1.5, exit={"code": 3}), pair(2.02), pair(2.04), short=short)
-    assert result["speed_per_s"]["value"] == pytest.approx(36 / 1.0)
-    assert [row["speed_per_s"] for row in result["per_run"]] == [pytest.approx(36 / 0.48), *[pytest.approx(36)] * 2]
+
+def test_a_pair_whose_larger_run_is_invalid_does_not_count(tmp_path):
+    runs = [at_the_end(SIZE, 9.0, exit={"code": 3}), at_the_end(SIZE, 2.0), at_the_end(SIZE, 2.1)]
+    smaller = [at_the_end(10, seconds) for seconds in (0.1, 1.0, 1.1)]
+    result = derived(tmp_path, *runs, smaller=smaller)
+    assert result["speed_per_s"]["value"] == pytest.approx(30 / 1.0) and result["speed_per_s"]["method"] == "paired"
+    assert result["paired_per_s"]["value"] == pytest.approx(30 / 1.0)
+    assert [row["speed_per_s"] for row in result["per_run"]] == [None, *[pytest.approx(30)] * 2]
+
+
+def test_a_run_of_more_records_that_takes_too_long_makes_the_point_invalid(tmp_path):
+    stages = {"smaller": [at_the_end(10, 1.1)] * 2, "larger": [at_the_end(400, 40.0)]}
+    result = derived(tmp_path, *[at_the_end(SIZE, 2.0)] * 2, **stages)
+    assert (result["verdict"], result["reasons"]) == ("INVALID", ["TIMES_DISAGREE"])
+
+
+@pytest.mark.parametrize("stage", summary.STAGES)
+def test_a_program_that_fails_in_any_stage_is_invalid(tmp_path, stage):
+    result = derived(tmp_path, {}, {}, **{stage: [{"exit": {"code": 3}}]})
+    assert (result["verdict"], result["reasons"]) == ("INVALID", ["NON_ZERO_EXIT"])
+
+
+def test_quick_is_a_reason_code_and_no_fault(tmp_path):
+    result = derived(tmp_path, {}, {}, protocol={"asked": {"quick": True, "repeats": 2}})
+    assert (result["verdict"], result["reasons"]) == ("VALID", ["QUICK"])
 
 
 def test_sound_runs_are_the_valid_ones(tmp_path):
@@ -240,7 +260,7 @@ def test_more_than_one_flip_in_1000_is_noted(tmp_path, size, noted):
 
 # -- other stages --------------------------------------------------------------------------------------------------
 def test_cold_starts_are_a_number_of_their_own(tmp_path):
-    cold = [{"arrivals": at_once(8, 3.0), "ready_s": s} for s in (2.0, 2.1, 2.2)]
+    cold = [{"arrivals": at_once(5, s + 0.01), "ready_s": s, "fed_s": 0.0} for s in (2.0, 2.1, 2.2)]
     result = derived(tmp_path, {}, {}, cold=cold)
     assert result["cold_init_s"]["value"] == pytest.approx(2.1) and result["init_s"]["value"] == 1.0
     failed = derived(tmp_path / "failed", {}, {}, cold=[*cold, {"exit": {"code": 3}}])
@@ -262,16 +282,18 @@ def test_a_cache_makes_the_point_invalid(tmp_path):
     stages = {"cached/unique": probe(1.0), "cached/repeated": probe(0.5)}
     result = derived(tmp_path / "probed", {}, {}, protocol={"cached": {"size": SIZE}}, **stages)
     assert (result["verdict"], result["reasons"]) == ("INVALID", ["CACHED_ANSWERS"])
-    assert result["kept_answers"]["value"] == pytest.approx(2) and result["kept_answers"]["method"] == "stream"
+    assert result["kept_answers"]["value"] == pytest.approx(2) and result["kept_answers"]["method"] == "total"
     assert derived(tmp_path / "not", {}, {}, **stages)["kept_answers"]["reason"] == "NOT_ASKED"
 
 
-def test_where_speeds_are_paired_the_cache_is_looked_for_in_whole_runs(tmp_path):
-    runs = [{"arrivals": at_once(SIZE, 1.9), "ready_s": None, "exit_s": 2.0}] * 3
-    short = [{"arrivals": at_once(4, 0.9), "ready_s": None, "exit_s": 1.0}] * 3
-    stages = {"cached/unique": probe(1.0), "cached/repeated": probe(0.99)}
-    result = derived(tmp_path, *runs, protocol={"cached": {}}, short=short, **stages)
-    assert result["speed_per_s"]["method"] == "paired" and result["kept_answers"]["method"] == "total"
+def test_the_cache_is_looked_for_beside_the_first_use(tmp_path):
+    def late(size, seconds):
+        return {"arrivals": steady(size, 4, size / seconds, begin_s=2.0), "distinct": DISTINCT}
+
+    stages = {"cached/unique": [late(SIZE, 2.0)] * 3, "cached/repeated": [late(SIZE, 1.0)] * 3}
+    runs, smaller = [late(SIZE, 2.0)] * 3, [late(SIZE // 2, 1.0)] * 3
+    found = derived(tmp_path, *runs, protocol={"cached": {}}, smaller=smaller, **stages)["kept_answers"]
+    assert found["value"] == pytest.approx(2)
 
 
 # -- sweeps --------------------------------------------------------------------------------------------------------

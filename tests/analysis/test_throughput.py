@@ -9,12 +9,12 @@ from morocco_lib.analysis.segments import Segment
 from morocco_lib.reasons import Reason
 
 
-def speed(runs, short=()) -> tuple[dict, list]:
-    result = throughput.read(runs, short)
+def speed(runs, *others) -> tuple[dict, list]:
+    result = throughput.read(runs, *others)
     return result.estimate, list(result.notes)
 
 
-# -- the method ----------------------------------------------------------------------------------------------------
+# -- one size ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("ready_s", [None, INIT_S])
 def test_lines_are_counted_where_a_buffer_holds_many_batches(ready_s):
     # 203 lines fill the buffer; the last arrival is the rest. One arrival is not one batch.
@@ -36,11 +36,20 @@ def test_one_batch_counts_as_its_lines_even_when_it_comes_in_two_parts():
 
 
 @pytest.mark.parametrize("arrivals", [1, 4, 5, 10])
-def test_answers_held_back_are_noted_and_measured_from_readiness(arrivals):
-    estimate, notes = speed([run_of(burst(1000, arrivals), ready_s=INIT_S)])
+def test_answers_held_back_are_noted_and_measured_since_feeding(arrivals):
+    estimate, notes = speed([run_of(burst(1000, arrivals), ready_s=INIT_S - 0.2)])
     assert estimate["value"] == pytest.approx(RATE, rel=0.001) and estimate["method"] == "ready"
     assert notes == [Reason.ANSWERS_HELD_BACK]
     assert estimate["low"] is estimate["high"] is None  # one run, one segment: nothing to take an interval from
+
+
+def test_readiness_after_feeding_is_believed_where_no_cpu_time_went_before_it():
+    marks = {"fed": 0.1, "ready": 0.2, "last_answer": 0.2}
+    for ready_cpu_s, method in ((0.2, "ready"), (0.4, None)):
+        samples = [{"mark": mark, "cpu_s": s} for mark, s in (marks | {"ready": ready_cpu_s}).items()]
+        estimate, _ = speed([run_of(burst(1000, 1), ready_s=INIT_S, fed_s=0.2, samples=samples)])
+        assert estimate.get("method") == method, ready_cpu_s
+        assert method is None or estimate["value"] == pytest.approx(RATE, rel=0.001)
 
 
 @pytest.mark.parametrize("arrivals", [1, 4, 5, 10])
@@ -55,25 +64,37 @@ def test_a_burst_in_one_of_several_runs_takes_the_stream_from_all():
     assert result.per_run == pytest.approx([RATE, RATE], rel=0.001)
 
 
-def test_few_batches_are_measured_from_readiness_without_a_note():
+def test_few_batches_are_measured_since_feeding_without_a_note():
     arrivals = steady(32 * 4, 32)
     estimate, notes = speed([run_of(arrivals, ready_s=INIT_S, batch_size=32)])
     assert estimate["value"] == pytest.approx(RATE) and estimate["method"] == "ready" and notes == []
     assert speed([run_of(arrivals, batch_size=32)])[0] == {"value": None, "reason": Reason.NO_STREAM}
 
 
-@pytest.mark.parametrize("ready_s", [None, INIT_S])
-def test_no_answers_at_all_give_no_speed(ready_s):
-    assert speed([run_of([], ready_s=ready_s)])[0] == {"value": None, "reason": Reason.NO_STREAM}
+@pytest.mark.parametrize(
+    "facts", [{"arrivals": []}, {"arrivals": at_once(9, 0.9)}, {"arrivals": steady(9, 1), "fed_s": None}]
+)
+def test_where_nothing_was_fed_or_answered_there_is_no_speed(facts):
+    assert speed([run_of(**facts)])[0] == {"value": None, "reason": Reason.NO_STREAM}
+    assert not throughput.balanced([run_of(**facts)])
 
 
-def test_readiness_after_the_last_answer_is_not_believed():
-    assert speed([run_of(steady(64, 32), ready_s=100.0)])[0] == {"value": None, "reason": Reason.NO_STREAM}
+@pytest.mark.parametrize(
+    ("before_cpu_s", "believed"),
+    # 1 s for 90 of 100 records: 0.1 s for the first ten, a quarter of it and 0.1 s more may come before the first answer.
+    [(0.44, True), (0.46, False)],
+)
+def test_cpu_time_between_feeding_and_the_first_answer_that_the_stream_does_not_explain_is_work(before_cpu_s, believed):
+    marks = {"fed": 2.0, "first_answer": 2.0 + before_cpu_s, "last_answer": 3.0 + before_cpu_s}
+    samples = [{"mark": mark, "cpu_s": s} for mark, s in marks.items()]
+    run = run_of([(3.0 + k / 10, 10) for k in range(10)], samples=samples)
+    expected = {"method": "stream"} if believed else {"reason": Reason.WORK_NOT_SEEN}
+    assert speed([run])[0].items() >= expected.items()
 
 
 # -- the interval --------------------------------------------------------------------------------------------------
 def test_one_run_has_the_interval_of_its_parts_and_says_so():
-    fast_then_slow = [(INIT_S + i / 600, 1) for i in range(500)]
+    fast_then_slow = [(INIT_S + i / 600, 1) for i in range(1, 501)]
     fast_then_slow += [(fast_then_slow[-1][0] + i / 400, 1) for i in range(1, 501)]
     result = throughput.read([run_of(fast_then_slow)])
     estimate, parts = result.estimate, ratio_estimate(*zip(*result.segments[0].parts, strict=True))
@@ -84,11 +105,8 @@ def test_one_run_has_the_interval_of_its_parts_and_says_so():
 def test_an_interval_takes_two_parts_and_a_speed_some_time():
     estimates = [throughput.Throughput("stream", [Segment(20, 2.0, [(10, 1.0)] * n)]).estimate for n in (1, 2)]
     assert [(e["value"], e["low"]) for e in estimates] == [(10, None), (10, pytest.approx(10))]
-    assert throughput.Throughput("paired", [Segment(10, 0.0, []), Segment(10, 2.0, []), None]).per_run == [
-        None,
-        5,
-        None,
-    ]
+    segments = [Segment(10, 0.0, []), Segment(10, 2.0, []), None]
+    assert throughput.Throughput("paired", segments).per_run == [None, 5, None]
 
 
 def test_several_runs_have_the_interval_between_runs():
@@ -101,158 +119,127 @@ def test_several_runs_have_the_interval_between_runs():
     assert result.per_run == pytest.approx(rates)
 
 
-def test_the_warm_up_left_out_of_a_stream_is_reported_with_its_run():
-    slow_first = [(1.0, 10), (1.2, 10), (1.4, 10), *((1.4 + 0.1 * k, 10) for k in range(1, 61))]
-    (row,) = throughput.read([run_of(slow_first)]).rows
-    assert row["warm_up_s"] == pytest.approx(0.4) and row["speed_per_s"] == pytest.approx(100)
-    (row,) = throughput.read([run_of(burst(1000, 1), ready_s=INIT_S)]).rows
-    assert row["warm_up_s"] is None
+# -- the books: first use + records / speed = the time since feeding -----------------------------------------------
+@pytest.mark.parametrize(("late_s", "balances"), [(0.018, True), (0.019, False)])
+def test_a_stream_explains_the_time_since_feeding_but_for_two_percent_and_two_milliseconds(late_s, balances):
+    run = run_of(steady(400, 8, begin_s=INIT_S + late_s))
+    assert throughput.balanced([run]) == throughput.balanced([run] * 3) == balances
+    assert not throughput.balanced([run_of(burst(400, 10))])
 
 
-# -- pairs ---------------------------------------------------------------------------------------------------------
-def test_a_paired_speed_is_the_records_over_the_time_that_a_run_took_longer_than_its_short_one():
-    runs = [run_of(at_once(108, exit_s - 0.1), exit_s=exit_s) for exit_s in (3.0, 3.1, 3.2)]
-    short = [run_of(at_once(8, 0.9), exit_s=exit_s) for exit_s in (1.0, 1.02, 1.04, 1.0, 1.0)]
-    result = throughput.read(runs, short)
-    assert result.per_run == pytest.approx([100 / 2.0, 100 / 2.08, 100 / 2.16])
-    assert result.estimate["value"] == pytest.approx(300 / (2.0 + 2.08 + 2.16))
-    assert result.method == "paired" and result.estimate["scope"] == "runs"
+def late(size, first_use_s=1.0, rate=RATE):
+    """Return a run whose first answers come late: it loads something when it is first used."""
+    return run_of(steady(size, 4, rate, begin_s=INIT_S + first_use_s))
 
 
-def test_a_pair_with_a_cold_start_has_no_speed_and_does_not_count():
-    runs = [run_of(at_once(108, 2.9), exit_s=exit_s) for exit_s in (3.0, 3.0, 3.6)]
-    result = throughput.read(runs, [run_of(at_once(8, 0.9), exit_s=1.0)] * 3)
-    assert result.per_run == [pytest.approx(50), pytest.approx(50), None]
-    assert result.estimate["value"] == pytest.approx(50)
+def test_a_stream_that_runs_of_two_sizes_confirm_is_believed_and_the_rest_is_first_use():
+    result = throughput.read([late(400), late(400)], [late(100), late(200)], [late(1000)])
+    assert (result.method, result.notes) == ("stream", ()) and result.estimate["value"] == pytest.approx(RATE)
+    assert result.first_use_s == pytest.approx(1.0) and result.paired.value == pytest.approx(RATE)
 
 
-def test_where_each_pair_has_a_cold_start_the_first_reason_stays():
-    runs = [run_of(steady(400, 4, 2000.0, begin_s=exit_s - 0.25), exit_s=exit_s) for exit_s in (5.0, 6.0)]
-    estimate, notes = speed(runs, [run_of(at_once(4, 0.9), exit_s=exit_s) for exit_s in (1.5, 1.0)])
-    assert (estimate, notes) == ({"value": None, "reason": Reason.WORK_NOT_SEEN}, [Reason.WORK_NOT_SEEN])
+def let_go(size, per_s=2000.0):
+    """Return a run that computes 500 records a second, and lets go of the answers at another speed afterwards."""
+    return run_of(steady(size, 4, per_s, begin_s=INIT_S + size / RATE - size / per_s))
 
 
-def test_pairs_that_show_no_time_give_no_speed():
-    runs = [run_of(at_once(100, 1.0), exit_s=1.1)]
-    assert throughput.read(runs, [run_of(at_once(10, 1.0), exit_s=1.2)]).reason is Reason.NO_TIME_LEFT
-    assert throughput.read(runs, [run_of(at_once(10, 1.0), exit_s=1.1)]).reason is Reason.NO_TIME_LEFT
-    assert throughput.read(runs).method is None
-    assert throughput.read([run_of(at_once(100, 1.0), exit_s=1.4)], [run_of(at_once(10, 1.0), exit_s=1.2)]).method
+@pytest.mark.parametrize("ready_s", [None, INIT_S])
+def test_answers_let_go_faster_than_they_were_computed_are_not_believed(ready_s):
+    runs = [let_go(size) for size in (400, 400, 100, 150)]
+    for run in runs:
+        run.facts["phases"]["ready_s"] = ready_s
+    estimate, notes = speed(runs[:2], runs[2:])
+    assert estimate["value"] == pytest.approx(RATE, rel=0.001) and estimate["method"] == "ready"
+    assert notes == [Reason.ANSWERS_HELD_BACK if ready_s else Reason.WORK_NOT_SEEN]
+
+
+def test_a_warm_up_is_left_out_only_where_runs_of_another_size_have_the_same_one():
+    def run(size, slow):  # the first records take five times as long
+        arrivals, t_s = [], INIT_S
+        for done in range(4, size + 1, 4):
+            t_s += 4 / RATE * (5 if done <= slow else 1)
+            arrivals.append((t_s, 4))
+        return run_of(arrivals)
+
+    true = throughput.read([run(400, 40)] * 2, [run(100, 40), run(150, 40)])
+    assert true.estimate["value"] == pytest.approx(RATE) and true.rows[0]["warm_up_s"] == pytest.approx(0.36)
+    grows = throughput.read([run(400, 100)] * 2, [run(100, 25), run(160, 40)])
+    assert grows.estimate["value"] == pytest.approx(RATE / 2, rel=0.02) and grows.rows[0]["warm_up_s"] in (None, 0)
+
+
+def printed_at_the_end(size, first_use_s=0.0, noise_s=0.0):
+    return run_of(at_once(size, INIT_S + first_use_s + size / RATE + noise_s))
+
+
+def test_without_a_stream_the_speed_is_that_since_feeding_or_where_first_use_takes_time_that_of_pairs():
+    long, small = [printed_at_the_end(400)] * 2, [printed_at_the_end(100), printed_at_the_end(200)]
+    assert speed(long, small)[0] | {"low": 0, "high": 0} == {
+        **{"value": pytest.approx(RATE), "low": 0, "high": 0},
+        **{"method": "ready", "scope": "runs"},
+    }
+    long, small = [printed_at_the_end(400, 1.0)] * 2, [printed_at_the_end(100, 1.0), printed_at_the_end(200, 1.0)]
+    result = throughput.read(long, small)
+    assert (result.method, result.estimate["value"]) == ("paired", pytest.approx(RATE)) and result.notes == ()
+    assert result.per_run == pytest.approx([RATE, RATE]) and result.first_use_s == pytest.approx(1.0)
+
+
+def test_a_paired_speed_is_the_records_over_the_time_that_a_run_took_longer_than_its_smaller_one():
+    longer = [printed_at_the_end(400, 1.0, noise_s) for noise_s in (0.0, 0.1, -0.1)]
+    smaller = [printed_at_the_end(100, 1.0), printed_at_the_end(200, 1.0)]
+    result = throughput.read(longer, smaller)
+    assert result.per_run == pytest.approx([300 / 0.6, 200 / 0.5, None]) and result.estimate["scope"] == "runs"
+    assert result.estimate["value"] == pytest.approx(500 / 1.1)
+    assert throughput.read(longer[:1], smaller).estimate["low"] is None
+
+
+@pytest.mark.parametrize("seconds", [INIT_S + 1.0, INIT_S + 1.1])
+def test_pairs_that_show_no_time_give_no_speed(seconds):
+    runs = [run_of(at_once(100, INIT_S + 1.0))]
+    assert throughput.read(runs, [run_of(at_once(10, seconds))]).reason is Reason.NO_TIME_LEFT
+
+
+def test_where_time_grows_faster_than_records_the_speed_is_that_since_feeding():
+    quadratic = [run_of(at_once(n, INIT_S + (n / 400) ** 2)) for n in (400, 400, 100, 200)]
+    assert throughput.read(quadratic[:2], quadratic[2:]).estimate["value"] == pytest.approx(400)
+
+
+def test_a_program_that_is_slow_only_with_few_records_is_found_out_by_the_stream_or_by_more_of_them():
+    # 500 records a second, but with fewer than 400 it takes its time so that 2000 records a second would explain the rest.
+    def slow(size):
+        return 0.6 + size / 2000 if size < 400 else size / RATE
+
+    streaming = [run_of([(INIT_S + slow(n) * (k + 1) / 20, n // 20) for k in range(20)]) for n in (400, 100, 200, 1000)]
+    assert throughput.balanced(streaming[:1])  # needs no other size
+    silent = [run_of(at_once(n, INIT_S + slow(n))) for n in (400, 400, 100, 200, 1000)]
+    assert throughput.read(silent[:2], silent[2:4]).estimate["value"] == pytest.approx(2000)
+    assert throughput.read(silent[:2], silent[2:4], silent[4:]).notes == (Reason.TIMES_DISAGREE,)
+    late_stream = [
+        run_of([(INIT_S + slow(n) * (0.2 + k / 25), n // 20) for k in range(1, 21)]) for n in (400, 100, 200)
+    ]
+    assert Reason.TIMES_DISAGREE in throughput.read([late_stream[0]] * 3, [*late_stream[1:], late_stream[1]]).notes
+
+
+@pytest.mark.parametrize(("off", "as_expected"), [(1.029, True), (1.031, False), (0.971, True), (0.969, False)])
+def test_a_run_of_more_records_may_be_off_by_three_percent(off, as_expected):
+    larger = run_of(at_once(1000, INIT_S + off * (1.0 + 1000 / RATE)))
+    notes = throughput.read([late(400)] * 2, [late(100), late(200)], [larger]).notes
+    assert (notes == ()) == as_expected
+    assert throughput.read([late(400)] * 2, [late(100), late(200)], [run_of([])]).notes == (Reason.TIMES_DISAGREE,)
+
+
+def test_every_speed_of_a_program_that_works_before_its_ready_line_follows_the_rule_of_the_headline(tmp_path):
+    def run(size, rate=RATE):
+        end_s = INIT_S + size / rate
+        return {"arrivals": steady(size, 4, 4000.0, begin_s=end_s - size / 4000), "ready_s": end_s - size / 4000}
+
+    runs, smaller = [run(400, rate) for rate in (500, 495, 505)], [run(100), run(200), run(120)]
+    result = derived(tmp_path, *runs, smaller=smaller)
+    assert result["speed_per_s"]["method"] == "ready" and result["reasons"] == ["WORK_NOT_SEEN"]
+    assert [row["speed_per_s"] for row in result["per_run"]] == pytest.approx([500, 495, 505], rel=0.001)
+    assert [row["warm_up_s"] for row in result["per_run"]] == [None] * 3  # the stream would say 4000
 
 
 def test_a_container_is_timed_by_its_engine():
     clock = {"engine_start_s": 0.4, "engine_die_s": 2.4, "exit_s": 9.0}
     assert run_of(at_once(10, 2.0), phases=clock).total_s == 2.0
     assert run_of(at_once(10, 2.0), phases={**clock, "engine_die_s": None}).total_s == 9.0
-
-
-# -- work before readiness -----------------------------------------------------------------------------------------
-def early_worker(exit_s: float) -> dict:
-    """Return a run of 400 records that worked for most of its time before its ready line."""
-    return {"arrivals": steady(400, 4, 2000.0, begin_s=exit_s - 0.25), "ready_s": exit_s - 0.25, "exit_s": exit_s}
-
-
-def test_every_speed_of_a_program_that_works_before_its_ready_line_follows_the_rule_of_the_headline(tmp_path):
-    short = {"arrivals": at_once(4, 0.09), "ready_s": 0.08, "exit_s": 0.1}
-    result = derived(tmp_path, *map(early_worker, (1.1, 1.11, 1.09)), short=[short] * 5)
-    assert result["speed_per_s"]["method"] == "paired" and result["reasons"] == ["WORK_NOT_SEEN"]
-    assert result["speed_per_s"]["value"] == pytest.approx(396 / 1.0, rel=0.001)
-    speeds = [row["speed_per_s"] for row in result["per_run"]]
-    assert speeds == pytest.approx([396 / 1.0, 396 / 1.01, 396 / 0.99], rel=0.001)  # readiness alone would say 2000
-    assert [row["warm_up_s"] for row in result["per_run"]] == [None] * 3
-
-
-@pytest.mark.parametrize(
-    ("short_lines", "exit_s", "believed"),
-    # The stream explains 396 records in 0.198 s; a run of 400 may take 1.25 times as long for what it answers more than
-    # a short one of 1 s, and for jitter 25 % of that and 0.1 s.
-    [(4, 1.59, True), (4, 1.61, False), (100, 1.53, True), (100, 1.55, False)],
-)
-def test_a_run_may_take_a_quarter_and_jitter_longer_than_its_stream_explains(short_lines, exit_s, believed):
-    run = run_of(steady(400, 4, 2000.0, begin_s=exit_s - 0.25), exit_s=exit_s)
-    method = throughput.read([run], [run_of(at_once(short_lines, 0.9), exit_s=1.0)]).method
-    assert (method == "stream") == believed
-
-
-@pytest.mark.parametrize(("exit_s", "believed"), [(12.2, True), (12.25, False)])
-def test_a_warm_up_explains_its_own_time(exit_s, believed):
-    # 630 records more than the short run at 600 in 6 s, a quarter more, 3 s of warm-up, and jitter of 0.35 s: 11.225 s.
-    arrivals = [(1.0 + k, 10) for k in range(4)] + [(4.0 + 0.1 * k, 10) for k in range(1, 61)]
-    run, short = run_of(arrivals, exit_s=exit_s), run_of(at_once(10, 0.9), exit_s=1.0)
-    assert (throughput.read([run], [short]).method == "stream") == believed
-
-
-def cpu_run(ready_cpu_s, last_cpu_s):
-    marks = [{"mark": "ready", "cpu_s": ready_cpu_s}, {"mark": "last_answer", "cpu_s": last_cpu_s}]
-    return run_of([(3.0 + k / 10, 10) for k in range(101)], ready_s=2.9, samples=marks)
-
-
-@pytest.mark.parametrize(
-    ("ready_cpu_s", "believed"),
-    # The short run has 2 s before readiness; the run's own work of 10 s allows for 2.5 s, jitter for 0.6 s.
-    [(2.1, True), (5.0, True), (5.2, False), (12.0, False)],
-)
-def test_cpu_time_before_readiness_that_short_runs_do_not_have_is_work(ready_cpu_s, believed):
-    short_marks = [{"mark": "ready", "cpu_s": 2.0}, {"mark": "last_answer", "cpu_s": 2.1}]
-    short = run_of([(3.1, 10)], ready_s=2.9, exit_s=3.2, samples=short_marks)
-    estimate, notes = speed([cpu_run(ready_cpu_s, ready_cpu_s + 10)], [short])
-    assert (estimate["method"] == "stream") == believed
-    assert notes == ([] if believed else [Reason.WORK_NOT_SEEN])
-
-
-def gpu_run(busy, *, ready_s, last_s, lines=100, reported=True, used=True):
-    """Return a run whose GPU is fully used in these stretches, sampled ten times a second."""
-    arrivals = [(ready_s + (last_s - ready_s) * (k + 1) / 10, lines // 10) for k in range(10)]
-    samples = []
-    for tick in range(1, int(last_s * 10) + 2):
-        at = tick / 10
-        share = sum(max(0.0, min(at, end) - max(at - 0.1, begin)) for begin, end in busy) / 0.1
-        samples.append({"t_ns": int(at * 1e9), "gpu": 0, "utilisation_share": share if reported else None})
-        samples.append({"t_ns": int((at + 0.05) * 1e9), "gpu": 0})  # a sample without the state of the device
-    gpu = {"devices": [{"used_by_run": used}]}
-    return run_of(arrivals, ready_s=ready_s, exit_s=last_s + 0.1, gpu_samples=samples, batch_size=10, gpu=gpu)
-
-
-def loads_only(ready_s):
-    """Return a short run: 0.5 s of GPU time to load a model; it ends so late that the clock alone says nothing."""
-    short = gpu_run([(1.5, 2.1)], ready_s=2.0, last_s=2.1, lines=10)
-    short.facts["phases"]["exit_s"] = ready_s + 0.2
-    return short
-
-
-@pytest.mark.parametrize(
-    ("busy", "ready_s", "last_s", "options", "believed"),
-    [
-        ([(1.5, 12.0)], 2.0, 12.0, {}, True),
-        ([(1.5, 2.0), (2.0, 4.0)], 2.0, 12.0, {}, True),  # a GPU that waits for the processor most of the time
-        ([(1.5, 10.0)], 10.0, 12.0, {}, False),  # all was computed before readiness
-        ([(1.5, 6.0), (7.0, 12.0)], 7.0, 12.0, {}, False),  # half of it
-        ([(0.5, 2.6)], 2.6, 12.0, {}, False),  # and none after
-        (
-            [(3.0, 17.0)],
-            7.0,
-            17.0,
-            {},
-            True,
-        ),  # 4.0 s, where 10 s of work, 0.5 s of a short run and a second allow 4.125
-        ([(2.8, 17.0)], 7.0, 17.0, {}, False),
-        ([(1.5, 10.0)], 10.0, 12.0, {"reported": False}, True),
-        ([(1.5, 10.0)], 10.0, 12.0, {"used": False}, True),
-    ],
-)
-def test_gpu_work_before_readiness_that_short_runs_do_not_have_is_work(busy, ready_s, last_s, options, believed):
-    estimate, notes = speed([gpu_run(busy, ready_s=ready_s, last_s=last_s, **options)], [loads_only(ready_s)])
-    assert (estimate.get("method") == "stream") == believed
-    assert notes == ([] if believed else [Reason.WORK_NOT_SEEN])
-
-
-def test_without_a_gpu_or_a_short_run_readiness_is_believed():
-    run = gpu_run([(0.0, 10.0)], ready_s=10.0, last_s=12.0)
-    assert throughput.read([run]).method == "stream"
-    short = loads_only(10.0)
-    assert throughput.read([run], [short]).method != "stream"
-    for sample in short.gpu_samples:
-        sample["utilisation_share"] = None
-    assert throughput.read([run], [short]).method == "stream"
-    run.facts["gpu"] = Reason.NO_GPU
-    assert throughput.read([run], [loads_only(10.0)]).method == "stream"

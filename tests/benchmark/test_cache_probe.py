@@ -174,9 +174,9 @@ def test_a_run_has_a_seconds_work_ten_batches_or_all(per_s, batch_size, most, si
     assert cache_probe.size_for(per_s, batch_size, most) == size
 
 
-def test_where_only_whole_runs_tell_the_work_is_longer_than_the_start_up():
-    assert cache_probe.size_for(100.0, 8, 5000, init_s=3.0) == 600
-    assert cache_probe.size_for(100.0, 8, 5000, init_s=0.1) == 100
+def test_where_only_whole_runs_tell_the_work_is_longer_than_the_first_use():
+    assert cache_probe.size_for(100.0, 8, 5000, first_use_s=3.0) == 600
+    assert cache_probe.size_for(100.0, 8, 5000, first_use_s=0.1) == 100
 
 
 def test_every_second_pair_is_run_in_the_other_order():

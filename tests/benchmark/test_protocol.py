@@ -16,25 +16,36 @@ from morocco_lib.analysis import summary
 from morocco_lib.analysis.run_files import read_run
 from morocco_lib.benchmark import contract_run, protocol
 from morocco_lib.benchmark.target import Hooks, Program, Target
+from morocco_lib.benchmark.withholding import Withholding
 from morocco_lib.errors import UsageError
 from morocco_lib.runners.process import ProcessRunner
 
-PER_S, START_S, END_S = 400.0, 0.5, 0.05  # of the simulated program: speed, start-up, last answer to end
+PER_S, START_S = 400.0, 0.5  # of the simulated program: speed and start-up
 
 
 # -- simulated programs --------------------------------------------------------------------------------------------
-def streams(size, batch, number, per_s=PER_S, **facts):
-    return {"arrivals": steady(size, batch, per_s, begin_s=START_S), "ready_s": START_S, **facts}
+def program(
+    size, batch, number, withheld, *, per_s=PER_S, start_s=START_S, ready=True, prints="batches", lazy_s=0.0, **facts
+):
+    """Return a run of a program that loads without using the CPU for `start_s`, and for `lazy_s` when it is first fed."""
+    begin_s = start_s if ready else 0.0  # of the time in which it looks as if it waited
+    fed_s = max(begin_s, withheld.least_s) + 0.1 if withheld else 0.001
+    work_s = max(start_s, fed_s) + lazy_s
+    arrivals = steady(size, batch, per_s, work_s) if prints == "batches" else at_once(size, work_s + size / per_s)
+    return {"arrivals": arrivals, "ready_s": start_s if ready else None, "fed_s": fed_s, "quiet_s": begin_s, **facts}
 
 
-def holds_back(size, batch, number, start_s=START_S):
-    """Print all answers at the end, without a ready line: only pairs of runs give a speed."""
-    seconds = start_s + size / PER_S
-    return {"arrivals": at_once(size, seconds), "ready_s": None, "exit_s": seconds + END_S}
+def streams(*of, **options):
+    return program(*of, **options)
+
+
+def holds_back(*of, **options):
+    """Print all answers at the end, without a ready line: only runs of other sizes give a speed."""
+    return program(*of, ready=False, prints="at the end", **options)
 
 
 class Simulated:
-    """A bench of which every run is written from a program's behaviour: (size, batch size, number of the run) -> run.
+    """A bench of which every run is written from a program's behaviour: (size, batch size, number of the run, withheld) -> run.
 
     Behaviours are by purpose ("short", "bench", ...), or one for all. `order` holds the purposes of the runs made,
     `turns` those of each turn, `spent_s` what each took by the only clock.
@@ -42,7 +53,7 @@ class Simulated:
 
     def __init__(self, folder: Path, monkeypatch):
         self.folder, self.order, self.spent_s, self.messages = folder, [], [], []
-        self.now_s, self.behaviours, self.expected, self.turns, self.depth = 0.0, {}, [], [], 0
+        self.now_s, self.behaviours, self.expected, self.turns, self.depth, self.sizes = 0.0, {}, [], [], 0, []
         self.loads = iter(())  # of the machine, at each look
         self.checked = SimpleNamespace(ok=True, rules=lambda state: [])
         self.program, self.drop_caches = Program(["m"], "m"), lambda: None
@@ -59,20 +70,20 @@ class Simulated:
         return load
 
     @contextmanager
-    def series(self, target, load, source, folder, *, batch_size, hooks):
+    def series(self, target, load, source, folder, *, batch_size, withheld, hooks):
         def run(folder, purpose):
             with hooks.turn():
-                return self.run(folder, purpose, len(load), batch_size)
+                return self.run(folder, purpose, len(load), batch_size, withheld)
 
         yield SimpleNamespace(run=run)
 
-    def run(self, folder, purpose, size, batch_size):
+    def run(self, folder, purpose, size, batch_size, withheld):
         self.order.append(purpose)
         self.turns[-1].append(purpose)
         behaviour = self.behaviours.get(purpose, self.behaviours["all"])
-        run = write_run(
-            folder, records_fed=size, batch_size=batch_size, **behaviour(size, batch_size, self.order.count(purpose))
-        )
+        facts = behaviour(size, batch_size, self.order.count(purpose), withheld)
+        run = write_run(folder, records_fed=size, batch_size=batch_size, **facts)
+        self.sizes.append(size)
         self.spent_s.append(read_run(run).total_s)
         self.now_s += self.spent_s[-1]
         return run
@@ -103,7 +114,7 @@ def simulated(tmp_path, monkeypatch):
     return Simulated(tmp_path, monkeypatch)
 
 
-FIXED = ["short", "cold", "cold", "cold", "pilot", "pilot"]
+FIXED = ["short", "cold", "cold", "cold", "withheld", "pilot", "pilot"]
 PROBE = ["unique", "repeated", "repeated", "unique", "unique", "repeated"]
 
 
@@ -115,7 +126,7 @@ def test_every_stage_is_run_in_its_order_and_kept(simulated):
     assert result["protocol"]["stopped_by"] == "repeats" and result["protocol"]["conformance"]["ok"]
     assert result["protocol"]["took_s"] == pytest.approx(sum(simulated.spent_s))
     assert result["protocol"]["idle"] == QUIET and result["kept_answers"]["fires"] is False
-    assert result["cold_init_s"]["value"] == START_S
+    assert result["cold_init_s"]["value"] == pytest.approx(START_S) and result["init_s"]["value"] == START_S
     out = simulated.folder / "out"
     assert json.loads((out / "bench.json").read_text()) == json.loads(json.dumps(result)) == summary.derive(out)
 
@@ -129,7 +140,7 @@ def test_progress_reports_the_contract_the_prediction_and_each_run(simulated):
     simulated.bench()
     contract, prediction, *runs = simulated.messages
     assert contract == "contract: kept" and prediction.startswith("3 runs of 800 records and 6 short ones")
-    assert runs == [f"run {k} of 3: 800 answers, 2.55 s" for k in (1, 2, 3)]
+    assert runs == [f"run {k} of 3: 800 answers, 2.65 s" for k in (1, 2, 3)]
     assert simulated.expected == [2400] * 3
 
 
@@ -151,6 +162,7 @@ def test_quick_makes_timed_runs_only(simulated, settings):
     assert simulated.order == ["bench"] * settings["repeats"]
     assert result["cold_init_s"]["reason"] == result["kept_answers"]["reason"] == "NOT_ASKED"
     assert result["speed_per_s"]["value"] == pytest.approx(PER_S)
+    assert result["reasons"] == (["QUICK"] if settings.get("quick") else ["SINGLE_RUN"])
 
 
 # -- the input size ------------------------------------------------------------------------------------------------
@@ -180,7 +192,7 @@ def test_pilots_grow_until_a_speed_can_be_believed(simulated, monkeypatch):
 def test_where_answers_give_no_speed_the_input_size_is_calibrated_by_whole_runs(simulated, monkeypatch):
     monkeypatch.setattr(protocol, "derive", lambda folder: {})
     simulated.bench(holds_back, {"input_size": None, "quick": True})
-    per_s = 64 / (START_S + 64 / PER_S + END_S)
+    per_s = 64 / (START_S - 0.1 + 64 / PER_S)  # fed at 0.1 s, as it looks quiet then
     assert simulated.expected[0] == 3 * 8 * round(10 * per_s / 8) and simulated.count("pilot") == 1
 
 
@@ -198,7 +210,7 @@ def test_a_short_run_is_of_a_batch_or_of_a_record(simulated, input_size, short):
 # -- when it stops -------------------------------------------------------------------------------------------------
 def varying(*shares):
     """Return the behaviour of a program whose runs are as many times as fast, in turn."""
-    return lambda size, batch, number: streams(size, batch, number, PER_S * shares[(number - 1) % len(shares)])
+    return lambda *of: streams(*of, per_s=PER_S * shares[(of[2] - 1) % len(shares)])
 
 
 @pytest.mark.parametrize(
@@ -206,7 +218,7 @@ def varying(*shares):
     [
         (varying(1.0), {}, "precision", 3),
         (varying(1.0, 1.01), {"precision": 0.022}, "precision", 4),
-        (varying(1.0, 1.1), {"max_minutes": 0.3}, "max_minutes", 7),  # 18 s of 2.45 s each
+        (varying(1.0, 1.1), {"max_minutes": 0.3}, "max_minutes", 7),  # 18 s of 2.55 s each
         (varying(1.0, 1.0001), {"precision": 1e-9}, "most repeats", 12),
         (lambda *of: streams(*of, exit={"code": 3 if of[2] == 2 else 0}), {}, "invalid runs", 3),
         (lambda *of: holds_back(*of), {"quick": True}, "no speed", 3),
@@ -228,30 +240,107 @@ def test_settings_that_cannot_be_are_refused_before_anything_runs(simulated, set
     assert simulated.order == [] and not list((simulated.folder / "out").iterdir())
 
 
-# -- pairs ---------------------------------------------------------------------------------------------------------
-def test_where_answers_give_no_speed_each_run_has_a_short_one_and_there_are_two_more(simulated):
-    result = simulated.bench(holds_back)
-    assert simulated.turns[-6:-3] == [["bench", "short", "short"], ["bench", "short"], ["bench", "short"]]
-    assert result["speed_per_s"]["method"] == "paired" and result["speed_per_s"]["value"] == pytest.approx(PER_S)
+# -- when a program is fed -----------------------------------------------------------------------------------------
+def stage(simulated, name):
+    paths = sorted(simulated.folder.glob(f"out/{name}/runs/*"))
+    return [read_run(path) for path in paths]
 
 
-def cold_at(*numbers):
-    return lambda size, batch, number: holds_back(size, batch, number, START_S + 0.4 * (number in numbers))
+def test_what_is_timed_is_fed_when_the_program_is_ready_and_quiet(simulated):
+    fed = {}
+
+    def noticed(size, batch, number, withheld):
+        fed.setdefault(simulated.order[-1], []).append(withheld)
+        return streams(size, batch, number, withheld)
+
+    simulated.bench(noticed, {"single_record": True})
+    at_once = {name for name, withheld in fed.items() if withheld == [None] * len(withheld)}
+    assert at_once == {"short", "cold"}
+    assert {w for name in fed.keys() - at_once for w in fed[name]} == {fed["bench"][0]}
+    assert (fed["bench"][0].ready, fed["bench"][0].least_s) == (True, 0.0)
+    assert fed["bench"][0].most_s == pytest.approx(2 * (START_S + 8 / PER_S) + 1)
 
 
-def test_a_pair_with_a_cold_start_is_repeated_and_reported_as_such(simulated):
-    result = simulated.bench(holds_back, bench=cold_at(2))
-    assert result["repeats"] == 4 and result["speed_per_s"]["value"] == pytest.approx(PER_S)
-    assert [row["speed_per_s"] is None for row in result["per_run"]] == [False, True, False, False]
-    names = [message.rpartition(":")[0] for message in simulated.messages[2:]]
-    beyond = "run 4 (beyond the 3 requested: one that was disturbed or started cold is repeated)"
-    assert names == ["run 1 of 3", "run 2 of 3", "run 3 of 3", beyond]
-    assert simulated.expected == [2400, 2400, 2400, 3200]
+def test_quick_runs_are_fed_when_the_program_is_quiet(simulated):
+    simulated.bench(lambda *of: streams(*of, argv=[repr(of[3])]), {"quick": True})
+    assert {run.facts["argv"][0] for run in stage(simulated, ".")} == {repr(Withholding(protocol.QUICK_MOST_S))}
 
 
-def test_cold_starts_are_repeated_up_to_twice_the_count(simulated):
-    result = simulated.bench(holds_back, bench=cold_at(*range(2, 99)), short=cold_at(2, 3, 4, 5))
-    assert result["repeats"] == 6 and result["protocol"]["stopped_by"] == "repeats"
+@pytest.mark.parametrize("behaviour", [holds_back, lambda *of: program(*of, ready=False)])
+def test_a_program_that_does_not_show_when_it_is_ready_is_fed_later_and_starts_are_repeated(simulated, behaviour):
+    result = simulated.bench(behaviour)
+    later_s = protocol.LATER * (START_S + 8 / PER_S) + protocol.REST_S
+    assert [run.facts["phases"]["first_write_s"] for run in stage(simulated, "withheld")] == [0.1, later_s + 0.1]
+    assert {run.fed_s for run in stage(simulated, ".")} == {later_s + 0.1}
+    assert simulated.count("short") == 3 and result["init_s"]["value"] == pytest.approx(START_S)
+    assert result["speed_per_s"]["value"] == pytest.approx(PER_S) and result["verdict"] == "VALID"
+
+
+def test_a_program_that_loads_when_it_is_fed_is_not_fed_later(simulated):
+    result = simulated.bench(lambda *of: streams(*of, lazy_s=3.0))
+    assert simulated.count("withheld") == 2 and {run.fed_s for run in stage(simulated, ".")} == {START_S + 0.1}
+    assert result["init_s"]["value"] == pytest.approx(START_S + 3.0) and simulated.count("larger") == 1
+    assert result["speed_per_s"]["value"] == pytest.approx(PER_S) and result["reasons"] == []
+
+
+def test_a_ready_line_that_comes_when_records_were_read_is_not_waited_for(simulated):
+    result = simulated.bench(lambda *of: streams(*of, ready_s=9.0) | {"quiet_s": 0.4})
+    assert [run.facts["argv"] for run in stage(simulated, ".")] and result["init_s"]["method"] == "quiet"
+
+
+# -- runs of other sizes -------------------------------------------------------------------------------------------
+def test_where_the_stream_explains_all_time_since_feeding_there_are_no_runs_of_other_sizes(simulated):
+    assert "paired_per_s" not in simulated.bench() and not {"smaller", "larger"} & set(simulated.order)
+
+
+def test_else_each_run_has_a_smaller_one_of_whole_batches_beside_it(simulated):
+    result = simulated.bench(lambda *of: streams(*of, prints="at the end"))
+    assert [turn for turn in simulated.turns if "bench" in turn] == [["bench", "smaller"]] * 3
+    sizes = [run.lines for run in stage(simulated, "smaller")]
+    assert all(200 <= size <= 408 and size % 8 == 0 for size in sizes)
+    assert result["speed_per_s"]["value"] == pytest.approx(PER_S) and result["speed_per_s"]["method"] == "ready"
+    assert result["paired_per_s"]["value"] == pytest.approx(PER_S) and simulated.count("larger") == 0
+
+
+def test_sizes_are_drawn_anew(simulated):
+    simulated.bench(holds_back, {"repeats": 9})
+    assert len({run.lines for run in stage(simulated, "smaller")}) > 1
+
+
+def test_few_records_are_no_whole_batches(simulated):
+    simulated.bench(holds_back, {"input_size": 20})
+    assert all(5 <= run.lines <= 10 for run in stage(simulated, "smaller"))
+
+
+def test_a_run_of_one_record_has_no_smaller_one(simulated):
+    result = simulated.bench(holds_back, {"input_size": 1, "batch_size": 1})
+    assert simulated.count("smaller") == 0 and result["speed_per_s"]["value"] is None
+
+
+def test_runs_made_before_the_first_that_needs_it_get_their_smaller_ones(simulated):
+    simulated.bench(bench=lambda *of: streams(*of, prints="batches" if of[2] < 3 else "at the end"))
+    assert [turn for turn in simulated.turns if "bench" in turn] == [["bench"], ["bench"], ["bench", *["smaller"] * 3]]
+
+
+def test_a_program_that_is_slow_only_with_few_records_is_invalid(simulated):
+    def slow(size, batch, number, withheld):  # takes 4 s at least, and so 10 000 a second seem to explain the rest
+        seconds = max(size / PER_S, 4.0 + size / 10_000)
+        return program(size, batch, number, withheld, per_s=size / seconds, prints="at the end")
+
+    result = simulated.bench(slow, {"input_size": 1000})
+    assert (result["verdict"], result["reasons"]) == ("INVALID", ["ANSWERS_HELD_BACK", "TIMES_DISAGREE"])
+
+
+def test_a_larger_run_that_would_pass_the_minutes_is_not_made(simulated):
+    simulated.bench(lambda *of: streams(*of, lazy_s=3.0), {"max_minutes": 0.1})
+    assert simulated.count("larger") == 0
+
+
+@pytest.mark.parametrize("stage", ["withheld", "pilot", "smaller", "larger", "unique"])
+def test_a_program_that_fails_in_one_stage_is_invalid(simulated, stage):
+    lazy = lambda *of: streams(*of, lazy_s=3.0)  # noqa: E731
+    result = simulated.bench(lazy, **{stage: lambda *of: lazy(*of) | {"exit": {"code": 3}}})
+    assert result["verdict"] == "INVALID" and "NON_ZERO_EXIT" in result["reasons"]
 
 
 # -- other processes -----------------------------------------------------------------------------------------------
@@ -259,7 +348,7 @@ BUSY = {"cpu_s": 4.0, "cores": 1.6, "of_cores": 2, "idle_share": 0.1, "top": [{"
 
 
 def busy_at(*numbers):
-    return lambda size, batch, number: streams(size, batch, number, **({"others": BUSY} if number in numbers else {}))
+    return lambda *of: streams(*of, **({"others": BUSY} if of[2] in numbers else {}))
 
 
 @pytest.mark.parametrize("repeats", [3, None])
@@ -276,7 +365,7 @@ def test_on_a_machine_that_stays_busy_runs_are_repeated_up_to_twice_and_kept(sim
 
 
 def test_disturbed_runs_are_repeated_within_the_minutes(simulated):
-    result = simulated.bench(bench=busy_at(*range(99)), settings={"max_minutes": 0.2})  # 12 s of 2.55 s each
+    result = simulated.bench(bench=busy_at(*range(99)), settings={"max_minutes": 0.2})  # 12 s of 2.65 s each
     assert (result["protocol"]["stopped_by"], result["repeats"]) == ("max_minutes", 4)
 
 
@@ -386,7 +475,7 @@ def test_a_program_that_works_before_it_says_it_is_ready_is_not_believed(measure
         "    sys.stdout.flush()"
     )
     result, _ = measured([sys.executable, "-I", "-S", "-c", code], True, batch_size=4, input_size=60, repeats=2)
-    assert "WORK_NOT_SEEN" in result["reasons"] and result["speed_per_s"]["method"] == "paired"
+    assert "WORK_NOT_SEEN" in result["reasons"] and result["speed_per_s"]["method"] in ("ready", "paired")
     true_per_s = 1 / (1 / 150 + 0.002 / 4)
     speeds = [row["speed_per_s"] for row in result["per_run"] if row["speed_per_s"]]
     assert speeds and all(math.isclose(per_s, true_per_s, rel_tol=0.2) for per_s in speeds)  # the stream would say 2000

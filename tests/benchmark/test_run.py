@@ -97,8 +97,10 @@ def test_a_run_folder_holds_everything(good):
     ending = {"code": 0, "signal": None, "oom_killed": False, "timed_out": False, "left_pids": [], "pids_refused": 0}
     assert facts["exit"] == ending | {"disk_mounts": None}
     phases = facts["phases"]
-    order = ("start_s", "first_write_s", "first_read_s", "ready_s", "first_answer_s", "last_answer_s", "exit_s")
+    order = ("start_s", "first_write_s", "first_read_s", "first_answer_s", "last_answer_s", "exit_s")
     assert [phases[name] for name in order] == sorted(phases[name] for name in order)
+    assert phases["start_s"] < facts["withheld"]["quiet_s"] < phases["first_write_s"]
+    assert phases["ready_s"] < phases["first_answer_s"]
     chunks = [json.loads(line) for line in (good.out / "runs/02/chunks.jsonl").read_text().splitlines()]
     assert sum(chunk["lines"] for chunk in chunks) == 100
     assert sum(chunk["bytes"] for chunk in chunks) == (good.out / "runs/02/answers.jsonl").stat().st_size
@@ -185,7 +187,7 @@ def test_a_fault_makes_the_point_invalid_and_everything_is_kept(benched, records
     for name in ("speed_per_s", "score"):
         assert result[name] == {"value": None, "reason": "NO_VALID_RUN"}
     also = {"MISSING_IDX"} if fault == "sigkill" else set()
-    assert set(result["reasons"]) == {code, "SINGLE_RUN"} | also
+    assert set(result["reasons"]) == {code, "SINGLE_RUN", "QUICK"} | also
     assert {path.name for path in (tmp_path / "out/runs/01").iterdir()} == RUN_FILES
     answers = (tmp_path / "out/runs/01/answers.jsonl").read_bytes()
     assert answers.count(b"\n") == {"missing": 39, "duplicate": 41, "sigkill": 4}.get(fault, 40)
@@ -311,7 +313,7 @@ class FullDisk:
         self.file.close()
 
     def write(self, text):
-        if '"mark"' in text:
+        if '"mark": "ready"' in text:
             raise OSError(28, "No space left on device")
         self.file.write(text)
 

@@ -21,9 +21,9 @@ SHORT = {"init_s": 0.4, "work_s": 0.8}
 )
 def test_speed_and_start_up_of_one_run_are_near_the_truth(setting, method, tmp_path):
     trial = pool.ours(setting, tmp_path / "run")
-    speed, init = trial.result["speed_per_s"], trial.result["init_s"]
+    speed = trial.result["speed_per_s"]
     assert abs(trial.error) <= 0.1 and (speed["method"], speed["scope"]) == (method, "run")
-    assert abs(trial.init_error_s) <= 0.25 and init["method"] == ("ready" if setting.ready else method)
+    assert abs(trial.init_error_s) <= 0.25
 
 
 def test_memory_that_is_held_is_measured(tmp_path):
