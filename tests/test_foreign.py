@@ -26,6 +26,7 @@ OURS = {  # module, or module:function -> why it may
     "monitors/": "the kernel's files",
     "runners/process.py": "the kernel's files, and the first bytes of the program that the user names",
     "runners/docker.py:_open_pidfd": "the kernel's file",
+    "runners/docker.py:_disk_mounts": "the kernel's file",
     "cli/entry.py": "/dev/null",
     "cli/images.py:read_credential": "/dev/null",
     "images/build.py:dockerfile": "the package's own",

@@ -54,6 +54,7 @@ class Withholding:
                 quiet_ns = None if busy else quiet_ns or begin_ns
             since_s = (time.monotonic_ns() - started_ns) / 1e9
             told = is_ready() or not self.ready
-            if since_s >= self.most_s or (since_s >= self.least_s and told and quiet_ns):
+            quiet = quiet_ns or (not recent and since_s > QUIET_S)  # where CPU time cannot be read
+            if since_s >= self.most_s or (since_s >= self.least_s and told and quiet):
                 break
         return None if quiet_ns is None else (quiet_ns - started_ns) / 1e9

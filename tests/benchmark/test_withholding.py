@@ -60,6 +60,12 @@ def test_a_program_is_fed_when_it_is_quiet_and_ready_or_has_ended(monkeypatch, h
     assert (expected[0], expected[1]) == (fed_s, quiet_s)
 
 
+def test_where_cpu_time_cannot_be_read_it_is_not_waited_for(monkeypatch):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(clock, "cpu", lambda: None)
+    assert clock.fed(Withholding(9.0)) == (0.11, None)
+
+
 CODE = """
 import json, sys, time
 end = time.process_time() + 0.3
