@@ -27,6 +27,7 @@ OURS = {  # module, or module:function -> why it may
     "runners/process.py": "the kernel's files, and the first bytes of the program that the user names",
     "runners/docker.py:_open_pidfd": "the kernel's file",
     "runners/docker.py:_disk_mounts": "the kernel's file",
+    "runners/engine.py:holds_files": "two names of a stream of the engine",
     "cli/entry.py": "/dev/null",
     "cli/images.py:read_credential": "/dev/null",
     "images/build.py:dockerfile": "the package's own",
