@@ -2,7 +2,8 @@
 
     python benchmarks/truth.py [--repeats N] [--seed S]
 
-About 4 minutes, and 40 s more a repeat; on a machine that does nothing else. Every run is a real one, of a server that sleeps.
+About 15 minutes, and 40 s more a repeat; on a machine that does nothing else. Every run is a real one, of a server that sleeps.
+The last table is of programs that work and print in many ways, honest ones and ones that want to look faster: tests/servers/books.py.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from servers import books
 from truth import pool
 
 
@@ -33,6 +35,13 @@ def row(name: str, way: str, errors: Sequence[float], wall_s: float, trials: Seq
         f"{wall_s / len(errors):.1f}",
     ]
     return f"{name:<30} {way:<9} {len(errors):>3} " + " ".join(f"{cell:>8}" for cell in cells)
+
+
+def way_row(way: str, trial: pool.Trial) -> str:
+    speed, init = trial.result["speed_per_s"], trial.result["init_s"]["value"]
+    error = "" if speed["value"] is None else percent(speed["value"] / trial.setting.rate - 1)
+    cells = f"{error:>8} {speed.get('method') or '':<7} {init:>8.2f} {trial.wall_s:>6.1f}"
+    return f"{way:<20} {trial.result['verdict']:<10} {cells} {' '.join(trial.result['reasons'])}"
 
 
 def main() -> None:
@@ -58,6 +67,9 @@ def main() -> None:
             print(row(title, "one run", [trial.error for trial in trials], wall_s, trials))
             errors, walls = zip(*others, strict=True)
             print(row("", "original", errors, sum(walls)), flush=True)
+        print(f"\n{'way':<20} {'verdict':<10} {'error %':>8} {'method':<7} {'start-up':>8} {'wall':>6}")
+        for way in (*books.HONEST, *books.CHEATS):
+            print(way_row(way, pool.way(way, base / way)), flush=True)
     print(f"load after {os.getloadavg()[0]:.2f}")
 
 

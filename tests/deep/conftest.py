@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SHARDS = (
-    "analysis/test_intervals.py analysis/test_caching.py analysis/test_verdicts.py data/test_synthetic_signal.py",
+    "analysis/test_intervals.py analysis/test_caching.py analysis/test_verdicts.py data/test_synthetic_signal.py benchmark/test_books.py",
     "benchmark/test_truth.py",
     "benchmark/test_truth_and_the_original.py cli/test_foreign_fuzz.py",
     "benchmark/test_truth_of_pairs.py benchmark/test_cache_probe.py monitors/test_disturbances.py",
