@@ -73,6 +73,7 @@ NOT_SIMULATED = {
     Reason.BATCH_FLIPS: "needs a model and two batch sizes",
     Reason.SINGLE_RUN: "says what was requested",
     Reason.QUICK: "says what was requested",
+    Reason.UNPROVEN: "needs a program that leaves its cgroup, or a mount that may be written",
 }
 
 

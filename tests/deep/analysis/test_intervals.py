@@ -21,7 +21,7 @@ def test_the_interval_of_a_speed_holds_the_truth_in_95_of_100_experiments(runs):
     assert 0.93 <= held / 2000 <= 0.97
 
 
-@pytest.mark.parametrize("seed", ["21", "22", "23"])
+@pytest.mark.parametrize("seed", ["21", "22"])
 @pytest.mark.parametrize("method", ["stream", "ready"])
 def test_intervals_of_each_method_hold_the_truth_in_95_of_100_simulated_benches(method, seed):
     command = [sys.executable, ROOT / "benchmarks/intervals.py", "--json"]

@@ -58,7 +58,7 @@ def test_noise_of_an_honest_run_says_nothing(verdicts, tmp_path):
     ("change", "constants", "reason"),
     [
         ({"others_cores": 1.5}, {}, Reason.BUSY_MACHINE),
-        ({"others_cores": 0.8}, {}, Reason.SHARED_MACHINE),
+        ({"others_cores": 0.6}, {}, Reason.SHARED_MACHINE),
         ({}, {"LATE_SAMPLE": 0.02, "LATE_SAMPLE_S": 1.0}, Reason.SAMPLER_GAPS),
         ({}, {"SLEW": 0.5}, Reason.CLOCK_TROUBLE),
         ({}, {"POWER_CAP": 0x40}, Reason.GPU_THROTTLED),
