@@ -22,11 +22,8 @@ from morocco_lib.errors import UsageError
 LINE_BYTES = 16 << 20  # a record is some kilobytes; what is longer is no file of records
 TEXT_BYTES = 256 << 20  # of a file that is read whole
 FILE_BYTES = 256 << 30  # of a file that is read piece by piece; /proc/kcore is 500 times that
-UNPACKED_BYTES, UNPACKED_LEAST, UNPACKED_RATIO = (
-    2 << 30,
-    64 << 20,
-    200,
-)  # JSON Lines shrink to a tenth or a twentieth, zeros to a thousandth
+UNPACKED_BYTES, UNPACKED_LEAST = 2 << 30, 64 << 20  # of what a gzip file holds: at most, and always
+UNPACKED_RATIO = 200  # JSON Lines shrink to a tenth or a twentieth, zeros to a thousandth
 DEPTH = 64  # of nested values; a record has 8
 YAML_BYTES, VALUES = 1 << 20, 100_000  # of a YAML file, whose parser is slow; in it, its aliases written out
 ENTRIES = 1_000_000  # in a folder

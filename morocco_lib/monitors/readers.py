@@ -14,11 +14,8 @@ LIST_NS = 90_000_000  # between two lists of all processes
 RELIST_NS = 290_000_000  # between two lists of a group's processes though there was no new one
 PROCESSES_NS = 190_000_000  # between two readings of a group's processes, for what they have mapped
 SHARED_BYTES = 2**20  # less than this need not be told from what another process has mapped, too
-CHANGE, COST_CHANGED, COST = (
-    0.05,
-    0.05,
-    0.001,
-)  # of what is mapped; of the time, for telling it after a change, and at rest
+CHANGE = 0.05  # of what is mapped, after which its shares are told anew
+COST_CHANGED, COST = 0.05, 0.001  # of the time, for telling them after a change, and at rest
 COUNTED = ("anonymous", "shared", "mapped files", "huge pages", "swap")  # what makes up the memory that a run holds
 
 
@@ -111,9 +108,8 @@ class CgroupReader:
     def _read_processes(self, memory: Memory, whole: bool) -> None:
         # After the group: what a process has mapped that ended in between is the group's no more.
         readings = {}
-        stale = (
-            not self._listed or time.monotonic_ns() > self._list_after_ns
-        )  # else listed with every look for new ones
+        # Else listed with every look for new ones.
+        stale = not self._listed or time.monotonic_ns() > self._list_after_ns
         for pid in self.pids() if stale else self._listed:
             last, process = self._last.get(pid), procfs.ProcessFiles.of(pid)
             quick = last is not None and not whole
