@@ -27,8 +27,8 @@ from morocco_lib.pipeline.session import Facts, Verdict
 from morocco_lib.pipeline.step_kinds import KINDS, verify
 
 NAMES = ("train", "bench", "eval", "report")
-SMALL = {"input_size": 60, "repeats": 2}  # of a bench
-QUICK = SMALL | {"quick": True}
+SMALL = {"input_size": 2000, "repeats": 2}  # of a bench: long enough for a speed beside noise
+QUICK = {"input_size": 60, "repeats": 2, "quick": True}
 
 
 def source(name):
@@ -185,7 +185,7 @@ def test_the_bench_notebook_shows_a_row_a_run_and_the_bound_beside_the_speed(typ
     assert [row["run"] for row in result["per_run"]] == list(runs.index) == list(sampler.index) == result["runs"]
     assert list(runs["speed_per_s"]) == [round(row["speed_per_s"], 3) for row in result["per_run"]]
     printed = shown["bench"][1]
-    assert "run 2 of 2: 60 answers" in printed and "60 records, batch 32, 2 runs, synthetic records" in printed
+    assert "run 2 of 2: 2000 answers" in printed and "2000 records, batch 32, 2 runs, synthetic records" in printed
     bound, ratio = re.search(r"bound ([\d,]+) records/s; measured / bound = ([\d.]+)", printed).groups()
     assert float(ratio) == pytest.approx(result["speed_per_s"]["value"] / float(bound.replace(",", "")), rel=0.06)
     upper = [axis for axis in figures[0].axes if axis.get_ylabel() == "memory, MiB"]
