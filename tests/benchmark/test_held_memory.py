@@ -62,7 +62,8 @@ def test_mapped_files_count_where_there_is_no_group(held, way):
 @pytest.mark.parametrize("use_cgroup", [True, False])
 @pytest.mark.parametrize("way", ["shared", "divided"])
 def test_a_file_that_four_processes_map_counts_once(held, use_cgroup, way):
-    assert 52 < more_mb(held, use_cgroup, way) < 100  # and the processes themselves
+    # and the processes themselves; each share is read at a moment of its own while they map
+    assert 52 < more_mb(held, use_cgroup, way) < 160
 
 
 @pytest.mark.parametrize("use_cgroup", [True, False])
