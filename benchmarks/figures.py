@@ -51,11 +51,11 @@ def renewed(text: str, run: Callable[[str], str]) -> tuple[str, list[str]]:
 def terra_figure(home: Path, records: str) -> str:
     """Run params/plans/terra.yaml on a folder of official records and return its chart of score, speed and memory."""
     from morocco_lib.pipeline.step_kinds import KINDS
-    from morocco_lib.report import figures, tables
+    from morocco_lib.report import figures, points
 
     command = [".venv/bin/python", "-m", "morocco_lib", "run", "params/plans/terra.yaml", "--out", "outputs/figure"]
     subprocess.run(command, cwd=home, env={**os.environ, "MOROCCO_DATA": records}, check=True)
-    return figures.svg(figures.disc(tables.collect(home / "outputs/figure", KINDS)))
+    return figures.svg(figures.disc(points.collect(home / "outputs/figure", KINDS)))
 
 
 def printed(command: str, home: Path) -> str:

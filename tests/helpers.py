@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -142,3 +143,27 @@ def write_plan(folder: Path, **changes) -> Path:
     path = folder / "small.yaml"
     path.write_text(json.dumps(plan | changes))  # JSON is YAML
     return path
+
+
+def write_wheel(folder: Path, name: str) -> Path:
+    """Write a package with one empty module as pip installs it; returns the wheel."""
+    folder.mkdir(exist_ok=True)
+    path, facts = folder / f"{name}-1-py3-none-any.whl", f"{name}-1.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{facts}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        wheel.writestr(f"{facts}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{facts}/RECORD", "".join(f"{file},,\n" for file in [*wheel.namelist(), f"{facts}/RECORD"]))
+    return path
+
+
+def own_pip_settings(folder: Path) -> dict[str, str]:
+    """Return variables by which a person's pip installs elsewhere, and finds packages in the folder's `wheels` alone."""
+    (folder / "pip.conf").write_text("[install]\nuser = true\n")
+    elsewhere = dict.fromkeys(("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PYTHONUSERBASE"), str(folder / "elsewhere"))
+    return {
+        **elsewhere,
+        "PIP_CONFIG_FILE": str(folder / "pip.conf"),
+        "PIP_FIND_LINKS": str(folder / "wheels"),
+        "PIP_NO_INDEX": "1",
+    }

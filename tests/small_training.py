@@ -3,10 +3,14 @@
 Import after `pytest.importorskip` for torch and transformers.
 """
 
+import multiprocessing
 import os
+import pkgutil
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import yaml
 
@@ -61,12 +65,15 @@ def texts(small):
 
 
 # -- several processes ---------------------------------------------------------------------------------------------
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 def two_processes():
     """The start of the argv of a program that two processes of this machine run together, on a port that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     argv = "-m torch.distributed.run --nproc-per-node 2 --master-addr 127.0.0.1 --master-port"
-    return [sys.executable, *argv.split(), str(port)]
+    return [sys.executable, *argv.split(), str(free_port())]
 
 
 SPOILT = """
@@ -93,3 +100,56 @@ def trained_by_two(program, root, small, out):
         list(map(str, [*two_processes(), *program, *argv])),
         cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
+
+
+# -- processes that end at a named place ---------------------------------------------------------------------------
+FORKS = multiprocessing.get_context("forkserver")  # torch and transformers are imported once
+FORKS.set_forkserver_preload(["small_training", "morocco_lib.training.seeds"])
+
+
+def trained(described, folder, processes, place=None):
+    """Train in so many processes, which end at a place if one is named; returns their exit codes."""
+    launched = (
+        {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()} if processes > 1 else {}
+    )
+    started = [FORKS.Process(target=_train, args=(described, folder, n, launched, place)) for n in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in started]
+
+
+def _train(described, folder, rank, launched, place):
+    if launched:
+        os.environ |= {name: str(value) for name, value in {**launched, "RANK": rank, "LOCAL_RANK": rank}.items()}
+    if place:
+        _end_at(rank, *place)
+    fit.fit(described, folder)
+
+
+def _end_at(rank, name, call, first=None, only=None):
+    """Kill this process before the nth call of a function, or of process `only` alone, after `first` has taken its place."""
+    owner, attribute = name.rsplit(".", 1)
+    owner = pkgutil.resolve_name(owner)
+    function, calls = getattr(owner, attribute), []
+
+    def watched(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == call and only in (None, rank):
+            if first:
+                first(*args)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    setattr(owner, attribute, watched)
+
+
+def half_removed(folder):
+    (Path(folder) / "optimizer.pt").unlink()
+
+
+def half_written(_, path):
+    Path(path).write_text("{")

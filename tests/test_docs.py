@@ -19,7 +19,7 @@ from morocco_lib.data import synthetic
 from morocco_lib.data.workload import build
 from morocco_lib.models import model_class
 from morocco_lib.pipeline.step_kinds import KINDS
-from morocco_lib.report import figures, tables
+from morocco_lib.report import figures, points
 from morocco_lib.tasks import get_task, task_names
 
 DOCS = ROOT / "docs"
@@ -276,7 +276,7 @@ def test_the_chart_of_readme_is_drawn_as_charts_are_now(quick_plan):
     def words(svg):
         return {re.sub(r"[\d.,]+ \w+$", "", text) for text in re.findall(r">([^<>]*[a-z]{2}[^<>]*)</text>", svg)}
 
-    drawn = words(figures.svg(figures.disc(tables.collect(quick_plan.folder, KINDS))))
+    drawn = words(figures.svg(figures.disc(points.collect(quick_plan.folder, KINDS))))
     assert {"records per second", "score", "terra", "disc area: peak memory, largest "} < drawn
     assert words((DOCS / "terra.svg").read_text(encoding="utf-8")) == drawn
 

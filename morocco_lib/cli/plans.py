@@ -91,9 +91,9 @@ def _summary(args, plan_dir: Path, result) -> int:
     from morocco_lib.artifacts import verify as verification
     from morocco_lib.pipeline.progress import DONE, KEPT
     from morocco_lib.pipeline.step_kinds import KINDS, verify
-    from morocco_lib.report import tables
+    from morocco_lib.report import points, tables
 
-    rows = tables.collect(plan_dir, KINDS)
+    rows = points.collect(plan_dir, KINDS)
     findings = verify(plan_dir, {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE})
     broken = [f for f in findings if not f.ok]
     code = max(result.exit_but_disturbed if args.disturbed_ok else result.exit, 1 if broken else 0)

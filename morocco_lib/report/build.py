@@ -12,7 +12,7 @@ from morocco_lib.artifacts.step_kind import PLAN, Kinds
 from morocco_lib.artifacts.verify import count_numbers
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
-from morocco_lib.report import figures, tables
+from morocco_lib.report import figures, points, tables
 from morocco_lib.report.render import POLICY, copy_page
 
 PAGE, RESULT = "report.html", "report.json"
@@ -51,7 +51,7 @@ def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = Fa
     Raises:
         UsageError: nothing to report, or a result that cannot be read.
     """
-    rows = tables.collect(plan_dir, kinds)
+    rows = points.collect(plan_dir, kinds)
     if not rows:
         raise _nothing_in(plan_dir)
     fileio.write_text(folder / tables.CSV, tables.to_csv(rows))
@@ -68,7 +68,7 @@ def build(plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = Fa
         made=steps.now(),
         code=steps.code_facts(),
         uncommitted=steps.uncommitted_text(steps.code_facts()),
-        synthetic=any(tables.origin_of(row) == tables.SYNTHETIC for row in rows),
+        synthetic=any(points.origin_of(row) == points.SYNTHETIC for row in rows),
         metrics=sorted({name for row in rows for name in row["score"].get("metrics", {})}),
         when=lambda text: f"{text[:10]} {text[11:19]} UTC",
         bytes=formatting.bytes_text,
@@ -106,7 +106,7 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     used = {(folder / name).resolve().parent for name in steps.read_status(folder)["inputs"]}
     if not all((place / steps.STATUS).is_file() for place in used):
         return 0, []  # moved alone, or a step was set aside: nothing to rebuild the numbers from
-    rows = tables.collect(plan_dir, kinds, used)
+    rows = points.collect(plan_dir, kinds, used)
     kept = foreign.read_text(folder / tables.CSV, folder)
     wrong = [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
     page, template = foreign.read_text(folder / PAGE, folder), _template()

@@ -10,7 +10,7 @@ from typing import Any
 from morocco_lib import fileio, foreign
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import SCORE, TRAINING, Kinds, shown_as
-from morocco_lib.report.tables import read_result
+from morocco_lib.report.points import read_result
 
 RESULTS = "results.tsv"
 COLUMNS = (

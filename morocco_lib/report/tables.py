@@ -1,46 +1,19 @@
-"""The results table: a row for each operating point, the same in notebook, page, CSV and terminal."""
+"""The rows of a report as a table, the same in notebook, page, CSV and terminal, and the remarks under it."""
 
 import csv
 import io
 import shlex
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from morocco_lib import foreign, formatting
-from morocco_lib.artifacts import steps
-from morocco_lib.artifacts.step_kind import POINT, SCORE, TRAINING, Kinds, shown_as
-from morocco_lib.errors import UsageError
-from morocco_lib.reasons import DISTURBED, EXIT_CODES, INVALID, VALID, Reason
+from morocco_lib.reasons import DISTURBED, INVALID
+from morocco_lib.report.points import ESTIMATES, SYNTHETIC, origin_of
 from morocco_lib.tasks import get_task, task_names
 
-CSV, SYNTHETIC = "table.csv", "synthetic"
-WEIGHTS_FILES = ("model.safetensors", "model.json")  # the first that a model has says which weights they are
-ESTIMATES = (
-    "speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record", "energy_j_per_record"
-)  # fmt: skip
+CSV = "table.csv"
 TIMED = ("speed_per_s", "init_s", "cpu_s_per_record", "energy_j_per_record")  # what a disturbed machine changes
-
-
-NUMBER, TEXT = (float, None), (str, None)
-ESTIMATE = {"value": NUMBER, "low?": NUMBER, "high?": NUMBER, "reason?": TEXT, "method?": TEXT}
-SCORED = {
-    "score": {**ESTIMATE, "n?": (int, None), "majority?": {"value": float}, "metrics?": {str: float}}, "batch_size": (int, None),
-    "data": ({"sample": bool, "origin": str, "sha256?": str, "records": int, "official_records": (int, None)}, None),
-}  # fmt: skip
-SHAPES = {  # of results, by what a report shows them as
-    SCORE: SCORED,
-    POINT: {
-        **SCORED, **dict.fromkeys(ESTIMATES, ESTIMATE), "verdict": str, "reasons": [str], "input_size": int, "repeats": int,
-        "runner": str, "disturbed_by?": [{"pid": int, "name": str, "share": float}], "argv?": ([str], None),
-        "settings?": ({str: (str, float, None)}, None), **dict.fromkeys(("image_digest?", "precision?", "backend?", "device?"), TEXT),
-    },
-    TRAINING: {
-        "task": str, "model": str, "seed": int, "seeds?": [{"seed": int, "score": NUMBER}], "data?": {"sha256?": str},
-        "val?": {"sha256?": str},
-    },
-}  # fmt: skip
 
 
 class Column(NamedTuple):
@@ -79,133 +52,6 @@ COLUMNS = (
     Column("memory", itemgetter("ram_bytes"), formatting.bytes_text, "memory"),
     Column("GPU memory", itemgetter("gpu_ram_bytes"), formatting.bytes_text),
 )
-
-
-def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = None) -> list[dict[str, Any]]:
-    """Return the rows of a folder of results, sorted by task, model and batch size.
-
-    A row holds task, model, batch_size, input_size, repeats, runner, data, verdict, reasons, score, every estimate as
-    in bench.json, and the folders it came from. The score is eval's where an eval fed the same records to the same
-    weights or command at the same batch size, else the timed runs'; an eval that fits no bench is a row of its own.
-
-    Args:
-        kinds: The kinds of steps: which of them are operating points, scores, trainings.
-        folders: Only these step folders (resolved); None: all that were not set aside.
-    """
-    cells: dict[tuple, list[tuple[Path, dict]]] = {}
-    for folder, status in steps.find_steps(plan_dir, folders):
-        if status["task"] and (folders is not None or not steps.is_retired(folder, status)):
-            foreign.check_tree(folder, steps.STATUS)
-            cells.setdefault((status["task"], status["model"]), []).append((folder, status))
-    rows = []
-    for (task, model), found in cells.items():
-        done = [(folder, status) for folder, status in found if status["state"] == steps.DONE]
-        evals = {_subject(s): _score(f, s, plan_dir, kinds) for f, s in done if shown_as(s, kinds) == SCORE}
-        here = []
-        for folder, status in done:
-            if shown_as(status, kinds) == POINT:
-                row = _point(folder, status, plan_dir, kinds)
-                here.append(row | (evals.pop(_subject(status), None) or {}))
-        here += [{**_empty(), **scored} for scored in evals.values()]
-        failed = [
-            {"step": s["step"], "folder": _name(f, plan_dir), "state": s["state"], "error": s["error"]}
-            for f, s in found
-            if s["state"] != steps.DONE
-        ]
-        if failed and not here:
-            here = [{**_empty(), "verdict": "FAILED"}]
-        fitted = [read_result(f, s, kinds) for f, s in done if shown_as(s, kinds) == TRAINING]
-        trained, selected = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
-        for row in here:
-            digest = (row["data"] or {}).get("sha256", "")
-            known = {"trained_on_these": digest in trained, "chosen_by_these": digest in selected}
-            rows.append({"task": task, "model": model, **row, **known, "failed": failed})
-    return sorted(rows, key=lambda row: (row["task"], row["model"], row["batch_size"] or 0, row["bench_folder"] or ""))
-
-
-def _subject(status: dict[str, Any]) -> tuple:
-    """Return what identifies an operating point: the digests of records and weights, the command, the batch size."""
-    parameters = status["parameters"]
-    model = parameters.get("model") or {}
-    image = parameters.get("image_id") or parameters.get("image") or model.get("image")
-    program = parameters.get("command") or model.get("command") or image or ""
-    return frozenset(status["inputs"].values()), program, parameters["batch_size"]
-
-
-def _name(folder: Path, plan_dir: Path) -> str:
-    return folder.relative_to(plan_dir).as_posix()
-
-
-def _empty() -> dict[str, Any]:
-    null = {"value": None, "reason": None}
-    return {
-        "verdict": None, "reasons": [], "disturbed_by": [], "measured": {}, "batch_size": None, "input_size": None,
-        "repeats": None, "runner": None, "proven": None, "data": None, "flips": None, "bench_folder": None, "eval_folder": None,
-        "score": dict(null), **{name: dict(null) for name in ESTIMATES},
-    }  # fmt: skip
-
-
-def read_result(folder: Path, status: dict[str, Any], kinds: Kinds) -> dict[str, Any]:
-    """Return the result that a step left; raises UsageError unless everything can be shown."""
-    path, shown = folder / kinds[status["step"]].result, shown_as(status, kinds)
-    result = foreign.read_json(path, folder, SHAPES.get(shown, ...))
-    try:
-        if shown in (POINT, SCORE):
-            _check_values(result)
-        return result
-    except ValueError as error:
-        raise UsageError(f"the result in {folder} is broken ({error})", remedy="run the step again") from None
-
-
-def _check_values(result: dict[str, Any]) -> None:
-    estimates = [result[name] for name in ("score", *ESTIMATES) if name in result]
-    for code in (*result.get("reasons", ()), *(one["reason"] for one in estimates if one.get("reason"))):
-        Reason(code)
-    if result.get("verdict", VALID) not in EXIT_CODES:
-        raise ValueError(f"verdict {result['verdict']!r:.40}")
-    if any((one.get(part) or 0) < 0 for one in estimates[1:] for part in ("value", "low", "high")):
-        raise ValueError("a measured number below 0")
-    if result["score"]["value"] is not None and "majority" not in result["score"]:
-        raise ValueError("a score without that of the most frequent answer")
-
-
-def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    names = _empty().keys() - {"bench_folder", "eval_folder", "disturbed_by", "measured", "proven"}
-    result = read_result(folder, status, kinds)
-    later = {
-        "disturbed_by": result.get("disturbed_by", []),
-        "measured": _measured(result, status),
-        "proven": result.get("proven"),
-    }  # older ones lack it
-    return {**_empty(), **_read(folder, status, kinds, names), **later, "bench_folder": _name(folder, plan_dir)}
-
-
-def _measured(result: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-    """Return what an operating point was measured of: program, weights, how it computed, what decides its speed."""
-    files = {Path(path).name: sha256 for path, sha256 in status["inputs"].items()}
-    weights = [files[name] for name in WEIGHTS_FILES if name in files]
-    measured = {
-        name: result.get(name) for name in ("argv", "image_digest", "precision", "backend", "device", "settings")
-    }
-    return {**measured, "weights_sha256": weights[0] if weights else None, "commit": status["code"]["commit"]}
-
-
-def _score(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    return {**_read(folder, status, kinds, ("score", "batch_size", "data")), "eval_folder": _name(folder, plan_dir)}
-
-
-def _read(folder: Path, status: dict[str, Any], kinds: Kinds, names: Iterable[str]) -> dict[str, Any]:
-    result = read_result(folder, status, kinds)
-    try:
-        return {name: result[name] for name in names}
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"the result in {folder} is broken ({error})", remedy="run the step again") from None
-
-
-def origin_of(row: dict[str, Any]) -> str | None:
-    """Return where a row's records come from: synthetic, files, or sample for part of an official split."""
-    data = row["data"]
-    return None if data is None else "sample" if data["sample"] else data["origin"]
 
 
 def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ alone writes. Test records are never read.
 
 import json
 import math
+import shutil
 import sys
 from array import array
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from morocco_lib import fileio
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.transformer.heads import Head, head_of
@@ -37,6 +39,8 @@ from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import distributed
 from morocco_lib.training.backbones import Backbone
 from morocco_lib.training.distributed import world
+
+NEWEST = "newest"  # in the folder of checkpoints: the name of the last one that is whole
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ class _Trainer(Trainer):
 
     def __init__(self, *, score, **kwargs):
         super().__init__(**kwargs)
-        self._score = score
+        self._score, self._by_length = score, None
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         self.model.eval()
@@ -180,7 +184,33 @@ class _Trainer(Trainer):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * world()
-        return _ByLength(batch, self.train_dataset.lengths, self.args.data_seed)
+        self._by_length = _ByLength(batch, self.train_dataset.lengths, self.args.data_seed)
+        return self._by_length
+
+    def _run_epoch(self, *, epoch: int, **kwargs) -> None:
+        """Train an epoch, unless the checkpoint that is resumed from is of the end: the Trainer would go on from it."""
+        if self.state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+            self.control.should_training_stop = True
+            self.state.best_model_checkpoint = str(self._checkpoint(self.state.best_global_step))  # wherever it is now
+            return
+        if self._by_length:
+            self._by_length.set_epoch(epoch)  # accelerate does not, where several processes skip what is behind them
+        super()._run_epoch(epoch=epoch, **kwargs)
+
+    def _save_checkpoint(self, *args) -> None:
+        super()._save_checkpoint(*args)
+        self.accelerator.wait_for_everyone()  # each has written its random numbers
+        if self.args.should_save:
+            newest = self._checkpoint(self.state.global_step)
+            fileio.write_text(newest.parent / NEWEST, newest.name)
+            for folder in set(newest.parent.glob("checkpoint-*")) - {
+                newest,
+                self._checkpoint(self.state.best_global_step),
+            }:
+                shutil.rmtree(folder)
+
+    def _checkpoint(self, update: int) -> Path:
+        return Path(self.args.output_dir, f"checkpoint-{update}")
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -342,7 +372,6 @@ class Fit:
             eval_steps=every,
             save_strategy="steps",
             save_steps=every,
-            save_total_limit=1,
             load_best_model_at_end=True,
             metric_for_best_model="score",
             greater_is_better=True,
@@ -378,5 +407,5 @@ class Fit:
 
 def _last_checkpoint(folder: Path) -> str | None:
     """Return the newest checkpoint that an interrupted attempt left whole."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+    newest = folder / NEWEST
+    return str(folder / newest.read_text()) if newest.exists() else None

@@ -67,28 +67,27 @@ def fit(
             known.append({"seed": seed, "state": FAILED, "score": None, "error": str(error), **meter.read()})
             say(f"seed {seed} failed: {error}")
         else:
-            best = max((one["score"] for one in known if one["state"] == DONE), default=-math.inf)
+            best = max((one["score"] for one in _done(known)), default=-math.inf)
             entry = {"seed": seed, "state": DONE, "score": trained.score, "looks": trained.evaluations}
             entry |= {name: getattr(trained, name) for name in ("updates", "sequences", "truncated", "batch_size")}
             known.append({**entry, **meter.read()})
             say(f"seed {seed}: {trained.score:.4f} on val after {trained.updates} updates")
             PartialState().wait_for_everyone()  # all have read the best checkpoint
-            if first:
-                if trained.score > best:
-                    for left in (work / BEST, work / f"{BEST}.new"):  # a kill may have left it half-written
-                        shutil.rmtree(left, ignore_errors=True)
-                    origin = trained_on | {"seed": seed}
-                    weights.save(trained.fitted, job.task, work / f"{BEST}.new", name=name, trained_on=origin)
-                    (work / f"{BEST}.new").rename(work / BEST)
-                shutil.rmtree(work / f"seed-{seed}", ignore_errors=True)
+            if first and trained.score > best:
+                for left in (work / BEST / f"{seed}", new := work / BEST / f"{seed}.new"):  # what a kill may have left
+                    shutil.rmtree(left, ignore_errors=True)
+                weights.save(trained.fitted, job.task, new, name=name, trained_on=trained_on | {"seed": seed})
+                new.rename(work / BEST / f"{seed}")
         if first:
             fileio.write_json(work / SEEDS, known)
-    done = [one for one in known if one["state"] == DONE]
-    if not done:
+            _remove_outdated(work, known)
+    done, chosen = _done(known), _best(known)
+    if not chosen:
         raise InvalidResult(f"no seed was trained to its end: {known[0]['error']}")
-    chosen = max(done, key=lambda one: one["score"])
     if first:
-        shutil.copytree(work / BEST, folder / "weights")  # they stay in the work folder until all is done
+        shutil.copytree(
+            work / BEST / f"{chosen['seed']}", folder / "weights"
+        )  # they stay in the work folder until all is done
         shutil.rmtree(work)
     return {
         "recipe": job.recipe.model_dump(exclude={"tasks"}),
@@ -114,15 +113,31 @@ def _resume(work: Path, key: str, seeds: list[int], say: Callable[[str], None]) 
     with suppress(OSError, ValueError):
         if (work / KEY).read_text() == key:
             known = json.loads((work / SEEDS).read_text()) if (work / SEEDS).exists() else []
-            done = [one for one in known if one["state"] == DONE]
-            best = max(done, key=lambda one: one["score"], default=None)
-            if best is None or (best["seed"] in seeds and (work / BEST).is_dir()):
+            best = _best(known)
+            if best is None or (best["seed"] in seeds and (work / BEST / f"{best['seed']}").is_dir()):
                 return [one for one in known if one["seed"] in seeds]
     if aside := steps.retire(work):
         say(f"{work} is of another training (data, model, recipe or best seed); set aside as {aside.name}")
     work.mkdir(parents=True)
     (work / KEY).write_text(key)
     return []
+
+
+def _remove_outdated(work: Path, known: list[dict[str, Any]]) -> None:
+    """Remove the checkpoints of finished seeds, and all weights but the best."""
+    best = _best(known)
+    outdated = {work / f"seed-{one['seed']}" for one in _done(known)}
+    outdated |= {folder for folder in (work / BEST).glob("*") if folder.name != f"{best['seed']}"}
+    for folder in outdated:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _done(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [one for one in known if one["state"] == DONE]
+
+
+def _best(known: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return max(_done(known), key=lambda one: one["score"], default=None)
 
 
 class _Meter:
@@ -170,6 +185,6 @@ def _warnings(task: Task, val: list[Record], known: list[dict], chosen: dict) ->
         found.append(f"failed seeds: {', '.join(map(str, failed))}")
     if chosen["truncated"]:
         found.append(f"{chosen['truncated']} of {chosen['sequences']} sequences of the train split were truncated")
-    if sum(one["state"] == DONE for one in known) > 1:
+    if len(_done(known)) > 1:
         found.append("the seed was chosen by val: its score there is the best of several, and too optimistic")
     return found

@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 
 import engine
 import pytest
+from helpers import own_pip_settings, write_wheel
 
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
@@ -230,19 +230,9 @@ def test_requirements_are_those_of_the_extras_alone():
 
 
 def test_a_persons_own_pip_settings_do_not_say_where_packages_of_images_go(tmp_path, monkeypatch):
-    (tmp_path / "wheels").mkdir()
-    with zipfile.ZipFile(tmp_path / "wheels/canary-1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("canary.py", "")
-        wheel.writestr("canary-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: canary\nVersion: 1\n")
-        wheel.writestr("canary-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(
-            "canary-1.dist-info/RECORD", "canary.py,,\ncanary-1.dist-info/METADATA,,\ncanary-1.dist-info/WHEEL,,\n"
-        )
-    (tmp_path / "pip.conf").write_text("[install]\nuser = true\n")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
-    for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"):
-        monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
+    write_wheel(tmp_path / "wheels", "canary")
+    for name, value in own_pip_settings(tmp_path).items():
+        monkeypatch.setenv(name, value)
     bases.install(["canary"], "3.11", tmp_path / "packages")
     assert (tmp_path / "packages/canary.py").is_file() and not (tmp_path / "elsewhere").exists()
 

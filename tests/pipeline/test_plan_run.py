@@ -18,7 +18,7 @@ from morocco_lib.errors import InvalidResult
 from morocco_lib.pipeline import plan_run, scheduler, synthetic_step
 from morocco_lib.pipeline.plan_run import PlanRun
 from morocco_lib.pipeline.step_kinds import KINDS, verify
-from morocco_lib.report import seeds_table, tables
+from morocco_lib.report import points, seeds_table
 
 DEMO = ROOT / "params/plans/demo.yaml"
 
@@ -104,7 +104,7 @@ def test_a_report_verifies_after_something_is_added_to_its_plan(quick_plan, tmp_
     folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
     (bench,) = (folder / "tfidf/terra").glob("bench-*")
     shutil.copytree(bench, folder / "other/terra" / bench.name)
-    assert len(tables.collect(folder, KINDS)) == 3
+    assert len(points.collect(folder, KINDS)) == 3
     assert all(f.ok for f in verify_steps(folder, KINDS))
 
 

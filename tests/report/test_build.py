@@ -1,7 +1,6 @@
-"""The report page: self-contained, every number with its interval, broken and failed steps named; and its table."""
+"""The report page: self-contained, every number with its interval, broken and failed steps named."""
 
 import csv
-import io
 import json
 import re
 import shutil
@@ -11,7 +10,7 @@ import pytest
 
 from morocco_lib import fileio, formatting
 from morocco_lib.artifacts import steps
-from morocco_lib.pipeline.step_kinds import KINDS, verify
+from morocco_lib.pipeline.step_kinds import verify
 from morocco_lib.report import tables
 
 
@@ -84,6 +83,31 @@ def test_synthetic_records_are_called_synthetic_in_every_notebook(quick_plan):
         assert "synthetic, a tenth of the labels wrong on purpose" in path.read_text()
 
 
+def test_a_page_of_before_says_nothing_of_isolation_and_verifies(quick_plan, tmp_path):
+    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
+    for run in folder.rglob("run.json"):
+        facts = json.loads(run.read_text())
+        del facts["proven"]
+        fileio.write_json(run, facts)
+    for result in folder.rglob("bench.json"):
+        fileio.write_json(result, {k: v for k, v in json.loads(result.read_text()).items() if k != "proven"})
+    (page,) = folder.glob("report-*/report.html")
+    page.write_text(page.read_text().replace("<small>process: no isolation</small>", ""))
+    for status in folder.rglob("status.json"):
+        steps.Step(status.parent, steps.read_status(status.parent)).finish("done", 0)
+    assert [finding.seen for finding in verify(folder) if not finding.ok and finding.what == "numbers"] == []
+
+
+@pytest.mark.parametrize(("old", "new"), [(">VALID<", ">INVALID<"), ("MiB", "KiB"), ("OMP_NUM_THREADS", "OMP_THREADS")])
+def test_a_page_that_shows_something_else_does_not_verify(old, new, quick_plan, tmp_path):
+    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
+    (page,) = folder.glob("report-*/report.html")
+    page.write_text(page.read_text().replace(old, new))
+    steps.Step(page.parent, steps.read_status(page.parent)).finish("done", 0)  # as a forger would
+    (wrong,) = (finding.seen for finding in verify(folder) if not finding.ok)
+    assert "report.html: what it shows as" in wrong
+
+
 # -- what cannot be reported ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("broken", ["{", "without a speed"])
 def test_a_broken_result_is_named(main, quick_plan, tmp_path, broken):
@@ -115,134 +139,3 @@ def test_a_failed_step_is_in_the_report_with_its_reason(main, synthetic_data, tm
     with open(done.stdout.strip(), encoding="utf-8") as file:
         text = file.read()
     assert "FAILED" in text and "majority on terra: train failed: " in text and "have no label" in text
-
-
-# -- the table -----------------------------------------------------------------------------------------------------
-def test_invalid_rows_are_grey_with_their_reason(quick_plan):
-    row = tables.collect(quick_plan.folder, KINDS)[0]
-    valid, invalid = row | {"model": "one"}, row | {"model": "other", "verdict": "INVALID", "reasons": ["DRIFT"]}
-    styles = tables.styled([valid, invalid])._compute().ctx
-    assert {place[0] for place, style in styles.items() if ("color", "#999999") in style} == {1}
-    assert "INVALID DRIFT" in tables.styled([valid, invalid, invalid]).to_html()  # two of one name
-
-
-def test_every_row_says_what_was_measured_and_differing_settings_are_told_apart(quick_plan):
-    first, second = tables.collect(quick_plan.folder, KINDS)
-    for row in (first, second):
-        name = {"majority": "model.json", "tfidf": "model.safetensors"}[row["model"]]
-        (weights,) = quick_plan.folder.glob(f"{row['model']}/terra/train-*/weights/{name}")
-        assert row["measured"]["weights_sha256"] == fileio.sha256_file(weights)
-        assert "infer" in row["measured"]["argv"] and row["measured"]["settings"]["OMP_NUM_THREADS"] == "1"
-    page = (next(quick_plan.folder.glob("report-*")) / "report.html").read_text()
-    assert first["measured"]["weights_sha256"][:12] in page and "OMP_NUM_THREADS=1" in page
-    assert tables.settings_lines([first, second]) == []
-    other = {**second["measured"], "settings": {**second["measured"]["settings"], "OMP_NUM_THREADS": "2"}}
-    (line,) = tables.settings_lines([first, second | {"measured": other}])
-    assert (
-        line
-        == "Measured with different OMP_NUM_THREADS, so speeds are not comparable: 1: majority on terra; 2: tfidf on terra."
-    )
-
-
-def test_a_table_in_a_notebook_runs_nothing(quick_plan):
-    row = tables.collect(quick_plan.folder, KINDS)[0] | {"model": "<script>x</script>"}
-    assert "&lt;script&gt;" in tables.styled([row]).to_html() and "<script>x" not in tables.styled([row]).to_html()
-
-
-def test_a_spreadsheet_computes_nothing(quick_plan):
-    row = tables.collect(quick_plan.folder, KINDS)[0] | {"model": "=1+1", "task": "@sum"}
-    assert next(csv.DictReader(io.StringIO(tables.to_csv([row]))))["model"] == "'=1+1"
-    assert tables.to_csv([row | {"task": "terra", "model": "-x"}]).count("'-x") == 1
-
-
-def test_disturbed_numbers_are_grey_and_who_disturbed_them_is_one_line(quick_plan):
-    by = [{"pid": 9, "name": "make", "share": 0.8}]
-    first, second = tables.collect(quick_plan.folder, KINDS)
-    disturbed = first | {"verdict": "DISTURBED", "reasons": ["BUSY_MACHINE"], "disturbed_by": by}
-    styles = tables.styled([disturbed, second])._compute().ctx
-    heads = ["task", "model", *(column.head for column in tables.COLUMNS), "verdict"]
-    grey = {(row, heads[column]) for (row, column), style in styles.items() if ("color", "#999999") in style}
-    assert grey == {(0, "records/s"), (0, "start-up")}
-    (line,) = (line for line in tables.remarks([disturbed, disturbed]) if line.startswith("DISTURBED"))
-    assert "of 2 of 2 operating points were disturbed by make (pid 9, 80% of all cores)" in line
-    cells = tables.text_table([disturbed, second]).splitlines()
-    assert cells[1].count("~") == 2 and cells[1].endswith("DISTURBED") and "~" not in cells[2]
-    assert "DISTURBED" in tables.to_csv([disturbed]).splitlines()[1] and not tables.disturbance_lines([second])
-
-
-def test_a_page_of_before_says_nothing_of_isolation_and_verifies(quick_plan, tmp_path):
-    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
-    for run in folder.rglob("run.json"):
-        facts = json.loads(run.read_text())
-        del facts["proven"]
-        fileio.write_json(run, facts)
-    for result in folder.rglob("bench.json"):
-        fileio.write_json(result, {k: v for k, v in json.loads(result.read_text()).items() if k != "proven"})
-    (page,) = folder.glob("report-*/report.html")
-    page.write_text(page.read_text().replace("<small>process: no isolation</small>", ""))
-    for status in folder.rglob("status.json"):
-        steps.Step(status.parent, steps.read_status(status.parent)).finish("done", 0)
-    assert [finding.seen for finding in verify(folder) if not finding.ok and finding.what == "numbers"] == []
-
-
-def test_memory_of_before_mapped_files_counted_is_told_from_that_of_now(quick_plan):
-    now = tables.collect(quick_plan.folder, KINDS)
-    assert {row["ram_bytes"]["method"].partition(" with ")[2] for row in now} == {"mapped files"}
-    before = [row | {"ram_bytes": row["ram_bytes"] | {"method": "cgroup v1"}} for row in now]
-    assert tables.memory_lines(now) == tables.memory_lines(before) == []
-    (line,) = tables.memory_lines([before[0], now[1]])
-    assert line in tables.remarks([before[0], now[1]]) and line.endswith("with the others': majority on terra.")
-
-
-def test_a_reason_of_several_rows_is_one_sentence(quick_plan):
-    first, second = (row | {"reasons": ["DRIFT"]} for row in tables.collect(quick_plan.folder, KINDS))
-    (line,) = (line for line in tables.remarks([first, second, second]) if "DRIFT" in line)
-    assert line.startswith("majority on terra, tfidf on terra: DRIFT (disturbance): ") and line.endswith("to the last")
-
-
-def test_a_score_below_the_most_frequent_answer_names_it_where_there_is_one(quick_plan):
-    row = tables.collect(quick_plan.folder, KINDS)[0]
-    bars = [{"value": 0.75, "label": "entailment"}, {"value": 0.75}]
-    lines = [tables.remarks([row | {"score": {**row["score"], "value": 0.5, "majority": bar}}]) for bar in bars]
-    texts = [next(line.partition(" of these records")[2] for line in found if "below the" in line) for found in lines]
-    assert texts == [" (entailment).", "."]
-
-
-def test_a_speed_never_gets_the_score_of_other_records(quick_plan, tmp_path):
-    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
-    (scored,) = folder.glob("tfidf/terra/eval-*")
-    status = steps.read_status(scored)
-    name = next(iter(status["inputs"]))
-    status["inputs"][name] = "0" * 64
-    fileio.write_json(scored / steps.STATUS, steps.seal(status))
-    rows = [row for row in tables.collect(folder, KINDS) if row["model"] == "tfidf"]
-    assert [(bool(row["bench_folder"]), bool(row["eval_folder"])) for row in rows] == [(False, True), (True, False)]
-    assert rows[0]["speed_per_s"]["value"] is None
-
-
-def test_a_score_on_the_training_records_is_called_that(quick_plan):
-    (row, _) = tables.collect(quick_plan.folder, KINDS)
-    leak = "terra: scored on the training records themselves."
-    assert not row["trained_on_these"] and leak not in tables.remarks([row])
-    assert leak in tables.remarks([row | {"trained_on_these": True}])
-    selected = "Scored on the records that selected the checkpoint and seed, so slightly too high: majority on terra."
-    assert selected in tables.remarks([row | {"chosen_by_these": True}])
-
-
-def test_records_of_training_are_recognized_by_their_digest(quick_plan, tmp_path):
-    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
-    (trained,), (scored,) = folder.glob("tfidf/terra/train-*/train.json"), folder.glob("tfidf/terra/eval-*/score.json")
-    result = json.loads(trained.read_text())
-    result["data"]["sha256"] = json.loads(scored.read_text())["data"]["sha256"]
-    fileio.write_json(trained, result)
-    assert [row["trained_on_these"] for row in tables.collect(folder, KINDS)] == [False, True]
-
-
-@pytest.mark.parametrize(("old", "new"), [(">VALID<", ">INVALID<"), ("MiB", "KiB"), ("OMP_NUM_THREADS", "OMP_THREADS")])
-def test_a_page_that_shows_something_else_does_not_verify(old, new, quick_plan, tmp_path):
-    folder = shutil.copytree(quick_plan.folder, tmp_path / "copy")
-    (page,) = folder.glob("report-*/report.html")
-    page.write_text(page.read_text().replace(old, new))
-    steps.Step(page.parent, steps.read_status(page.parent)).finish("done", 0)  # as a forger would
-    (wrong,) = (finding.seen for finding in verify(folder) if not finding.ok)
-    assert "report.html: what it shows as" in wrong

@@ -296,6 +296,24 @@ def test_a_kill_while_the_best_weights_are_put_away_loses_nothing(left, small, t
     assert one.read_bytes() == other.read_bytes()
 
 
+def test_a_kill_while_better_weights_are_written_keeps_the_seeds_of_before(small, tmp_path, monkeypatch):
+    scores = iter(range(1, 100))
+    monkeypatch.setattr(finetune.Fit, "_score", lambda *args: next(scores) / 100)  # each is better than those before
+    save = weights.save
+
+    def ended(*args, trained_on, **kwargs):
+        if trained_on["seed"] == 2:
+            raise KeyboardInterrupt
+        save(*args, trained_on=trained_on, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(seeds.weights, "save", ended)
+        fit.fit(plan(small, seeds=(1, 2)), tmp_path)
+    known = json.loads((seeds.work_folder(tmp_path) / "seeds.json").read_text())
+    again = fit.fit(plan(small, seeds=(1, 2)), tmp_path)
+    assert [again["seeds"][0]] == known and again["chosen_seed"] == 2
+
+
 @pytest.mark.parametrize(
     ("again", "kept"),
     [({"seeds": (1, 2)}, True), ({"seeds": (2,)}, False), ({"seeds": (1,), "learning_rate": 1e-4}, False)],

@@ -32,7 +32,7 @@ from morocco_lib.legacy.corrected import corrected
 from morocco_lib.models import model_class, weights
 from morocco_lib.pipeline.report_step import report_step
 from morocco_lib.pipeline.step_kinds import KINDS, verify
-from morocco_lib.report import render, tables
+from morocco_lib.report import points, render, tables
 from morocco_lib.runners import engine
 from morocco_lib.runners.contract import parse_event
 from morocco_lib.tasks import get_task, task_names
@@ -186,7 +186,7 @@ def step_folders(rng, folder, given):
             status = changed(rng, status)
         fileio.write_json(theirs / steps.STATUS, steps.seal(status) if isinstance(status, dict) else status)
     with explained():
-        rows = tables.collect(plan, KINDS)
+        rows = points.collect(plan, KINDS)
         assert "ours" in tables.text_table(rows) + tables.to_csv(rows) and tables.remarks(rows)
         [tables.readable(row) for row in rows]
         if rng.random() < 0.3:
