@@ -12,6 +12,7 @@ NUMBERS = ("score", "speed_per_s", "ram_bytes", "gpu_ram_bytes")
 def averaged(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
     """Return (the tasks, an operating point for each model and batch size over them); no tasks if fewer than two are shared.
 
+    Points with a score and a speed on less than half of the tasks are left out, so that one of them does not leave none.
     Score and memory are plain means. The speed is the harmonic mean: records a second where each task has as many. A point
     that is not VALID on one of the tasks is not VALID. Intervals are those of a mean of independent numbers; a mean with a
     number without an interval has none.
@@ -20,6 +21,8 @@ def averaged(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[dict[str, 
     for row in rows:
         if row["score"]["value"] is not None and row["speed_per_s"]["value"] is not None:
             cells.setdefault((row["model"], row["batch_size"]), {})[row["task"]] = row
+    tasks = {task for found in cells.values() for task in found}
+    cells = {key: found for key, found in cells.items() if 2 * len(found) >= len(tasks)}
     shared = sorted(set.intersection(*map(set, cells.values()))) if cells else []
     if len(shared) < 2:
         return [], []

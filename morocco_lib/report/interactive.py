@@ -58,8 +58,8 @@ def _view(name: str, rows: Sequence[dict[str, Any]], colours: dict[str, str], me
         size = (row[memory]["value"] or 0) / largest if largest else 0
         points.append({
             "row": row.get("row"), "model": row["model"], "batch": row["batch_size"], "verdict": row["verdict"],
-            "colour": colours[row["model"]], "valid": row["verdict"] == VALID, "front": on.get(id(row)),
-            "speed": _ends(row["speed_per_s"]), "score": _ends(row["score"]), "size": max(SMALLEST, LARGEST * size**0.5),
+            "colour": colours[row["model"]], "front": on.get(id(row)),
+            "speed": _ends(row["speed_per_s"]), "score": _ends(row["score"]), "size": round(max(SMALLEST, LARGEST * size**0.5), 1),
             "texts": {
                 "score": formatting.with_interval(row["score"], formatting.score_text),
                 "records/s": formatting.with_interval(row["speed_per_s"], formatting.speed_text),
@@ -79,10 +79,10 @@ def _less(e: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ends(e: dict[str, Any]) -> list[float]:
-    low, high = e.get("low"), e.get("high")
-    return [e["value"], e["value"] if low is None else low, e["value"] if high is None else high]
+    ends = (e["value"] if e.get(end) is None else e[end] for end in ("value", "low", "high"))
+    return [float(f"{end:.6g}") for end in ends]
 
 
 def json_text(value: Any) -> str:
     """Return JSON that can stand in a script element, whatever texts it holds."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True).replace("<", "\\u003c")
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).replace("<", "\\u003c")

@@ -46,11 +46,12 @@
   // -- the chart ------------------------------------------------------------------------------------------------
   const holder = find("#chart");
   if (!holder) return;
+  const COLOURS = 8;  // more models than that share colours: the text over a disc names them
   const views = JSON.parse(find("#points").textContent), choice = find("#view");
   views.forEach((view, k) => choice.append(new Option(view.name, k)));
   const draw = () => {
     const view = views[Number(choice.value)], points = view.points;
-    const { Plotting, ColumnDataSource, HoverTool, TapTool, Span, Range1d } = Bokeh;
+    const { Plotting, ColumnDataSource, HoverTool, NumeralTickFormatter, Span, Range1d } = Bokeh;
     const speeds = points.flatMap((p) => p.speed).filter((v) => v > 0);
     const scores = points.flatMap((p) => p.score).concat(view.majority ?? []);
     const pad = 0.12 * (Math.max(...scores) - Math.min(...scores) + 0.02);
@@ -59,8 +60,10 @@
       height: 440, sizing_mode: "stretch_width", x_axis_type: "log", toolbar_location: "above", tools: ["pan", "wheel_zoom", "box_zoom", "reset", "tap", hover],
       x_range: new Range1d({ start: Math.min(...speeds) / 2, end: Math.max(...speeds) * 2 }),
       y_range: new Range1d({ start: Math.min(...scores) - pad, end: Math.max(...scores) + pad }),
-      background_fill_color: null, border_fill_color: null, output_backend: "canvas",
+      background_fill_color: null, border_fill_color: null,
     });
+    figure.xaxis.formatter = new NumeralTickFormatter({ format: "0,0.[000]" });
+    figure.toolbar.logo = null;
     const grey = "#8a8a8a";
     for (const [axis, name] of [[figure.xaxis, "records per second"], [figure.yaxis, "score"]]) {
       axis.axis_label = name;
@@ -68,7 +71,7 @@
     }
     figure.grid.grid_line_alpha = 0.25;
     if (view.majority !== null) figure.add_layout(new Span({ location: view.majority, dimension: "width", line_dash: "dashed", line_color: grey }));
-    const column = (of) => points.map(of), colour = column((p) => (p.valid ? p.colour : "#b8b8b8"));
+    const column = (of) => points.map(of), colour = column((p) => (p.verdict === "VALID" ? p.colour : "#b8b8b8"));
     const source = new ColumnDataSource({ data: {
       x: column((p) => p.speed[0]), low: column((p) => p.speed[1]), high: column((p) => p.speed[2]),
       y: column((p) => p.score[0]), bottom: column((p) => p.score[1]), top: column((p) => p.score[2]),
@@ -90,7 +93,7 @@
     Plotting.show(figure, holder);
   };
   const legend = find("#legend"), named = new Map(views.flatMap((v) => v.points).map((p) => [p.model, p.colour]));
-  for (const [model, colour] of [...named].sort()) {
+  for (const [model, colour] of named.size > COLOURS ? [] : [...named].sort()) {
     const mark = document.createElement("span");
     mark.style.color = colour;
     mark.textContent = "\u25cf";
