@@ -55,7 +55,8 @@
     const speeds = points.flatMap((p) => p.speed).filter((v) => v > 0);
     const scores = points.flatMap((p) => p.score).concat(view.majority ?? []);
     const pad = 0.12 * (Math.max(...scores) - Math.min(...scores) + 0.02);
-    const hover = new HoverTool({ tooltips: [["", "@title"], ["", "@text"]], renderers: "auto", attachment: "horizontal" });
+    const rows = Object.keys(points[0].texts);
+    const hover = new HoverTool({ tooltips: [["", "@title"], ...rows.map((name, k) => [name, `@text${k}`]), ["", "@front"]], attachment: "horizontal" });
     const figure = Plotting.figure({
       height: 440, sizing_mode: "stretch_width", x_axis_type: "log", toolbar_location: "above", tools: ["pan", "wheel_zoom", "box_zoom", "reset", "tap", hover],
       x_range: new Range1d({ start: Math.min(...speeds) / 2, end: Math.max(...speeds) * 2 }),
@@ -77,8 +78,8 @@
       y: column((p) => p.score[0]), bottom: column((p) => p.score[1]), top: column((p) => p.score[2]),
       size: column((p) => p.size), colour, rim: column((p) => p.colour), width: column((p) => (p.front === null ? 1 : 3)),
       title: column((p) => `${p.model}${p.batch ? `, batch ${p.batch}` : ""}: ${p.verdict}`),
-      text: column((p) => Object.entries(p.texts).map(([name, text]) => `${name}: ${text}`).join("; ") +
-        (p.front === null ? "" : `; nothing here is better in everything (sure to ${Math.round(100 * p.front)} %)`)),
+      front: column((p) => (p.front === null ? "" : `none is better in everything, sure to ${Math.round(100 * p.front)} %`)),
+      ...Object.fromEntries(rows.map((name, k) => [`text${k}`, column((p) => p.texts[name])])),
     } });
     figure.segment({ x0: { field: "low" }, x1: { field: "high" }, y0: { field: "y" }, y1: { field: "y" }, line_color: { field: "colour" }, line_width: 1.5, source });
     figure.segment({ x0: { field: "x" }, x1: { field: "x" }, y0: { field: "bottom" }, y1: { field: "top" }, line_color: { field: "colour" }, line_width: 1.5, source });
