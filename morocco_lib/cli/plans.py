@@ -31,9 +31,11 @@ def add(command: Callable) -> None:
 
     option = command(
         "report", report, "build the page and the tables of a folder of results",
-        "morocco report outputs/demo", "morocco report bench1 --out page1",
+        "morocco report outputs/demo", "morocco report bench1 --out page1", "morocco report outputs/demo --against founding",
     ).add_argument  # fmt: skip
     option("outputs", type=expand, metavar="OUTPUTS")
+    beside = "published numbers to show beside: founding (the original's README) or a JSON file of the same form"
+    option("--against", metavar="founding|FILE", help=beside)
     option("--out", type=expand, metavar="DIR", help="new or empty folder (default OUTPUTS/report-<key>)")
 
     option = command(
@@ -119,11 +121,13 @@ def _short(path: Path) -> Path:
 
 
 def report(args) -> int:
+    from morocco_lib.legacy import published
     from morocco_lib.pipeline import writable_home
     from morocco_lib.pipeline.report_step import report_step
 
+    numbers = published.read(args.against) if args.against else None
     with writable_home.writable(args.outputs):
-        put(report_step(args.outputs, args.out))
+        put(report_step(args.outputs, args.out, numbers))
     return 0
 
 

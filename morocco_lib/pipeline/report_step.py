@@ -1,6 +1,7 @@
 """A report as a step of its own, without a notebook: `morocco report`."""
 
 from pathlib import Path
+from typing import Any
 
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
@@ -9,12 +10,13 @@ from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.report import build
 
 
-def report_step(plan_dir: Path, out: Path | None = None) -> Path:
+def report_step(plan_dir: Path, out: Path | None = None, published: dict[str, Any] | None = None) -> Path:
     """Build the page of a folder of results and return it.
 
     Args:
         plan_dir: Folder of step folders.
         out: New or empty folder; None: report-<key> in `plan_dir`.
+        published: Published numbers to show beside; see `legacy.published`.
     Raises:
         UsageError: no such folder, or nothing to report in it.
     """
@@ -27,4 +29,4 @@ def report_step(plan_dir: Path, out: Path | None = None) -> Path:
     if out is None:
         steps.retire(folder)
     with job.begin(folder):
-        return build.build(plan_dir, folder, KINDS)["page"]
+        return build.build(plan_dir, folder, KINDS, published=published)["page"]

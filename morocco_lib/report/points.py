@@ -27,11 +27,13 @@ SHAPES = {  # of results, by what a report shows them as
     POINT: {
         **SCORED, **dict.fromkeys(ESTIMATES, ESTIMATE), "verdict": str, "reasons": [str], "input_size": int, "repeats": int,
         "runner": str, "disturbed_by?": [{"pid": int, "name": str, "share": float}], "argv?": ([str], None),
+        "per_run?": [{"run": str, "speed_per_s?": NUMBER}],
         "settings?": ({str: (str, float, None)}, None), **dict.fromkeys(("image_digest?", "precision?", "backend?", "device?"), TEXT),
     },
     TRAINING: {
         "task": str, "model": str, "seed": int, "seeds?": [{"seed": int, "score": NUMBER}], "data?": {"sha256?": str},
-        "val?": {"sha256?": str},
+        "val?": {"sha256?": str}, **dict.fromkeys(("wall_s?", "cpu_s?", "weights_bytes?"), NUMBER),
+        "cost?": {"wall_s": NUMBER, "cpu_s": NUMBER, "energy_j?": ({"value": NUMBER}, None)},
     },
 }  # fmt: skip
 
@@ -95,7 +97,7 @@ def _empty() -> dict[str, Any]:
     null = {"value": None, "reason": None}
     return {
         "verdict": None, "reasons": [], "disturbed_by": [], "measured": {}, "batch_size": None, "input_size": None,
-        "repeats": None, "runner": None, "proven": None, "data": None, "flips": None, "bench_folder": None, "eval_folder": None,
+        "repeats": None, "runner": None, "proven": None, "per_run": [], "data": None, "flips": None, "bench_folder": None, "eval_folder": None,
         "score": dict(null), **{name: dict(null) for name in ESTIMATES},
     }  # fmt: skip
 
@@ -125,12 +127,13 @@ def _check_values(result: dict[str, Any]) -> None:
 
 
 def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    names = _empty().keys() - {"bench_folder", "eval_folder", "disturbed_by", "measured", "proven"}
+    names = _empty().keys() - {"bench_folder", "eval_folder", "disturbed_by", "measured", "proven", "per_run"}
     result = read_result(folder, status, kinds)
     later = {
         "disturbed_by": result.get("disturbed_by", []),
         "measured": _measured(result, status),
         "proven": result.get("proven"),
+        "per_run": result.get("per_run", []),
     }  # older ones lack it
     return {**_empty(), **_read(folder, status, kinds, names), **later, "bench_folder": _name(folder, plan_dir)}
 

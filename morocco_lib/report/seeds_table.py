@@ -3,8 +3,9 @@
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from morocco_lib import fileio, foreign
@@ -35,6 +36,43 @@ def rows(plan_dir: Path, kinds: Kinds) -> list[dict[str, Any]]:
                 elif task == result["task"]:
                     found.append(_line(plan_dir, task, fitted, result, one))
     return sorted(found, key=lambda line: (line["task"], line["model"], line["train_step"], line["seed"]))
+
+
+def trainings(
+    plan_dir: Path, kinds: Kinds, points: list[dict[str, Any]], folders: Collection[Path] | None = None
+) -> list[dict[str, Any]]:
+    """Return a line for each training: how far its seeds differ, what it cost, and the memory of its weights in use.
+
+    Each: task, model, seeds (how many have a score), mean, sd, low, high (of val scores; null without), wall_s, cpu_s,
+    energy_j, weights_bytes, ram_bytes (the largest peak measured of these weights, or null), folder.
+
+    Args:
+        points: The rows of the report.
+        folders: Only these step folders (resolved); None: all.
+    """
+    found = []
+    for folder, status in steps.find_steps(plan_dir, folders):
+        if status["state"] != steps.DONE or shown_as(status, kinds) != TRAINING:
+            continue
+        if folders is None and steps.is_retired(folder, status):
+            continue
+        result = read_result(folder, status, kinds)
+        scores = [one["score"] for one in _seeds(result) if one["score"] is not None]
+        whole = result.get("cost", result)
+        held = [
+            row["ram_bytes"]["value"]
+            for row in points
+            if row["ram_bytes"]["value"] and row["measured"].get("weights_sha256") in set(status["outputs"].values())
+        ]
+        found.append({
+            "task": status["task"], "model": status["model"], "seeds": len(scores),
+            "mean": fmean(scores) if scores else None, "sd": stdev(scores) if len(scores) > 1 else None,
+            "low": min(scores, default=None), "high": max(scores, default=None),
+            "wall_s": whole.get("wall_s"), "cpu_s": whole.get("cpu_s"), "energy_j": (whole.get("energy_j") or {}).get("value"),
+            "weights_bytes": result.get("weights_bytes"), "ram_bytes": max(held, default=None),
+            "folder": folder.relative_to(plan_dir).as_posix(),
+        })  # fmt: skip
+    return sorted(found, key=lambda line: (line["task"], line["model"], line["folder"]))
 
 
 def _fitted(plan_dir: Path, kinds: Kinds) -> list[tuple[Path, dict[str, Any], list[tuple[Path, dict[str, Any]]]]]:

@@ -60,7 +60,7 @@ def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     Each: benchmark, model, batch_size, value, tasks (names), missing (names of those without a score).
     """
     listed = []
-    for benchmark in sorted({get_task(row["task"]).benchmark for row in rows} - {""}):
+    for benchmark in sorted({get_task(task).benchmark for task in {row["task"] for row in rows}} - {""}):
         names = task_names(benchmark)
         found: dict[tuple, dict[str, float | None]] = {}
         for row in rows:

@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -190,9 +190,17 @@ class Task(ABC):
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
         """Return the task's metrics; both sequences are in the same order."""
 
-    @abstractmethod
+    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
+        """Return what each unit (a record, a passage) adds to sums, and the task's value of such sums.
+
+        Shapes (units, k), and (draws, k) -> (draws,): see `metrics.bootstrap_interval`. A task that has an `interval` of its
+        own may leave it out: a report then compares no two models on it.
+        """
+        raise NotImplementedError
+
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
         """Return the 95 % interval of the task's value over records drawn anew."""
+        return metrics.bootstrap_interval(*self.units(gold, predictions))
 
     @abstractmethod
     def constant(self, state: dict[str, Any], record: Record) -> Prediction:
@@ -274,6 +282,9 @@ class LabelTask(Task):
     def confusion(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]):
         """Return an array of shape (records, labels x labels); see `metrics.confusion_cells`."""
         return metrics.confusion_cells(*self.columns(gold, predictions), self.labels)
+
+    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
+        return self.confusion(gold, predictions), metrics.accuracy_of
 
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
         right = sum(g["label"] == p["label"] for g, p in zip(gold, predictions, strict=True))

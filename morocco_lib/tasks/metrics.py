@@ -69,14 +69,26 @@ def bootstrap_interval(statistics, value, draws: int = 2000, seed: int = 0) -> I
         value: Function from sums of shape (draws, k) to values of shape (draws,).
     Source: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), ch. 13.
     """
+    return _quantiles([statistics], value, draws, seed)
+
+
+def paired_interval(one, other, value, draws: int = 2000, seed: int = 0) -> Interval:
+    """Return the percentile bootstrap interval of value(one) - value(other), both over the same units in each draw.
+
+    Args: see `bootstrap_interval`; `one` and `other` hold the same units in the same order.
+    """
+    return _quantiles([one, other], lambda a, b: value(a) - value(b), draws, seed)
+
+
+def _quantiles(tables, value, draws: int, seed: int) -> Interval:
     import numpy as np
 
-    table = np.asarray(statistics, dtype=float)
-    rng, n = np.random.default_rng(seed), len(table)
+    tables = [np.asarray(table, dtype=float) for table in tables]
+    rng, n = np.random.default_rng(seed), len(tables[0])
     values = []
     for _ in range(0, draws, 200):  # 200 draws at a time keep memory flat on large splits
         counts = rng.multinomial(n, np.full(n, 1 / n), size=200)
-        values.append(value(counts @ table))
+        values.append(value(*(counts @ table for table in tables)))
     low, high = np.quantile(np.concatenate(values), (0.025, 0.975))
     return Interval(float(low), float(high), "bootstrap 95 %")
 

@@ -74,11 +74,11 @@ def test_a_moved_plan_verifies_and_a_wrong_number_with_a_right_digest_does_not(m
     assert done.returncode == 0 and "note" not in done.stdout
     (path,) = (folder / "tfidf/terra").glob("bench-*/bench.json")
     result = json.loads(path.read_text())
-    result["speed_per_s"]["value"] *= 1.01
+    result["ram_bytes"]["value"] *= 1.01
     fileio.write_json(path, result)
     steps.Step(path.parent, steps.read_status(path.parent)).finish("done", 0)
     done = main("verify", folder)
-    assert done.returncode == 1 and "speed_per_s.value" in done.stdout and "rebuilt" in done.stdout
+    assert done.returncode == 1 and "ram_bytes.value" in done.stdout and "rebuilt" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["gold", "order", "sha256"])
@@ -266,7 +266,7 @@ def test_a_program_stands_in_a_plan_beside_the_kits_models(tmp_path, main):
         ("train", "majority"), ("bench", "majority"), ("eval", "majority"), ("bench", "mine"), ("eval", "mine"),
     ]  # fmt: skip
     (row,) = (row for row in summary["rows"] if row["model"] == "mine")
-    assert row["verdict"] == "VALID" and row["speed_per_s"]["value"] and row["eval_folder"] and row["bench_folder"]
+    assert row["verdict"] == "VALID" and row["ram_bytes"]["value"] and row["eval_folder"] and row["bench_folder"]
     (bench,) = (tmp_path / "out/mine/terra").glob("bench-*")
     assert "model.py" in " ".join(steps.read_status(bench)["inputs"])
     with (root / "mine/model.py").open("a") as file:

@@ -5,13 +5,14 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from math import isnan
 
 import pytest
 
 from morocco_lib import fileio, formatting
 from morocco_lib.artifacts import steps
 from morocco_lib.pipeline.step_kinds import verify
-from morocco_lib.report import tables
+from morocco_lib.report import interactive, tables
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +36,14 @@ class References(HTMLParser):
         self.found += [value for name, value in attributes if name in names and value]
 
 
+def without_scripts(text):
+    """Return a page without the library and the script that the kit itself puts in."""
+    for script in interactive.scripts():
+        assert text.count(script) == 1
+        text = text.replace(script, "")
+    return text
+
+
 # -- the page ------------------------------------------------------------------------------------------------------
 def test_pages_load_nothing_from_outside_and_the_report_is_small(quick_plan, page):
     reports = [*quick_plan.folder.glob("report-*/report.html"), page / "report.html"]
@@ -43,15 +52,16 @@ def test_pages_load_nothing_from_outside_and_the_report_is_small(quick_plan, pag
     for path in pages:
         text = path.read_text()
         references = References(text)
-        assert references.scripts == 0
+        assert references.scripts == (4 if path in reports else 0)  # their own, and the data of the chart
+        text = without_scripts(text) if path in reports else text
         outside = [r for r in references.found if not r.startswith(("data:", "#")) and not (path.parent / r).exists()]
         assert outside == [] and not re.search(r"@import|url\((?!['\"]?(#|data:))", text), path
-    assert max(report.stat().st_size for report in reports) <= 1_000_000
+    assert max(len(without_scripts(report.read_text())) for report in reports) <= 300_000
 
 
 def test_page_notebook_and_terminal_show_the_numbers_of_bench_json(quick_plan, page):
-    text, rows = (page / "report.html").read_text(), quick_plan.summary["rows"]
-    assert text.count("<svg") == 2 and text.count(">VALID<") == 2  # discs and traces of one task
+    text, rows = without_scripts((page / "report.html").read_text()), quick_plan.summary["rows"]
+    assert text.count("<svg") == 2 and text.count(">VALID<") == 4  # in two tables; discs and traces of one task
     assert "Synthetic records" in text
     notebook, terminal = tables.styled(rows).to_html(), tables.text_table(rows)
     shown = {
@@ -60,8 +70,11 @@ def test_page_notebook_and_terminal_show_the_numbers_of_bench_json(quick_plan, p
     }  # fmt: skip
     for row in rows:
         for name, form in shown.items():
+            if row[name]["value"] is None:  # noise may have left no speed
+                assert name == "speed_per_s" and f">{row[name]['reason']}</small>" in text
+                continue
             value, low, high = (form(row[name][part]) for part in ("value", "low", "high"))
-            assert f"<td>{value}<small>{low} to {high}</small>" in text
+            assert re.search(rf">{re.escape(value)}</a><small>{re.escape(low)} to {re.escape(high)}</small>", text)
             assert f">{value} ({low} to {high})<" in notebook and value in terminal
         assert f"most frequent answer {row['score']['majority']['value']:.3f}" in text
     assert text.count("<small>process: no isolation</small>") == len(rows)
@@ -71,10 +84,11 @@ def test_command_and_notebook_build_the_same_table_from_the_same_steps(quick_pla
     (of_notebook,) = quick_plan.folder.glob("report-*")
     assert (page / "table.csv").read_bytes() == (of_notebook / "table.csv").read_bytes()
     with (page / "table.csv").open(encoding="utf-8") as file:
-        speeds = {row["model"]: float(row["speed_per_s"]) for row in csv.DictReader(file)}
+        speeds = {row["model"]: float(row["speed_per_s"] or "nan") for row in csv.DictReader(file)}
     for model, speed in speeds.items():
         (result,) = quick_plan.folder.glob(f"{model}/terra/bench-*/bench.json")
-        assert json.loads(result.read_text())["speed_per_s"]["value"] == speed
+        found = json.loads(result.read_text())["speed_per_s"]["value"]
+        assert found == speed or (found is None and isnan(speed))  # noise may have left no speed
 
 
 def test_synthetic_records_are_called_synthetic_in_every_notebook(quick_plan):

@@ -16,39 +16,26 @@ from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
 from morocco_lib.pipeline.report_step import report_step
 from morocco_lib.pipeline.step_kinds import verify
-from morocco_lib.report import render
+from morocco_lib.report import interactive, render
 
 SECRET = "canary-4711"
 
 
-def bench_step(folder: Path, model: str = "m", edit=lambda folder: None) -> Path:
-    """Write a finished bench step as somebody else may have made it."""
-    parameters = {"batch_size": 8, "command": "m"}
-    step = steps.Step.begin(folder, "bench", model=model, task="terra", parameters=parameters, inputs={})
-    samples = [run_folders.sample(1000, t_ns=t_ns) for t_ns in (0, 10**9)]
-    result = run_folders.derived(folder, {"samples": samples, "model": model})
-    result["data"] |= {"sha256": "0" * 64, "origin": "files", "records": 20, "official_records": 307, "sample": True}
-    fileio.write_json(folder / summary.BENCH, result)
-    (folder / "notebook.html").write_text(f"<html><body>\n<p>{model} ran</p>\n</body></html>")
-    edit(folder)
-    step.finish(steps.DONE, 0)
-    return folder
-
-
 @pytest.fixture
 def plan(tmp_path):
-    bench_step(tmp_path / "plan/ours/terra/bench-1", "ours")
+    run_folders.bench_step(tmp_path / "plan/ours/terra/bench-1", "ours")
     return tmp_path / "plan"
 
 
 class Parsed(HTMLParser):
     def __init__(self, text):
         super().__init__()
-        self.tags, self.handlers, self.policies = set(), [], []
+        self.tags, self.handlers, self.policies, self.scripts = set(), [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
+        self.scripts += [dict(attributes)] if tag == "script" else []
         self.handlers += [
             name for name, value in attributes if name[:2] == "on" or (value or "").startswith("javascript")
         ]
@@ -58,10 +45,19 @@ class Parsed(HTMLParser):
 
 
 def assert_quiet(path: Path) -> None:
-    page = Parsed(path.read_text())
-    assert not page.tags & {"script", "iframe", "object", "embed", "form", "base", "link"} and not page.handlers
+    text, scripts = path.read_text(), interactive.scripts()
+    page = Parsed(text)
     (policy,) = page.policies
-    assert "default-src 'none'" in policy and "script-src" not in policy
+    assert "default-src 'none'" in policy and "unsafe-eval" not in policy
+    if path.name == "report.html":  # the kit's own scripts run, by their digests, and data is no script
+        assert policy == interactive.policy(scripts) and len(re.findall("sha256-", policy)) == len(scripts)
+        assert (
+            page.scripts == [{"type": "application/json", "id": "points"}, *[{}] * len(scripts)]
+            or page.scripts == [{}] * 3
+        )
+        page.tags.discard("script")
+    assert not page.tags & {"script", "iframe", "object", "embed", "form", "base", "link"} and not page.handlers
+    assert path.name == "report.html" or "script-src" not in policy
     assert path.read_text().index("Content-Security-Policy") < 200
 
 
@@ -74,7 +70,9 @@ MARKUP = (
 
 def test_a_page_of_a_stranger_runs_nothing(plan):
     model = "<script>alert(1)</script>"
-    bench_step(plan / "theirs/terra/bench-1", model, lambda folder: (folder / "notebook.html").write_text(MARKUP))
+    run_folders.bench_step(
+        plan / "theirs/terra/bench-1", model, lambda folder: (folder / "notebook.html").write_text(MARKUP)
+    )
     page = report_step(plan)
     assert_quiet(page)
     pages = sorted((page.parent / "notebooks").iterdir())
@@ -139,7 +137,7 @@ def test_html_made_to_slow_a_parser_down_is_cleaned_at_once(bad, kept):
     "model", ["$x", r"$\frac{a$", "_under", "<b>", "=1+1", "{{ 7 * 7 }}", "%s{0}", "a" * 200, "модель"]
 )
 def test_a_name_stops_nobodys_page_and_computes_nothing(plan, model):
-    bench_step(plan / "theirs/terra/bench-1", model)
+    run_folders.bench_step(plan / "theirs/terra/bench-1", model)
     page = report_step(plan)
     assert_quiet(page)
     assert "ours" in page.read_text() and "49" not in re.findall(r"<td>(\d+)<small>batch", page.read_text())
@@ -148,7 +146,7 @@ def test_a_name_stops_nobodys_page_and_computes_nothing(plan, model):
 
 @pytest.mark.parametrize("model", ["a" * 201, "\x1b[2J", "a\nb", "\u202eb", "\x00"])
 def test_what_is_no_name_is_refused(tmp_path, model):
-    folder = bench_step(tmp_path / "plan/bench-1")
+    folder = run_folders.bench_step(tmp_path / "plan/bench-1")
     status = steps.read_status(folder)
     fileio.write_json(folder / steps.STATUS, steps.seal(status | {"model": model}))
     with pytest.raises(UsageError, match=re.escape(f"its model is {model!r:.60}")) as caught:
@@ -157,7 +155,7 @@ def test_what_is_no_name_is_refused(tmp_path, model):
 
 
 def test_no_folder_takes_the_page_of_another(plan):
-    bench_step(plan / "ours-terra/bench-1", "theirs")
+    run_folders.bench_step(plan / "ours-terra/bench-1", "theirs")
     page = report_step(plan)
     texts = [path.read_text() for path in (page.parent / "notebooks").iterdir()]
     assert sum("<p>ours ran</p>" in text for text in texts) == sum("<p>theirs ran</p>" in text for text in texts) == 1
@@ -165,7 +163,7 @@ def test_no_folder_takes_the_page_of_another(plan):
 
 
 def test_the_folder_of_a_name_that_is_too_long_for_a_file_is_shown(plan):
-    bench_step(plan / ("x" * 200) / ("y" * 200) / "bench-1", "theirs")
+    run_folders.bench_step(plan / ("x" * 200) / ("y" * 200) / "bench-1", "theirs")
     assert len(list((report_step(plan).parent / "notebooks").iterdir())) == 2
 
 
@@ -189,7 +187,7 @@ def linked(name):
     "name", ["notebook.html", "bench.json", "runs", "runs/01", "runs/01/run.json", "runs/01/answers.jsonl"]
 )
 def test_a_link_in_a_step_folder_carries_no_file_into_a_report(plan, name):
-    folder = bench_step(plan / "theirs/terra/bench-1", "theirs")
+    folder = run_folders.bench_step(plan / "theirs/terra/bench-1", "theirs")
     linked(name)(folder)
     with pytest.raises(UsageError, match=re.escape(f"{folder / name} is not a regular file")):
         report_step(plan)
@@ -198,7 +196,7 @@ def test_a_link_in_a_step_folder_carries_no_file_into_a_report(plan, name):
 
 
 def test_a_status_behind_a_link_is_not_read(plan):
-    folder = bench_step(plan / "theirs/terra/bench-1", "theirs")
+    folder = run_folders.bench_step(plan / "theirs/terra/bench-1", "theirs")
     linked(steps.STATUS)(folder)
     with pytest.raises(UsageError, match="is a link"):
         report_step(plan)
@@ -218,7 +216,7 @@ def test_a_result_that_cannot_be_shown_is_refused_by_name(tmp_path, place, value
     def edit(folder):
         fileio.write_json(folder / summary.BENCH, fileio.read_json(folder / summary.BENCH) | {place: value})
 
-    folder = bench_step(tmp_path / "plan/bench-1", edit=edit)
+    folder = run_folders.bench_step(tmp_path / "plan/bench-1", edit=edit)
     with pytest.raises(UsageError, match=re.escape(str(folder))):
         report_step(tmp_path / "plan")
 
@@ -228,14 +226,14 @@ def test_a_run_that_cannot_be_drawn_is_refused_by_name(tmp_path):
         facts = fileio.read_json(folder / "runs/01/run.json")
         fileio.write_json(folder / "runs/01/run.json", facts | {"phases": {"exit_s": "late"}})
 
-    bench_step(tmp_path / "plan/bench-1", edit=edit)
+    run_folders.bench_step(tmp_path / "plan/bench-1", edit=edit)
     with pytest.raises(UsageError, match="cannot be read"):
         report_step(tmp_path / "plan")
 
 
 # -- verify --------------------------------------------------------------------------------------------------------
 def test_verify_waits_for_no_pipe(plan):
-    folder = bench_step(plan / "theirs/terra/bench-1")
+    folder = run_folders.bench_step(plan / "theirs/terra/bench-1")
     (folder / steps.STATUS).unlink()
     os.mkfifo(folder / steps.STATUS)
     (finding,) = [finding for finding in verify(plan) if not finding.ok and finding.what == "status"]
@@ -244,7 +242,7 @@ def test_verify_waits_for_no_pipe(plan):
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/proc/kcore", "/dev/stdin", "pipe", "a" * 300, "\x00", "/"])
 def test_verify_reads_no_device_as_an_input(plan, name):
-    folder = bench_step(plan / "theirs/terra/bench-1")
+    folder = run_folders.bench_step(plan / "theirs/terra/bench-1")
     os.mkfifo(plan / "pipe")
     status = steps.read_status(folder)
     inputs = {str(plan / "pipe") if name == "pipe" else name: "0" * 64}
@@ -266,7 +264,7 @@ def test_verify_of_a_report_looks_at_the_folders_it_rests_on_alone(plan, monkeyp
 
 
 def test_verify_makes_no_stream_of_any_length_that_is_claimed(plan, val):
-    folder = bench_step(plan / "theirs/terra/bench-1")
+    folder = run_folders.bench_step(plan / "theirs/terra/bench-1")
     path = folder / "runs/01/workload.json"
     workload = fileio.read_json(path) | {"size": 10**15, "source": {"sha256": fileio.sha256_file(val)}}
     fileio.write_json(path, workload)

@@ -6,11 +6,11 @@ arbitrary category of each group (its vocabulary has no padding); here all are s
 Source: Russian SuperGLUE v1.1, 1104 records.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from morocco_lib.tasks import metrics
-from morocco_lib.tasks.base import Checked, Idx, LabelTask, Prediction
+from morocco_lib.tasks.base import Checked, Idx, LabelTask, Prediction, Task
 from morocco_lib.tasks.checked import shown
 from morocco_lib.tasks.jsonl import Record
 
@@ -65,8 +65,10 @@ class LiDiRus(LabelTask):
                 scores[f"{group}__{value}"] = mcc([k for k in tagged if gold[k][column] == value])
         return scores
 
-    def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
-        return metrics.bootstrap_interval(self.confusion(gold, predictions), metrics.mcc_of)
+    interval = Task.interval  # of no share
+
+    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
+        return self.confusion(gold, predictions), metrics.mcc_of
 
 
 TASK = LiDiRus()

@@ -6,10 +6,9 @@ test. Source: Russian SuperGLUE v1.1, train 500, val 100, test 322 passages.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.checked import AnswerError, Checked, Prediction, shown
 from morocco_lib.tasks.form import AnswerKind, TextPair
@@ -140,12 +139,12 @@ class MuSeRC(Task):
         both, extra, missed, questions, exact = map(sum, zip(*self.statistics(gold, predictions), strict=True))
         return {"ans_f1": 2 * both / (2 * both + extra + missed) if both else 0.0, "em": exact / questions}
 
-    def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
+    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
         def value(sums):
             f1 = 2 * sums[:, 0] / (2 * sums[:, 0] + sums[:, 1] + sums[:, 2]).clip(min=1)
             return (f1 + sums[:, 4] / sums[:, 3].clip(min=1)) / 2
 
-        return metrics.bootstrap_interval(self.statistics(gold, predictions), value)
+        return self.statistics(gold, predictions), value
 
     def labels_in(self, answer: Prediction) -> list:
         return [a["label"] for a in _answers(answer)]

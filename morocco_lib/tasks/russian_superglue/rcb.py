@@ -4,11 +4,11 @@ Two train records have the key misspelt `no_negation` instead of `negation`: ver
 Source: Russian SuperGLUE v1.1, train 438, val 220, test 438 records; test has no labels.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from morocco_lib.tasks import metrics
-from morocco_lib.tasks.base import LabelTask, Prediction
+from morocco_lib.tasks.base import LabelTask, Prediction, Task
 
 
 class RCB(LabelTask):
@@ -24,10 +24,11 @@ class RCB(LabelTask):
         sums = self.confusion(gold, predictions).sum(axis=0, keepdims=True)
         return {"f1": metrics.macro_f1_of(sums).item(), "accuracy": metrics.accuracy_of(sums).item()}
 
-    def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
-        return metrics.bootstrap_interval(
-            self.confusion(gold, predictions), lambda sums: (metrics.macro_f1_of(sums) + metrics.accuracy_of(sums)) / 2
-        )
+    interval = Task.interval  # of no share
+
+    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
+        cells = self.confusion(gold, predictions)
+        return cells, lambda sums: (metrics.macro_f1_of(sums) + metrics.accuracy_of(sums)) / 2
 
 
 TASK = RCB()

@@ -8,7 +8,7 @@ Source: Russian SuperGLUE, train 72193, val 7577, test 7257 passages with one qu
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from morocco_lib.tasks import metrics
@@ -114,10 +114,8 @@ class RuCoS(Task):
         f1, em = (sum(column) / len(gold) for column in zip(*self.statistics(gold, predictions), strict=True))
         return {"f1": f1, "em": em}
 
-    def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
-        return metrics.bootstrap_interval(
-            self.statistics(gold, predictions), lambda sums: sums.mean(axis=1) / len(gold)
-        )
+    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
+        return self.statistics(gold, predictions), lambda sums: sums.mean(axis=1) / len(gold)
 
     def labels_in(self, answer: Prediction) -> list:
         return []

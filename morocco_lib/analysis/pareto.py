@@ -1,0 +1,44 @@
+"""Operating points of which none is better in everything, and how sure that is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+DRAWS = 500
+Z = 1.96  # an interval of 95 % is so many standard deviations to either side
+
+
+def front(points: Sequence[Sequence[dict[str, Any]]], draws: int = DRAWS, seed: int = 0) -> list[tuple[bool, float]]:
+    """Return for each point whether it is on the Pareto front, and in which share of draws from its intervals it is.
+
+    A point is off the front if another is at least as good in every number and better in one.
+
+    Args:
+        points: Of each its estimates {"value", "low", "high"} in one order, more being better; `low` None: no uncertainty.
+        draws: Points drawn anew, each number normally distributed with its 95 % interval, independently of all others.
+    Limits: compares each point with each, so time grows with the square of their number.
+    """
+    import numpy as np
+
+    if not points:
+        return []
+    centre = np.array([[e["value"] for e in point] for point in points], float)
+    spread = np.array([[_spread(e) for e in point] for point in points], float)
+    rng = np.random.default_rng(seed)
+    on = _undominated(centre)
+    often = sum(_undominated(rng.normal(centre, spread)).astype(float) for _ in range(draws)) / draws
+    return [(bool(o), float(share)) for o, share in zip(on, often, strict=True)]
+
+
+def _spread(estimate: dict[str, Any]) -> float:
+    return 0.0 if estimate.get("low") is None else (estimate["high"] - estimate["low"]) / (2 * Z)
+
+
+def _undominated(values):
+    import numpy as np
+
+    at_least = np.ones((len(values), len(values)), bool)  # [i, j]: j is as good as i in every number
+    better = np.zeros_like(at_least)
+    for column in values.T:
+        at_least &= column[None, :] >= column[:, None]
+        better |= column[None, :] > column[:, None]
+    return ~(at_least & better).any(axis=1)
