@@ -14,7 +14,7 @@ from servers import server
 
 from morocco_lib.analysis import summary
 from morocco_lib.analysis.run_files import read_run
-from morocco_lib.benchmark import contract_run, protocol
+from morocco_lib.benchmark import contract_run, extent, protocol
 from morocco_lib.benchmark.target import Hooks, Program, Target
 from morocco_lib.benchmark.withholding import Withholding
 from morocco_lib.errors import UsageError
@@ -183,7 +183,7 @@ def test_the_input_size_is_calibrated_to_ten_seconds_and_ten_batches_at_least(si
 
 
 def test_pilots_grow_until_a_speed_can_be_believed(simulated, monkeypatch):
-    monkeypatch.setattr(protocol, "TIMED_WORK_S", 0.1)
+    monkeypatch.setattr(extent, "TIMED_WORK_S", 0.1)
     simulated.bench(lambda *of: streams(*of, per_s=4000.0), {"input_size": None, "repeats": 1})
     sizes = [read_run(p.parent).lines for p in sorted(simulated.folder.glob("out/pilot/runs/*/run.json"))]
     assert sizes == [64, 512, 4096] and simulated.expected == [400]  # 0.3 s of work at least
@@ -225,7 +225,7 @@ def varying(*shares):
     ],
 )
 def test_without_a_count_runs_are_repeated_until(simulated, monkeypatch, bench, settings, stopped_by, repeats):
-    monkeypatch.setattr(protocol, "MOST_REPEATS", 12)
+    monkeypatch.setattr(extent, "MOST_REPEATS", 12)
     result = simulated.bench(settings={"repeats": None, "max_minutes": 60, **settings}, bench=bench)
     assert (result["protocol"]["stopped_by"], result["repeats"]) == (stopped_by, repeats)
     assert simulated.messages[-1].startswith("run ") and " of " not in simulated.messages[-1]
@@ -269,7 +269,7 @@ def test_quick_runs_are_fed_when_the_program_is_quiet(simulated):
 @pytest.mark.parametrize("behaviour", [holds_back, lambda *of: program(*of, ready=False)])
 def test_a_program_that_does_not_show_when_it_is_ready_is_fed_later_and_starts_are_repeated(simulated, behaviour):
     result = simulated.bench(behaviour)
-    later_s = protocol.LATER * (START_S + 8 / PER_S) + protocol.REST_S
+    later_s = protocol.LATER * (START_S + 8 / PER_S) + extent.REST_S
     assert [run.facts["phases"]["first_write_s"] for run in stage(simulated, "withheld")] == [0.1, later_s + 0.1]
     assert {run.fed_s for run in stage(simulated, ".")} == {later_s + 0.1}
     assert simulated.count("short") == 3 and result["init_s"]["value"] == pytest.approx(START_S)
