@@ -27,7 +27,7 @@ from morocco_lib.reasons import VALID, Reason, verdict
 
 PAIRS = 3  # of runs, one of each kind; fewer have no interval worth the name
 RATIO = 1.10  # of the speeds, and
-RATIO_LOW = 1.05  # of the lower end of its 98 % interval: above both, the program caches
+RATIO_LOW = 1.05  # of the lower end of its 99 % interval: above both, the program caches
 RATIO_APART = 1.25  # of the slowest repeated run to the fastest unique one: likewise; one delayed run widens intervals
 LEAST_SAVED_S = 0.05  # a run; delays by the machine are as long, and so are runs of few records
 BUSY_SHARE = 0.25  # of all cores, used by other processes
@@ -81,7 +81,7 @@ def compare(unique_per_s: Sequence[float], repeated_per_s: Sequence[float]) -> d
     """Return the ratio of speeds in pairs as `judge` does, without method.
 
     The mean of the log ratios with Student's 95 % interval. `fires` requires the ratio above 1.10 and the lower end of
-    its 98 % interval above 1.05, or every repeated run above 1.25 times every unique one; `skips` the same of the inverse.
+    its 99 % interval above 1.05, or every repeated run above 1.25 times every unique one; `skips` the same of the inverse.
     False alarms are below 1 % for programs whose runs differ by up to 15 %, or of which one run in five is slowed to half its
     speed, on a machine that drifts by up to 10 %.
     """
@@ -89,7 +89,7 @@ def compare(unique_per_s: Sequence[float], repeated_per_s: Sequence[float]) -> d
 
     logs = [math.log(r / u) for u, r in zip(unique_per_s, repeated_per_s, strict=True)]
     centre, error = mean(logs), stdev(logs) / math.sqrt(len(logs))
-    half, stricter = (float(stdtrit(len(logs) - 1, level)) * error for level in (0.975, 0.99))
+    half, stricter = (float(stdtrit(len(logs) - 1, level)) * error for level in (0.975, 0.995))
 
     def faster(sign: int, slow: Sequence[float], fast: Sequence[float]) -> bool:
         clearly = sign * centre > math.log(RATIO) and sign * centre - stricter > math.log(RATIO_LOW)

@@ -21,7 +21,8 @@ MOST_REPEATS = 100  # if a precision is never reached
 PILOT_BATCHES, PILOT_GROWTH = 8, 8
 PILOT_WORK_S = 0.3  # a speed computed from less is a guess
 TIMED_WORK_S = 10.0  # of one run, where the input size is calibrated; energy counters need it
-PROBE_WORK_S, LEAST_BATCHES = 1.0, 10  # of one run that looks for a cache; of it and of a calibrated one
+PROBE_WORK_S = 0.5, 1.0  # of one run that looks for a cache: at least, and at most of records of the file
+LEAST_BATCHES = 10  # of it and of a calibrated one
 MOST_RECORDS = 1_000_000
 
 
@@ -90,17 +91,19 @@ def drawn(size: int, batch_size: int, shares: tuple[float, float]) -> int:
     return batch * secrets.choice(range(low, high + 1))
 
 
-def probe_size(per_s: float | None, batch_size: int, most: int, first_use_s: float = 0.0) -> int:
-    """Return how many records to feed to look for a cache: a second's work, at least ten batches, never more than `most`.
+def probe_size(per_s: float | None, batch_size: int, records: int, most: int, first_use_s: float = 0.0) -> int:
+    """Return how many records to feed to look for a cache: those of the file, if they are half a second's work to a second's.
 
     Args:
         per_s: Speed measured before, records a second; None if unknown: then `most`.
-        most: Input size of the timed runs.
+        records: Of the file.
+        most: Input size of the timed runs; never more, and at least ten batches.
         first_use_s: Of the time since feeding, what is no work on records: the work takes twice as long at least.
     """
     if per_s is None:
         return most
-    return min(most, max(math.ceil(per_s * max(PROBE_WORK_S, 2 * first_use_s)), LEAST_BATCHES * batch_size))
+    low, high = (per_s * max(work_s, 2 * first_use_s) for work_s in PROBE_WORK_S)
+    return min(most, max(math.ceil(min(max(records, low), high)), LEAST_BATCHES * batch_size))
 
 
 # -- repeats -------------------------------------------------------------------------------------------------------

@@ -219,11 +219,14 @@ class _Protocol:
         count = self.settings.repeats or LEAST_REPEATS
         timed_s = count * (start_s + size / per_s)
         extra = 0 if self.quick else len(KINDS) * PAIRS
-        extra_s = extra * (start_s + extent.probe_size(per_s, self.settings.batch_size, size) / per_s)
+        extra_s = extra * (start_s + self._probe_size(per_s, size) / per_s)
         self.facts["predicted_s"] = timed_s + extra_s
         more = "" if self.settings.repeats else " or more"
         also = f" and {extra} short ones that look for a cache" if extra else ""
         self.hooks.progress(f"{count}{more} runs of {size} records{also}: about {_duration(timed_s + extra_s)}")
+
+    def _probe_size(self, per_s: float | None, size: int, first_use_s: float = 0.0) -> int:
+        return extent.probe_size(per_s, self.settings.batch_size, len(self.records), size, first_use_s)
 
     # -- the timed runs --------------------------------------------------------------------------------------------
     def _timed(self, size: int) -> list[Run]:
@@ -288,7 +291,7 @@ class _Protocol:
         if not workload.can_recombine(self.task, self.records):
             self.facts["cached"] = Reason.TEXTS_REPEAT
             return
-        few = extent.probe_size(per_s, self.settings.batch_size, size, speed.first_use_s)
+        few = self._probe_size(per_s, size, speed.first_use_s)
         self.facts["cached"] = {"size": few}
         for pair in range(PAIRS):
             with self.hooks.turn():  # both of a pair in one; in turn, so that a drift of the machine affects both alike
