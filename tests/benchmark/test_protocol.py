@@ -55,6 +55,7 @@ class Simulated:
         self.folder, self.order, self.spent_s, self.messages = folder, [], [], []
         self.now_s, self.behaviours, self.expected, self.turns, self.depth, self.sizes = 0.0, {}, [], [], 0, []
         self.loads = iter(())  # of the machine, at each look
+        self.fed = {}  # purpose -> the streams that were fed
         self.checked = SimpleNamespace(ok=True, rules=lambda state: [])
         self.program, self.drop_caches = Program(["m"], "m"), lambda: None
         clock = SimpleNamespace(monotonic=lambda: self.now_s, sleep=lambda seconds: None)
@@ -72,6 +73,7 @@ class Simulated:
     @contextmanager
     def series(self, target, load, source, folder, *, batch_size, withheld, hooks):
         def run(folder, purpose):
+            self.fed.setdefault(purpose, []).append(load)
             with hooks.turn():
                 return self.run(folder, purpose, len(load), batch_size, withheld)
 
@@ -154,6 +156,37 @@ def test_the_prediction_is_what_timed_runs_and_probe_take(simulated):
     result = simulated.bench(settings={"repeats": 4})
     spent_s = sum(s for s, purpose in zip(simulated.spent_s, simulated.order, strict=True) if purpose not in FIXED)
     assert result["protocol"]["predicted_s"] == pytest.approx(spent_s, rel=0.02)
+
+
+def test_what_is_fed_is_drawn_anew_for_each_run(simulated):
+    simulated.bench(holds_back, {"single_record": True})
+    loads = [load for of_purpose in simulated.fed.values() for load in of_purpose]
+    assert len({load.seed for load in loads}) == len(loads) == len(simulated.order)
+    made = [{line.split(b'"idx"')[0] for k, line in enumerate(load.lines()) if not load.is_true(k)} for load in loads]
+    assert len(set().union(*made)) > 0.95 * sum(map(len, made)) > 0  # chance alone makes some twice, of 22 words
+    assert {len(load.describe()["gold"]) for load in loads} == {20}
+
+
+def test_the_same_seed_gives_the_same_streams_and_without_one_nobody_knows_them(simulated, monkeypatch):
+    for name in ("first", "again", "other"):
+        (simulated.folder / name).mkdir()
+        one = Simulated(simulated.folder / name, monkeypatch)
+        one.bench(settings={"quick": True, "seed": None if name == "other" else 7})
+        simulated.fed[name] = [load.seed for load in one.fed["bench"]]
+    assert simulated.fed["first"] == simulated.fed["again"] != simulated.fed["other"]
+
+
+def test_runs_that_look_for_a_cache_are_of_new_records_or_of_the_file(simulated):
+    simulated.bench()
+    for purpose, true in (("unique", 0), ("repeated", 20)):
+        assert [load.describe()["distinct"] for load in simulated.fed[purpose]] == [true] * 3
+        assert {len(load) for load in simulated.fed[purpose]} <= {200, 201}  # half a second's work
+
+
+def test_of_a_task_that_cannot_recombine_no_cache_is_looked_for(simulated, monkeypatch):
+    monkeypatch.setattr(type(TERRA), "recombine", lambda *of: None)
+    result = simulated.bench()
+    assert "unique" not in simulated.order and result["kept_answers"]["reason"] == "TEXTS_REPEAT"
 
 
 @pytest.mark.parametrize("settings", [{"repeats": 1}, {"repeats": 2, "quick": True}])
