@@ -4,7 +4,7 @@
     python benchmarks/verdicts.py --experiments 200 --seed 7 --json
 
 An experiment is what `morocco bench` leaves behind of an honest program on a quiet machine: short runs, timed runs,
-runs of other sizes where the protocol makes them, and three pairs of runs that look for kept answers, each a folder
+runs of other sizes where the protocol makes them, and three pairs of runs that look for a cache, each a folder
 with the files and facts of the protocol, judged by `summary.derive`. Speed varies by 0.5 to 3 % between runs; batches
 vary by 5 to 30 % and one in a hundred is held up for some milliseconds; samples come late; other processes take up to a
 tenth of a core; the wall clock is slewed; in a fifth of the experiments the first start is cold; half have a GPU whose
@@ -34,7 +34,7 @@ from morocco_lib.analysis import summary, throughput
 from morocco_lib.analysis.caching import PAIRS
 from morocco_lib.analysis.run_files import Run, read_run
 from morocco_lib.analysis.startup import start_s
-from morocco_lib.benchmark import cache_probe, protocol
+from morocco_lib.benchmark import extent, protocol
 from morocco_lib.data import workload
 from morocco_lib.monitors import clocks, gpu_sampler, periodic, system_load
 from morocco_lib.reasons import DISTURBANCES, NOTES, Reason, verdict
@@ -65,12 +65,14 @@ AS_STATED = [
 ]  # fmt: skip
 WITH_NOISE = [
     Reason.CLOCK_TROUBLE, Reason.MACHINE_SLEPT, Reason.SAMPLER_GAPS, Reason.BUSY_MACHINE, Reason.SHARED_MACHINE,
-    Reason.DRIFT, Reason.CACHED_ANSWERS, Reason.GPU_THROTTLED, Reason.OTHER_GPU_PROCESS, Reason.DISPLAY_ON_GPU,
+    Reason.DRIFT, Reason.CACHED_ANSWERS, Reason.WORK_SKIPPED, Reason.GPU_THROTTLED, Reason.OTHER_GPU_PROCESS, Reason.DISPLAY_ON_GPU,
     Reason.TWO_START_UPS, Reason.WORK_NOT_SEEN, Reason.TIMES_DISAGREE, Reason.ANSWERS_HELD_BACK,
 ]  # fmt: skip
 NOT_SIMULATED = {
     Reason.CONTRACT_BROKEN: "the check of the contract needs a program to run",
     Reason.BATCH_FLIPS: "needs a model and two batch sizes",
+    Reason.EVAL_FLIPS: "needs a model and an eval step",
+    Reason.TEXTS_REPEAT: "says that a task cannot recombine its records",
     Reason.SINGLE_RUN: "says what was requested",
     Reason.QUICK: "says what was requested",
     Reason.UNPROVEN: "needs a program that leaves its cgroup, or a mount that may be written",
@@ -139,13 +141,9 @@ def records() -> list[dict]:
 
 
 @cache
-def description(size: int, kind: str = "", pair: int = 1) -> str:
-    """Return workload.json of a timed run (no kind), or of one of a pair that looks for kept answers."""
-    load = (
-        cache_probe.workloads(TASK, records(), size, 1, pair)[kind]
-        if kind
-        else workload.build(TASK, records(), size, 1)
-    )
+def description(size: int, true: int | None = None) -> str:
+    """Return workload.json of a run of so many records, of which so many are of the file."""
+    load = workload.build(TASK, records(), size, 1, true)
     return json.dumps({**load.describe(), "source": {"path": "records.jsonl"}}, ensure_ascii=False)
 
 
@@ -320,9 +318,11 @@ def experiment(rng: np.random.Generator, made: Bench, folder: Path) -> dict:
     if start_s(runs, speed, [read_run(folder / "short/runs/01")]).get("method") == "total":
         for _ in range(protocol.STARTS - 1):
             run("short", made.batch, fed_at_once=True)
-    few = made.batch * -(-cache_probe.size_for(made.per_s, made.batch, size, speed.first_use_s) // made.batch)
-    for pair, kind in product(range(1, PAIRS + 1), ("unique", "repeated")):
-        run(f"cached/{kind}", min(few, size), description(min(few, size), kind, pair))
+    few = made.batch * -(
+        -extent.probe_size(made.per_s, made.batch, len(records()), size, speed.first_use_s) // made.batch
+    )
+    for _, (kind, true) in product(range(PAIRS), protocol.KINDS):
+        run(f"cached/{kind}", min(few, size), description(min(few, size), true))
     fileio.write_json(folder / summary.PROTOCOL, {"schema": 1, "cached": {"size": few}, "conformance": {"ok": True}})
     return summary.derive(folder)
 

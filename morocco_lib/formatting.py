@@ -145,7 +145,9 @@ def protocol_lines(result: dict[str, Any]) -> list[str]:
         lines.append(f"cold starts: {with_interval(cold, seconds_text)}, file caches dropped before each")
     if "predicted_s" in protocol:
         runs, whole = (seconds_text(protocol[name]) for name in ("predicted_s", "took_s"))
-        lines.append(f"time: {runs} expected for the timed runs and the cache probe; everything took {whole}")
+        lines.append(
+            f"time: {runs} expected for the timed runs and those that look for a cache; everything took {whole}"
+        )
     if "stopped_by" in protocol:
         why = STOPPED.get(protocol["stopped_by"], protocol["stopped_by"])
         lines.append(f"{counted(result['repeats'], 'timed run')}: {why}")
@@ -164,7 +166,11 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
         ("memory", with_interval(result["ram_bytes"], bytes_text)),
         ("score", f"{with_interval(score, score_text)}, {majority_text(score)}".rstrip(", ")),
         ("answers", agreement_text(result)),
-        ("caching", with_interval(cached, sized) + (" times as fast on repeated texts" if cached["value"] else "")),
+        (
+            "caching",
+            with_interval(cached, sized)
+            + (" times as fast on records of the file as on new ones" if cached["value"] else ""),
+        ),
         ("runner", runner_text(result)),
     ]
     runs = counted(result["repeats"], "run")

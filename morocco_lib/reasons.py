@@ -37,6 +37,7 @@ class Reason(StrEnum):
     DUPLICATE_IDX = "DUPLICATE_IDX", "a record was answered twice"
     MISSING_IDX = "MISSING_IDX", "a record was not answered"
     WRONG_LABEL = "WRONG_LABEL", "an answer is not one of the task's labels"
+    EVAL_FLIPS = "EVAL_FLIPS", "more than 1 % of the records got another answer in the eval step than in the timed runs"
     FLIPS = "FLIPS", "more than 0.1 % of repeated records got another answer than the first time"
     # the measurement
     SINGLE_RUN = "SINGLE_RUN", "one run only: the interval is of this run, not between runs"
@@ -45,7 +46,9 @@ class Reason(StrEnum):
         "most answers were computed before the first was printed; "
         "speed is measured from the first record fed to the last answer",
     )
-    CACHED_ANSWERS = "CACHED_ANSWERS", "repeated texts are answered faster than new ones: the program caches answers"
+    CACHED_ANSWERS = "CACHED_ANSWERS", "records of the file are answered faster than new ones: the program knew them, from earlier runs or before"
+    WORK_SKIPPED = "WORK_SKIPPED", "new records, which are not scored, are answered faster than those of the file: not all are worked on"
+    TEXTS_REPEAT = "TEXTS_REPEAT", "records were fed several times, as this task cannot recombine them: a cache of answers would be part of the speed"
     CLOCK_TROUBLE = "CLOCK_TROUBLE", "the wall clock was set during a run: its dates may be wrong, its durations come from a monotonic clock"
     MACHINE_SLEPT = "MACHINE_SLEPT", "the machine was suspended during a run"
     SAMPLER_GAPS = "SAMPLER_GAPS", "memory and CPU were not sampled for over a second at a time, or a tenth of a run"
@@ -99,6 +102,7 @@ NOTES = {
     Reason.SINGLE_RUN,
     Reason.QUICK,
     Reason.FLIPS,
+    Reason.TEXTS_REPEAT,
     Reason.ANSWERS_HELD_BACK,
     Reason.WORK_NOT_SEEN,
     Reason.TWO_START_UPS,

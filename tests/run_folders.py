@@ -90,11 +90,12 @@ def run_of(arrivals, *, ready_s=None, samples=(), gpu_samples=(), folder=None, *
     return Run(folder, facts, list(arrivals), list(samples), list(gpu_samples))
 
 
-def write_run(folder: Path, arrivals=None, *, distinct=DISTINCT, answers=None, samples=None, **changed) -> Path:
+def write_run(folder: Path, arrivals=None, *, load=None, answers=None, samples=None, **changed) -> Path:
     """Write runs/NN into a folder and return it.
 
     Args:
         arrivals: (seconds, lines) of stdout; 40 records in batches of 4 if left out.
+        load: What was fed; if left out, all of RECORDS and what is recombined from them.
         answers: The lines of stdout; if left out, YES to every record, of which every fourth is NO.
         samples: samples.jsonl.
         changed: Facts, as of `facts_of`.
@@ -113,7 +114,7 @@ def write_run(folder: Path, arrivals=None, *, distinct=DISTINCT, answers=None, s
     if samples is None:
         marks = {"ready": 0.5, "first_answer": 0.6, "last_answer": 1.6}
         samples = [sample(1000), *(sample(900, cpu_s=cpu_s, mark=mark) for mark, cpu_s in marks.items())]
-    load = workload.build(TERRA, RECORDS[:distinct], size, 1)
+    load = load or workload.build(TERRA, RECORDS, size, 1)
     facts = facts_of(arrivals, **{"stdout_bytes": sum(map(len, printed)), **changed})
     files = {
         "run.json": json.dumps(facts),
@@ -134,6 +135,11 @@ def derived(folder: Path, *runs: dict, protocol=None, **stages) -> dict:
             write_run(folder / stage, **options)
     (folder / summary.PROTOCOL).write_text(json.dumps({"schema": 1, **(protocol or {})}))
     return json.loads(json.dumps(summary.derive(folder)))
+
+
+def cycled(size: int) -> workload.Workload:
+    """Return RECORDS fed again and again, as of a task that cannot recombine them."""
+    return workload.Workload(TERRA, RECORDS, tuple(k % DISTINCT for k in range(size)), 1)
 
 
 def answers_of(size: int, labels: dict[int, str] | None = None) -> list[str]:

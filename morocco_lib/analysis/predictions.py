@@ -16,7 +16,7 @@ class Answers:
 
     Args:
         task, load: What was fed.
-        first: Place of a distinct record -> its first prediction, with the record's own idx.
+        first: Place of a record of the file -> its first prediction, with the record's own idx.
         repeated: Predictions for records that had been answered before.
         flips: How many of these differ from the first.
     """
@@ -42,7 +42,9 @@ def read_answers(run: Run) -> Answers:
         prediction = checked.predictions.get(idx)
         if prediction is None:
             continue
-        place, restored = load.restore(prediction)
+        if (restored := load.restore(prediction)) is None:
+            continue
+        place, restored = restored
         if place in first:
             repeated += 1
             flips += first[place] != restored

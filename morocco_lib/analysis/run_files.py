@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import foreign
+from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 
 WORKLOAD = {
-    "task": str, "size": int, "seed": (int, None), "order": [int], "line_bytes": [int], "records": [dict], "gold": ([dict], None),
-    "source": dict,
+    "task": str, "size": int, "distinct": int, "seed": (int, None), "order": [int], "others?": ([int], None), "fed_bytes?": [int],
+    "records": [dict], "gold": ([dict], None), "source": dict,
 }  # fmt: skip
 READY_EARLY_S = 0.1  # by so much a program may still be busy after its ready line
 
@@ -73,9 +74,10 @@ class Run:
     def answered_bytes(self) -> list[int] | None:
         """Return the bytes of the record that each line answers; None where that cannot be determined."""
         try:
-            sizes, order = self.workload["line_bytes"], self.workload["order"]
+            load = self.workload
+            sizes = load.get("fed_bytes") or [load["line_bytes"][place] for place in load["order"]]  # of version 0.3
             with foreign.opened(self.folder / "answers.jsonl", within=self.folder) as lines:
-                return [sizes[order[int(foreign.parse_object(line)["idx"])]] for line in lines]
+                return [sizes[int(foreign.parse_object(line)["idx"])] for line in lines]
         except (OSError, ValueError, KeyError, TypeError, IndexError, UsageError):
             return None
 
@@ -103,7 +105,9 @@ def read_workload(folder: Path) -> dict[str, Any]:
         found = foreign.parse(foreign.read_bytes(folder / "workload.json", within=folder))
         foreign.fits(found, WORKLOAD)
         places, gold = range(len(found["records"])), found["gold"]
-        if not set(found["order"]) <= set(places) or len(found["order"]) != found["size"]:
+        others = found.get("others") or []
+        known = set(found["order"]) <= set(places) and set(others) <= {workload.TRUE, *places}
+        if not known or not len(found["order"]) == found["size"] == len(others or found["order"]):
             raise ValueError("the order in workload.json is of other records")
         if gold is not None and len(gold) != len(places):
             raise ValueError("the labels in workload.json are of other records")

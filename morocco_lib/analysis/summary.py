@@ -39,7 +39,7 @@ FLIP_SHARE = 0.001  # of repeated predictions; above it the result carries FLIPS
 
 
 def score(answers: Answers) -> dict[str, Any]:
-    """Return the score of the first answers to the distinct records: value, interval, metrics, and the majority's score."""
+    """Return the score of the first answers to the records of the file: value, interval, metrics, and the majority's score."""
     task, load, first = answers.task, answers.load, answers.first
     if not first or load.gold is None:
         return {"value": None, "reason": Reason.NO_GOLD}
@@ -108,6 +108,8 @@ def derive(folder: Path) -> dict[str, Any]:
     notes += drift_reasons([per_s for per_s in speed.per_run if per_s])
     further = {
         Reason.CACHED_ANSWERS: cached["fires"],
+        Reason.WORK_SKIPPED: cached.get("skips"),
+        Reason.TEXTS_REPEAT: first.answers.repeated,
         Reason.CONTRACT_BROKEN: not protocol.get("conformance", {}).get("ok", True),
         Reason.BATCH_FLIPS: batch_flips and batch_flips["value"] > FLIP_SHARE * batch_flips["compared"],
         Reason.FLIPS: flips["value"] > FLIP_SHARE * flips["compared"],
@@ -292,8 +294,8 @@ def _cold(cold: Sequence[Run], protocol: dict[str, Any], speed: Throughput) -> d
 
 def _cached(folder: Path, protocol: dict[str, Any], first_use_s: float) -> dict[str, Any]:
     unique, repeated = (sorted((folder / "cached" / kind / "runs").glob("[0-9]*")) for kind in ("unique", "repeated"))
-    if "cached" not in protocol or not unique:
-        return {"value": None, "reason": Reason.NOT_ASKED, "fires": None}
+    if not isinstance(found := protocol.get("cached"), dict) or not unique:
+        return {"value": None, "reason": found or Reason.NOT_ASKED, "fires": None}
     return caching.judge(unique, repeated, first_use_s)
 
 

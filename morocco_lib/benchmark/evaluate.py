@@ -1,5 +1,6 @@
 """Feed every record of a split exactly once, check and score the predictions: preds.jsonl and score.json."""
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def answers_table(task: Task, source: Path, folder: Path):
 def evaluate(target: Target, task: Task, source: Path, folder: Path, *, batch_size: int = 32) -> dict[str, Any]:
     """Answer a file of records once, write preds.jsonl (submission format) and score.json, and return the latter.
 
+    The records are shuffled, anew each time; preds.jsonl is in the order of the file.
+
     Args:
         target: The program, its runner and its limits.
         source: A JSONL file of the task's records; labels, if any, are stripped before feeding and used for the score.
@@ -42,7 +45,8 @@ def evaluate(target: Target, task: Task, source: Path, folder: Path, *, batch_si
         UsageError: the file of records cannot be read, no such program.
         EnvironmentFailure: the folder cannot be written, the engine failed.
     """
-    load = workload.in_order(task, task.read(source))
+    records = task.read(source)
+    load = workload.build(task, records, len(records), secrets.randbits(48))
     with RunSeries(target, load, source, folder, batch_size=batch_size) as series:
         series.run(folder, "eval")
     text, result = derive_eval(folder)

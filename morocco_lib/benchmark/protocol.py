@@ -1,4 +1,4 @@
-"""The protocol: what is run in which order at one operating point, and when it stops.
+"""The protocol: what is run in which order at one operating point. How much of it, and when it is enough: `extent`.
 
     contract      the program is checked against it with a few records       conformance in protocol.json
     idle          load of the machine by other processes                     idle in protocol.json
@@ -10,10 +10,11 @@
     timed         the repeats; where the stream of answers does not explain  runs/NN
                   all time since feeding, each beside one of fewer records   smaller/runs/NN
                   and at last one of more                                    larger/runs/NN
+    cached        new texts alone against the records of the file, in turn   cached/unique/runs/NN, cached/repeated/runs/NN
     ones          runs of one record, only for logs in the original's format   ones/runs/NN
-    cached        unique texts against a few repeated ones, in turn          cached/unique/runs/NN, cached/repeated/runs/NN
 
-`bench.json` is derived from these by `summary.derive`. In a cell of one's own, in a folder that holds synthetic records
+What a run is fed is drawn when it is made, so nobody can know it before. `bench.json`
+is derived from these by `summary.derive`. In a cell of one's own, in a folder that holds synthetic records
 (`morocco data synthetic terra --out records`):
 
     from pathlib import Path
@@ -26,12 +27,10 @@
     result["speed_per_s"]  # value, low, high: records a second
 """
 
-import math
 import os
-import secrets
+import random
 import time
-from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +38,15 @@ from morocco_lib import fileio, formatting
 from morocco_lib.analysis import throughput
 from morocco_lib.analysis.caching import PAIRS
 from morocco_lib.analysis.run_files import Run, read_run, run_folders
-from morocco_lib.analysis.segments import fed_segment
 from morocco_lib.analysis.startup import start_s
 from morocco_lib.analysis.summary import BENCH, LEAST_REPEATS, PROTOCOL, derive
 from morocco_lib.analysis.validity import disturbances, ended_well, load_reasons
-from morocco_lib.benchmark import cache_probe, conformance
+from morocco_lib.benchmark import conformance, extent
+from morocco_lib.benchmark.extent import REST_S, REST_SHARE, Settings
 from morocco_lib.benchmark.run import RunSeries
 from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target
 from morocco_lib.benchmark.withholding import Withholding
 from morocco_lib.data import workload
-from morocco_lib.errors import UsageError
 from morocco_lib.monitors import system_load
 from morocco_lib.reasons import Reason
 from morocco_lib.tasks.base import Task
@@ -59,39 +57,13 @@ QUIET_S, MOST_WAIT_S = 0.3, 60.0  # a look at the machine before a timed run; ho
 COLD_RUNS = 3
 STARTS = 3  # fed at once, where neither a ready line nor quiet shows when the start-up is over
 QUICK_MOST_S = 60.0  # until a program is fed that is never quiet, where nothing is known of it
-REST_SHARE, REST_S = 0.25, 0.1  # of a start with one batch, and seconds: more after feeding may be start-up
-LATER = 1.6  # times such a start: by then even one slowed by cold files is over
+LATER = 1.6  # times a start with one batch: by then even one slowed by cold files is over
 LARGER_TRIES = 3  # where the machine is busy
-SMALLER, LARGER = (0.25, 0.5), (2.0, 4.0)  # of the input size; drawn anew for each run
-MOST_REPEATS = 100  # if a precision is never reached
-PILOT_BATCHES, PILOT_GROWTH = 8, 8
-PILOT_WORK_S = 0.3  # a speed computed from less is a guess
-TIMED_WORK_S = 10.0  # of one run, where the input size is calibrated; energy counters need it
-MOST_RECORDS = 1_000_000
+KINDS = (
+    ("unique", 0),
+    ("repeated", None),
+)  # of the runs that look for a cache, and how many records of the file they are fed
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of the protocol; `bench` describes each."""
-
-    batch_size: int = 32
-    input_size: int | None = None
-    repeats: int | None = None
-    precision: float = 0.02
-    max_minutes: float = 30.0
-    seed: int = 1
-    quick: bool = False
-    baseline: Path | None = None
-    single_record: bool = False
-
-    def __post_init__(self):
-        sizes = {"batch_size": self.batch_size, "input_size": self.input_size, "repeats": self.repeats}
-        for name, value in sizes.items():
-            if value is not None and value < 1:
-                raise UsageError(f"{name} {value}", rule="it is at least 1")
-        if not (self.precision > 0 and self.max_minutes > 0):
-            raise UsageError(f"precision {self.precision}, {self.max_minutes} minutes", rule="both are above 0")
 
 
 def bench(
@@ -107,15 +79,15 @@ def bench(
             and bench.ipynb make one: `report` and `verify` do not look into it.
         hooks: Callbacks: `Hooks(progress=print)`.
         batch_size: Records answered together: `--batch-size` of the program (default 32).
-        input_size: Records fed in a timed run; the file is cycled, shuffled anew each time. None: as many as take about
-            ten seconds, at least ten batches.
+        input_size: Records fed in a timed run, drawn and shuffled anew each time; what the file lacks is recombined from
+            its records. None: as many as take about ten seconds, at least ten batches.
         repeats: Timed runs. None: at least three, until the speed's 95 % interval is narrower than `precision` (a share of
             the speed, default 0.02), or the next run would pass `max_minutes` (default 30).
-        seed: Of the shuffles (default 1).
+        seed: Of what runs are fed, to make the same streams again. None: drawn anew, so that nobody can know it before.
         baseline: The folder of a point of the same sweep, whose answers these are compared with.
         single_record: Add as many runs of one record as there are timed ones, for logs in the original's format.
         quick: Timed runs only, as with one repeat (and a pilot where the input size is calibrated): no check of the
-            contract, no cold starts, no cache probe, no speed where the stream of answers gives none.
+            contract, no cold starts, no look for a cache, no speed where the stream of answers gives none.
     Returns:
         What bench.json holds: verdict, reasons, and speed_per_s, init_s (seconds), ram_bytes, score and others, each with
         value and 95 % interval (low, high), or with the reason there is none. `formatting.bench_lines` makes text of it.
@@ -134,19 +106,17 @@ class _Protocol:
         self.target, self.task, self.source, self.folder = target, task, source, folder
         self.settings, self.hooks = settings, hooks
         self.records = task.read(source)
-        self.quick = settings.quick or settings.repeats == 1
+        self.quick = settings.timed_only
         requested = asdict(settings)
         baseline, requested["ones"] = requested.pop("baseline"), requested.pop("single_record")
         self.facts: dict[str, Any] = {"schema": 1, "asked": requested, "quick": self.quick}
         if baseline:
             self.facts["against"] = os.path.relpath(baseline, folder)
+        self.seeds = random.SystemRandom() if settings.seed is None else random.Random(settings.seed)
         self.short: list[Run] = []
         self.smaller: list[Run] = []
         self.withheld = Withholding(QUICK_MOST_S)
-        self.rest: tuple[int, float] = (
-            0,
-            0.0,
-        )  # records of a small run, and seconds from its first byte to its last answer
+        self.rest = 0, 0.0  # records of a small run, and seconds from its first byte to its last answer
 
     def run(self) -> None:
         began = time.monotonic()
@@ -168,24 +138,17 @@ class _Protocol:
         fileio.write_json(self.folder / PROTOCOL, self.facts)
 
     def _series(
-        self,
-        load: workload.Workload,
-        batch_size: int | None = None,
-        *,
-        watched: bool = False,
-        withheld: Withholding | None = None,
+        self, size: int, *, true: int | None = None, batch_size: int | None = None, **settings: Any
     ) -> RunSeries:
-        hooks = self.hooks if watched else Hooks(turn=self.hooks.turn)
-        settings = {"batch_size": batch_size or self.settings.batch_size, "withheld": withheld, "hooks": hooks}
-        return RunSeries(self.target, load, self.source, self.folder, **settings)
+        load = workload.build(self.task, self.records, size, self.seeds.getrandbits(48), true)
+        settings = {"withheld": self.withheld, "hooks": Hooks(turn=self.hooks.turn), **settings}
+        batch_size = batch_size or self.settings.batch_size
+        return RunSeries(self.target, load, self.source, self.folder, batch_size=batch_size, **settings)
 
-    def _one(self, size: int, stage: str, withheld: Withholding | None = None) -> Run:
-        """Make and return one run of a stage."""
-        with self._series(self._few(size), withheld=withheld) as series:
-            return read_run(series.run(self.folder / stage, stage))
-
-    def _few(self, size: int) -> workload.Workload:
-        return workload.build(self.task, self.records, size, self.settings.seed)
+    def _one(self, size: int, stage: str, purpose: str | None = None, **settings: Any) -> Run:
+        """Draw what is fed; make and return one run of a stage."""
+        with self.hooks.turn(), self._series(size, **settings) as series:  # drawing uses the machine, too
+            return read_run(series.run(self.folder / stage, purpose or Path(stage).name))
 
     # -- before the timed runs -------------------------------------------------------------------------------------
     def _contract(self) -> None:
@@ -204,107 +167,90 @@ class _Protocol:
 
     def _cold(self) -> None:
         self.facts["cold"] = None
-        with self._series(self._few(self._short_size)) as series:
-            for _ in range(COLD_RUNS):
-                with self.hooks.turn():  # another program's run in between would warm shared files
-                    try:
-                        drop_caches()
-                    except OSError:
-                        self.facts["cold"] = Reason.CACHES_KEPT
-                        return
-                    series.run(self.folder / "cold", "cold")
-
-    @property
-    def _short_size(self) -> int:
-        size = self.settings.input_size
-        return self.settings.batch_size if size is None or size >= 2 * self.settings.batch_size else 1
+        for _ in range(COLD_RUNS):
+            # In one turn: another program's run in between would warm shared files.
+            with self.hooks.turn(), self._series(self.settings.short_size, withheld=None) as series:
+                try:
+                    drop_caches()
+                except OSError:
+                    self.facts["cold"] = Reason.CACHES_KEPT
+                    return
+                series.run(self.folder / "cold", "cold")
 
     def _short_run(self) -> None:
-        self.short.append(self._one(self._short_size, "short"))
+        self.short.append(self._one(self.settings.short_size, "short", withheld=None))
 
     def _withhold(self) -> None:
         """Find out when to feed: the later the less of the start-up is in what follows, until nothing changes."""
-        start = self.short[0]
+        start, size = self.short[0], self.settings.short_size
         whole_s = start.arrivals[-1][0] if start.arrivals else start.total_s
         self.withheld = Withholding(2 * whole_s + 1.0, ready=start.ready_s is not None)
-        probe = self._one(self._short_size, "withheld", self.withheld)
+        probe = self._one(size, "withheld")
         if probe.ready_s is None or probe.ready_s > probe.fed_s:  # printed only when it has read
             self.withheld = replace(self.withheld, ready=False)
-        rest_s = _since_fed(probe)
+        rest_s = extent.since_fed(probe)
         if rest_s > max(REST_S, REST_SHARE * whole_s):
             later = replace(self.withheld, least_s=LATER * whole_s + REST_S, most_s=(1 + LATER) * whole_s + 1.0)
-            later_s = _since_fed(self._one(self._short_size, "withheld", later))
+            later_s = extent.since_fed(self._one(size, "withheld", withheld=later))
             if later_s < rest_s - max(REST_S, REST_SHARE * rest_s):
                 self.withheld, rest_s = later, later_s
-        self.rest = self._short_size, rest_s
+        self.rest = size, rest_s
 
     def _size(self) -> int:
         """Return the input size, calibrated if it was not given; report how long the timed runs will take."""
-        size, most = PILOT_BATCHES * self.settings.batch_size, self.settings.input_size or MOST_RECORDS
+        batch_size, given = self.settings.batch_size, self.settings.input_size
+        size, most = extent.PILOT_BATCHES * batch_size, given or extent.MOST_RECORDS
         per_s = run = None
-        wanted = self.settings.input_size is None or not self.quick
-        while wanted and size < most:
-            run = self._one(size, "pilot", self.withheld)
+        while (given is None or not self.quick) and size < most:
+            run = self._one(size, "pilot")
             if not ended_well(run):
                 break
-            per_s = self._roughly(run)
-            if per_s is not None and size / per_s >= PILOT_WORK_S:
+            per_s = extent.roughly(run, self.rest, self.settings)
+            if per_s is not None and size / per_s >= extent.PILOT_WORK_S:
                 break
-            size *= PILOT_GROWTH
-        chosen = self.settings.input_size or _rounded(per_s, self.settings.batch_size, size)
+            size *= extent.PILOT_GROWTH
+        chosen = given or extent.calibrated(per_s, batch_size, size)
         if per_s:
             self._predict(chosen, per_s, run)
         return chosen
-
-    def _roughly(self, run: Run) -> float | None:
-        if (throughput.balanced([run]) or self.quick) and (per_s := throughput.read([run]).estimate["value"]):
-            return per_s
-        records, rest_s = self.rest
-        more_s = _since_fed(run) - rest_s
-        return (run.lines - records) / more_s if more_s > max(PILOT_WORK_S, REST_SHARE * rest_s) else None
 
     def _predict(self, size: int, per_s: float, run: Run) -> None:
         start_s = max(0.0, run.total_s - run.lines / per_s)
         count = self.settings.repeats or LEAST_REPEATS
         timed_s = count * (start_s + size / per_s)
-        extra = 0 if self.quick else 2 * PAIRS
-        extra_s = extra * (start_s + cache_probe.size_for(per_s, self.settings.batch_size, size) / per_s)
+        extra = 0 if self.quick else len(KINDS) * PAIRS
+        extra_s = extra * (start_s + self._probe_size(per_s, size) / per_s)
         self.facts["predicted_s"] = timed_s + extra_s
         more = "" if self.settings.repeats else " or more"
         also = f" and {extra} short ones that look for a cache" if extra else ""
         self.hooks.progress(f"{count}{more} runs of {size} records{also}: about {_duration(timed_s + extra_s)}")
+
+    def _probe_size(self, per_s: float | None, size: int, first_use_s: float = 0.0) -> int:
+        return extent.probe_size(per_s, self.settings.batch_size, len(self.records), size, first_use_s)
 
     # -- the timed runs --------------------------------------------------------------------------------------------
     def _timed(self, size: int) -> list[Run]:
         """Make and return the timed runs."""
         runs: list[Run] = []
         took_s = 0.0
-        with self._series(self._few(size), watched=True, withheld=self.withheld) as series:
-            while True:
-                self.hooks.expect(size * max(self.settings.repeats or LEAST_REPEATS, len(runs) + 1))
-                with self.hooks.turn():  # one for both runs of a pair; waiting for it does not count as time spent
-                    self._wait_for_quiet()
-                    began = time.monotonic()
-                    runs.append(read_run(series.run(self.folder, "bench")))
-                    run = runs[-1]
-                    if len(runs) <= 10 or len(runs) % 10 == 0:
-                        self.hooks.progress(
-                            f"{self._run_name(len(runs))}: {run.lines} answers, {run.facts['phases']['exit_s']:.2f} s"
-                        )
-                    if not self.quick and size > 1 and all(map(ended_well, runs)) and not throughput.balanced(runs):
-                        while len(self.smaller) < len(runs):
-                            self.smaller.append(self._one(self._drawn(size, SMALLER), "smaller", self.withheld))
-                    took_s += time.monotonic() - began
-                if stopped := self._enough(runs, took_s):
-                    self.facts["stopped_by"] = stopped
-                    break
+        while not (stopped := runs and extent.enough(self.settings, runs, self.smaller, took_s)):
+            self.hooks.expect(size * max(self.settings.repeats or LEAST_REPEATS, len(runs) + 1))
+            with self.hooks.turn():  # one for both runs of a pair; waiting for it does not count as time spent
+                self._wait_for_quiet()
+                began = time.monotonic()
+                run = self._one(size, ".", "bench", hooks=self.hooks)
+                runs.append(run)
+                if len(runs) <= 10 or len(runs) % 10 == 0:
+                    self.hooks.progress(
+                        f"{self._run_name(len(runs))}: {run.lines} answers, {run.facts['phases']['exit_s']:.2f} s"
+                    )
+                if not self.quick and size > 1 and all(map(ended_well, runs)) and not throughput.balanced(runs):
+                    while len(self.smaller) < len(runs):
+                        few = extent.drawn(size, self.settings.batch_size, extent.SMALLER)
+                        self.smaller.append(self._one(few, "smaller"))
+                took_s += time.monotonic() - began
+        self.facts["stopped_by"] = stopped
         return runs
-
-    def _drawn(self, size: int, shares: tuple[float, float]) -> int:
-        """Return a size that nobody can know before: whole batches, where there are several."""
-        batch = self.settings.batch_size if size >= 4 * self.settings.batch_size else 1
-        low, high = (math.ceil(size * share / batch) for share in shares)
-        return batch * secrets.choice(range(low, high + 1))
 
     def _wait_for_quiet(self) -> None:
         """Wait a minute at most until other processes leave the machine alone; where that was in vain, not again."""
@@ -326,64 +272,35 @@ class _Protocol:
             return f"run {number} (beyond the {repeats} requested: one that was disturbed is repeated)"
         return f"run {number} of {repeats}" if repeats else f"run {number}"
 
-    def _enough(self, runs: list[Run], took_s: float) -> str | None:
-        settings = self.settings
-        # A disturbed run does not count and is repeated, up to twice the repeats.
-        pairs = zip_longest(runs, self.smaller)
-        counted = [k for k, pair in enumerate(pairs) if self.quick or not any(map(disturbances, filter(None, pair)))]
-        late = took_s * (len(runs) + 1) / len(runs) > settings.max_minutes * 60
-        if settings.repeats:
-            if len(counted) >= settings.repeats or len(runs) >= 2 * settings.repeats:
-                return "repeats"
-            return "max_minutes" if late and len(runs) >= settings.repeats else None
-        if not all(map(ended_well, runs)):
-            return "invalid runs" if len(runs) >= LEAST_REPEATS else None
-        if len(counted) >= LEAST_REPEATS:
-            smaller = [self.smaller[k] for k in counted] if self.smaller else ()
-            speed = throughput.read([runs[k] for k in counted], smaller).estimate
-            if speed["value"] is None:
-                return "no speed"
-            if speed["high"] - speed["low"] < settings.precision * speed["value"]:
-                return "precision"
-        if late and len(runs) >= LEAST_REPEATS:
-            return "max_minutes"
-        return "most repeats" if len(runs) >= MOST_REPEATS else None
-
     # -- after them ------------------------------------------------------------------------------------------------
     def _after(self, runs: list[Run], size: int) -> None:
         """Make the runs that show what else the speed must explain: more records, starts, and texts that repeat."""
         speed = throughput.read(runs, self.smaller)
         per_s = speed.estimate["value"]
         if self.smaller and speed.first_use_s:
-            more = self._drawn(size, LARGER)
+            more = extent.drawn(size, self.settings.batch_size, extent.LARGER)
             if per_s is not None and speed.first_use_s + more / per_s < self.settings.max_minutes * 60:
                 for _ in range(LARGER_TRIES):
                     with self.hooks.turn():
                         self._wait_for_quiet()
-                        if not disturbances(self._one(more, "larger", self.withheld)):
+                        if not disturbances(self._one(more, "larger")):
                             break
         if start_s(runs, speed, self.short).get("method") == "total":
             while len(self.short) < STARTS:
                 self._short_run()
-        size = cache_probe.size_for(per_s, self.settings.batch_size, size, speed.first_use_s)
-        seed = int.from_bytes(os.urandom(6))  # new each time: a cache may outlive a measurement
-        self.facts["cached"] = {"size": size, "seed": seed}
-        for pair in range(1, PAIRS + 1):
-            with self.hooks.turn():  # both of a pair in one
-                for kind, load in cache_probe.workloads(self.task, self.records, size, seed, pair).items():
-                    with self._series(load, withheld=self.withheld) as series:
-                        series.run(self.folder / "cached" / kind, kind)
+        if not workload.can_recombine(self.task, self.records):
+            self.facts["cached"] = Reason.TEXTS_REPEAT
+            return
+        few = self._probe_size(per_s, size, speed.first_use_s)
+        self.facts["cached"] = {"size": few}
+        for pair in range(PAIRS):
+            with self.hooks.turn():  # both of a pair in one; in turn, so that a drift of the machine affects both alike
+                for kind, true in KINDS[:: (-1) ** pair]:
+                    self._one(few, f"cached/{kind}", true=true)
 
     def _single_record_runs(self) -> None:
-        load = self._few(1)
-        with self._series(load, batch_size=1, withheld=self.withheld) as series:
-            for _ in run_folders(self.folder):
-                series.run(self.folder / SINGLE_RECORD, "one record")
-
-
-def _since_fed(run: Run) -> float:
-    segment = fed_segment(run)
-    return 0.0 if isinstance(segment, Reason) else segment.seconds
+        for _ in run_folders(self.folder):
+            self._one(1, SINGLE_RECORD, "one record", batch_size=1)
 
 
 def drop_caches() -> None:
@@ -393,11 +310,6 @@ def drop_caches() -> None:
     """
     os.sync()
     DROP_CACHES.write_text("3\n")
-
-
-def _rounded(per_s: float | None, batch_size: int, fallback: int) -> int:
-    wanted = fallback if per_s is None else max(per_s * TIMED_WORK_S, 10 * batch_size)
-    return min(MOST_RECORDS, batch_size * round(wanted / batch_size))
 
 
 def _duration(seconds: float) -> str:

@@ -46,11 +46,11 @@ def add(command: Callable) -> None:
     narrow = "repeat until the speed's interval is narrower than this share of it (default 0.02)"
     option("--precision", type=share, metavar="P", help=narrow)
     option("--max-minutes", type=seconds, metavar="M", help="make no run that would end later (default 30)")
-    alone = "timed runs only: no check, no cold starts, no cache probe; so is --repeats 1"
+    alone = "timed runs only: no check, no cold starts, no look for a cache; so is --repeats 1"
     option("--quick", action="store_true", help=alone)
     logs = "add runs of one record, and write all in the original's format"
     option("--original-logs", type=expand, metavar="DIR", help=logs)
-    option("--seed", type=int, default=1, help="of the order records are fed in (default 1)")
+    option("--seed", type=int, help="of what runs are fed (default: drawn anew, known to nobody)")
     option("--model", metavar="NAME", help="name in results (default: the program's)")
     option("--timeout", type=seconds, default=3600.0, metavar="S", help="of a run, in seconds (default 3600)")
     option("--memory", type=size, metavar="SIZE", help="memory limit of a run, as 512M or 2G; needs a cgroup")

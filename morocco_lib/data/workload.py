@@ -1,16 +1,25 @@
-"""Records + size + seed -> the stream to feed, the way back to the records, the length histogram. Pure: no file, no clock."""
+"""Records + size + seed -> the stream to feed, the way back to the records, the length histogram. Pure: no file, no clock.
+
+No text is fed twice in a stream: what a file lacks to the size is made of parts of its records, without label, and is
+checked, but not scored. Order and idx do not show which records are made.
+"""
 
 import hashlib
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, BinaryIO
 
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Idx, Prediction, Task
 from morocco_lib.tasks.jsonl import Record
+from morocco_lib.tasks.recombine import Opening, vocabulary
+
+OPENING_WORDS = 3  # of each text that is made; more where these are not enough to tell all apart
+TRUE = -1  # in place of the other record that one was recombined with
 
 
 @dataclass(frozen=True)
@@ -23,8 +32,10 @@ class Workload(Mapping):
         task: The task of the records.
         records: Distinct records, labelled or not.
         order: For each position of the stream the place of its record in `records`.
-        seed: What the order was drawn with; None if the records are in their own order.
+        seed: What was drawn with it: which records, order, parts; None if the records are in their own order.
         gold: The labels of `records` where these are skeletons; None: unknown, or in the records.
+        others: For each position the place of the record that this one was recombined with, or TRUE; empty: all are true.
+        words, codes, opening: What texts that are made open with: a vocabulary, a number for each position, words a text.
     """
 
     task: Task
@@ -32,6 +43,10 @@ class Workload(Mapping):
     order: tuple[int, ...]
     seed: int | None
     gold: Sequence[Prediction] | None = None
+    others: tuple[int, ...] = ()
+    words: Sequence[str] = ()
+    codes: Sequence[int] = ()
+    opening: int = 0
 
     def __repr__(self) -> str:
         return f"<{len(self)} records fed of {len(self.records)} of {self.task.title}, seed {self.seed}>"
@@ -52,8 +67,15 @@ class Workload(Mapping):
         return self.position(idx) is not None
 
     def _fed(self, position: int) -> Record:
-        record = self.records[self.order[position]]
-        return self.task.reindex(self.task.strip_labels(record), position)
+        record = self.task.strip_labels(self.records[self.order[position]])
+        if self.words and not self.is_true(position):
+            other = self.task.strip_labels(self.records[self.others[position]])
+            record = self.task.recombine(record, other, Opening(self.words, self.codes[position], self.opening))
+        return self.task.reindex(record, position)
+
+    def is_true(self, position: int) -> bool:
+        """Tell whether a record of the file is fed there, and not one that was made."""
+        return not self.others or self.others[position] == TRUE
 
     def position(self, idx: object) -> int | None:
         """Return the place of an idx in the stream, None if it was not fed."""
@@ -70,10 +92,11 @@ class Workload(Mapping):
         for position in range(len(self.order)):
             yield json.dumps(self._fed(position), ensure_ascii=False).encode() + b"\n"
 
-    def restore(self, prediction: Prediction) -> tuple[int, Prediction]:
-        """Return (place of the record in `records`, the prediction with that record's own idx)."""
-        place = self.order[self.position(prediction["idx"])]
-        return place, self.task.restore(prediction, self.records[place])
+    def restore(self, prediction: Prediction) -> tuple[int, Prediction] | None:
+        """Return (place of the record in `records`, the prediction with that record's own idx); None for a record that was made."""
+        position = self.position(prediction["idx"])
+        place = self.order[position]
+        return (place, self.task.restore(prediction, self.records[place])) if self.is_true(position) else None
 
     def describe(self, out: BinaryIO | None = None) -> dict[str, Any]:
         """Return what `workload.json` holds: enough to map answers back and to score them without the data files.
@@ -83,9 +106,9 @@ class Workload(Mapping):
         """
         gold = [self.task.gold(record) for record in self.records]
         lengths: Counter[int] = Counter()
-        digest, total, line_bytes = hashlib.sha256(), 0, [0] * len(self.records)
-        for place, line in zip(self.order, self.lines(), strict=True):
-            line_bytes[place] = line_bytes[place] or len(line)
+        digest, total, line_bytes = hashlib.sha256(), 0, []
+        for line in self.lines():
+            line_bytes.append(len(line))
             lengths[(len(line) - 1).bit_length()] += 1
             digest.update(line)
             total += len(line)
@@ -95,34 +118,61 @@ class Workload(Mapping):
             "schema": 1,
             "task": self.task.name,
             "size": len(self.order),
-            "distinct": len(set(self.order)),
+            "distinct": len({place for position, place in enumerate(self.order) if self.is_true(position)}),
             "seed": self.seed,
             "bytes": total,
             "sha256": digest.hexdigest(),
             "line_bytes_histogram": [
                 {"from": 1 << (k - 1) if k else 0, "below": 1 << k, "lines": n} for k, n in sorted(lengths.items())
             ],
-            "line_bytes": line_bytes,  # of each record when first fed; its idx may take more digits later
+            "fed_bytes": line_bytes,
             "records": [self.task.skeleton(record) for record in self.records],
             "gold": gold if None not in gold else None,
             "order": list(self.order),
+            "others": list(self.others) or None,
         }
 
 
-def build(task: Task, records: Sequence[Record], size: int, seed: int) -> Workload:
-    """Return a stream of `size` records; each pass over them has a shuffle of its own, so none comes twice before all came once.
+def build(task: Task, records: Sequence[Record], size: int, seed: int, true: int | None = None) -> Workload:
+    """Return a shuffled stream of records, all of different texts: records of the file, the rest recombined from them.
 
+    Where the task cannot recombine its records, the file is cycled instead, each pass with a shuffle of its own.
+
+    Args:
+        size: Records in all.
+        seed: Of all that is drawn; the same one gives the same stream.
+        true: How many are records of the file; None: as many as it holds.
     Raises:
         UsageError: size below 1.
     """
     if size < 1:
         raise UsageError(f"input size {size}", rule="at least one record is fed")
-    order: list[int] = []
-    for cycle in range(-(-size // len(records))):
-        places = list(range(len(records)))
-        random.Random(f"workload/{seed}/{cycle}").shuffle(places)
-        order += places
-    return Workload(task, records, tuple(order[:size]), seed)
+    rng = random.Random(f"workload/{seed}")
+    true = min(size, len(records) if true is None else true)
+    places, count = range(len(records)), size - true
+    passes = (rng.sample(places, len(places)) for _ in range(count // len(places) + 1))
+    bases = list(islice(chain.from_iterable(passes), count))
+    if not count or not can_recombine(task, records):
+        return Workload(task, records, (*rng.sample(places, true), *bases), seed)
+    words = vocabulary(map(task.bow_text, records))
+    opening = OPENING_WORDS
+    while len(words) ** opening < 2 * count:
+        opening += 1
+    kin = defaultdict(list)
+    for place, record in enumerate(records):
+        kin[task.kin(record)].append(place)
+    others = [rng.choice(kin[task.kin(records[base])]) for base in bases]
+    made = zip(bases, others, rng.sample(range(len(words) ** opening), count), strict=True)
+    stream = [*((place, TRUE, 0) for place in rng.sample(places, true)), *made]
+    rng.shuffle(stream)
+    order, others, codes = zip(*stream, strict=True)
+    return Workload(task, records, order, seed, None, others, words, codes, opening)
+
+
+def can_recombine(task: Task, records: Sequence[Record]) -> bool:
+    """Tell whether records of a task can be made of parts of these."""
+    words = vocabulary(map(task.bow_text, records))
+    return len(words) > 1 and task.recombine(records[0], records[0], Opening(words, 0, OPENING_WORDS)) is not None
 
 
 def in_order(task: Task, records: Sequence[Record]) -> Workload:
@@ -132,5 +182,12 @@ def in_order(task: Task, records: Sequence[Record]) -> Workload:
 
 def from_description(task: Task, description: Mapping[str, Any]) -> Workload:
     """Return the workload of a `workload.json`: of skeletons, so it maps back and checks but cannot be fed."""
-    order, gold = tuple(description["order"]), description["gold"]
-    return Workload(task, description["records"], order, description["seed"], gold)
+    order, others = tuple(description["order"]), tuple(description.get("others") or ())
+    return Workload(task, description["records"], order, description["seed"], description["gold"], others)
+
+
+def rebuilt(task: Task, records: Sequence[Record], description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `workload.json` must hold, but for its source, if these are the records of one that was drawn as it says."""
+    size, seed = description["size"], description["seed"]
+    load = in_order(task, records) if seed is None else build(task, records, size, seed, description["distinct"])
+    return load.describe()

@@ -75,7 +75,7 @@ class Session:
     @property
     def settings(self) -> dict[str, Any]:
         """The parameters of the protocol, as arguments of `bench`; 0 becomes None."""
-        names = (name for name in (*config.PlanScalars.model_fields, "seed") if name in type(self.p).model_fields)
+        names = (name for name in config.PlanScalars.model_fields if name in type(self.p).model_fields)
         chosen = {name: getattr(self.p, name) for name in names}
         return chosen | {name: chosen[name] or None for name in ("input_size", "repeats")}
 

@@ -65,19 +65,16 @@ def _other_than_the_data(folder: Path) -> list[str]:
     Nothing where that file is not here: `verify` notes it.
     """
     files = {digest: folder / name for name, digest in steps.read_status(folder)["inputs"].items()}
-    wrong, made = [], {}
+    wrong, read = [], {}
     for run in run_folders(folder):
         stored = read_workload(run)
-        path, (size, seed) = files.get(stored["source"]["sha256"]), (stored["size"], stored["seed"])
+        path = files.get(stored["source"]["sha256"])
         if path is None:
             wrong.append(f"{run / 'workload.json'}: its records are of no file that the step read")
         elif path.is_file():
-            if (path, size, seed) not in made:
-                task = get_task(stored["task"])
-                records = task.read(path)
-                load = workload.in_order(task, records) if seed is None else workload.build(task, records, size, seed)
-                made[path, size, seed] = load.describe()
-            derived = made[path, size, seed] | {"source": stored["source"]}
+            task = get_task(stored["task"])
+            read[path] = read.get(path) or task.read(path)
+            derived = workload.rebuilt(task, read[path], stored) | {"source": stored["source"]}
             wrong += verification.compare(run, "workload.json", derived)[1]
     return wrong
 

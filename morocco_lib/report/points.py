@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import foreign
+from morocco_lib.analysis.predictions import differing, read_answers
+from morocco_lib.analysis.run_files import read_run, read_workload, run_folders
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import POINT, SCORE, TRAINING, Kinds, shown_as
 from morocco_lib.errors import UsageError
-from morocco_lib.reasons import EXIT_CODES, VALID, Reason
+from morocco_lib.reasons import EXIT_CODES, INVALID, VALID, Reason
 
 SYNTHETIC = "synthetic"  # where a row's records come from
 WEIGHTS_FILES = ("model.safetensors", "model.json")  # the first that a model has says which weights they are
@@ -16,6 +18,7 @@ ESTIMATES = (
     "speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record", "energy_j_per_record"
 )  # fmt: skip
 
+EVAL_SHARE = 0.01  # of answers that may depend on what else is in the batch, as in the check of the contract
 NUMBER, TEXT = (float, None), (str, None)
 ESTIMATE = {"value": NUMBER, "low?": NUMBER, "high?": NUMBER, "reason?": TEXT, "method?": TEXT}
 SCORED = {
@@ -54,16 +57,20 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = Non
         if status["task"] and (folders is not None or not steps.is_retired(folder, status)):
             foreign.check_tree(folder, steps.STATUS)
             cells.setdefault((status["task"], status["model"]), []).append((folder, status))
+    finished = [one for found in cells.values() for one in found if one[1]["state"] == steps.DONE]
+    subjects = {f: _subject(f, s) for f, s in finished if shown_as(s, kinds) in (POINT, SCORE)}
+    evals = {subjects[f]: (f, s) for f, s in finished if shown_as(s, kinds) == SCORE}
+    measured = {subjects[f] for f, s in finished if shown_as(s, kinds) == POINT}
     rows = []
     for (task, model), found in cells.items():
         done = [(folder, status) for folder, status in found if status["state"] == steps.DONE]
-        evals = {_subject(s): _score(f, s, plan_dir, kinds) for f, s in done if shown_as(s, kinds) == SCORE}
         here = []
         for folder, status in done:
             if shown_as(status, kinds) == POINT:
-                row = _point(folder, status, plan_dir, kinds)
-                here.append(row | (evals.pop(_subject(status), None) or {}))
-        here += [{**_empty(), **scored} for scored in evals.values()]
+                row, scored = _point(folder, status, plan_dir, kinds), evals.get(subjects[folder])
+                here.append(row | _joined(row, folder, *scored, plan_dir, kinds) if scored else row)
+            elif shown_as(status, kinds) == SCORE and subjects[folder] not in measured:
+                here.append({**_empty(), **_score(folder, status, plan_dir, kinds)})
         failed = [
             {"step": s["step"], "folder": _name(f, plan_dir), "state": s["state"], "error": s["error"]}
             for f, s in found
@@ -80,13 +87,35 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = Non
     return sorted(rows, key=lambda row: (row["task"], row["model"], row["batch_size"] or 0, row["bench_folder"] or ""))
 
 
-def _subject(status: dict[str, Any]) -> tuple:
-    """Return what identifies an operating point: the digests of records and weights, the command, the batch size."""
-    parameters = status["parameters"]
-    model = parameters.get("model") or {}
-    image = parameters.get("image_id") or parameters.get("image") or model.get("image")
-    program = parameters.get("command") or model.get("command") or image or ""
-    return frozenset(status["inputs"].values()), program, parameters["batch_size"]
+def _subject(folder: Path, status: dict[str, Any]) -> Any:
+    """Return what identifies an operating point: records, image or else weights and command, batch size; not its name."""
+    for path in sorted(folder.glob("runs/[0-9]*/run.json")):
+        facts = foreign.read_json(path, folder, {"argv": [str], "image_digest": (str, None), "batch_size": int})
+        records, argv = read_workload(path.parent)["source"].get("sha256"), facts["argv"][:-2]  # without --batch-size
+        image, weights = facts["image_digest"], _weights(status)
+        if weights and not image:
+            argv = [Path(word).name for word in argv]  # each step may have weights in a folder of its own
+        of_files = image or weights or frozenset(status["inputs"].values())  # of a script
+        return records, of_files, tuple(argv), facts["batch_size"]
+    return folder
+
+
+def _weights(status: dict[str, Any]) -> str | None:
+    """Return the digest of the weights that a step was given or made."""
+    files = {Path(path).name: sha256 for path, sha256 in (status["outputs"] | status["inputs"]).items()}
+    return next((files[name] for name in WEIGHTS_FILES if name in files), None)
+
+
+def _joined(
+    row: dict[str, Any], folder: Path, scored: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds
+) -> dict[str, Any]:
+    """Return what an eval makes of the row of a bench: its score, and INVALID where it answered the same records otherwise."""
+    ours, theirs = (read_answers(read_run(run_folders(one)[0])).first for one in (folder, scored))
+    differ, compared = differing(ours, theirs)
+    flips = (
+        {"verdict": INVALID, "reasons": [*row["reasons"], Reason.EVAL_FLIPS]} if differ > EVAL_SHARE * compared else {}
+    )
+    return _score(scored, status, plan_dir, kinds) | flips
 
 
 def _name(folder: Path, plan_dir: Path) -> str:
@@ -140,12 +169,10 @@ def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -
 
 def _measured(result: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
     """Return what an operating point was measured of: program, weights, how it computed, what decides its speed."""
-    files = {Path(path).name: sha256 for path, sha256 in status["inputs"].items()}
-    weights = [files[name] for name in WEIGHTS_FILES if name in files]
     measured = {
         name: result.get(name) for name in ("argv", "image_digest", "precision", "backend", "device", "settings")
     }
-    return {**measured, "weights_sha256": weights[0] if weights else None, "commit": status["code"]["commit"]}
+    return {**measured, "weights_sha256": _weights(status), "commit": status["code"]["commit"]}
 
 
 def _score(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from morocco_lib.tasks import metrics
 from morocco_lib.tasks.checked import AnswerError, Checked, Idx, Prediction, Problem, shown
 from morocco_lib.tasks.form import AnswerKind, TextPair
 from morocco_lib.tasks.jsonl import Record, open_lines, read_objects, split_lines
+from morocco_lib.tasks.recombine import Opening
 
 
 class Task(ABC):
@@ -92,9 +93,21 @@ class Task(ABC):
         """Return the record without anything that gives the answer away, at every depth."""
         return {key: value for key, value in record.items() if key not in self.hidden}
 
-    def with_nonce(self, record: Record, nonce: str) -> Record:
-        """Return the record with a nonce and a space before each of its free texts; offsets into them are moved."""
-        return {**record, **{name: f"{nonce} {record[name]}" for name in self.text_fields}}
+    def kin(self, record: Record) -> Any:
+        """Return what two records must have in common to be recombined."""
+        return None
+
+    def recombine(self, record: Record, other: Record, opening: Opening) -> Record | None:
+        """Return a record that asks about the first text of `other` what `record` asks, or None if the task has no way to.
+
+        Its answer has the form of one to `record`. Every text gets other first words from `opening`, so that none is fed
+        twice; a task with offsets into its texts moves them in a method of its own.
+        """
+        names = self.text_fields
+        if not names or self.spans:
+            return None
+        made = {**record, names[0]: other[names[0]]} if len(names) > 1 else record
+        return {**made, **{name: opening(made[name])[0] for name in names}}
 
     @property
     def text_fields(self) -> tuple[str, ...]:

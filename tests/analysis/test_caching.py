@@ -1,4 +1,4 @@
-"""The cache probe's result: from speeds, and from written runs on unique and repeated texts."""
+"""Does a program know what it is fed: from speeds, and from written runs of new records and of those of a file."""
 
 import math
 
@@ -29,7 +29,7 @@ def test_the_ratio_has_students_interval_of_the_logs():
         ([1.09, 1.09, 1.09], False),
         ([1.11, 1.11, 1.11], True),
         ([1.12, 1.13, 1.14], True),
-        ([1.10, 1.13, 1.16], False),  # the lower end of its 98 % interval is 1.01
+        ([1.10, 1.13, 1.16], False),  # the lower end of its 99 % interval is below 1
         ([3, 16, 17], True),  # one run was delayed, and yet all are 1.25 times as fast as any unique one
         ([1.2, 16, 17], False),
         ([1.26, 16, 17], True),
@@ -37,7 +37,9 @@ def test_the_ratio_has_students_interval_of_the_logs():
     ],
 )
 def test_it_fires_above_1_10_where_chance_or_one_run_does_not_explain_it(repeated, fires):
-    assert caching.compare([1, 1, 1], repeated)["fires"] is fires
+    found, inverse = caching.compare([1, 1, 1], repeated), caching.compare(repeated, [1, 1, 1])
+    assert (found["fires"], inverse["skips"]) == (fires, fires)
+    assert found["skips"] is inverse["fires"] is (repeated == [0.5, 0.5, 0.5])
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------
@@ -62,13 +64,28 @@ def judged(tmp_path, unique, repeated, **options):
 @pytest.mark.parametrize("repeated", [streamed(0.5), held_back(0.5), {"arrivals": burst(SIZE, 10, rate=800)}])
 def test_a_cache_is_found_however_answers_come(tmp_path, unique, repeated):
     result = judged(tmp_path, unique, repeated)
-    assert result["fires"] is True and result["value"] == pytest.approx(2, rel=0.003)
+    assert (result["fires"], result["skips"]) == (True, False) and result["value"] == pytest.approx(2, rel=0.003)
+
+
+def test_new_records_that_are_faster_are_not_worked_on(tmp_path):
+    result = judged(tmp_path, streamed(0.5), streamed(1.0))
+    assert (result["fires"], result["skips"]) == (False, True) and result["value"] == pytest.approx(0.5, rel=0.003)
+    busy = {"others": QUIET | {"cores": 2.0}}  # and the CPU time of the program is the same
+    assert judged(tmp_path / "busy", streamed(0.5, **busy), streamed(1.0, **busy))["reason"] == "BUSY_MACHINE"
+    assert judged(tmp_path / "short", streamed(0.05), streamed(0.09))["reason"] == "NO_STREAM"
+
+
+def test_records_that_are_shorter_may_be_faster(tmp_path):
+    long, short = streamed(1.0, bytes_fed=100 * SIZE), streamed(0.5, bytes_fed=50 * SIZE)
+    for kinds in ((long, short), (short, long)):
+        result = judged(tmp_path / str(kinds[0] is long), *kinds)
+        assert (result["fires"], result["skips"]) == (False, False)
 
 
 def test_an_honest_program_is_not_accused(tmp_path):
     unique = [streamed(1.0), streamed(1.02), streamed(0.98)]
     result = judged(tmp_path, unique, [streamed(0.99), streamed(1.01), streamed(1.0)])
-    assert result["fires"] is False and result["method"] == "total"
+    assert result["fires"] is result["skips"] is False and result["method"] == "total"
     assert result["low"] < 1 < result["high"]
 
 

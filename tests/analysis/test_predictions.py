@@ -3,17 +3,18 @@
 import json
 
 import pytest
-from run_folders import DISTINCT, NO, RECORDS, YES, answers_of, steady, write_run
+from run_folders import DISTINCT, NO, RECORDS, TERRA, YES, answers_of, cycled, steady, write_run
 
 from morocco_lib.analysis.predictions import differing, read_answers
 from morocco_lib.analysis.run_files import read_run
+from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 
 SIZE = 2 * DISTINCT
 
 
-def read(tmp_path, answers):
-    return read_answers(read_run(write_run(tmp_path, steady(SIZE, 8), answers=answers)))
+def read(tmp_path, answers, load=None):
+    return read_answers(read_run(write_run(tmp_path, steady(SIZE, 8), load=load or cycled(SIZE), answers=answers)))
 
 
 def test_the_first_answer_to_a_record_is_the_one_that_counts_with_the_records_own_idx(tmp_path):
@@ -40,6 +41,16 @@ def test_wrong_answers_are_counted_and_neither_compared_nor_scored(tmp_path):
     answers = read(tmp_path, lines)
     assert answers.checked.counts == {"label": 1}
     assert len(answers.first) == DISTINCT and (answers.repeated, answers.flips) == (DISTINCT - 1, 0)
+
+
+def test_of_records_that_were_made_the_form_of_an_answer_is_checked_and_nothing_else_is_said(tmp_path):
+    load = workload.build(TERRA, RECORDS, SIZE, 1)
+    made = [position for position in range(SIZE) if not load.is_true(position)]
+    answers = read(tmp_path, answers_of(SIZE, dict.fromkeys(made, NO)), load)
+    assert {answer["label"] for answer in answers.first.values()} == {YES} and len(answers.first) == DISTINCT
+    assert (answers.repeated, answers.flips, answers.checked.ok) == (0, 0, True)
+    answers = read(tmp_path, answers_of(SIZE, {made[0]: "maybe"}), load)
+    assert answers.checked.counts == {"label": 1} and len(answers.first) == DISTINCT
 
 
 @pytest.mark.parametrize("name", ["workload.json", "answers.jsonl"])

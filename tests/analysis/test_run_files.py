@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from run_folders import answers_of, sample, steady, write_run
+from run_folders import DISTINCT, answers_of, sample, steady, write_run
 
 from morocco_lib.analysis.run_files import read_run, run_folders
 from morocco_lib.errors import UsageError
@@ -85,7 +85,11 @@ def test_a_broken_workload_is_named_where_it_is_read(tmp_path):
 def test_the_bytes_of_a_line_are_those_of_the_record_it_answers(tmp_path):
     folder = write_run(tmp_path, steady(40, 8), answers=answers_of(40)[::-1])
     load = json.loads((folder / "workload.json").read_text())
-    assert read_run(folder).answered_bytes() == [load["line_bytes"][place] for place in load["order"][::-1]]
+    assert sum(load["fed_bytes"]) == load["bytes"]
+    assert read_run(folder).answered_bytes() == load["fed_bytes"][::-1]
+    sizes = {"fed_bytes": [], "line_bytes": list(range(DISTINCT))}  # of version 0.3: of each record when first fed
+    (folder / "workload.json").write_text(json.dumps(load | sizes))
+    assert read_run(folder).answered_bytes() == load["order"][::-1]
     (folder / "answers.jsonl").write_text("no answer\n")
     assert read_run(folder).answered_bytes() is None
 

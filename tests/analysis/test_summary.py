@@ -4,7 +4,20 @@ import json
 
 import pytest
 from helpers import KEYS, READINGS
-from run_folders import DISTINCT, NO, RECORDS, YES, answers_of, at_once, derived, run_of, sample, steady, write_run
+from run_folders import (
+    DISTINCT,
+    NO,
+    RECORDS,
+    YES,
+    answers_of,
+    at_once,
+    cycled,
+    derived,
+    run_of,
+    sample,
+    steady,
+    write_run,
+)
 
 from morocco_lib.analysis import summary
 from morocco_lib.data import workload
@@ -217,8 +230,16 @@ def test_sound_runs_are_the_valid_ones(tmp_path):
 
 
 # -- scores and flips ----------------------------------------------------------------------------------------------
-def test_the_score_is_that_of_the_first_answers_to_distinct_records(tmp_path):
-    result = derived(tmp_path, {"answers": answers_of(SIZE, dict.fromkeys(LATER, NO))})
+LOAD = workload.build(get_task("terra"), RECORDS, SIZE, 1)  # what `write_run` feeds
+TRUE = [position for position in range(SIZE) if LOAD.is_true(position)]
+CYCLED = {"load": cycled(SIZE)}
+
+
+@pytest.mark.parametrize(
+    ("load", "unscored"), [(LOAD, set(range(SIZE)) - set(TRUE)), (cycled(SIZE), LATER)], ids=["recombined", "cycled"]
+)
+def test_the_score_is_that_of_the_first_answers_to_records_of_the_file(tmp_path, load, unscored):
+    result = derived(tmp_path, {"answers": answers_of(SIZE, dict.fromkeys(unscored, NO)), "load": load})
     score = result["score"]
     assert (score["value"], score["n"], score["metrics"]) == (0.75, DISTINCT, {"accuracy": 0.75})
     assert score["majority"] == {"label": YES, "value": 0.75} and score["interval"] == "wilson 95 %"
@@ -232,28 +253,27 @@ def test_records_without_labels_have_no_score(tmp_path, monkeypatch):
 
 def test_flips_are_counted_within_runs_and_from_run_to_run(tmp_path):
     runs = [
-        {"answers": answers_of(SIZE, {0: NO, 20: NO, 21: NO})},
-        {"answers": answers_of(SIZE, {1: NO})},
-        {"answers": answers_of(SIZE)},
+        {"answers": answers_of(SIZE, {0: NO, 20: NO, 21: NO}), **CYCLED},
+        {"answers": answers_of(SIZE, {1: NO}), **CYCLED},
+        {"answers": answers_of(SIZE), **CYCLED},
     ]
-    orders = workload.build(get_task("terra"), RECORDS, SIZE, 1).order
-    within = [sum(a != b for a, b in zip(*_labels(run, orders), strict=True)) for run in runs]
     result = derived(tmp_path, *runs)
     # Between: the second run differs from the first in places 0 and 1, the third in place 0.
-    assert result["flips"] == {"value": sum(within) + 3, "compared": 3 * DISTINCT + 2 * DISTINCT}
-    assert result["reasons"] == ["FLIPS"] and result["verdict"] == "VALID"
+    assert result["flips"] == {"value": (1 + 1 + 0) + 3, "compared": 3 * DISTINCT + 2 * DISTINCT}
+    assert result["reasons"] == ["TEXTS_REPEAT", "FLIPS"] and result["verdict"] == "VALID"
 
 
-def _labels(run, order):
-    by_record = {}
-    for position, line in enumerate(run["answers"]):
-        by_record.setdefault(order[position], []).append(json.loads(line)["label"])
-    return zip(*by_record.values(), strict=True)
+def test_records_that_were_made_are_no_flips_and_repeat_nothing(tmp_path):
+    other = workload.build(get_task("terra"), RECORDS, SIZE, 2)
+    made = [position for position in range(SIZE) if not other.is_true(position)]
+    result = derived(tmp_path, {}, {"load": other, "answers": answers_of(SIZE, dict.fromkeys(made, NO))})
+    assert result["flips"] == {"value": 0, "compared": DISTINCT} and result["reasons"] == []
 
 
 @pytest.mark.parametrize(("size", "noted"), [(1020, False), (1019, True)])
 def test_more_than_one_flip_in_1000_is_noted(tmp_path, size, noted):
-    result = derived(tmp_path, {"arrivals": steady(size, 8), "answers": answers_of(size, {size - 1: NO})})
+    run = {"arrivals": steady(size, 8), "answers": answers_of(size, {size - 1: NO}), "load": cycled(size)}
+    result = derived(tmp_path, run)
     assert result["flips"] == {"value": 1, "compared": size - DISTINCT}
     assert ("FLIPS" in result["reasons"]) == noted
 
@@ -275,20 +295,28 @@ def test_what_was_not_measured_says_why(tmp_path):
 
 
 def probe(seconds):
-    return [{"arrivals": steady(SIZE, 4, SIZE / seconds), "distinct": DISTINCT}] * 3
+    return [{"arrivals": steady(SIZE, 4, SIZE / seconds)}] * 3
 
 
-def test_a_cache_makes_the_point_invalid(tmp_path):
-    stages = {"cached/unique": probe(1.0), "cached/repeated": probe(0.5)}
+@pytest.mark.parametrize(("repeated_s", "reason"), [(0.5, "CACHED_ANSWERS"), (2.0, "WORK_SKIPPED"), (1.0, None)])
+def test_a_program_that_knows_records_of_the_file_is_invalid(tmp_path, repeated_s, reason):
+    stages = {"cached/unique": probe(1.0), "cached/repeated": probe(repeated_s)}
     result = derived(tmp_path / "probed", {}, {}, protocol={"cached": {"size": SIZE}}, **stages)
-    assert (result["verdict"], result["reasons"]) == ("INVALID", ["CACHED_ANSWERS"])
-    assert result["kept_answers"]["value"] == pytest.approx(2) and result["kept_answers"]["method"] == "total"
+    assert (result["verdict"], result["reasons"]) == (("INVALID", [reason]) if reason else ("VALID", []))
+    found = result["kept_answers"]
+    assert found["value"] == pytest.approx(1 / repeated_s) and found["method"] == "total"
     assert derived(tmp_path / "not", {}, {}, **stages)["kept_answers"]["reason"] == "NOT_ASKED"
+
+
+def test_where_records_cannot_be_recombined_it_is_said_that_a_cache_was_not_looked_for(tmp_path):
+    result = derived(tmp_path, CYCLED, CYCLED, protocol={"cached": "TEXTS_REPEAT"})
+    assert result["kept_answers"] == {"value": None, "reason": "TEXTS_REPEAT", "fires": None}
+    assert (result["verdict"], result["reasons"]) == ("VALID", ["TEXTS_REPEAT"])
 
 
 def test_the_cache_is_looked_for_beside_the_first_use(tmp_path):
     def late(size, seconds):
-        return {"arrivals": steady(size, 4, size / seconds, begin_s=2.0), "distinct": DISTINCT}
+        return {"arrivals": steady(size, 4, size / seconds, begin_s=2.0)}
 
     stages = {"cached/unique": [late(SIZE, 2.0)] * 3, "cached/repeated": [late(SIZE, 1.0)] * 3}
     runs, smaller = [late(SIZE, 2.0)] * 3, [late(SIZE // 2, 1.0)] * 3
@@ -299,7 +327,7 @@ def test_the_cache_is_looked_for_beside_the_first_use(tmp_path):
 # -- sweeps --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("wrong", "noted"), [(0, False), (1, True)])
 def test_a_point_is_compared_with_the_first_of_its_sweep(tmp_path, wrong, noted):
-    write_run(tmp_path / "batch-1", batch_size=1, answers=answers_of(SIZE, dict.fromkeys(range(wrong), NO)))
+    write_run(tmp_path / "batch-1", batch_size=1, answers=answers_of(SIZE, dict.fromkeys(TRUE[:wrong], NO)))
     result = derived(tmp_path / "batch-8", {}, {}, protocol={"against": "../batch-1"})
     assert result["batch_flips"] == {"against_batch_size": 1, "value": wrong, "compared": DISTINCT}
     assert result["reasons"] == ["BATCH_FLIPS"] * noted

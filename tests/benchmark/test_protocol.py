@@ -14,7 +14,7 @@ from servers import server
 
 from morocco_lib.analysis import summary
 from morocco_lib.analysis.run_files import read_run
-from morocco_lib.benchmark import contract_run, protocol
+from morocco_lib.benchmark import contract_run, extent, protocol
 from morocco_lib.benchmark.target import Hooks, Program, Target
 from morocco_lib.benchmark.withholding import Withholding
 from morocco_lib.errors import UsageError
@@ -55,6 +55,7 @@ class Simulated:
         self.folder, self.order, self.spent_s, self.messages = folder, [], [], []
         self.now_s, self.behaviours, self.expected, self.turns, self.depth, self.sizes = 0.0, {}, [], [], 0, []
         self.loads = iter(())  # of the machine, at each look
+        self.fed = {}  # purpose -> the streams that were fed
         self.checked = SimpleNamespace(ok=True, rules=lambda state: [])
         self.program, self.drop_caches = Program(["m"], "m"), lambda: None
         clock = SimpleNamespace(monotonic=lambda: self.now_s, sleep=lambda seconds: None)
@@ -72,6 +73,7 @@ class Simulated:
     @contextmanager
     def series(self, target, load, source, folder, *, batch_size, withheld, hooks):
         def run(folder, purpose):
+            self.fed.setdefault(purpose, []).append(load)
             with hooks.turn():
                 return self.run(folder, purpose, len(load), batch_size, withheld)
 
@@ -156,6 +158,37 @@ def test_the_prediction_is_what_timed_runs_and_probe_take(simulated):
     assert result["protocol"]["predicted_s"] == pytest.approx(spent_s, rel=0.02)
 
 
+def test_what_is_fed_is_drawn_anew_for_each_run(simulated):
+    simulated.bench(holds_back, {"single_record": True})
+    loads = [load for of_purpose in simulated.fed.values() for load in of_purpose]
+    assert len({load.seed for load in loads}) == len(loads) == len(simulated.order)
+    made = [{line.split(b'"idx"')[0] for k, line in enumerate(load.lines()) if not load.is_true(k)} for load in loads]
+    assert len(set().union(*made)) > 0.95 * sum(map(len, made)) > 0  # chance alone makes some twice, of 22 words
+    assert {len(load.describe()["gold"]) for load in loads} == {20}
+
+
+def test_the_same_seed_gives_the_same_streams_and_without_one_nobody_knows_them(simulated, monkeypatch):
+    for name in ("first", "again", "other"):
+        (simulated.folder / name).mkdir()
+        one = Simulated(simulated.folder / name, monkeypatch)
+        one.bench(settings={"quick": True, "seed": None if name == "other" else 7})
+        simulated.fed[name] = [load.seed for load in one.fed["bench"]]
+    assert simulated.fed["first"] == simulated.fed["again"] != simulated.fed["other"]
+
+
+def test_runs_that_look_for_a_cache_are_of_new_records_or_of_the_file(simulated):
+    simulated.bench()
+    for purpose, true in (("unique", 0), ("repeated", 20)):
+        assert [load.describe()["distinct"] for load in simulated.fed[purpose]] == [true] * 3
+        assert {len(load) for load in simulated.fed[purpose]} <= {200, 201}  # half a second's work
+
+
+def test_of_a_task_that_cannot_recombine_no_cache_is_looked_for(simulated, monkeypatch):
+    monkeypatch.setattr(type(TERRA), "recombine", lambda *of: None)
+    result = simulated.bench()
+    assert "unique" not in simulated.order and result["kept_answers"]["reason"] == "TEXTS_REPEAT"
+
+
 @pytest.mark.parametrize("settings", [{"repeats": 1}, {"repeats": 2, "quick": True}])
 def test_quick_makes_timed_runs_only(simulated, settings):
     result = simulated.bench(settings=settings)
@@ -183,7 +216,7 @@ def test_the_input_size_is_calibrated_to_ten_seconds_and_ten_batches_at_least(si
 
 
 def test_pilots_grow_until_a_speed_can_be_believed(simulated, monkeypatch):
-    monkeypatch.setattr(protocol, "TIMED_WORK_S", 0.1)
+    monkeypatch.setattr(extent, "TIMED_WORK_S", 0.1)
     simulated.bench(lambda *of: streams(*of, per_s=4000.0), {"input_size": None, "repeats": 1})
     sizes = [read_run(p.parent).lines for p in sorted(simulated.folder.glob("out/pilot/runs/*/run.json"))]
     assert sizes == [64, 512, 4096] and simulated.expected == [400]  # 0.3 s of work at least
@@ -225,7 +258,7 @@ def varying(*shares):
     ],
 )
 def test_without_a_count_runs_are_repeated_until(simulated, monkeypatch, bench, settings, stopped_by, repeats):
-    monkeypatch.setattr(protocol, "MOST_REPEATS", 12)
+    monkeypatch.setattr(extent, "MOST_REPEATS", 12)
     result = simulated.bench(settings={"repeats": None, "max_minutes": 60, **settings}, bench=bench)
     assert (result["protocol"]["stopped_by"], result["repeats"]) == (stopped_by, repeats)
     assert simulated.messages[-1].startswith("run ") and " of " not in simulated.messages[-1]
@@ -269,7 +302,7 @@ def test_quick_runs_are_fed_when_the_program_is_quiet(simulated):
 @pytest.mark.parametrize("behaviour", [holds_back, lambda *of: program(*of, ready=False)])
 def test_a_program_that_does_not_show_when_it_is_ready_is_fed_later_and_starts_are_repeated(simulated, behaviour):
     result = simulated.bench(behaviour)
-    later_s = protocol.LATER * (START_S + 8 / PER_S) + protocol.REST_S
+    later_s = protocol.LATER * (START_S + 8 / PER_S) + extent.REST_S
     assert [run.facts["phases"]["first_write_s"] for run in stage(simulated, "withheld")] == [0.1, later_s + 0.1]
     assert {run.fed_s for run in stage(simulated, ".")} == {later_s + 0.1}
     assert simulated.count("short") == 3 and result["init_s"]["value"] == pytest.approx(START_S)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morocco_lib.data import workload
+from morocco_lib.data import synthetic, workload
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
 
@@ -33,17 +33,21 @@ def fed(load) -> list[dict]:
 sizes = {"count": st.integers(1, 12), "size": st.integers(1, 60), "seed": st.integers(0, 2**32)}
 
 
-@given(**sizes)
-def test_each_pass_is_a_permutation(count, size, seed):
-    load = workload.build(TERRA, make_records(count), size, seed)
-    for start in range(0, size, count):
-        one_pass = load.order[start : start + count]
-        assert len(set(one_pass)) == len(one_pass)
-        assert set(one_pass) <= set(range(count))
-        if len(one_pass) == count:
-            assert sorted(one_pass) == list(range(count))
-    counts = Counter(load.order)
-    assert len(load) == size and max(counts.values()) - min(counts.get(p, 0) for p in range(count)) <= 1
+def bare(record: dict) -> str:
+    return json.dumps({key: value for key, value in record.items() if key != "idx"}, ensure_ascii=False)
+
+
+@given(**sizes, true=st.integers(0, 12) | st.none())
+def test_no_text_is_fed_twice_and_the_file_is_fed_once(count, size, seed, true):
+    records = make_records(count)
+    true = true if true is None else min(true, count)
+    load = workload.build(TERRA, records, size, seed, true)
+    of_file = [place for position, place in enumerate(load.order) if load.is_true(position)]
+    assert len(load) == size and len(of_file) == len(set(of_file)) == min(size, count if true is None else true)
+    for field in ("premise", "hypothesis"):
+        made = [record[field] for position, record in enumerate(fed(load)) if not load.is_true(position)]
+        assert len({*made, *(record[field] for record in records)}) == len(made) + len({r[field] for r in records})
+    assert load.describe()["distinct"] == len(of_file)
 
 
 @given(**sizes)
@@ -53,7 +57,9 @@ def test_records_are_fed_with_fresh_idx_and_without_labels(count, size, seed):
     stream = fed(load)
     assert [r["idx"] for r in stream] == list(range(size)) == list(load)
     for position, r in enumerate(stream):
-        assert r == {**TERRA.strip_labels(records[load.order[position]]), "idx": position} == load[position]
+        assert r == load[position] and r.keys() == {"premise", "hypothesis", "idx"}
+        if load.is_true(position):
+            assert r == {**TERRA.strip_labels(records[load.order[position]]), "idx": position}
 
 
 @given(**sizes)
@@ -61,9 +67,59 @@ def test_answers_map_back_to_the_records_they_came_from(count, size, seed):
     records = make_records(count)
     load = workload.build(TERRA, records, size, seed)
     for r in fed(load):
-        place, prediction = load.restore({"idx": r["idx"], "label": TERRA.labels[0]})
+        restored = load.restore({"idx": r["idx"], "label": TERRA.labels[0]})
+        if not load.is_true(r["idx"]):
+            assert restored is None
+            continue
+        place, prediction = restored
         assert records[place]["premise"] == r["premise"]
         assert prediction == {"idx": records[place]["idx"], "label": TERRA.labels[0]}
+
+
+def test_records_that_are_made_keep_parts_and_lengths_and_are_spread_over_the_stream():
+    records = synthetic.records("terra", "val", 100, 1)
+    load = workload.build(TERRA, records, 2000, 1)
+    true, made = ([r for p, r in enumerate(fed(load)) if load.is_true(p) is kind] for kind in (True, False))
+    for field in ("premise", "hypothesis"):
+        lengths = [sum(len(r[field].encode()) for r in kind) / len(kind) for kind in (true, made)]
+        assert lengths[1] == pytest.approx(lengths[0], rel=0.15)
+        ends = {r[field].split()[-1] for r in records}
+        assert {r[field].split()[-1] for r in made} == ends  # what they end with is the file's, too
+        capitals = [
+            sum(next(filter(str.isalpha, r[field])).isupper() for r in kind) / len(kind) for kind in (true, made)
+        ]
+        assert capitals[1] == pytest.approx(capitals[0], abs=0.03) and capitals[0] > 0.9
+    uses = Counter(place for p, place in enumerate(load.order) if not load.is_true(p))
+    assert set(uses.values()) == {19}
+    pairs = {(load.order[p], load.others[p]) for p in range(2000) if not load.is_true(p)}
+    assert len(pairs) > 1500
+    first = [p for p in range(2000) if load.is_true(p)]
+    assert 800 < sum(first) / len(first) < 1200
+
+
+def test_a_task_that_has_no_way_to_recombine_cycles_its_records(monkeypatch):
+    monkeypatch.setattr(type(TERRA), "spans", 1)  # offsets that nobody would move
+    load = workload.build(TERRA, make_records(7), 17, 3)
+    assert [sorted(load.order[k : k + 7]) for k in (0, 7)] == [[*range(7)]] * 2
+    assert len(set(load.order[14:])) == 3 and load.order[:7] != load.order[7:14] and all(map(load.is_true, range(17)))
+    assert not workload.can_recombine(TERRA, make_records(7))
+
+
+def test_records_without_two_words_cannot_be_recombined():
+    records = [{"premise": "а", "hypothesis": "а", "idx": k} for k in range(3)]
+    assert not workload.can_recombine(TERRA, records) and workload.can_recombine(TERRA, make_records(1))
+    assert sorted(workload.build(TERRA, records, 6, 1).order) == [0, 0, 1, 1, 2, 2]
+
+
+@given(**sizes, true=st.integers(0, 12))
+def test_a_stream_is_rebuilt_from_its_records_and_its_description(count, size, seed, true):
+    records = make_records(count)
+    description = json.loads(json.dumps(workload.build(TERRA, records, size, seed, min(true, count)).describe()))
+    assert json.loads(json.dumps(workload.rebuilt(TERRA, records, description))) == description
+    others = [{**record, "hypothesis": f"{record['hypothesis']}!"} for record in records]
+    assert json.loads(json.dumps(workload.rebuilt(TERRA, others, description))) != description
+    in_order = json.loads(json.dumps(workload.in_order(TERRA, records).describe()))
+    assert json.loads(json.dumps(workload.rebuilt(TERRA, records, in_order))) == in_order
 
 
 @settings(deadline=None)
@@ -72,7 +128,7 @@ def test_a_description_maps_back_as_the_workload_did(count, size, seed, labelled
     load = workload.build(TERRA, make_records(count, labelled), size, seed)
     description = json.loads(json.dumps(load.describe()))
     again = workload.from_description(TERRA, description)
-    assert (again.order, again.seed, len(again), list(again)) == (load.order, seed, size, list(load))
+    assert (again.order, again.others, again.seed, list(again)) == (load.order, load.others, seed, list(load))
     for position in range(size):
         prediction = {"idx": position, "label": TERRA.labels[1]}
         assert again.restore(prediction) == load.restore(prediction)
@@ -91,12 +147,17 @@ def test_a_description_counts_what_is_fed():
         assert bin["lines"] == sum(bin["from"] <= len(line) - len(b"\n") < bin["below"] for line in lines)
 
 
-def test_the_order_rests_on_seed_and_pass_and_a_larger_size_continues_a_smaller_one():
+def test_all_that_is_drawn_rests_on_the_seed():
     records = make_records(50)
-    order, again, other = (workload.build(TERRA, records, 150, seed).order for seed in (1, 1, 2))
-    assert order == again != other
-    assert len({order[start : start + 50] for start in (0, 50, 100)}) == 3
-    assert workload.build(TERRA, records, 80, 1).order == order[:80]
+    lines, again, other = (list(workload.build(TERRA, records, 150, seed).lines()) for seed in (1, 1, 2))
+    assert lines == again
+    made = [
+        {bare(json.loads(line)) for line in lines} - set(map(bare, map(TERRA.strip_labels, records)))
+        for lines in (lines, other)
+    ]
+    assert [len(texts) for texts in made] == [100, 100] and made[0].isdisjoint(made[1])
+    few = [workload.build(TERRA, records, 20, seed).order for seed in (1, 2)]
+    assert set(few[0]) != set(few[1])
 
 
 def test_in_order_feeds_every_record_once_in_its_own_order():

@@ -152,7 +152,7 @@ def lengthened(task, record):
         record["passage"]["text"] += FILLER
         record["qas"][0]["query"] = FILLER + record["qas"][0]["query"] + FILLER
         return record
-    longer = task.with_nonce(record, FILLER.strip())
+    longer = task.recombine(record, record, lambda text, before: (FILLER + text, len(FILLER)))
     last = task.text_fields[-1]
     return {**longer, last: longer[last] + FILLER}
 

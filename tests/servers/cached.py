@@ -1,104 +1,53 @@
-"""A model whose work is real CPU time, proportional to the length of its texts, and the ways to get out of doing it.
+"""A model of known speed that gets out of work: by what it has seen, in this run or in earlier ones, or by knowing the file.
 
-It answers TERRa records. A batch costs as many hash rounds as it has texts, times the longest of them, times `--rounds`:
-padding costs, and sorting saves it. `--keep` remembers answers: by text, by premise, inside a batch, or in a file of
-$TMPDIR; `later` takes from the file only what was there when it started.
+It answers TERRa records. One takes `--ms`, waited until a deadline, so that the truth is the same on a busy machine.
+`--keep` says which are answered for nothing.
 """
 
 import argparse
-import functools
-import hashlib
 import json
-import os
 import sys
+import time
 from pathlib import Path
 
-LABELS = ("entailment", "not_entailment")
-WINDOW = 4  # batches that `--sort` looks at together
+KEYS = {
+    "text": lambda record: record["premise"] + record["hypothesis"],
+    "premise": lambda record: record["premise"],
+    "hypothesis": lambda record: record["hypothesis"],
+}
 
 parser = argparse.ArgumentParser(allow_abbrev=False)
 parser.add_argument("--batch-size", type=int, default=1)
-parser.add_argument("--rounds", type=float, default=10.0, help="hash rounds a character")
-parser.add_argument("--own-rounds", type=int, default=0, help="rounds that every record costs, known or not")
-parser.add_argument("--keep", choices=("text", "premise", "batch", "file", "later"))
-parser.add_argument("--sort", action="store_true", help="sort by length inside a window of batches")
-parser.add_argument("--one-by-one", action="store_true", help="batches of one, whatever is asked for")
-parser.add_argument("--unflushed", action="store_true", help="leave flushing to Python's buffer")
-parser.add_argument("--held-back", action="store_true", help="print all answers at the end")
-parser.add_argument("--ready", action="store_true", help="report readiness")
-parser.add_argument("--late-ready", action="store_true", help="report it when the work is done")
+parser.add_argument("--ms", type=float, default=2.0)
+keeps = [*KEYS, "file", "known", "skip"]  # in a file from run to run; records of a file; all that is not in it
+parser.add_argument("--keep", choices=keeps)
+parser.add_argument("--file", type=Path, help="answers kept by `file`; records known to the last two")
+parser.add_argument("--held-back", action="store_true", help="read all first and print all answers at the end")
 args = parser.parse_args()
-READY = 'morocco: {"event": "ready"}'
-size = 1 if args.one_by_one else args.batch_size
+key = KEYS.get(args.keep, KEYS["text"])
+lines = args.file.read_text(encoding="utf-8").splitlines() if args.file and args.file.exists() else []
+seen, due_s, answers = {key(json.loads(line)) for line in lines}, 0.0, []
 
 
-def spend(rounds: float) -> bytes:
-    return hashlib.pbkdf2_hmac("sha256", b"text", b"", max(1, int(rounds)))
+def costs(record: dict) -> bool:
+    """Tell whether the model must work on a record."""
+    known = key(record) in seen
+    if args.keep in (*KEYS, "file"):
+        seen.add(key(record))
+    return known if args.keep == "skip" else not (args.keep and known)
 
 
-def model(texts: list[str]) -> list[str]:
-    spend(len(texts) * max(map(len, texts)) * args.rounds)
-    return [LABELS[len(text) % 2] for text in texts]
-
-
-@functools.cache
-def cached_model(text: str) -> str:
-    (label,) = model([text])
-    return label
-
-
-def with_known(texts: list[str], keys: list[str], known: dict[str, str]) -> list[str]:
-    """Return the answers to texts; the model sees only those whose key it has not seen."""
-    new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-    if new:
-        known.update(zip(new, model(list(new.values())), strict=True))
-    return [known[key] for key in keys]
-
-
-def answer(batch: list[dict]) -> list[str]:
-    texts = [f"{record['premise']} {record['hypothesis']}" for record in batch]
-    match args.keep:
-        case "text":
-            labels = [cached_model(text) for text in texts]
-        case "premise":
-            labels = with_known(texts, [record["premise"] for record in batch], seen)
-        case "batch":
-            labels = with_known(texts, texts, {})
-        case "file":
-            labels = with_known(texts, texts, seen)
-        case "later":
-            labels = with_known(texts, texts, dict(seen))
-            learnt.update(zip(texts, labels, strict=True))
-        case _:
-            labels = model(texts)
-    spend(args.own_rounds * len(batch))
-    return [json.dumps({"idx": record["idx"], "label": label}) for record, label in zip(batch, labels, strict=True)]
-
-
-cache = Path(os.environ["TMPDIR"], "answers.json") if args.keep in ("file", "later") else None
-seen = json.loads(cache.read_text()) if cache and cache.exists() else {}
-learnt = {}
-if args.ready:
-    print(READY, file=sys.stderr, flush=True)
-held, at_end = [], False
-while not at_end:
-    window = []
-    while len(window) < size * (WINDOW if args.sort else 1) and not at_end:
-        line = sys.stdin.buffer.readline()
-        at_end = not line
-        if line:
-            window.append(json.loads(line))
-    if args.sort:
-        window.sort(key=lambda record: len(record["premise"]) + len(record["hypothesis"]))
-    for begin in range(0, len(window), size):
-        lines = answer(window[begin : begin + size])
-        if args.held_back or args.late_ready:
-            held += lines
-        else:
-            print("\n".join(lines), flush=not args.unflushed)
-if args.late_ready:
-    print(READY, file=sys.stderr, flush=True)
-for line in held:
-    print(line, flush=args.late_ready)
-if cache:
-    cache.write_text(json.dumps(seen | learnt))
+for line in list(sys.stdin.buffer) if args.held_back else sys.stdin.buffer:
+    record = json.loads(line)
+    due_s = (due_s or time.monotonic()) + args.ms / 1000 * costs(record)
+    answers.append(json.dumps({"idx": record["idx"], "label": "entailment"}))
+    if args.keep == "file":
+        lines.append(json.dumps({name: record[name] for name in ("premise", "hypothesis")}))
+    if not args.held_back and len(answers) == args.batch_size:
+        time.sleep(max(0.0, due_s - time.monotonic()))
+        print("\n".join(answers), flush=True)
+        answers = []
+time.sleep(max(0.0, due_s - time.monotonic()))
+print(*answers, sep="\n" if answers else "", end="\n" if answers else "")
+if args.keep == "file":
+    args.file.write_text("".join(f"{line}\n" for line in lines))

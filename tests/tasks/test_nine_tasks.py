@@ -11,6 +11,7 @@ from morocco_lib.data import workload
 from morocco_lib.report import tables
 from morocco_lib.tasks import get_task, task_names
 from morocco_lib.tasks.base import task_value
+from morocco_lib.tasks.recombine import Opening, vocabulary
 
 NAMES = task_names("Russian SuperGLUE")
 HIDDEN = {"muserc": {"label"}, "rucos": {"answers"}, "russe": {"label", "gold_sense1", "gold_sense2"}}
@@ -145,22 +146,85 @@ def test_answers_to_reindexed_records_map_back_at_every_depth(official, name, po
     assert task.restore(task.gold(task.reindex(record, position)), record) == task.gold(record)
 
 
+def texts_of(task, record):
+    """Every free text of a record that is made anew, in reading order."""
+    if task.name == "muserc":
+        return [record["passage"]["text"], *(question["question"] for question in record["passage"]["questions"])]
+    if task.name == "rucos":
+        return [record["passage"]["text"], record["qas"][0]["query"]]
+    return [record[name] for name in task.text_fields]
+
+
 @every_task
-def test_marked_words_move_along_with_a_nonce(official, name):
-    task = get_task(name)
-    for record in official(name)[:50]:
-        changed = task.with_nonce(record, "а б")
-        task.validate(changed)
-        assert task.gold(changed) == task.gold(record) and task.unaligned([changed]) == task.unaligned([record])
-        for before, after in zip(task.parts(record), task.parts(changed), strict=True):
-            assert after.first == f"а б {before.first}" and "а б " in (after.second or "а б ")
-            old, new = (
-                [(part.first, part.second)[text][start:end] for text, start, end in (*part.marks, *part.kept)]
-                for part in (before, after)
-            )
-            assert [words.removeprefix("а б ") for words in new] == old
+def test_recombined_records_are_valid_without_labels_and_as_well_aligned_as_those_of_the_file(official, name, tmp_path):
+    task, records = get_task(name), official(name)[:200]
+    load, path = workload.build(task, records, 400, 3, true=0), tmp_path / "made.jsonl"
+    path.write_bytes(b"".join(load.lines()))
+    made = task.read(path)
+    assert [task.key(record) for record in made] == list(load)
+    assert all(task.gold(record) is None and task.strip_labels(record) == record for record in made)
+    texts = [text for record in made for text in texts_of(task, record)]
+    known = {text for record in records for text in texts_of(task, record)}
+    assert len(set(texts)) == len(texts) and known.isdisjoint(texts)
+    if task.unaligned(records) is not None:
+        assert task.unaligned(made) / 400 <= task.unaligned(records) / len(records) + 0.05
+    sizes = [
+        sum(len(json.dumps(task.strip_labels(record), ensure_ascii=False)) for record in kind) / len(kind)
+        for kind in (records, made)
+    ]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
+
+
+@every_task
+def test_a_recombined_record_asks_of_another_what_its_record_asks(official, name):
+    task, records = get_task(name), [get_task(name).strip_labels(record) for record in official(name)[:60]]
+    words = vocabulary(map(task.bow_text, records))
+    for code, record in enumerate(records):
+        other = next((one for one in records[code + 1 :] if task.kin(one) == task.kin(record)), record)
+        before = json.dumps([record, other])
+        made = task.recombine(record, other, Opening(words, 7 * code, 3))
+        assert json.dumps([record, other]) == before and task.skeleton(made) == task.skeleton(record)
+        sources = {
+            "rucos": (record, other), "russe": (other, record), "rwsd": (record,), "muserc": (other, *[record] * 99),
+        }.get(name, (other, *[record] * 9))  # fmt: skip
+        for source, text, place in zip(sources, texts_of(task, made), range(99), strict=False):
+            assert text.split()[-1] == texts_of(task, source)[place].split()[-1]
         if name == "russe":
-            assert all(changed[key] == record[key] + 4 for key in ("start1", "end1", "start2", "end2"))
+            assert [made[f"sentence{n}"][made[f"start{n}"] : made[f"end{n}"]] for n in "12"] == [
+                one[f"sentence{n}"][one[f"start{n}"] : one[f"end{n}"]]
+                for n, one in zip("12", (other, record), strict=True)
+            ]
+        if name == "rwsd":
+            target = made["target"]
+            new, old = task.word_spans(made), task.word_spans(record)
+            assert made["text"][slice(*new[0])] == target["span1_text"]
+            assert old[1] is None or made["text"][slice(*new[1])] == record["text"][slice(*old[1])]
+        if name == "rucos":
+            assert task.entities(made) == task.entities(record)
+            assert made["qas"][0]["query"].count("@placeholder") == other["qas"][0]["query"].count("@placeholder")
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "opened"),
+    [
+        ("Один два три четыре пять", None, "А б в четыре пять"),
+        ("один два", None, "а б в два"),
+        ("(1) Один два три четыре", None, "(1) А б в четыре"),
+        ("Один два три четыре", 9, "А б в три четыре"),
+        ("Один два три четыре", 8, "А б в два три четыре"),  # inside the second word
+        ("12 Один", 1, "А б в 12 Один"),
+        ("«Один» два три четыре", 0, "А б в «Один» два три четыре"),
+        ("", None, "а б в "),
+    ],
+)
+def test_a_text_opens_with_other_words_as_many_as_it_loses(text, before, opened):
+    made, moved = Opening(["а", "б", "в", "г"], 0 + 1 * 4 + 2 * 16, 3)(text, before)
+    assert made == opened and moved == len(made) - len(text)
+
+
+def test_each_text_of_a_record_opens_otherwise():
+    opening = Opening(["а", "б", "в"], 0, 2)
+    assert [opening("один")[0] for _ in range(3)] == ["а а один", "б б один", "в в один"]
 
 
 # -- parts by hand -------------------------------------------------------------------------------------------------
@@ -395,8 +459,10 @@ def test_a_stream_is_mapped_back_from_its_description_alone(official, name):
     lines = [task.format(answer).encode() for answer in right]
     checked = task.check(lines, back, "answers.jsonl")
     assert checked.ok and list(checked.predictions) == list(load)
-    places, answers = zip(*(back.restore(checked.predictions[idx]) for idx in back), strict=True)
-    assert places == load.order and set(places) == set(range(len(records)))
+    restored = [back.restore(checked.predictions[idx]) for idx in back]
+    assert [one is not None for one in restored] == [load.is_true(position) for position in range(len(load))]
+    places, answers = zip(*filter(None, restored), strict=True)
+    assert sorted(places) == list(range(len(records)))
     for place, answer in zip(places, answers, strict=True):
         assert json.loads(task.format(answer)) == json.loads(task.format(task.gold(records[place])))
     assert task_value(task, task.score([back.gold[place] for place in places], answers)) == pytest.approx(1)

@@ -13,6 +13,7 @@ from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.checked import AnswerError, Checked, Prediction, shown
 from morocco_lib.tasks.form import AnswerKind, TextPair
 from morocco_lib.tasks.jsonl import Record
+from morocco_lib.tasks.recombine import Opening
 
 CHOSEN = 2  # answers of a question the original's baseline calls right
 STRIDE = 10_000  # fed passages get idx of questions and answers of their own from here on
@@ -56,10 +57,10 @@ class MuSeRC(Task):
     def strip_labels(self, record: Record) -> Record:
         return _map_answers(record, lambda answer: {k: v for k, v in answer.items() if k != "label"})
 
-    def with_nonce(self, record: Record, nonce: str) -> Record:
-        passage = _map_answers(record, lambda answer: {**answer, "text": f"{nonce} {answer['text']}"})["passage"]
-        questions = [{**question, "question": f"{nonce} {question['question']}"} for question in passage["questions"]]
-        return {**record, "passage": {**passage, "text": f"{nonce} {passage['text']}", "questions": questions}}
+    def recombine(self, record: Record, other: Record, opening: Opening) -> Record:
+        questions = [{**q, "question": opening(q["question"])[0]} for q in record["passage"]["questions"]]
+        passage = {**record["passage"], "text": opening(other["passage"]["text"])[0], "questions": questions}
+        return {**record, "passage": passage}
 
     def skeleton(self, record: Record) -> Record:
         return _nested(record, lambda answer: {"idx": answer["idx"]})

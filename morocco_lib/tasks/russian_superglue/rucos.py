@@ -16,6 +16,7 @@ from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.checked import AnswerError, Checked, Idx, Prediction, shown
 from morocco_lib.tasks.form import AnswerKind, TextPair
 from morocco_lib.tasks.jsonl import Record
+from morocco_lib.tasks.recombine import Opening
 from morocco_lib.tasks.spans import bare
 
 GAP = "@placeholder"
@@ -55,16 +56,14 @@ class RuCoS(Task):
     def strip_labels(self, record: Record) -> Record:
         return {**record, "qas": [{k: v for k, v in record["qas"][0].items() if k != "answers"}]}
 
-    def with_nonce(self, record: Record, nonce: str) -> Record:
-        def moved(spans: list[dict]) -> list[dict]:
-            return [{**s, "start": s["start"] + len(nonce) + 1, "end": s["end"] + len(nonce) + 1} for s in spans]
-
-        passage, query = record["passage"], record["qas"][0]
-        passage = {**passage, "text": f"{nonce} {passage['text']}", "entities": moved(passage["entities"])}
-        query = {**query, "query": f"{nonce} {query['query']}"}
-        if "answers" in query:
-            query["answers"] = moved(query["answers"])
-        return {**record, "passage": passage, "qas": [query]}
+    def recombine(self, record: Record, other: Record, opening: Opening) -> Record:
+        """Return the passage and its entities with the query of `other`."""
+        passage, query = record["passage"], other["qas"][0]["query"]
+        text, moved = opening(passage["text"], before=min(span["start"] for span in passage["entities"]))
+        entities = [{**s, "start": s["start"] + moved, "end": s["end"] + moved} for s in passage["entities"]]
+        asked, _ = opening(query, before=query.find(GAP) if GAP in query else None)
+        passage = {**passage, "text": text, "entities": entities}
+        return {**record, "passage": passage, "qas": [{**record["qas"][0], "query": asked}]}
 
     def entities(self, record: Record) -> list[str]:
         """Return the texts of the passage's entities in order, every mention."""

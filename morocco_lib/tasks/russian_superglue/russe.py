@@ -11,6 +11,7 @@ from typing import ClassVar
 from morocco_lib.tasks.base import LabelTask
 from morocco_lib.tasks.form import TextPair
 from morocco_lib.tasks.jsonl import Record
+from morocco_lib.tasks.recombine import Opening
 from morocco_lib.tasks.russian_superglue.danetqa import TRUE_FALSE
 from morocco_lib.tasks.spans import Span, word_at
 
@@ -29,9 +30,15 @@ class RUSSE(LabelTask):
     texts = ("sentence1", "sentence2")
     spans = 2
 
-    def with_nonce(self, record: Record, nonce: str) -> Record:
-        places = ("start1", "end1", "start2", "end2")
-        return super().with_nonce(record, nonce) | {name: record[name] + len(nonce) + 1 for name in places}
+    def kin(self, record: Record) -> str:
+        return record["word"]
+
+    def recombine(self, record: Record, other: Record, opening: Opening) -> Record:
+        made = record | {name: other[name] for name in ("sentence1", "start1", "end1")}
+        for n in "12":
+            text, moved = opening(made[f"sentence{n}"], before=made[f"start{n}"])
+            made |= {f"sentence{n}": text, f"start{n}": made[f"start{n}"] + moved, f"end{n}": made[f"end{n}"] + moved}
+        return made
 
     def bow_text(self, record: Record) -> str:
         return " ".join((record["sentence1"], record["sentence2"], record["word"]))

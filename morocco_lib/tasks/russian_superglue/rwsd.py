@@ -12,6 +12,7 @@ from morocco_lib.tasks import metrics
 from morocco_lib.tasks.base import LabelTask, Prediction, shown
 from morocco_lib.tasks.form import TextPair
 from morocco_lib.tasks.jsonl import Record
+from morocco_lib.tasks.recombine import Opening
 from morocco_lib.tasks.spans import Span, bare, words_at
 
 TARGET = {"span1_text": str, "span1_index": int, "span2_text": str, "span2_index": int}
@@ -34,10 +35,16 @@ class RWSD(LabelTask):
             if type(record["target"].get(key)) is not kind:
                 raise ValueError(f"target's {key!r} is {shown(record['target'], key)}; it is {kind.__name__}")
 
-    def with_nonce(self, record: Record, nonce: str) -> Record:
-        target, words = record["target"], len(nonce.split())
-        moved = {name: target[name] + words for name in ("span1_index", "span2_index")}
-        return super().with_nonce(record, nonce) | {"target": target | moved}
+    def recombine(self, record: Record, other: Record, opening: Opening) -> Record:
+        """Return the record with another first span: as many words from the place of that of `other`."""
+        target, text = record["target"], record["text"]
+        begins = [span.start if span else 0 for span in self.word_spans(record)]
+        text, _ = opening(text, before=min(begins))
+        words, moved = text.split(), len(text.split()) - len(record["text"].split())
+        count = len(target["span1_text"].split())
+        place = other["target"]["span1_index"] % max(1, len(words) - count + 1)
+        spans = {"span1_text": " ".join(words[place : place + count]), "span1_index": place}
+        return record | {"text": text, "target": target | spans | {"span2_index": target["span2_index"] + moved}}
 
     def bow_text(self, record: Record) -> str:
         return " ".join((record["text"], record["target"]["span1_text"], record["target"]["span2_text"]))
