@@ -41,7 +41,7 @@ def _fitted(plan_dir: Path, kinds: Kinds) -> list[tuple[Path, dict[str, Any], li
     """Return (folder, train.json, [(folder, score.json) of the eval steps that read its weights]) of train steps."""
     fitted, evals = [], defaultdict(list)
     for folder, status in steps.find_steps(plan_dir):
-        if status["state"] != steps.DONE or steps.is_retired(folder, status):
+        if status["state"] != steps.DONE or steps.is_retired(status):
             continue
         if shown_as(status, kinds) == TRAINING:
             fitted.append((folder, read_result(folder, status, kinds)))
