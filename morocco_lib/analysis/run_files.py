@@ -1,5 +1,6 @@
 """runs/NN/ -> the facts, arrivals and samples of one run; each file is parsed once."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from morocco_lib import foreign
 from morocco_lib.data import workload
@@ -28,6 +30,7 @@ class Run:
         arrivals: (time, lines that ended in this arrival); an arrival that ends no line is left out.
         samples: samples.jsonl.
         gpu_samples: gpu.jsonl: a line a sample and device.
+        chunks: chunks.jsonl.
         truncated: A file holds less than run.json says was written.
     """
 
@@ -37,6 +40,7 @@ class Run:
     samples: list[dict[str, Any]] = field(repr=False)
     gpu_samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
     truncated: bool = field(default=False, repr=False)
+    chunks: list[dict[str, int]] = field(default_factory=list, repr=False)
 
     @property
     def ready_s(self) -> float | None:
@@ -96,13 +100,17 @@ def read_run(folder: Path) -> Run:
         whole = written == {facts["stdout_bytes"]} and sum(n for _, n in arrivals) == facts["lines"]
         few = sum("mark" not in sample for sample in samples) < facts["sampler"]["samples"]
         truncated = not (whole or facts["stdout_cut"]) or few or cut_chunks or cut_samples or cut_gpu
-        return Run(folder, facts, arrivals, samples, gpu_samples, truncated)
+        return Run(folder, facts, arrivals, samples, gpu_samples, truncated, chunks)
 
 
 def read_workload(folder: Path) -> dict[str, Any]:
     """Return a run's workload.json; raises UsageError where it cannot be read, or its parts do not belong together."""
     with readable(folder):
-        found = foreign.parse(foreign.read_bytes(folder / "workload.json", within=folder))
+        raw = foreign.read_bytes(folder / "workload.json", within=folder)
+        key = hashlib.sha256(raw).digest()
+        if known := _workloads.get(key):
+            return known
+        found = _Workload(foreign.parse(raw))
         foreign.fits(found, WORKLOAD)
         places, gold = range(len(found["records"])), found["gold"]
         others = found.get("others") or []
@@ -111,7 +119,15 @@ def read_workload(folder: Path) -> dict[str, Any]:
             raise ValueError("the order in workload.json is of other records")
         if gold is not None and len(gold) != len(places):
             raise ValueError("the labels in workload.json are of other records")
+        _workloads[key] = found
         return found
+
+
+class _Workload(dict):
+    """A workload.json; while one run holds it, the others of the same content share it."""
+
+
+_workloads: WeakValueDictionary[bytes, _Workload] = WeakValueDictionary()
 
 
 def run_folders(folder: Path) -> list[Path]:

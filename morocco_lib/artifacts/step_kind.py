@@ -26,6 +26,8 @@ class StepKind:
         in_turn: The models of a plan are measured together, one run of each after the other.
         exit_code: Folder of a finished step -> its exit code.
         rebuild: Folder -> (how many numbers follow from its files alone, what does not); None: nothing can be rebuilt.
+        contradictions: (folder, status) -> what its files record twice and not alike.
+        unchecked: (folder, status) -> what of it is held against nothing; see `artifacts.verify.Unchecked`.
     """
 
     name: str
@@ -38,6 +40,8 @@ class StepKind:
     in_turn: bool = False
     exit_code: Callable[[Path], int] = lambda folder: 0
     rebuild: Callable[[Path], tuple[int, list[str]]] | None = None
+    contradictions: Callable[[Path, dict[str, Any]], list[str]] = lambda folder, status: []
+    unchecked: Callable[[Path, dict[str, Any]], list[Any]] = lambda folder, status: []
 
 
 Kinds = Mapping[str, StepKind]

@@ -9,7 +9,6 @@ A folder is never overwritten: failed, killed and forced attempts are renamed <f
 import functools
 import hashlib
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -34,7 +33,7 @@ NAME_LENGTH = 200
 TEXT = (str, None)
 SHAPE = {
     "schema": int, "step": str, "model": TEXT, "task": TEXT, "state": str, "exit": (int, None), "key": str, "parameters": dict,
-    "inputs": {str: str}, "outputs": {str: str}, "started": str, "error?": TEXT, "retired?": str,
+    "inputs": {str: str}, "outputs": {str: str}, "started": str, "ended?": TEXT, "error?": TEXT, "retired?": str,
     "code": {"version": str, "commit": TEXT}, "host": dict, "owner": {"pid": int, "start_ticks": (int, None), "boot_id": TEXT},
 }  # fmt: skip
 RUNNING, DONE, FAILED, KILLED = "running", "done", "failed", "killed"
@@ -92,7 +91,7 @@ def uncommitted_text(code: dict[str, Any]) -> str:
     """Return what of the code is not committed, from what `code_facts` returns; "" if nothing is."""
     files = code.get("uncommitted", [])  # older statuses lack it
     named = f" in {', '.join(files[:3])}{' and others' if len(files) > 3 else ''}" if files else ""
-    return f" with uncommitted changes{named}" if code["dirty"] else ""
+    return f" with uncommitted changes{named}" if code.get("dirty") else ""
 
 
 def now() -> str:
@@ -195,10 +194,9 @@ def find_steps(outputs: Path, only: Collection[Path] | None = None) -> Iterator[
     yield from sorted(found, key=lambda item: (item[1]["started"], str(item[0])))
 
 
-def is_retired(folder: Path, status: dict[str, Any]) -> bool:
-    """Tell whether a step folder is an earlier attempt that was set aside."""
-    older = rf"{status['step']}-{status['key']}\.\d+"  # before 0.3 only its name said so
-    return bool(status.get("retired") or re.fullmatch(older, folder.name))
+def is_retired(status: Mapping[str, Any]) -> bool:
+    """Tell whether a step is an earlier attempt that was set aside; its folder's name says nothing."""
+    return bool(status.get("retired"))
 
 
 def is_alive(status: Mapping[str, Any]) -> bool:
@@ -278,12 +276,7 @@ class Step:
         _underway.discard((self.status["key"], self.status["started"]))
         outputs = digest_outputs(self.folder)
         self.status |= {"state": state, "exit": exit_code, "ended": now(), "error": error, "outputs": outputs}
-        try:
-            fileio.write_json(self.folder / STATUS, seal(self.status))
-        except OSError as problem:
-            raise EnvironmentFailure(
-                f"cannot write {self.folder}: {problem.strerror}", remedy="free or choose another disk"
-            ) from None
+        _write(self.folder, self.status)
 
     def __enter__(self) -> "Step":
         return self
@@ -296,6 +289,15 @@ class Step:
         else:
             state = FAILED if isinstance(error, Exception) else KILLED
             self.finish(state, getattr(error, "exit_code", 3), f"{kind.__name__}: {error}")
+
+
+def _write(folder: Path, status: dict[str, Any]) -> None:
+    try:
+        fileio.write_json(folder / STATUS, seal(status))
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk"
+        ) from None
 
 
 def check_empty(folder: Path) -> None:
@@ -349,8 +351,7 @@ def retire(folder: Path) -> Path | None:
                 )
             died = f"process {status['owner']['pid']} died while the step ran; found at {now()}"
             Step(folder, status).finish(KILLED, 3, died)
-        with suppress(OSError):  # on a full disk its name says so alone
-            fileio.write_json(folder / STATUS, seal(status | {"retired": now()}))
+        _write(folder, status | {"retired": now()})
     number = 1
     while (target := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1

@@ -1,20 +1,26 @@
-"""Rebuild every number from the step folders, and check every byte against its digest. Reads step folders only."""
+"""Rebuild every number from the step folders, check every byte against its digest, and count what was not checked.
+
+Reads step folders and the files that they name as read. What a digest cannot show is who made it.
+"""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import morocco_lib
 from morocco_lib import fileio, foreign
 from morocco_lib.artifacts import steps
-from morocco_lib.artifacts.step_kind import Kinds
+from morocco_lib.artifacts.step_kind import PLAN, Kinds, StepKind
 from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.formatting import counted
 
 LINES = "lines"  # the check of a file beside the step folders
+UNCHECKED = "unchecked"
 REL_TOLERANCE = 1e-9  # numbers rebuilt on another machine may differ in their last bits
 
 
@@ -26,6 +32,25 @@ class Finding:
     what: str
     ok: bool
     seen: str
+
+
+class Unchecked(NamedTuple):
+    """What is held against nothing: 4 "run"s "not held against the data", as "val.jsonl is not here"."""
+
+    count: int
+    noun: str
+    how: str
+    why: str = ""
+
+    @classmethod
+    def of(cls, finding: Finding) -> "Unchecked":
+        """Return what a finding's text says."""
+        text, _, why = finding.seen.partition(": ")
+        count, noun, how = text.split(" ", 2)
+        return cls(int(count), noun if count == "1" else noun.removesuffix("s"), how, why)
+
+    def __str__(self) -> str:
+        return f"{counted(self.count, self.noun)} {self.how}" + (f": {self.why}" if self.why else "")
 
 
 def verify(
@@ -56,11 +81,28 @@ def verify(
         name = folder.relative_to(outputs).as_posix() if folder != outputs else folder.name
         findings += [Finding(name, what, ok, seen) for what, ok, seen in _verify_step(folder, kinds, rebuild)]
     if rebuild is None:
+        findings += _left_out(outputs, folders, kinds)
         places = (
             (path, wrong_lines) for name, wrong_lines in tables.items() for path in steps.find_files(outputs, name)
         )
         findings += [_verify_lines(path, path.relative_to(outputs).as_posix(), wrong) for path, wrong in places]
     return findings
+
+
+def _left_out(outputs: Path, folders: list[Path], kinds: Kinds) -> Iterator[Finding]:
+    """Yield for each report the results that were there before it and are not in it, as one left out on purpose is."""
+    known = []
+    for folder in folders:
+        with suppress(MoroccoError):
+            known.append((folder, steps.read_status(folder)))
+    current = [(f, s) for f, s in known if s["state"] == steps.DONE and not steps.is_retired(s) and s["step"] in kinds]
+    for report, status in current:
+        if kinds[status["step"]].scope == PLAN and status["inputs"] and report != outputs:
+            used = {(report / name).parent.resolve() for name in status["inputs"]}
+            shown = [f for f, s in current if kinds[s["step"]].shows and (s.get("ended") or "~") < status["started"]]
+            if missing := [f.relative_to(outputs).as_posix() for f in shown if f.resolve() not in used]:
+                left = Unchecked(len(missing), "step", "left out of a report", ", ".join(missing))
+                yield Finding(report.relative_to(outputs).as_posix(), UNCHECKED, True, str(left))
 
 
 def _verify_lines(path: Path, name: str, wrong_lines: Callable[[Path], Iterable[int]]) -> Finding:
@@ -88,7 +130,9 @@ def _verify_step(folder: Path, kinds: Kinds, rebuild: Container[Path] | None) ->
         killed = "was killed while it ran; its files cannot be verified until it is run again"
         yield "status", False, "still running" if steps.is_alive(status) else killed
         return
-    aside = ", set aside" if steps.is_retired(folder, status) else ""
+    if (version := status["code"]["version"]) != morocco_lib.__version__:
+        yield "version", True, _written_by(version)
+    aside = ", set aside" if steps.is_retired(status) else ""
     yield "status", True, f"{status['state']}, exit {status['exit']}{aside}"
     try:
         files = _files(folder, status)
@@ -96,14 +140,48 @@ def _verify_step(folder: Path, kinds: Kinds, rebuild: Container[Path] | None) ->
         yield "files", False, str(error)
         return
     yield files
+    if aside:
+        yield UNCHECKED, True, str(Unchecked(1, "step", "set aside"))
     if aside or steps.NO_FILE in files[2]:
         return
     yield from _inputs(folder, status)
-    wanted = rebuild is None or folder.resolve() in rebuild
-    if not (kind := kinds.get(status["step"])) and status["task"]:
+    if rebuild is not None and folder.resolve() not in rebuild:
+        return
+    kind = kinds.get(status["step"])
+    if not kind and status["task"]:
         yield "kind", True, f"this version has no step {status['step']!r}; its numbers were not rebuilt"
-    if wanted and status["state"] == steps.DONE and kind and kind.rebuild:
-        yield _rebuilt(folder, status, kind.rebuild)
+    for one in _unchecked(folder, status, kind):
+        yield UNCHECKED, True, str(one)
+    if kind and status["state"] == steps.DONE:
+        yield from _contradictions(folder, status, kind)
+        if kind.rebuild:
+            yield _rebuilt(folder, status, kind.rebuild)
+
+
+def _unchecked(folder: Path, status: dict[str, Any], kind: StepKind | None) -> Iterator[Unchecked]:
+    if "notebook.ipynb" in status["outputs"]:
+        yield Unchecked(1, "notebook", "not executed again")
+    if status["state"] != steps.DONE:
+        yield Unchecked(1, "step", f"that {'was killed' if status['state'] == steps.KILLED else 'failed'}")
+    elif not kind or not kind.rebuild:
+        yield Unchecked(1, "step", "without numbers to rebuild")
+    if kind and status["state"] == steps.DONE:
+        with suppress(Exception):  # what cannot be read is a finding of its own
+            yield from kind.unchecked(folder, status)
+
+
+def _contradictions(folder: Path, status: dict[str, Any], kind: StepKind) -> Iterator[tuple[str, bool, str]]:
+    def found(folder: Path) -> tuple[int, list[str]]:
+        wrong = kind.contradictions(folder, status)
+        if (code := kind.exit_code(folder)) != status["exit"]:
+            wrong.append(f"exit is {status['exit']}, by its result {code}")
+        if status["started"] > (status.get("ended") or ""):
+            wrong.append("it ended before it started")
+        return 0, wrong
+
+    _, ok, seen = _rebuilt(folder, status, found)
+    if not ok:
+        yield "records", False, f"{folder}: {seen}"
 
 
 def _files(folder: Path, status: dict[str, Any]) -> tuple[str, bool, str]:
@@ -144,8 +222,12 @@ def _rebuilt(
     except Exception as error:  # a changed byte can break any reader; that is a finding, not a crash
         return "numbers", False, f"cannot be rebuilt ({type(error).__name__}: {error})"
     if wrong and (version := status["code"]["version"]) != morocco_lib.__version__:
-        wrong.append(f"written by morocco {version}; this is {morocco_lib.__version__}, which may compute differently")
+        wrong.append(_written_by(version))
     return "numbers", not wrong, "; ".join([*wrong[:5], *wrong[5:][-1:]]) or f"{count} numbers rebuilt"
+
+
+def _written_by(version: str) -> str:
+    return f"written by morocco {version}; this is {morocco_lib.__version__}, which may compute differently"
 
 
 def compare(folder: Path, name: str, derived: Any) -> tuple[int, list[str]]:
@@ -189,7 +271,9 @@ def table(findings: list[Finding]) -> str:
     """Return the findings as text: failures in full, then one line of what holds."""
     failed = [f for f in findings if not f.ok]
     lines = [f"FAILED  {f.step}: {f.what}: {f.seen}" for f in failed]
-    lines += [f"note    {f.step}: {f.what}: {f.seen}" for f in findings if f.ok and f.what in ("inputs", "kind")]
+    unchecked = [(f, Unchecked.of(f)) for f in findings if f.what == UNCHECKED]
+    noted = [f for f in findings if f.ok and f.what in ("inputs", "kind", "version")]
+    lines += [f"note    {f.step}: {f.what}: {f.seen}" for f in [*noted, *(f for f, one in unchecked if one.why)]]
     ended_badly = [f for f in findings if f.ok and f.what == "status" and not f.seen.startswith(steps.DONE)]
     lines += [f"note    {f.step}: {f.seen}" for f in ended_badly if not f.seen.endswith("set aside")]
     folders = len({f.step for f in findings if f.what != LINES})
@@ -199,6 +283,11 @@ def table(findings: list[Finding]) -> str:
     )
     what = f"{counted(folders, 'step folder')}, {counted(files, 'digest')}, {counted(numbers, 'number')} rebuilt"
     what += f", {counted(absent, 'input')} not here" if absent else ""
+    left = Counter()
+    for _, one in unchecked:
+        left[one.noun, one.how] += one.count
+    if left:
+        what += f"; not checked: {', '.join(str(Unchecked(n, *name)) for name, n in left.items())}"
     held = "verified" if numbers else "digests hold, nothing was rebuilt"
     lines.append(f"NOT VERIFIED: {counted(len(failed), 'failure')} in {what}" if failed else f"{held}: {what}")
     return "\n".join(lines)

@@ -45,7 +45,7 @@ def trained(outputs: Path) -> dict[tuple[str, str], Path]:
     """Return (model, task it was trained for) -> folder of the newest train step that is done below a folder."""
     found = {}
     for folder, status in steps.find_steps(outputs):
-        if status["step"] == "train" and status["state"] == steps.DONE and not steps.is_retired(folder, status):
+        if status["step"] == "train" and status["state"] == steps.DONE and not steps.is_retired(status):
             found[status["model"], status["task"]] = folder
     return found
 

@@ -4,20 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib import foreign
+from morocco_lib.report.grids import PUBLISHED
 
 FOUNDING = "founding"
-_NUMBER = (float, None)
-_SHAPE = {
-    "source": str,
-    "models": {
-        str: {
-            "total?": {"leaderboard?": _NUMBER, "container?": _NUMBER},
-            "tasks": {
-                str: {"leaderboard?": [float], "container?": [float], "gpu_ram_gib?": _NUMBER, "speed_per_s?": _NUMBER}
-            },
-        }
-    },
-}
 
 
 def read(name: str | Path) -> dict[str, Any]:
@@ -29,4 +18,4 @@ def read(name: str | Path) -> dict[str, Any]:
         UsageError: no such file, or of another form.
     """
     path = Path(__file__).with_name("published.json") if str(name) == FOUNDING else Path(name)
-    return foreign.read_json(path, None, _SHAPE)
+    return foreign.read_json(path, None, PUBLISHED)

@@ -182,7 +182,7 @@ class PlanRun:
     def _of_plan(self, kind: StepKind) -> Job:
         job = Job.of(kind, kind.params(plan_dir=self._path(self.plan_dir)), self.root, self.plan_dir)
         for older, status in list(steps.find_steps(self.plan_dir)):
-            if status["step"] == kind.name and older != job.folder and not steps.is_retired(older, status):
+            if status["step"] == kind.name and older != job.folder and not steps.is_retired(status):
                 steps.retire(older)  # it is out of date, and rests on files that may have been set aside
         return job
 

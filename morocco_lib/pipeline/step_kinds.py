@@ -1,15 +1,18 @@
 """The table of step kinds. A new kind is an entry here and a notebook of its name."""
 
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from morocco_lib import config, data, fileio, foreign
 from morocco_lib.analysis import summary
-from morocco_lib.analysis.run_files import read_workload, run_folders
+from morocco_lib.analysis.run_files import read_workload
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts import verify as verification
 from morocco_lib.artifacts.step_kind import PLAN, POINT, SCORE, TRAINING, StepKind
+from morocco_lib.benchmark.crosscheck import contradictions
 from morocco_lib.config import resolve
 from morocco_lib.data import workload
 from morocco_lib.models import weights
@@ -62,21 +65,78 @@ def rebuild_bench(folder: Path) -> tuple[int, list[str]]:
 def _other_than_the_data(folder: Path) -> list[str]:
     """Return where what runs were fed, and what was held to be right, differs from what the file of records gives.
 
-    Nothing where that file is not here: `verify` notes it.
+    Nothing where that file is not here: `not_held_against_the_data` counts it.
     """
-    files = {digest: folder / name for name, digest in steps.read_status(folder)["inputs"].items()}
     wrong, read = [], {}
-    for run in run_folders(folder):
-        stored = read_workload(run)
-        path = files.get(stored["source"]["sha256"])
+    for run, path, stored in _streams(folder, steps.read_status(folder)):
         if path is None:
             wrong.append(f"{run / 'workload.json'}: its records are of no file that the step read")
         elif path.is_file():
             task = get_task(stored["task"])
-            read[path] = read.get(path) or task.read(path)
-            derived = workload.rebuilt(task, read[path], stored) | {"source": stored["source"]}
-            wrong += verification.compare(run, "workload.json", derived)[1]
+            if path not in read:
+                read[path] = task.read(path)
+            source = data.describe(path, task, read[path]) | {"path": stored["source"]["path"]}
+            derived = workload.rebuilt(task, read[path], stored) | {"source": source}
+            wrong += [
+                f"{run / 'workload.json'}: {place} is {a!r}, rebuilt {b!r}"
+                for place, a, b in verification.differences(stored, derived)
+            ]
     return wrong
+
+
+def _streams(folder: Path, status: dict[str, Any]) -> Iterator[tuple[Path, Path | None, dict[str, Any]]]:
+    """Yield (run, the file of its records, workload.json) of each stream that runs of a step were fed, by its first run.
+
+    None: the step read no such file. Left out are streams without right answers of records changed on purpose.
+    """
+    files, seen = {digest: folder / name for name, digest in status["inputs"].items()}, set()
+    for stage in (".", *summary.STAGES):
+        for path in sorted(folder.glob(f"{stage}/runs/[0-9]*/workload.json")):
+            digest = status["outputs"].get(path.relative_to(folder).as_posix())
+            if digest not in seen and not stage.startswith("cached"):
+                stored = read_workload(path.parent)
+                yield path.parent, files.get(stored["source"]["sha256"]), stored
+            seen.add(digest)
+
+
+def not_held_against_the_data(folder: Path, status: dict[str, Any]) -> list[verification.Unchecked]:
+    if all((folder / name).is_file() for name in status["inputs"]):
+        return []
+    gone = {str(path) for _, path, _ in _streams(folder, status) if path is not None and not path.is_file()}
+    runs = sum(1 for stage in (".", *summary.STAGES) for _ in folder.glob(f"{stage}/runs/[0-9]*/run.json"))
+    why = f"{', '.join(sorted(gone))} not here"
+    return [verification.Unchecked(runs, "run", "not held against the data", why)] if gone else []
+
+
+def rebuild_train(folder: Path) -> tuple[int, list[str]]:
+    """Hold what train.json says of the records against the files that were read: a leak is found by their digests."""
+    status, result = steps.read_status(folder), fileio.read_json(folder / fit.RESULT)
+    files, count, wrong = {digest: folder / name for name, digest in status["inputs"].items()}, 0, []
+    if (result["task"], result["model"]) != (status["task"], status["model"]):
+        wrong.append(f"{folder / fit.RESULT} is of {result['model']} on {result['task']}")
+    for name in ("data", "val"):
+        if name not in result:
+            continue
+        stored, path = result[name], files.get(result[name]["sha256"])
+        if path is None:
+            wrong.append(f"{folder / fit.RESULT}: {name} is of no file that the step read")
+        elif path.is_file() and "records" in stored:
+            task = get_task(result["task"])
+            records = task.read(path)
+            labels = Counter(label for record in records for label in task.labels_in(task.gold(record)))
+            known = {"origin": data.origin(path), "records": len(records)}
+            known["labels"] = {str(label): labels[label] for label in task.labels}
+            count += verification.count_numbers(known)
+            held = {"origin": stored["origin"], "records": stored["records"], "labels": result["labels"]}
+            wrong += [
+                f"{folder / fit.RESULT}: {place} is {a!r}, rebuilt {b!r}"
+                for place, a, b in verification.differences(held, known)
+            ]
+    return count, wrong
+
+
+def not_repeated(folder: Path, status: dict[str, Any]) -> list[verification.Unchecked]:
+    return [verification.Unchecked(1, "training", "not repeated")]
 
 
 def rebuild_eval(folder: Path) -> tuple[int, list[str]]:
@@ -90,15 +150,21 @@ def rebuild_eval(folder: Path) -> tuple[int, list[str]]:
 KINDS: dict[str, StepKind] = {
     kind.name: kind
     for kind in (
-        StepKind("train", config.TrainParams, train_inputs, fit.RESULT, shows=TRAINING, trains=True),
+        StepKind(
+            "train", config.TrainParams, train_inputs, fit.RESULT, shows=TRAINING, trains=True,
+            rebuild=rebuild_train, unchecked=not_repeated,
+        ),
         StepKind(
             "bench", config.BenchParams, answer_inputs, summary.BENCH, shows=POINT, in_turn=True,
-            exit_code=bench_exit, rebuild=rebuild_bench,
+            exit_code=bench_exit, rebuild=rebuild_bench, contradictions=contradictions, unchecked=not_held_against_the_data,
         ),
-        StepKind("eval", config.EvalParams, answer_inputs, summary.SCORE, shows=SCORE, rebuild=rebuild_eval),
+        StepKind(
+            "eval", config.EvalParams, answer_inputs, summary.SCORE, shows=SCORE,
+            rebuild=rebuild_eval, contradictions=contradictions, unchecked=not_held_against_the_data,
+        ),
         StepKind(
             "report", config.ReportParams, report_inputs, build.RESULT, scope=PLAN,
-            rebuild=lambda folder: build.rebuild(folder, KINDS),
+            rebuild=lambda folder: build.rebuild(folder, KINDS), unchecked=build.unchecked,
         ),
     )
 }  # fmt: skip

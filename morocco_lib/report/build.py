@@ -1,6 +1,7 @@
 """The report page: one self-contained file, with its table as CSV and every executed notebook beside it."""
 
 import os
+import re
 from collections.abc import Callable, Collection
 from itertools import count
 from pathlib import Path
@@ -11,14 +12,15 @@ from markupsafe import Markup
 from morocco_lib import fileio, foreign, formatting
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import PLAN, Kinds
-from morocco_lib.artifacts.verify import count_numbers
+from morocco_lib.artifacts.verify import Unchecked, count_numbers
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
 from morocco_lib.report import averages, figures, grids, interactive, pairs, points, seeds_table, tables
-from morocco_lib.report.render import copy_page
+from morocco_lib.report.render import stranger_page
 
 PAGE, RESULT = "report.html", "report.json"
 MOST_DRAWN = 60  # operating points: of more no figure a point is drawn; the chart has them all
+OWN, TEXT = "this report", (str, None)
 
 
 def inputs_of(plan_dir: Path) -> dict[str, Path]:
@@ -26,7 +28,7 @@ def inputs_of(plan_dir: Path) -> dict[str, Path]:
     found = {
         folder.relative_to(plan_dir).as_posix(): folder / steps.STATUS
         for folder, status in steps.find_steps(plan_dir)
-        if status["task"] and not steps.is_retired(folder, status) and status["state"] != steps.RUNNING
+        if status["task"] and not steps.is_retired(status) and status["state"] != steps.RUNNING
     }
     if not found:
         raise _nothing_in(plan_dir)
@@ -60,28 +62,61 @@ def build(
     rows = points.collect(plan_dir, kinds)
     if not rows:
         raise _nothing_in(plan_dir)
-    fileio.write_text(folder / tables.CSV, tables.to_csv(rows))
-    trail = _trail(plan_dir, kinds)
-    shown = _shown(plan_dir, kinds, rows, trail, published)
-    for step in trail:
-        if step["page"]:
-            (folder / "notebooks").mkdir(exist_ok=True)
-            copy_page(Path(plan_dir) / step["folder"] / "notebook.html", folder / step["page"])
+    status = steps.read_status(folder)
+    places = [f.relative_to(plan_dir).as_posix() for f, s in steps.find_steps(plan_dir) if not _of_plan(s, kinds)]
+    trail, pages = _trail(plan_dir, places)
+    made = steps.now()
     if own_notebook:
-        trail.append({"folder": folder.name, "state": "this report", "started": steps.now(), "page": "notebook.html"})
+        trail.append({"folder": folder.name, "state": OWN, "started": made, "page": "notebook.html"})
     plan = Path(plan_dir).resolve()
-    scripts = interactive.scripts()
-    drawn = len(rows) <= MOST_DRAWN
-    text = _template().render(
-        title=plan.name,
+    facts = {
+        "schema": 1,
+        "plan_dir": os.path.relpath(plan_dir, folder),
+        "plan": f"outputs/{plan.name}" if plan.parent.name == "outputs" else plan.name,
+        **_counted(rows),
+        "made": made,
+        "drawn_with": figures.drawn_with(),
+        "trail": trail,
+        **({"published": published} if published else {}),
+    }
+    text = _page(plan_dir, kinds, rows, facts, status)
+    for page, notebook in pages.items():
+        (folder / page).parent.mkdir(exist_ok=True)
+        fileio.write_text(folder / page, stranger_page(notebook))
+    fileio.write_text(folder / tables.CSV, tables.to_csv(rows))
+    fileio.write_text(folder / PAGE, text)
+    fileio.write_json(folder / RESULT, facts)
+    return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
+
+
+def _of_plan(status: dict[str, Any], kinds: Kinds) -> bool:
+    return status["step"] in kinds and kinds[status["step"]].scope == PLAN
+
+
+def _counted(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what report.json says of the rows."""
+    names = ("task", "model", "batch_size", "verdict", "measured")
+    return {"rows": len(rows), "measured": [{name: row[name] for name in names} for row in rows]}
+
+
+def _page(
+    plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], facts: dict[str, Any], status: dict[str, Any],
+    folders: Collection[Path] | None = None,
+) -> str:  # fmt: skip
+    """Return the page: the same text for the same steps, `facts` (report.json) and status of the report."""
+    used = {(plan_dir / row[name]).resolve() for row in rows for name in ("bench_folder", "eval_folder") if row[name]}
+    hosts = [s["host"] for _, s in steps.find_steps(plan_dir, used)] if used else []
+    scripts, drawn = interactive.scripts(), len(rows) <= MOST_DRAWN
+    return _template().render(
+        title=facts["plan"].removeprefix("outputs/"),
         policy=interactive.policy(scripts),
         scripts=[Markup(script) for script in scripts],
-        plan=f"outputs/{plan.name}" if plan.parent.name == "outputs" else plan.name,
-        **shown,
+        plan=facts["plan"],
+        **_shown(plan_dir, kinds, rows, facts, folders),
         valid=sum(row["verdict"] == "VALID" for row in rows),
-        made=steps.now(),
-        code=steps.code_facts(),
-        uncommitted=steps.uncommitted_text(steps.code_facts()),
+        made=facts["made"],
+        code=status["code"],
+        uncommitted=steps.uncommitted_text(status["code"]),
         synthetic=any(points.origin_of(row) == points.SYNTHETIC for row in rows),
         metrics=sorted({name for row in rows for name in row["score"].get("metrics", {})}),
         when=lambda text: f"{text[:10]} {text[11:19]} UTC",
@@ -92,31 +127,23 @@ def build(
             for task in sorted({row["task"] for row in rows})
             if drawn and (figure := _traces(plan_dir, rows, task))
         ],
-        trail=trail,
-        host=next(status["host"] for _, status in steps.find_steps(plan_dir) if status["task"]),
+        trail=facts["trail"],
+        host=(hosts or [status["host"]])[0],
     )
-    fileio.write_text(folder / PAGE, text)
-    names = ("task", "model", "batch_size", "verdict", "measured")
-    listed = [{name: row[name] for name in names} for row in rows]
-    place = os.path.relpath(plan_dir, folder)
-    result = {"schema": 1, "plan_dir": place, "rows": len(rows), "measured": listed}
-    fileio.write_json(folder / RESULT, result | ({"published": published} if published else {}))
-    return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
 
 
 def _shown(
-    plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], trail: list[dict[str, Any]], published: dict[str, Any] | None,
-    folders: Collection[Path] | None = None,
+    plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], facts: dict[str, Any], folders: Collection[Path] | None = None
 ) -> dict[str, Any]:  # fmt: skip
     """Return what the blocks of the page that `rebuild` checks are made of."""
-    views = interactive.views(rows)
+    views, published = interactive.views(rows), facts.get("published")
     return {
         "rows": rows, "columns": [column for column in tables.COLUMNS if column.page],
         "remarks": [line for line in tables.remarks(rows) if not line.startswith("Synthetic")],
         "grids": grids.grids(rows, published and published["models"]), "published_source": published and published["source"],
         "views": Markup(interactive.json_text(views)) if views else None, "shared": averages.averaged(rows)[0],
         "pairs": pairs.differences(Path(plan_dir), rows), "trainings": seeds_table.trainings(plan_dir, kinds, rows, folders),
-        "pages": {step["folder"]: step["page"] for step in trail},
+        "pages": {step["folder"]: step["page"] for step in facts.get("trail", ())},
         "cell": _cell, "meaning": MEANING, "program": tables.program_text, "settings": tables.settings_text,
         "runner": formatting.runner_text, "speed": formatting.speed_text, "seconds": formatting.seconds_text,
         "bytes": formatting.bytes_text,
@@ -124,24 +151,89 @@ def _shown(
 
 
 def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
-    """Return (how many numbers a report's table holds, what does not follow from the steps it rests on)."""
+    """Return (how many numbers a report's table holds, what does not follow from the steps it rests on).
+
+    All that it holds is made anew and compared. What differs rightly is when it was made, and what its steps were then:
+    these are taken from report.json, if they fit the report's own status and the steps that are still here.
+    """
     # From the steps that it read: what was added to the plan since is in a later report.
-    result = foreign.read_json(
-        folder / RESULT, folder, {"plan_dir": str, "published?": ({"source": str, "models": ...}, None)}
-    )
-    plan_dir = (folder / result["plan_dir"]).resolve()
-    used = {(folder / name).resolve().parent for name in steps.read_status(folder)["inputs"]}
-    if not all((place / steps.STATUS).is_file() for place in used):
+    stored, status = foreign.read_json(folder / RESULT, folder, STORED), steps.read_status(folder)
+    plan_dir, used = (folder / stored["plan_dir"]).resolve(), _used(folder, status)
+    if not used:
         return 0, []  # moved alone, or a step was set aside: nothing to rebuild the numbers from
     rows = points.collect(plan_dir, kinds, used)
+    wrong = [
+        f"it rests on {place}, which was set aside" for place in used if steps.is_retired(steps.read_status(place))
+    ]
     kept = foreign.read_text(folder / tables.CSV, folder)
-    wrong = [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
+    wrong += [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
+    if any(stored[name] != value for name, value in _counted(rows).items()):
+        wrong.append(f"{folder / RESULT} does not follow from the steps")
     page, template = foreign.read_text(folder / PAGE, folder), _template()
-    shown = _shown(plan_dir, kinds, rows, _trail(plan_dir, kinds, used), result.get("published"), used)
+    shown = _shown(plan_dir, kinds, rows, stored, used)
     for name, block in template.blocks.items():
         if "".join(block(template.new_context(shown))) not in page:
             wrong.append(f"{folder / PAGE}: what it shows as {name} does not follow from the steps")
+    if "made" not in stored:  # older ones do not hold what the rest is made of
+        return sum(map(count_numbers, rows)), wrong
+    trail, pages = _trail(plan_dir, [step["folder"] for step in stored["trail"] if step["state"] != OWN])
+    own = [step for step in stored["trail"] if step["state"] == OWN]
+    moments = [stored["made"], *(step["started"] for step in own)]
+    now = {step["folder"]: step for step in trail if step["state"]}
+    if any(now.get(step["folder"], step) != step for step in stored["trail"] if step["state"] != steps.RUNNING):
+        wrong.append(f"{folder / RESULT}: its trail does not follow from the steps")
+    if not all(status["started"] <= moment <= (status.get("ended") or "") for moment in moments):
+        wrong.append(f"{folder / RESULT}: it was made at another time than its status says")
+    if not wrong:
+        texts = [page, _page(plan_dir, kinds, rows, stored, status, used)]
+        if stored["drawn_with"] != figures.drawn_with():
+            texts = [_DRAWN.sub("", text) for text in texts]
+        wrong += [f"{folder / PAGE}: {_first_difference(*texts)}"] if texts[0] != texts[1] else []
+    for name, notebook in pages.items():
+        if foreign.read_text(folder / name, folder) != stranger_page(notebook):
+            wrong.append(f"{folder / name} is not the notebook of its step")
     return sum(map(count_numbers, rows)), wrong
+
+
+STORED = {
+    "plan_dir": str, "rows": int, "measured": list, "plan?": str, "made?": str, "drawn_with?": {str: TEXT},
+    "trail?": [{"folder": str, "state": str, "started": str, "page": TEXT}],
+    "published?": grids.PUBLISHED,
+}  # fmt: skip
+_DRAWN = re.compile(r"<svg.*?</svg>|<script>.*?</script>|sha256-[^']*", re.DOTALL)
+
+
+def unchecked(folder: Path, status: dict[str, Any]) -> list[Unchecked]:
+    """Return what of a report is not made anew: all where its steps are not here, figures that another version drew."""
+    stored = foreign.read_json(folder / RESULT, folder, STORED)
+    if not _used(folder, status):
+        return [Unchecked(1, "report", "not held against its steps", "some of them are not here")]
+    if "made" not in stored:
+        return [Unchecked(1, "report", "of an older version", "beside its tables nothing of the page was made anew")]
+    found, here = [], figures.drawn_with()
+    if (then := stored["drawn_with"]) != here:
+        drawn = len(_DRAWN.findall(foreign.read_text(folder / PAGE, folder)))
+        found.append(Unchecked(drawn, "figure", "not drawn anew", f"drawn with {then}, here is {here}"))
+    trail = [step for step in stored["trail"] if step["state"] != OWN]
+    plan_dir = (folder / stored["plan_dir"]).resolve()
+    if gone := [step["folder"] for step in trail if not (plan_dir / step["folder"] / steps.STATUS).is_file()]:
+        found.append(Unchecked(len(gone), "step", "gone since a report", ", ".join(gone)))
+    return found
+
+
+def _used(folder: Path, status: dict[str, Any]) -> set[Path]:
+    """Return the steps that a report rests on; none unless all are here."""
+    used = {(folder / name).resolve().parent for name in status["inputs"]}
+    return used if all((place / steps.STATUS).is_file() for place in used) else set()
+
+
+def _first_difference(page: str, derived: str) -> str:
+    lines, others = page.splitlines(), derived.splitlines()
+    number = next(
+        (k for k, (a, b) in enumerate(zip(lines, others, strict=False)) if a != b), min(len(lines), len(others))
+    )
+    shown = lines[number].strip()[:80] if number < len(lines) else "its end"
+    return f"line {number + 1} ({shown!r}) does not follow from the steps"
 
 
 def _traces(plan_dir: Path, rows: list[dict[str, Any]], task: str):
@@ -167,22 +259,20 @@ def _cell(estimate: dict[str, Any], text: Callable[[float], str], link: str):
     return Markup("<a href='{}'>{}</a>{}").format(link, text(value), between)
 
 
-def _trail(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = None) -> list[dict[str, Any]]:
-    """Return the steps of a plan, and where the report keeps the notebook of each as a page."""
-    trail, used = [], set()
-    for step_folder, status in steps.find_steps(plan_dir, folders):
-        if status["step"] in kinds and kinds[status["step"]].scope == PLAN:
-            continue
-        place = step_folder.relative_to(plan_dir).as_posix()
-        rendered, shown = step_folder / "notebook.html", None
-        if os.path.lexists(rendered):
+def _trail(plan_dir: Path, places: list[str]) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """Return (what the page lists of the step folders, {page beside it: rendered notebook}); state is None of those gone."""
+    trail, pages = [], {}
+    for place in places:
+        folder, shown = plan_dir / place, None
+        status = steps.read_status(folder) if (folder / steps.STATUS).is_file() else {"state": None, "started": None}
+        if os.path.lexists(rendered := folder / "notebook.html"):
             name = foreign.word(place.replace("/", "-"))
             shown = next(
-                page for k in count(1) if (page := f"notebooks/{name}{'' if k == 1 else f'.{k}'}.html") not in used
+                page for k in count(1) if (page := f"notebooks/{name}{'' if k == 1 else f'.{k}'}.html") not in pages
             )
-            used.add(shown)
+            pages[shown] = rendered
         trail.append({"folder": place, "state": status["state"], "started": status["started"], "page": shown})
-    return trail
+    return trail, pages
 
 
 def _template():

@@ -1,5 +1,7 @@
 """Figures: scores over tasks, the disc chart of the original, memory and answers over time with their phases."""
 
+import functools
+import importlib.metadata
 import io
 import itertools
 import os
@@ -39,6 +41,16 @@ def style():
         matplotlib.use("agg", force=False)
     pyplot.style.use(["default", "seaborn-v0_8-whitegrid", _RC])
     return pyplot
+
+
+@functools.cache
+def drawn_with() -> dict[str, str]:
+    """Return what decides the bytes of a figure beside its numbers."""
+    style()
+    from matplotlib import font_manager
+
+    versions = {name: importlib.metadata.version(name) for name in ("matplotlib", "seaborn", "bokeh")}
+    return {**versions, "font": Path(font_manager.findfont(font_manager.FontProperties())).name}
 
 
 def colour_of(rows: list[dict[str, Any]]) -> dict[str, str]:

@@ -7,6 +7,18 @@ from morocco_lib import formatting
 from morocco_lib.report import tables
 from morocco_lib.tasks import get_task
 
+_NUMBER = (float, None)
+PUBLISHED = {
+    "source": str,
+    "models": {
+        str: {
+            "total?": {"leaderboard?": _NUMBER, "container?": _NUMBER},
+            "tasks": {
+                str: {"leaderboard?": [float], "container?": [float], "gpu_ram_gib?": _NUMBER, "speed_per_s?": _NUMBER}
+            },
+        }
+    },
+}
 REACHED, MISSED = "✓", "✗"
 
 

@@ -54,7 +54,7 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = Non
     """
     cells: dict[tuple, list[tuple[Path, dict]]] = {}
     for folder, status in steps.find_steps(plan_dir, folders):
-        if status["task"] and (folders is not None or not steps.is_retired(folder, status)):
+        if status["task"] and (folders is not None or not steps.is_retired(status)):
             foreign.check_tree(folder, steps.STATUS)
             cells.setdefault((status["task"], status["model"]), []).append((folder, status))
     finished = [one for found in cells.values() for one in found if one[1]["state"] == steps.DONE]

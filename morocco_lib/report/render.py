@@ -48,31 +48,30 @@ def notebook_html(notebook: Path, page: Path) -> None:
 
     content = nbformat.reads(foreign.read_text(notebook), as_version=4)
     body, _ = HTMLExporter(template_name="basic").from_notebook_node(content)
-    _write(page, body, notebook.parent.name)
+    fileio.write_text(page, _page(body, notebook.parent.name))
 
 
-def copy_page(source: Path, page: Path) -> None:
-    """Write a rendered notebook, which may be anyone's, as a page that holds nothing but text, tables and images.
+def stranger_page(source: Path) -> str:
+    """Return a rendered notebook, which may be anyone's, as a page that holds nothing but text, tables and images.
 
     Raises:
         UsageError: it is no file, or too large.
     """
     raw = foreign.read_bytes(source, within=source.parent, limit=PAGE_BYTES)
     head, body, rest = raw.decode(errors="replace").partition("<body>")
-    _write(page, rest if body else head, source.parent.name)
+    return _page(rest if body else head, source.parent.name)
 
 
-def _write(page: Path, body: str, title: str) -> None:
+def _page(body: str, title: str) -> str:
     from pygments.formatters import HtmlFormatter
 
     highlight = HtmlFormatter(style="default").get_style_defs(".highlight")
-    text = (
+    return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{highlight}\n{_STYLE}</style></head>\n"
         f"<body>\n{clean(body)}\n</body></html>\n"
     )
-    fileio.write_text(page, text)
 
 
 def clean(body: str) -> str:

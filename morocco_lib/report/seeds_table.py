@@ -54,7 +54,7 @@ def trainings(
     for folder, status in steps.find_steps(plan_dir, folders):
         if status["state"] != steps.DONE or shown_as(status, kinds) != TRAINING:
             continue
-        if folders is None and steps.is_retired(folder, status):
+        if folders is None and steps.is_retired(status):
             continue
         result = read_result(folder, status, kinds)
         scores = [one["score"] for one in _seeds(result) if one["score"] is not None]
@@ -79,7 +79,7 @@ def _fitted(plan_dir: Path, kinds: Kinds) -> list[tuple[Path, dict[str, Any], li
     """Return (folder, train.json, [(folder, score.json) of the eval steps that read its weights]) of train steps."""
     fitted, evals = [], defaultdict(list)
     for folder, status in steps.find_steps(plan_dir):
-        if status["state"] != steps.DONE or steps.is_retired(folder, status):
+        if status["state"] != steps.DONE or steps.is_retired(status):
             continue
         if shown_as(status, kinds) == TRAINING:
             fitted.append((folder, read_result(folder, status, kinds)))

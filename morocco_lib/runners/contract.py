@@ -18,6 +18,7 @@ from morocco_lib.foreign import parse_object
 
 EVENT_PREFIX = b"morocco: "
 EVENT_BYTES = 4096  # of the line of an event
+EVENTS = 1000  # that are kept
 CONTROL = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")  # colours, cleared lines: the rest of a bar before a carriage return
 
 
@@ -199,7 +200,7 @@ def converse(
             pending = pending[-EVENT_BYTES:]  # a flood without line ends must not pile up
             for line in lines:
                 event = parse_event(line)
-                if event is not None and len(conversation.events) < 1000:
+                if event is not None and len(conversation.events) < EVENTS:
                     conversation.events.append({**event, "t_ns": t_ns})
                     if event.get("event") == "ready" and conversation.ready_ns is None:
                         conversation.ready_ns = t_ns
@@ -217,6 +218,12 @@ def converse(
     if failures:
         raise failures[0]
     return conversation
+
+
+def events_in(stderr: bytes) -> list[dict[str, Any]]:
+    """Return the events that `converse` keeps of what was printed on stderr, without their times."""
+    lines = stderr.split(b"\n")[:-1]
+    return [event for line in lines if EVENT_PREFIX in line and (event := parse_event(line)) is not None][:EVENTS]
 
 
 def parse_event(line: bytes) -> dict[str, Any] | None:

@@ -62,8 +62,9 @@ def test_a_step_that_holds_is_counted_in_full(step):
         ("step", "numbers", True, "4 numbers rebuilt"),
     ]
     assert verify.table(findings) == "verified: 1 step folder, 2 digests, 4 numbers rebuilt"
-    nothing = verify.verify(step.parent, {"bench": kind()})
-    assert verify.table(nothing) == "digests hold, nothing was rebuilt: 1 step folder, 2 digests, 0 numbers rebuilt"
+    nothing = verify.table(verify.verify(step.parent, {"bench": kind()}))
+    held = "digests hold, nothing was rebuilt: 1 step folder, 2 digests, 0 numbers rebuilt"
+    assert nothing == f"{held}; not checked: 1 step without numbers to rebuild"
     for_machines = verify.as_dict(findings)
     assert (for_machines["schema"], for_machines["ok"]) == (1, True)
     assert for_machines["findings"][1]["seen"] == "2 digests hold"
@@ -81,9 +82,9 @@ def test_a_folder_without_steps_is_wrong_usage(tmp_path):
 
 
 def test_a_kind_without_a_rebuild_has_digests_only_and_an_unknown_one_is_noted(step):
-    assert [f.what for f in verify.verify(step, {"bench": kind()})] == ["status", "files"]
+    assert [f.what for f in verify.verify(step, {"bench": kind()})] == ["status", "files", "unchecked"]
     findings = verify.verify(step, {})
-    assert [f.what for f in findings] == ["status", "files", "kind"]
+    assert [f.what for f in findings] == ["status", "files", "kind", "unchecked"]
     assert "note    step: kind: this version has no step 'bench'; its numbers were not rebuilt" in verify.table(
         findings
     )
@@ -251,14 +252,16 @@ def test_only_the_named_steps_are_rebuilt(step):
 # -- states --------------------------------------------------------------------------------------------------------
 def test_a_failed_step_is_noted_and_not_rebuilt(tmp_path):
     findings = verify.verify(make(tmp_path / "step", state=steps.FAILED), rebuilding({}))
-    assert [(f.what, f.ok) for f in findings] == [("status", True), ("files", True)]
+    assert [(f.what, f.ok) for f in findings] == [("status", True), ("files", True), ("unchecked", True)]
+    assert verify.table(findings).endswith("; not checked: 1 step that failed")
     assert "note    step: failed, exit 0" in verify.table(findings)
 
 
 def test_an_earlier_attempt_has_digests_only(step):
     steps.retire(step)
     findings = verify.verify(step.parent, rebuilding({}))
-    assert [(f.step, f.what) for f in findings] == [("step.1", "status"), ("step.1", "files")]
+    assert [(f.step, f.what) for f in findings] == [("step.1", what) for what in ("status", "files", "unchecked")]
+    assert verify.table(findings).endswith("; not checked: 1 step set aside")
     (step.with_name("step.1") / "result.json").write_text("{}")
     assert len(failures(step.parent)) == 1
 

@@ -10,7 +10,7 @@ from morocco_lib import fileio
 from morocco_lib.analysis import summary
 from morocco_lib.artifacts import steps
 from morocco_lib.pipeline.step_kinds import KINDS
-from morocco_lib.report import tables
+from morocco_lib.report import points, tables
 
 DATA = {"sha256": "0" * 64, "origin": "files", "records": DISTINCT, "official_records": 307, "sample": True}
 
@@ -39,7 +39,7 @@ def step(folder: Path, kind: str, *, model: str = "m", weights: str = "", **run)
 
 
 def rows(plan: Path) -> list[tuple[str, bool, bool]]:
-    return [(row["model"], bool(row["bench_folder"]), bool(row["eval_folder"])) for row in tables.collect(plan, KINDS)]
+    return [(row["model"], bool(row["bench_folder"]), bool(row["eval_folder"])) for row in points.collect(plan, KINDS)]
 
 
 JOINED, APART = [("timed", True, True)], [("scored", False, True), ("timed", True, False)]
@@ -85,10 +85,10 @@ def test_two_sizes_of_a_bench_share_an_eval(tmp_path):
 
 @pytest.mark.parametrize(("flips", "limit", "reasons"), [(1, 0.05, []), (1, 0.049, ["EVAL_FLIPS"])])
 def test_an_eval_that_answers_otherwise_makes_the_row_invalid(tmp_path, monkeypatch, flips, limit, reasons):
-    monkeypatch.setattr(tables, "EVAL_SHARE", limit)
+    monkeypatch.setattr(points, "EVAL_SHARE", limit)
     step(tmp_path / "m/terra/bench-1", "bench")
     step(tmp_path / "m/terra/eval-1", "eval", answers=answers_of(DISTINCT, dict.fromkeys(range(flips), NO)))
-    (row,) = tables.collect(tmp_path, KINDS)
+    (row,) = points.collect(tmp_path, KINDS)
     assert row["reasons"] == reasons and row["verdict"] == ("INVALID" if reasons else "VALID")
     assert row["score"]["value"] in (0.7, 0.8) and row["speed_per_s"]["value"]
     assert any("EVAL_FLIPS" in line for line in tables.remarks([row])) == bool(reasons)
