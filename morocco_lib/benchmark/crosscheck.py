@@ -221,12 +221,6 @@ def _of_its_step(run: Run, stage: str, status: Mapping[str, Any]) -> Iterator[st
     )
     if facts["argv"][-2:] != ["--batch-size", str(facts["batch_size"])]:
         yield f"batch size {facts['batch_size']}, but it was started with {facts['argv'][-2:]}"
-    if (
-        "seed" in parameters
-        and not stage.startswith("cached")
-        and run.workload["seed"] not in (None, parameters["seed"])
-    ):
-        yield f"seed {run.workload['seed']}, by its step {parameters['seed']}"
 
 
 def _one_after_the_other(runs: Sequence[Run], status: Mapping[str, Any]) -> Iterator[str]:
@@ -255,7 +249,7 @@ def _protocol(folder: Path, stages: Mapping[str, Sequence[Run]], status: Mapping
         return
     protocol = fileio.read_json(folder / PROTOCOL)
     asked, parameters = protocol["asked"], status["parameters"]
-    for name in asked.keys() & parameters.keys():
+    for name in asked.keys() & parameters.keys() - {"seed"}:  # streams are drawn anew
         if (asked[name] or None) != (parameters[name] or None):
             yield f"{PROTOCOL}: {name} is {asked[name]!r}, by status.json {parameters[name]!r}"
     if asked["input_size"] and any(run.facts["records_fed"] != asked["input_size"] for run in runs):
