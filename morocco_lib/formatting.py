@@ -145,9 +145,7 @@ def protocol_lines(result: dict[str, Any]) -> list[str]:
         lines.append(f"cold starts: {with_interval(cold, seconds_text)}, file caches dropped before each")
     if "predicted_s" in protocol:
         runs, whole = (seconds_text(protocol[name]) for name in ("predicted_s", "took_s"))
-        lines.append(
-            f"time: {runs} expected for the timed runs and those that look for a cache; everything took {whole}"
-        )
+        lines.append(f"time: {runs} expected for the timed runs and the look for a cache; everything took {whole}")
     if "stopped_by" in protocol:
         why = STOPPED.get(protocol["stopped_by"], protocol["stopped_by"])
         lines.append(f"{counted(result['repeats'], 'timed run')}: {why}")
@@ -168,8 +166,7 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
         ("answers", agreement_text(result)),
         (
             "caching",
-            with_interval(cached, sized)
-            + (" times as fast on records of the file as on new ones" if cached["value"] else ""),
+            with_interval(cached, sized) + (" times as fast on the file's own records" if cached["value"] else ""),
         ),
         ("runner", runner_text(result)),
     ]

@@ -288,7 +288,7 @@ class _Protocol:
         if start_s(runs, speed, self.short).get("method") == "total":
             while len(self.short) < STARTS:
                 self._short_run()
-        if not workload.can_recombine(self.task, self.records):
+        if not workload.opening_words(self.task, self.records):
             self.facts["cached"] = Reason.TEXTS_REPEAT
             return
         few = self._probe_size(per_s, size, speed.first_use_s)

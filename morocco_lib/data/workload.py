@@ -19,6 +19,7 @@ from morocco_lib.tasks.jsonl import Record
 from morocco_lib.tasks.recombine import Opening, vocabulary
 
 OPENING_WORDS = 3  # of each text that is made; more where these are not enough to tell all apart
+VOCABULARY_OF = 500  # records
 TRUE = -1  # in place of the other record that one was recombined with
 
 
@@ -152,9 +153,9 @@ def build(task: Task, records: Sequence[Record], size: int, seed: int, true: int
     places, count = range(len(records)), size - true
     passes = (rng.sample(places, len(places)) for _ in range(count // len(places) + 1))
     bases = list(islice(chain.from_iterable(passes), count))
-    if not count or not can_recombine(task, records):
+    words = opening_words(task, records) if count else []
+    if not words:
         return Workload(task, records, (*rng.sample(places, true), *bases), seed)
-    words = vocabulary(map(task.bow_text, records))
     opening = OPENING_WORDS
     while len(words) ** opening < 2 * count:
         opening += 1
@@ -169,10 +170,11 @@ def build(task: Task, records: Sequence[Record], size: int, seed: int, true: int
     return Workload(task, records, order, seed, None, others, words, codes, opening)
 
 
-def can_recombine(task: Task, records: Sequence[Record]) -> bool:
-    """Tell whether records of a task can be made of parts of these."""
-    words = vocabulary(map(task.bow_text, records))
-    return len(words) > 1 and task.recombine(records[0], records[0], Opening(words, 0, OPENING_WORDS)) is not None
+def opening_words(task: Task, records: Sequence[Record]) -> list[str]:
+    """Return the words that texts of recombined records open with; none where the task cannot recombine these."""
+    words = vocabulary(map(task.bow_text, records[:VOCABULARY_OF]))
+    possible = len(words) > 1 and task.recombine(records[0], records[0], Opening(words, 0, OPENING_WORDS))
+    return words if possible else []
 
 
 def in_order(task: Task, records: Sequence[Record]) -> Workload:

@@ -112,10 +112,10 @@ def _joined(
     """Return what an eval makes of the row of a bench: its score, and INVALID where it answered the same records otherwise."""
     ours, theirs = (read_answers(read_run(run_folders(one)[0])).first for one in (folder, scored))
     differ, compared = differing(ours, theirs)
-    flips = (
-        {"verdict": INVALID, "reasons": [*row["reasons"], Reason.EVAL_FLIPS]} if differ > EVAL_SHARE * compared else {}
-    )
-    return _score(scored, status, plan_dir, kinds) | flips
+    scored_as = _score(scored, status, plan_dir, kinds)
+    if differ <= EVAL_SHARE * compared:
+        return scored_as
+    return scored_as | {"verdict": INVALID, "reasons": [*row["reasons"], Reason.EVAL_FLIPS]}
 
 
 def _name(folder: Path, plan_dir: Path) -> str:

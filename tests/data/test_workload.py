@@ -37,6 +37,7 @@ def bare(record: dict) -> str:
     return json.dumps({key: value for key, value in record.items() if key != "idx"}, ensure_ascii=False)
 
 
+@settings(deadline=None)
 @given(**sizes, true=st.integers(0, 12) | st.none())
 def test_no_text_is_fed_twice_and_the_file_is_fed_once(count, size, seed, true):
     records = make_records(count)
@@ -50,6 +51,7 @@ def test_no_text_is_fed_twice_and_the_file_is_fed_once(count, size, seed, true):
     assert load.describe()["distinct"] == len(of_file)
 
 
+@settings(deadline=None)
 @given(**sizes)
 def test_records_are_fed_with_fresh_idx_and_without_labels(count, size, seed):
     records = make_records(count)
@@ -62,6 +64,7 @@ def test_records_are_fed_with_fresh_idx_and_without_labels(count, size, seed):
             assert r == {**TERRA.strip_labels(records[load.order[position]]), "idx": position}
 
 
+@settings(deadline=None)
 @given(**sizes)
 def test_answers_map_back_to_the_records_they_came_from(count, size, seed):
     records = make_records(count)
@@ -102,15 +105,16 @@ def test_a_task_that_has_no_way_to_recombine_cycles_its_records(monkeypatch):
     load = workload.build(TERRA, make_records(7), 17, 3)
     assert [sorted(load.order[k : k + 7]) for k in (0, 7)] == [[*range(7)]] * 2
     assert len(set(load.order[14:])) == 3 and load.order[:7] != load.order[7:14] and all(map(load.is_true, range(17)))
-    assert not workload.can_recombine(TERRA, make_records(7))
+    assert workload.opening_words(TERRA, make_records(7)) == []
 
 
 def test_records_without_two_words_cannot_be_recombined():
     records = [{"premise": "а", "hypothesis": "а", "idx": k} for k in range(3)]
-    assert not workload.can_recombine(TERRA, records) and workload.can_recombine(TERRA, make_records(1))
+    assert workload.opening_words(TERRA, records) == [] and len(workload.opening_words(TERRA, make_records(1))) > 1
     assert sorted(workload.build(TERRA, records, 6, 1).order) == [0, 0, 1, 1, 2, 2]
 
 
+@settings(deadline=None)
 @given(**sizes, true=st.integers(0, 12))
 def test_a_stream_is_rebuilt_from_its_records_and_its_description(count, size, seed, true):
     records = make_records(count)
@@ -189,6 +193,7 @@ def test_check_holds_answers_against_the_stream():
     assert {(p.rule, p.idx) for p in checked.problems} == {("unknown-idx", 10), ("missing-idx", 9)}
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 9), size=st.integers(1, 400))
 def test_describing_writes_the_stream(count, size):
     load, out = workload.build(TERRA, make_records(count), size, 0), io.BytesIO()
