@@ -21,7 +21,9 @@ from morocco_lib.monitors.processes import MAX_KEPT
 from morocco_lib.runners.contract import events_in
 from morocco_lib.runners.process import DRAIN_S
 
-LATE_S = 0.5  # by which a busy machine may delay what follows at once, beside the longest pause of the sampler
+# By which a busy machine may delay what follows at once, and a sample that is taken then; beside the longest pause of the
+# sampler, which shows how long everything stood still.
+LATE_S, SAMPLE_LATE_S = 0.5, 0.1
 READ_LATE_S = 0.1  # by which the last counters of a container are older than its last sample
 WALL_S = 1.0  # by which a wall clock may be slewed or set, unnoticed, while a step lasts
 SINGLE_RECORD = "ones"
@@ -158,7 +160,7 @@ def _samples(run: Run) -> Iterator[str]:
     marks = {s["mark"]: s["t_ns"] / 1e9 for s in reversed(run.samples) if "mark" in s}
     for name in marks.keys() & happened.keys():
         early, late = (marks[name], happened[name]) if name == "fed" else (happened[name], marks[name])
-        if early is None or late is None or not early <= late <= early + late_s:
+        if early is None or late is None or not early <= late <= early + late_s - LATE_S + SAMPLE_LATE_S:
             yield f"the sample at {name!r} was taken at {marks[name]:.3f} s; it happened at {happened[name]}"
     times = [s["t_ns"] for s in run.gpu_samples]
     if times != sorted(times) or (times and not 0 <= times[0] <= times[-1] <= (_lived_s(run) + late_s) * 1e9):

@@ -1,5 +1,6 @@
 """The table of step kinds. A new kind is an entry here and a notebook of its name."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from morocco_lib.benchmark.crosscheck import contradictions
 from morocco_lib.config import resolve
 from morocco_lib.data import workload
 from morocco_lib.models import weights
+from morocco_lib.options import SYNTHETIC
 from morocco_lib.pipeline import targets
 from morocco_lib.reasons import EXIT_CODES
 from morocco_lib.report import build, seeds_table
@@ -147,6 +149,17 @@ def rebuild_eval(folder: Path) -> tuple[int, list[str]]:
     return count, [*wrong, *_other_than_the_data(folder)]
 
 
+def rebuild_synthetic(folder: Path) -> tuple[int, list[str]]:
+    """Make the records again; there is no number among them."""
+    status = steps.read_status(folder)
+    with tempfile.TemporaryDirectory() as made:
+        data.make_synthetic(Path(made), sorted(set(status["parameters"]["tasks"])), status["parameters"]["seed"])
+        now = steps.digest_outputs(Path(made))
+    names = (name for name in now | status["outputs"] if name.endswith(".jsonl"))
+    wrong = [name for name in names if now.get(name) != status["outputs"].get(name)]
+    return 0, [f"{folder / name} is not what its seed makes" for name in sorted(wrong)]
+
+
 KINDS: dict[str, StepKind] = {
     kind.name: kind
     for kind in (
@@ -170,6 +183,11 @@ KINDS: dict[str, StepKind] = {
 }  # fmt: skip
 
 
+MADE_FIRST = StepKind(  # no step of a plan's list
+    SYNTHETIC, dict, lambda p, root: {}, data.splits.MARK, scope=PLAN, rebuild=rebuild_synthetic
+)  # fmt: skip
+
+
 def verify(outputs: Path, rebuild=None) -> list[verification.Finding]:
     """Rebuild every number below a folder of results and check every byte against its digest.
 
@@ -182,4 +200,4 @@ def verify(outputs: Path, rebuild=None) -> list[verification.Finding]:
         UsageError: there is no step folder.
     """
     tables = {seeds_table.RESULTS: partial(seeds_table.wrong_lines, kinds=KINDS)}
-    return verification.verify(Path(outputs), KINDS, rebuild, tables)
+    return verification.verify(Path(outputs), KINDS | {SYNTHETIC: MADE_FIRST}, rebuild, tables)
