@@ -200,7 +200,7 @@ STORED = {
     "trail?": [{"folder": str, "state": str, "started": str, "page": TEXT}],
     "published?": grids.PUBLISHED,
 }  # fmt: skip
-_DRAWN = re.compile(r"<svg.*?</svg>|<script>.*?</script>|sha256-[^']*", re.DOTALL)
+_DRAWN = re.compile(r"<svg.*?</svg>|<script>.*?</script>|sha256-[\w+/=]*", re.DOTALL)
 
 
 def unchecked(folder: Path, status: dict[str, Any]) -> list[Unchecked]:
