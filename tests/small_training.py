@@ -16,7 +16,7 @@ import yaml
 
 from morocco_lib.config import model as model_config
 from morocco_lib.tasks import get_task
-from morocco_lib.training import backbones, fit
+from morocco_lib.training import backbones, finetune, fit
 
 RWSD = get_task("rwsd")
 TINY = {
@@ -108,7 +108,10 @@ FORKS.set_forkserver_preload(["small_training", "morocco_lib.training.seeds"])
 
 
 def trained(described, folder, processes, place=None):
-    """Train in so many processes, which end at a place if one is named; returns their exit codes."""
+    """Train in so many processes, which end at a place if one is named; returns their exit codes.
+
+    The number of training steps of one that came to its end is in the file `steps`.
+    """
     launched = (
         {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()} if processes > 1 else {}
     )
@@ -125,9 +128,13 @@ def trained(described, folder, processes, place=None):
 def _train(described, folder, rank, launched, place):
     if launched:
         os.environ |= {name: str(value) for name, value in {**launched, "RANK": rank, "LOCAL_RANK": rank}.items()}
+    step, steps = finetune._Trainer.training_step, []
+    finetune._Trainer.training_step = lambda *args, **kwargs: steps.append(args) or step(*args, **kwargs)
     if place:
         _end_at(rank, *place)
     fit.fit(described, folder)
+    if rank == 0:
+        (folder / "steps").write_text(str(len(steps)))
 
 
 def _end_at(rank, name, call, first=None, only=None):

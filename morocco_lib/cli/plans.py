@@ -91,6 +91,7 @@ def _preview(job) -> int:
 
 def _summary(args, plan_dir: Path, result) -> int:
     from morocco_lib.artifacts import verify as verification
+    from morocco_lib.config import from_root
     from morocco_lib.pipeline.progress import DONE, KEPT
     from morocco_lib.pipeline.step_kinds import KINDS, verify
     from morocco_lib.report import points, tables
@@ -110,14 +111,12 @@ def _summary(args, plan_dir: Path, result) -> int:
         put(f"- {line}")
     put(verification.table(findings))
     if any(s.state == KEPT for s in result.steps):
-        put(f"kept steps: digests checked; `morocco verify {_short(plan_dir)}` rebuilds their numbers too")
+        put(
+            f"kept steps: digests checked; `morocco verify {from_root(plan_dir, Path.cwd())}` rebuilds their numbers too"
+        )
     if result.page:
-        put(f"report: {_short(result.page)}")
+        put(f"report: {from_root(result.page, Path.cwd())}")
     return code
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def report(args) -> int:

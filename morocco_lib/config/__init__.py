@@ -24,6 +24,7 @@ from morocco_lib.config.schema import ROOT_MARKS as ROOT_MARKS
 from morocco_lib.config.schema import Count as Count
 from morocco_lib.config.schema import Schema as Schema
 from morocco_lib.config.schema import find_root as find_root
+from morocco_lib.config.schema import from_root as from_root
 from morocco_lib.config.schema import project_root as project_root
 from morocco_lib.config.schema import read_yaml as read_yaml
 from morocco_lib.config.schema import resolve as resolve

@@ -58,6 +58,11 @@ def resolve(path: str, root: Path) -> Path:
     return (root / fileio.expand(path)).resolve()
 
 
+def from_root(path: Path, root: Path) -> str:
+    """Return a path as a parameter and a message have it: from a root above it, so that it reads the same on every machine."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
 # -- reading and refusing ------------------------------------------------------------------------------------------
 def refuse(error: ValidationError, where: str, known: type[BaseModel]) -> UsageError:
     """Return pydantic's findings as one error that names the nearest known parameter."""

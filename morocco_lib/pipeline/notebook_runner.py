@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import errors
+from morocco_lib import config, errors
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import CELL
 from morocco_lib.errors import MoroccoError
@@ -51,8 +51,7 @@ def run_notebook(job: Job, root: Path, check: Callable[[], None], slot: schedule
         attempt = job.begin()
     with attempt:
         notebook = folder / "notebook.ipynb"
-        out_dir = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
-        parameters = {**job.p.model_dump(), "out_dir": out_dir}
+        parameters = {**job.p.model_dump(), "out_dir": config.from_root(folder, root)}
         try:
             _papermill(root / "notebooks" / f"{kind.name}.ipynb", notebook, parameters, root, check, slot)
         except BaseException:

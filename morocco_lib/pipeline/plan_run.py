@@ -103,8 +103,7 @@ class PlanRun:
             )
 
     def _path(self, path: Path) -> str:
-        # As a parameter: from the root where possible, so that a notebook reads the same on every machine.
-        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+        return config.from_root(path, self.root)
 
     def run(self, progress, check: Callable[[], None] = lambda: None) -> PlanResult:
         """Run every step that is not done; after a failed one only the later steps of its cell are skipped.

@@ -39,7 +39,7 @@ class Session:
 
     def __repr__(self) -> str:
         what = f" of {self.p.model.name} on {self.p.task.name}" if self.kind.scope == CELL else ""
-        return f"<{self.kind.name}{what} in {_short(self.folder, self.root)}>"
+        return f"<{self.kind.name}{what} in {config.from_root(self.folder, self.root)}>"
 
     @property
     def kind(self) -> StepKind:
@@ -119,9 +119,9 @@ class Session:
     def provenance(self) -> "Facts":
         """Return what this notebook is, reads and runs on."""
         host = host_facts()
-        rows = {"step": self.kind.name, "folder": _short(self.folder, self.root)}
+        rows = {"step": self.kind.name, "folder": config.from_root(self.folder, self.root)}
         for name, path in self.inputs.items():
-            rows[f"input {name}"] = f"{_short(path, self.root)}  sha256 {fileio.sha256_file(path)[:12]}"
+            rows[f"input {name}"] = f"{config.from_root(path, self.root)}  sha256 {fileio.sha256_file(path)[:12]}"
         if any(data.is_synthetic(path) for path in self.inputs.values()):
             rows["records"] = "synthetic, a tenth of the labels wrong on purpose"
         rows |= {"code": steps.code_text(), "Python": f"{host['python']} ({sys.executable})"}
@@ -225,7 +225,3 @@ def newest_plan(root: Path) -> Path:
     if not found:
         raise UsageError(f"no result in {outputs}", remedy="run `morocco run params/plans/demo.yaml` first")
     return outputs / max(found)[1].relative_to(outputs).parts[0]
-
-
-def _short(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

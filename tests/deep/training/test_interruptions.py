@@ -80,3 +80,5 @@ def test_training_that_is_killed_goes_on_to_the_same_bytes(case, train, whole, t
     assert not train(recipe, tmp_path, processes, place)
     assert train(recipe, tmp_path, processes)
     assert result_of(tmp_path) == whole(recipe, processes)
+    trained_to_the_end = place[0].startswith((SEEDS, f"{TRAINER}._load_best_model"))
+    assert ((tmp_path / "steps").read_text() == "0") == trained_to_the_end
