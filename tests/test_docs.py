@@ -125,7 +125,8 @@ def test_every_reason_is_explained_and_of_its_kind():
     judged = {reason for end in ends for reason in validity.exit_reasons(every_exit | end)}
     judged |= {*validity.RULE_REASONS.values(), reasons.Reason.INPUT_NOT_READ, reasons.Reason.MACHINE_SLEPT}
     judged |= {reasons.Reason.STDOUT_FLOODED, reasons.Reason.LOG_TRUNCATED, reasons.Reason.DRIFT}
-    judged |= {reasons.Reason.CACHED_ANSWERS, reasons.Reason.TIMES_DISAGREE}
+    judged |= {reasons.Reason.CACHED_ANSWERS, reasons.Reason.WORK_SKIPPED, reasons.Reason.EVAL_FLIPS}
+    judged.add(reasons.Reason.TIMES_DISAGREE)
     judged |= {reasons.Reason.SAMPLER_GAPS, reasons.Reason.WORKER_KILLED, reasons.Reason.BUSY_MACHINE}
     device = {"used_by_run": True, "lost": True, "slowed_samples": 1, "state_samples": 1}
     other = {"pid": 1, "samples": 9, "peak_bytes": None, "graphics_only": False}

@@ -13,9 +13,8 @@
     cached        new texts alone against the records of the file, in turn   cached/unique/runs/NN, cached/repeated/runs/NN
     ones          runs of one record, only for logs in the original's format   ones/runs/NN
 
-What a run is fed is drawn when it is made, so nobody can know it before. `bench.json`
-is derived from these by `summary.derive`. In a cell of one's own, in a folder that holds synthetic records
-(`morocco data synthetic terra --out records`):
+What a run is fed is drawn when it is made, so nobody can know it before. `bench.json` is derived from these by
+`summary.derive`. In a cell of one's own, in a folder that holds synthetic records (`morocco data synthetic terra --out records`):
 
     from pathlib import Path
     from morocco_lib import Target, bench, get_task
@@ -59,10 +58,8 @@ STARTS = 3  # fed at once, where neither a ready line nor quiet shows when the s
 QUICK_MOST_S = 60.0  # until a program is fed that is never quiet, where nothing is known of it
 LATER = 1.6  # times a start with one batch: by then even one slowed by cold files is over
 LARGER_TRIES = 3  # where the machine is busy
-KINDS = (
-    ("unique", 0),
-    ("repeated", None),
-)  # of the runs that look for a cache, and how many records of the file they are fed
+# Of the runs that look for a cache, and how many records of the file they are fed; None: as many as it has.
+KINDS = (("unique", 0), ("repeated", None))
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
@@ -274,7 +271,7 @@ class _Protocol:
 
     # -- after them ------------------------------------------------------------------------------------------------
     def _after(self, runs: list[Run], size: int) -> None:
-        """Make the runs that show what else the speed must explain: more records, starts, and texts that repeat."""
+        """Make the runs that show what else the speed must explain: more records, starts, the file's records and new ones."""
         speed = throughput.read(runs, self.smaller)
         per_s = speed.estimate["value"]
         if self.smaller and speed.first_use_s:

@@ -54,6 +54,160 @@ COLUMNS = (
 )
 
 
+<<<<<<< HEAD
+=======
+def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a folder of results, sorted by task, model and batch size.
+
+    A row holds task, model, batch_size, input_size, repeats, runner, data, verdict, reasons, score, every estimate as
+    in bench.json, and the folders it came from. The score is eval's where an eval fed the same records to the same
+    weights or command at the same batch size, else the timed runs'; an eval that fits no bench is a row of its own.
+
+    Args:
+        kinds: The kinds of steps: which of them are operating points, scores, trainings.
+        folders: Only these step folders (resolved); None: all that were not set aside.
+    """
+    cells: dict[tuple, list[tuple[Path, dict]]] = {}
+    for folder, status in steps.find_steps(plan_dir, folders):
+        if status["task"] and (folders is not None or not steps.is_retired(folder, status)):
+            foreign.check_tree(folder, steps.STATUS)
+            cells.setdefault((status["task"], status["model"]), []).append((folder, status))
+    finished = [one for found in cells.values() for one in found if one[1]["state"] == steps.DONE]
+    subjects = {f: _subject(f, s) for f, s in finished if shown_as(s, kinds) in (POINT, SCORE)}
+    evals = {subjects[f]: (f, s) for f, s in finished if shown_as(s, kinds) == SCORE}
+    measured = {subjects[f] for f, s in finished if shown_as(s, kinds) == POINT}
+    rows = []
+    for (task, model), found in cells.items():
+        done = [(folder, status) for folder, status in found if status["state"] == steps.DONE]
+        here = []
+        for folder, status in done:
+            if shown_as(status, kinds) == POINT:
+                row, scored = _point(folder, status, plan_dir, kinds), evals.get(subjects[folder])
+                here.append(row | _joined(row, folder, *scored, plan_dir, kinds) if scored else row)
+            elif shown_as(status, kinds) == SCORE and subjects[folder] not in measured:
+                here.append({**_empty(), **_score(folder, status, plan_dir, kinds)})
+        failed = [
+            {"step": s["step"], "folder": _name(f, plan_dir), "state": s["state"], "error": s["error"]}
+            for f, s in found
+            if s["state"] != steps.DONE
+        ]
+        if failed and not here:
+            here = [{**_empty(), "verdict": "FAILED"}]
+        fitted = [read_result(f, s, kinds) for f, s in done if shown_as(s, kinds) == TRAINING]
+        trained, selected = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
+        for row in here:
+            digest = (row["data"] or {}).get("sha256", "")
+            known = {"trained_on_these": digest in trained, "chosen_by_these": digest in selected}
+            rows.append({"task": task, "model": model, **row, **known, "failed": failed})
+    return sorted(rows, key=lambda row: (row["task"], row["model"], row["batch_size"] or 0, row["bench_folder"] or ""))
+
+
+def _subject(folder: Path, status: dict[str, Any]) -> Any:
+    """Return what identifies an operating point: records, image or else weights, arguments with batch size; not its name."""
+    for path in sorted(folder.glob("runs/[0-9]*/run.json")):
+        facts = foreign.read_json(path, folder, {"argv": [str], "image_digest": (str, None)})
+        records, argv = read_workload(path.parent)["source"].get("sha256"), facts["argv"]
+        image, weights = facts["image_digest"], _weights(status)
+        if weights and not image:
+            argv = [Path(word).name for word in argv]  # each step may have weights in a folder of its own
+        of_files = image or weights or frozenset(status["inputs"].values())  # of a script
+        return records, of_files, tuple(argv)
+    return folder
+
+
+def _weights(status: dict[str, Any]) -> str | None:
+    """Return the digest of the weights that a step was given or made."""
+    files = {Path(path).name: sha256 for path, sha256 in (status["outputs"] | status["inputs"]).items()}
+    return next((files[name] for name in WEIGHTS_FILES if name in files), None)
+
+
+def _joined(
+    row: dict[str, Any], folder: Path, scored: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds
+) -> dict[str, Any]:
+    """Return what an eval makes of the row of a bench: its score, and INVALID where it answered the same records otherwise."""
+    ours, theirs = (read_answers(read_run(run_folders(one)[0])).first for one in (folder, scored))
+    differ, compared = differing(ours, theirs)
+    scored_as = _score(scored, status, plan_dir, kinds)
+    if differ <= EVAL_SHARE * compared:
+        return scored_as
+    return scored_as | {"verdict": INVALID, "reasons": [*row["reasons"], Reason.EVAL_FLIPS]}
+
+
+def _name(folder: Path, plan_dir: Path) -> str:
+    return folder.relative_to(plan_dir).as_posix()
+
+
+def _empty() -> dict[str, Any]:
+    null = {"value": None, "reason": None}
+    return {
+        "verdict": None, "reasons": [], "disturbed_by": [], "measured": {}, "batch_size": None, "input_size": None,
+        "repeats": None, "runner": None, "proven": None, "data": None, "flips": None, "bench_folder": None, "eval_folder": None,
+        "score": dict(null), **{name: dict(null) for name in ESTIMATES},
+    }  # fmt: skip
+
+
+def read_result(folder: Path, status: dict[str, Any], kinds: Kinds) -> dict[str, Any]:
+    """Return the result that a step left; raises UsageError unless everything can be shown."""
+    path, shown = folder / kinds[status["step"]].result, shown_as(status, kinds)
+    result = foreign.read_json(path, folder, SHAPES.get(shown, ...))
+    try:
+        if shown in (POINT, SCORE):
+            _check_values(result)
+        return result
+    except ValueError as error:
+        raise UsageError(f"the result in {folder} is broken ({error})", remedy="run the step again") from None
+
+
+def _check_values(result: dict[str, Any]) -> None:
+    estimates = [result[name] for name in ("score", *ESTIMATES) if name in result]
+    for code in (*result.get("reasons", ()), *(one["reason"] for one in estimates if one.get("reason"))):
+        Reason(code)
+    if result.get("verdict", VALID) not in EXIT_CODES:
+        raise ValueError(f"verdict {result['verdict']!r:.40}")
+    if any((one.get(part) or 0) < 0 for one in estimates[1:] for part in ("value", "low", "high")):
+        raise ValueError("a measured number below 0")
+    if result["score"]["value"] is not None and "majority" not in result["score"]:
+        raise ValueError("a score without that of the most frequent answer")
+
+
+def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
+    names = _empty().keys() - {"bench_folder", "eval_folder", "disturbed_by", "measured", "proven"}
+    result = read_result(folder, status, kinds)
+    later = {
+        "disturbed_by": result.get("disturbed_by", []),
+        "measured": _measured(result, status),
+        "proven": result.get("proven"),
+    }  # older ones lack it
+    return {**_empty(), **_read(folder, status, kinds, names), **later, "bench_folder": _name(folder, plan_dir)}
+
+
+def _measured(result: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+    """Return what an operating point was measured of: program, weights, how it computed, what decides its speed."""
+    measured = {
+        name: result.get(name) for name in ("argv", "image_digest", "precision", "backend", "device", "settings")
+    }
+    return {**measured, "weights_sha256": _weights(status), "commit": status["code"]["commit"]}
+
+
+def _score(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
+    return {**_read(folder, status, kinds, ("score", "batch_size", "data")), "eval_folder": _name(folder, plan_dir)}
+
+
+def _read(folder: Path, status: dict[str, Any], kinds: Kinds, names: Iterable[str]) -> dict[str, Any]:
+    result = read_result(folder, status, kinds)
+    try:
+        return {name: result[name] for name in names}
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"the result in {folder} is broken ({error})", remedy="run the step again") from None
+
+
+def origin_of(row: dict[str, Any]) -> str | None:
+    """Return where a row's records come from: synthetic, files, or sample for part of an official split."""
+    data = row["data"]
+    return None if data is None else "sample" if data["sample"] else data["origin"]
+
+
+>>>>>>> one
 def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the mean over all tasks of each benchmark for each model and batch size, null while any is missing.
 

@@ -82,6 +82,15 @@ def test_a_broken_workload_is_named_where_it_is_read(tmp_path):
         read_run(folder).workload  # noqa: B018
 
 
+@pytest.mark.parametrize("change", [{"others": [20] * 40}, {"others": [0]}, {"order": [20] * 40}, {"size": 41}])
+def test_a_workload_of_other_records_is_refused(tmp_path, change):
+    folder = write_run(tmp_path)
+    load = json.loads((folder / "workload.json").read_text())
+    (folder / "workload.json").write_text(json.dumps(load | change))
+    with pytest.raises(UsageError, match=r"the order in workload\.json is of other records"):
+        read_run(folder).workload  # noqa: B018
+
+
 def test_the_bytes_of_a_line_are_those_of_the_record_it_answers(tmp_path):
     folder = write_run(tmp_path, steady(40, 8), answers=answers_of(40)[::-1])
     load = json.loads((folder / "workload.json").read_text())

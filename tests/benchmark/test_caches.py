@@ -1,7 +1,17 @@
 """Programs that keep answers, were given them, or know what is not scored: measured at their true speed, or INVALID."""
 
+import json
+
 import pytest
 from cheating import measured
+from helpers import write_records
+from run_folders import TERRA
+from servers import server
+
+from morocco_lib.analysis.run_files import read_workload
+from morocco_lib.benchmark.evaluate import evaluate
+from morocco_lib.benchmark.target import Program, Target
+from morocco_lib.runners.process import ProcessRunner
 
 
 @pytest.mark.parametrize("keep", ["text", "premise", "hypothesis"])
@@ -15,3 +25,15 @@ def test_a_cache_gains_nothing_within_a_run(tmp_path, keep):
 def test_a_program_that_knows_the_file_is_found(tmp_path, keep, reason):
     result = measured(tmp_path, keep)
     assert reason in result["reasons"] and result["verdict"] == "INVALID"
+
+
+def test_eval_feeds_the_file_shuffled_and_writes_predictions_in_its_order(tmp_path):
+    source = write_records(tmp_path / "val.jsonl", 60, premise_chars=20)
+    orders = []
+    for name in ("one", "other"):
+        (out := tmp_path / name).mkdir()
+        evaluate(Target(Program(server("cached", "--ms", 0), "m"), ProcessRunner()), TERRA, source, out, batch_size=4)
+        orders.append(read_workload(out / "runs/01")["order"])
+        idx = [json.loads(line)["idx"] for line in (out / "preds.jsonl").read_text().splitlines()]
+        assert idx == [record["idx"] for record in TERRA.read(source)]
+    assert orders[0] != orders[1] and [sorted(order) for order in orders] == [[*range(60)]] * 2

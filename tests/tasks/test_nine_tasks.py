@@ -204,6 +204,19 @@ def test_a_recombined_record_asks_of_another_what_its_record_asks(official, name
             assert made["qas"][0]["query"].count("@placeholder") == other["qas"][0]["query"].count("@placeholder")
 
 
+def test_what_is_asked_about_stays_where_a_text_begins_with_it():
+    opening = ["а", "б", "в", "г"]
+    target = {"span1_text": "чемодан", "span1_index": 4, "span2_text": "не влез", "span2_index": 1}
+    record = {"text": "Кубок не влез в чемодан.", "target": target}
+    made = get_task("rwsd").recombine(record, record, Opening(opening, 0 + 1 * 4 + 2 * 16, 3))
+    assert made["text"] == "А б в не влез в чемодан." and made["target"]["span2_index"] == 3
+    passage = {"text": "Рим взят. Готы ушли.", "entities": [{"start": 0, "end": 3}, {"start": 10, "end": 14}]}
+    record = {"passage": passage, "qas": [{"query": "Город @placeholder пал в пятом веке", "idx": 1}]}
+    made = get_task("rucos").recombine(record, record, Opening(opening, 0 + 1 * 4 + 2 * 16, 3))
+    assert made["passage"]["text"].startswith("А б в Рим взят.")
+    assert made["qas"][0]["query"] == "Б в г @placeholder пал в пятом веке"
+
+
 @pytest.mark.parametrize(
     ("text", "before", "opened"),
     [
