@@ -82,8 +82,6 @@ def _phases(run: Run) -> Iterator[str]:
         yield from _ordered(
             {"least_s": withheld["least_s"], "first_write_s": fed_s, "most_s": withheld["most_s"]}, late_s
         )
-        if withheld["ready"] and fed_s < withheld["most_s"]:
-            yield from _ordered({"ready_s": phases["ready_s"], "first_write_s": fed_s})
     ends_s = _ends_s(run)
     if 0 < len(ends_s) < MAX_KEPT and min(abs(t_s - phases["exit_s"]) for t_s in ends_s) > late_s:
         yield f"exit_s is {phases['exit_s']:.3f}, and no process ended then"
@@ -136,7 +134,6 @@ def _events(run: Run) -> Iterator[str]:
         {name: value for name, value in event.items() if name != "t_ns"} for event in facts["events"]
     ]:
         yield "its events are not those of stderr.log"
-    yield from _ordered({f"event {k}": event["t_ns"] / 1e9 for k, event in enumerate(facts["events"], 1)})
 
 
 def _samples(run: Run) -> Iterator[str]:
@@ -162,9 +159,11 @@ def _samples(run: Run) -> Iterator[str]:
         early, late = (marks[name], happened[name]) if name == "fed" else (happened[name], marks[name])
         if early is None or late is None or not early <= late <= early + late_s - LATE_S + SAMPLE_LATE_S:
             yield f"the sample at {name!r} was taken at {marks[name]:.3f} s; it happened at {happened[name]}"
-    times = [s["t_ns"] for s in run.gpu_samples]
+    times = list(dict.fromkeys(s["t_ns"] for s in run.gpu_samples))  # a line a device
     if times != sorted(times) or (times and not 0 <= times[0] <= times[-1] <= (_lived_s(run) + late_s) * 1e9):
         yield "gpu.jsonl: not in order of time, or not of this run's"
+    if len(times) > 2 and steadiness(times, PERIOD_S, times)["period_median_s"] < 0.9 * PERIOD_S:
+        yield f"gpu.jsonl: more samples than one every {PERIOD_S} s"
 
 
 def _cpu(run: Run) -> Iterator[str]:
@@ -233,11 +232,9 @@ def _one_after_the_other(runs: Sequence[Run], status: Mapping[str, Any]) -> Iter
         yield "its runs were not made between started and ended of status.json"
     if any(after[0] < before[1] - WALL_S for before, after in pairwise(spans)):
         yield "by the wall clock two runs overlap"
-    for name in ("runner", "image_digest", "model"):
-        if len({run.facts[name] for run in runs}) > 1:
-            yield f"runs differ in {name}"
-    if len({tuple(run.facts["argv"][:-1]) for run in runs}) > 1:
-        yield "runs are of different commands"
+    for name in ("runner", "image_digest", "argv"):
+        if len({str(run.facts[name][:-1] if name == "argv" else run.facts[name]) for run in runs}) > 1:
+            yield f"its runs differ in {name}"
 
 
 def _wall_s(text: str) -> float:

@@ -440,7 +440,7 @@ def another_batch_size(plan):
     reseal(plan.bench, parameters={**steps.read_status(plan.bench)["parameters"], "batch_size": 1})
 
 
-@found("bench", "runs are of different commands")
+@found("bench", "its runs differ in argv")
 def runs_of_a_quicker_program(plan):
     facts(plan.bench, lambda f: f.update(argv=["quick", *f["argv"][1:]]), lambda f: [f / "runs/02"])
 
@@ -469,6 +469,89 @@ def without_the_runs_that_show_a_start_up(plan):
 def without_the_runs_that_show_a_cache(plan):
     shutil.rmtree(plan.bench / "cached")
     edit(plan.bench / summary.PROTOCOL, lambda p: p.pop("cached"))
+
+
+@found("bench", "first_write_s at")
+def fed_later(plan):
+    facts(plan.bench, lambda f: f["phases"].update(first_write_s=FED_S + 0.005))
+
+
+@found("bench", "least_s at")
+def fed_before_it_was_to_be(plan):
+    facts(plan.bench, lambda f: f["withheld"].update(least_s=5.0))
+
+
+@found("bench", "by chunks.jsonl, by run.json otherwise")
+def answers_come_sooner_in_the_phases_alone(plan):
+    facts(plan.bench, lambda f: f["phases"].update(last_answer_s=0.9))
+
+
+@found("bench", "chunks.jsonl: not in order of time")
+def an_answer_that_came_late_moved_forward(plan):
+    for run in timed(plan.bench):
+        edit_lines(run / "chunks.jsonl", lambda chunks: chunks[-2].update(t_ns=chunks[5]["t_ns"]))
+
+
+@found("bench", "samples.jsonl: not in order of time")
+def samples_of_another_time(plan):
+    for run in timed(plan.bench):
+        edit_lines(run / "samples.jsonl", lambda samples: samples[-1].update(t_ns=samples[-1]["t_ns"] + 60 * 10**9))
+
+
+@found("bench", "samples.jsonl ends before the run")
+def no_samples_of_the_end(plan):
+    for run in timed(plan.bench):
+        edit_lines(run / "samples.jsonl", lambda samples: samples[:26])
+        follow(run)
+        edit(run / "run.json", lambda f: f["sampler"].update(longest_gap_s=0.02, gaps_s=0.0))
+
+
+def with_gpu(plan, times_ns):
+    facts(plan.bench, lambda f: f.update(gpu={"source": "nvml", "devices": [], "pids": [], "pids_hidden": False, "sampler": None}))
+    for run in runs(plan.bench):
+        (run / "gpu.jsonl").write_text("".join(json.dumps({"t_ns": t_ns, "gpu": 0}) + "\n" for t_ns in times_ns))
+
+
+@found("bench", "gpu.jsonl: not in order of time")
+def a_gpu_at_another_time(plan):
+    with_gpu(plan, [10**8, 2 * 10**8, 60 * 10**9])
+
+
+@found("bench", "gpu.jsonl: more samples than one every")
+def a_gpu_sampled_too_often(plan):
+    with_gpu(plan, range(0, 10**8, 10**7))
+
+
+@found("bench", "100.000 CPU seconds within")
+def more_cpu_time_than_cores_have(plan):
+    facts(plan.bench, lambda f: f.update(cpu_s=100.0, sampler={**f["sampler"], "source": "proc"}), timed)
+
+
+def as_container(plan, start_s, die_s):
+    engine = {"engine_start_s": start_s, "engine_die_s": die_s}
+    facts(plan.bench, lambda f: (f.update(runner="docker", image_digest="sha256:0"), f["phases"].update(engine)))
+
+
+@found("bench", "by the engine 0.100")
+def a_container_that_died_sooner(plan):
+    as_container(plan, 0.05, 0.1)
+
+
+@found("bench", "engine_start_s at")
+def a_container_that_started_after_its_end(plan):
+    as_container(plan, 9.0, 9.5)
+
+
+@found("bench", "runs of another input size than 4000")
+def fewer_records_than_asked_for(plan):
+    edit(plan.bench / summary.PROTOCOL, lambda p: p["asked"].update(input_size=4000))
+    reseal(plan.bench, parameters={**steps.read_status(plan.bench)["parameters"], "input_size": 4000})
+
+
+@found("bench", "quick is True")
+def the_protocol_cut_short(plan):
+    edit(plan.bench / summary.PROTOCOL, lambda p: p.update(quick=True))
+    shutil.rmtree(plan.bench / "short")
 
 
 @found("bench", "workload.json: gold[")
