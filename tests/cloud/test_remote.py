@@ -1,0 +1,286 @@
+"""A machine through a real sshd on the loopback address: commands, set-up, and JupyterLab behind the tunnel."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import nbformat
+import psutil
+import pytest
+from helpers import ROOT, environment, wait_until
+
+from morocco_lib.cloud import remote
+from morocco_lib.config.machine import VmParams
+from morocco_lib.errors import EnvironmentFailure
+
+BOX = "machine:\n  name: box\n  vm:\n    host: box\n    ssh_config: {config}\n    folder: {folder}\n"
+
+
+@pytest.fixture
+def box(project, ssh_server, morocco):
+    """Run `morocco vm VERB box ...` as a program, in a project that knows the machine as `box`."""
+    (project / "params/machines/box.yaml").write_text(BOX.format(config=ssh_server.config, folder="morocco"))
+    return lambda verb, *options, **more: morocco("vm", verb, "box", *options, cwd=project, **more)
+
+
+# -- ssh -----------------------------------------------------------------------------------------------------------
+def test_a_command_runs_there_on_our_streams_and_its_exit_code_is_ours(box, ssh_server):
+    done = box("ssh", "--command", "pwd; cat; exit 1", "--apply", input="from here\n")
+    assert (done.returncode, done.stdout) == (1, f"{ssh_server.home}\nfrom here\n")
+
+
+def test_a_machine_that_does_not_answer_is_exit_3_with_the_command_to_try(box, ssh_server):
+    ssh_server.stop()
+    try:
+        done = box("ssh", "--apply")
+    finally:
+        ssh_server.start()
+    assert done.returncode == 3 and "Connection refused" in done.stderr
+    assert "no connection to box; the machine may have been stopped or taken away; see what `ssh " in done.stderr
+
+
+def test_a_machine_that_is_starting_is_waited_for(ssh_server):
+    argv, said = remote.ssh(VmParams(host="box", ssh_config=str(ssh_server.config))), []
+    ssh_server.stop()
+    with pytest.raises(EnvironmentFailure, match="no connection to box"):
+        remote.wait(argv, said.append, 0)
+    later = threading.Timer(1, ssh_server.start)
+    later.start()
+    remote.wait(argv, said.append, 30)
+    later.join()
+    assert said == ["waiting for box, 0 s at most", "waiting for box, 30 s at most"]
+
+
+def test_a_vm_is_known_by_its_id_whatever_its_address(main, cloud, project, ssh_server, morocco):
+    path = project / "params/machines/yandex-v100.yaml"
+    key, user = f"{ssh_server.key}.pub", psutil.Process().username()
+    text = path.read_text().replace(str(project / "key.pub"), f"{key}\n      user: {user}")
+    path.write_text(text.replace("    folder:", f"    ssh_config: {ssh_server.config}\n    folder:"))
+    cloud.address = "127.0.0.1"
+    assert main("vm", "create", "yandex-v100", "--apply", cwd=project).returncode == 0
+    known = ssh_server.config.with_name("known_hosts")
+    for address in ("127.0.0.1", "127.0.0.2"):  # it has another after each start
+        cloud.instances["instance-1"].network_interfaces[0].primary_v4_address.one_to_one_nat.address = address
+        assert morocco("vm", "ssh", "yandex-v100", "--command", "true", "--apply", cwd=project).returncode == 0
+    (line,) = [line for line in known.read_text().splitlines() if line.startswith("instance-1 ")]
+    kind, other = line.split()[1], (project / "key.pub").parent / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
+    known.write_text(f"instance-1 {kind} {other.with_suffix('.pub').read_text().split()[1]}\n")
+    done = morocco("vm", "ssh", "yandex-v100", "--command", "true", "--apply", cwd=project)
+    known.unlink()
+    assert done.returncode == 3 and "HOST IDENTIFICATION HAS CHANGED" in done.stderr
+
+
+# -- set-up --------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory, ssh_server):
+    """A clone of this project with a machine `box`, a file of its own and files that git ignores.
+
+    In the home over there an environment is prepared, so that `make setup` finds nothing to install.
+    """
+    root = tmp_path_factory.mktemp("checkout") / "morocco"
+    subprocess.run(["git", "clone", "--quiet", ROOT, root], check=True)
+    (root / "params/machines/box.yaml").write_text(BOX.format(config=ssh_server.config, folder="work/morocco"))
+    (root / "outputs/demo").mkdir()
+    (root / "outputs/demo/large.bin").write_text("stays here")
+    (root / ".venv").symlink_to(ROOT / ".venv")
+    there = ssh_server.home / "work/morocco"
+    there.mkdir(parents=True)
+    (there / ".venv").symlink_to((ROOT / ".venv").resolve())
+    (ROOT / ".venv/.ready").touch()
+    return SimpleNamespace(root=root, there=there)
+
+
+@pytest.mark.slow
+def test_setup_copies_the_project_installs_it_and_examines_the_machine(morocco, checkout, tmp_path):
+    root, there = checkout.root, checkout.there
+    (tmp_path / "rsg/TERRa").mkdir(parents=True)
+    (tmp_path / "rsg/TERRa/val.jsonl").write_text("{}\n")
+    for _ in range(2):  # the second time over what is there
+        done = morocco("vm", "setup", "box", "--data", tmp_path / "rsg", "--apply", cwd=root)
+        assert done.returncode == 0, done.stderr
+        assert f"in {there}/outputs" in "".join(done.stdout.split("\n")) or str(there) in done.stdout
+        assert re.search(r"^\d+ of \d+ available; .* can be measured here", done.stdout, re.MULTILINE)
+    for name in ("morocco_lib/infer.py", "params/machines/box.yaml", "Makefile", "outputs/.gitkeep"):
+        assert (there / name).read_bytes() == (root / name).read_bytes()
+    assert not (there / "outputs/demo").exists() and (there / "data/TERRa/val.jsonl").exists()
+
+    def git(*words, cwd):
+        return subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+    assert git("rev-parse", "HEAD", cwd=there) == git("rev-parse", "HEAD", cwd=root)
+    assert set(git("status", "--short", cwd=there).split()) == {"??", ".venv", "data/", "params/machines/box.yaml"}
+
+
+def test_a_copy_that_fails_there_is_told(box, ssh_server, project):
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    (ssh_server.home / "morocco").touch()
+    try:
+        done = box("setup", "--apply")
+    finally:
+        (ssh_server.home / "morocco").unlink()
+    assert done.returncode == 3 and "could not copy to morocco on box: exit code" in done.stderr
+
+
+def test_what_is_no_checkout_is_not_copied(box):
+    done = box("setup", "--apply")
+    assert done.returncode == 2 and "is no git checkout" in done.stderr
+    assert "no folder" in box("setup", "--data", "none").stderr
+
+
+@pytest.mark.parametrize("found", ["python3.12", "python3", "after apt-get", "after deadsnakes"])
+def test_setup_looks_for_a_new_python_and_installs_one_if_there_is_none(tmp_path, found):
+    search, log = tmp_path / "bin", tmp_path / "log"
+    search.mkdir()
+    (tmp_path / "morocco/.venv/bin").mkdir(parents=True)
+
+    def program(name, text):
+        (search / name).write_text(f"#!/bin/bash\n{text}\n")
+        (search / name).chmod(0o755)
+
+    for name in ("bash", "rm", "touch", "chmod"):
+        (search / name).symlink_to(shutil.which(name))
+    program("make", f'echo "make $*" >> {log}')
+    program("sudo", '"$@"')
+    program("python3.12" if found == "python3.12" else "python3", f"[ -e {tmp_path}/new ]")
+    made = f'if [[ "$*" == *{{}}* ]]; then {"{};"} fi; echo "apt-get $*" >> {log}; cat > /dev/null'
+    if found in ("python3.12", "python3"):
+        (tmp_path / "new").touch()
+    new = (
+        f"touch {tmp_path}/new"
+        if found == "after apt-get"
+        else f"printf '#!/bin/bash\\n' > {search}/python3.11; chmod +x {search}/python3.11"
+    )
+    program("apt-get", made.format("python3-venv" if found == "after apt-get" else "python3.11-venv", new))
+    program("add-apt-repository", f'echo "ppa $*" >> {log}')
+    program("cat", "true")
+    doctor = tmp_path / "morocco/.venv/bin/python"
+    doctor.write_text('#!/bin/bash\necho "$*"\n')
+    doctor.chmod(0o755)
+    script = Path(remote.__file__).with_name("setup.sh").read_bytes()
+    done = subprocess.run(
+        ["bash", "-s", "--", "morocco", "cu126"],
+        input=script,
+        cwd=tmp_path,
+        env={"PATH": str(search)},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout) == (0, b"-m morocco_lib doctor\n"), done.stderr
+    lines = log.read_text().splitlines()
+    python = {"python3.12": "python3.12", "after deadsnakes": "python3.11"}.get(found, "python3")
+    assert lines[-1] == f"make setup-torch PYTHON={search}/{python} TORCH_VARIANT=cu126"
+    assert [line.split()[0] for line in lines[:-1]] == {
+        "after apt-get": ["apt-get"] * 2, "after deadsnakes": ["apt-get"] * 3 + ["ppa", "apt-get"],
+    }.get(found, [])  # fmt: skip
+
+
+# -- JupyterLab ----------------------------------------------------------------------------------------------------
+@contextmanager
+def lab(root, port):
+    """`morocco vm lab` with its tunnel; yields the program and the address that it printed."""
+    argv = [sys.executable, "-m", "morocco_lib", "vm", "lab", "box", "--port", str(port), "--apply"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    program = subprocess.Popen(argv, cwd=root, env=environment(), **streams)
+    try:
+        yield program, program.stdout.readline().strip()
+    finally:
+        if program.poll() is None:
+            program.terminate()
+        program.wait(20)
+        program.stdout.close(), program.stderr.close()
+
+
+@pytest.fixture
+def lab_there(checkout, ssh_server):
+    """The project over there, and a notebook in it; JupyterLab is ended afterwards."""
+    shutil.copytree(ROOT / "params", checkout.there / "params", dirs_exist_ok=True)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; print('in', os.environ['HOME'])")])
+    nbformat.write(notebook, checkout.there / "hello.ipynb")
+    yield checkout
+    for info in (ssh_server.home / ".morocco-lab").glob("jpserver-*.json"):
+        pid = json.loads(info.read_text())["pid"]
+        os.kill(pid, signal.SIGTERM)
+        assert wait_until(lambda pid=pid: not psutil.pid_exists(pid), 20)
+
+
+def status_of(url):
+    try:
+        return urllib.request.urlopen(url, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.slow
+def test_jupyterlab_is_behind_the_tunnel_and_its_token_and_outlives_the_connection(
+    lab_there, ssh_server, morocco, tmp_path
+):
+    root, port = lab_there.root, free_port()
+    with lab(root, port) as (program, address):
+        assert re.fullmatch(rf"http://127\.0\.0\.1:{port}/lab\?token=\w{{48}}", address), program.stderr.read()
+        plain, token = f"http://127.0.0.1:{port}", address.partition("token=")[2]
+        for path in ("/api/contents/hello.ipynb", "/api/kernels", "/api/contents?token=wrong"):
+            assert status_of(plain + path) == 403
+        for path in ("/lab", "/files/hello.ipynb", "/files/hello.ipynb?token=wrong"):
+            with urllib.request.urlopen(plain + path, timeout=10) as page:
+                assert urlsplit(page.url).path == "/login" and b"HOME" not in page.read()
+        assert status_of(f"{plain}/api/contents/hello.ipynb?token={token}") == 200
+        folder = ssh_server.home / ".morocco-lab"
+        assert (
+            stat.S_IMODE(folder.stat().st_mode) == 0o700 and stat.S_IMODE((folder / "lab.sock").stat().st_mode) == 0o600
+        )
+        assert not any(token in " ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"]))
+
+        chromium, picture = shutil.which("chromium"), tmp_path / "lab.png"
+        if chromium or os.environ.get("MOROCCO_STRICT"):
+            script = [sys.executable, ROOT / "tests/notebooks/browser_run_all.py", address, "hello.ipynb", picture]
+            done = subprocess.run([*script, "--chromium", chromium], capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            shown = json.loads(done.stdout)
+            assert shown["outputs"] == [f"in {ssh_server.home}"] and shown["outside"] == []
+
+        taken = morocco("vm", "lab", "box", "--port", port, "--apply", cwd=root)
+        assert taken.returncode == 2 and f"port {port}: Address already in use; give another: --port" in taken.stderr
+        program.send_signal(signal.SIGINT)
+        assert program.wait(20) == 0 and "go on there" in program.stderr.read()
+
+    with lab(root, port) as (program, again):
+        assert again == address  # the same JupyterLab
+        for session in psutil.Process().children(recursive=True):  # the connection is lost
+            if session.name() == "sshd" and session.ppid() != os.getpid():
+                session.kill()
+        assert (
+            program.wait(20) == 3 and "no connection to box; the machine may have been stopped" in program.stderr.read()
+        )
+
+
+@pytest.mark.slow
+def test_a_jupyterlab_that_does_not_start_is_told(lab_there, morocco):
+    broken = lab_there.there / ".venv"
+    target = broken.readlink()
+    broken.unlink()
+    try:
+        done = morocco("vm", "lab", "box", "--port", free_port(), "--apply", cwd=lab_there.root)
+    finally:
+        broken.symlink_to(target)
+    assert done.returncode == 3 and "could not run lab.sh on box: exit code 3" in done.stderr
+    assert "No such file" in done.stderr
+
+
+def free_port():
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
