@@ -140,7 +140,7 @@ def _send(argv: list[str], folder: str, entries: Iterable[tuple[Path, str]]) -> 
     with (
         suppress(BrokenPipeError),  # ssh says why
         subprocess.Popen([*argv, unpack], stdin=subprocess.PIPE) as ssh,
-        tarfile.open(fileobj=ssh.stdin, mode="w|gz", compresslevel=3) as archive,
+        tarfile.open(fileobj=ssh.stdin, mode="w|gz") as archive,
     ):
         for path, name in entries:
             archive.add(path, name)
