@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -98,6 +99,19 @@ def test_the_commands_in_help_work(main, cloud, project):
     assert [call for call in cloud.calls if call.startswith("Instance.") and not call.endswith("List")] == [
         "Instance.Create", "Instance.Stop", "Instance.Delete",
     ]  # fmt: skip
+
+
+def test_the_commands_of_the_page_work(main, cloud, project):
+    page = (ROOT / "docs/vm.md").read_text().replace("\\|", "|")
+    (project / "records").mkdir()
+    typed = dict.fromkeys(re.findall(r"morocco (vm [^`#\n|]*yandex-v100[^`#\n|]*)", page))
+    assert len(typed) >= 9
+    for line in typed:
+        words = shlex.split(line)
+        if words[1] in ("ssh", "setup", "lab"):  # done in test_remote.py
+            words.remove("--apply")
+        assert main(*words, cwd=project).returncode == 0, line
+    assert {"Instance.Create", "Instance.Delete"} < set(cloud.calls)
 
 
 # -- what a refusal leaves behind ----------------------------------------------------------------------------------
