@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from morocco_lib.cli.arguments import positive
-from morocco_lib.cli.output import exit_on_sigterm, put, say, show
+from morocco_lib.cli.output import exit_on_sigterm, put, say
 from morocco_lib.errors import UsageError
 from morocco_lib.fileio import expand
 from morocco_lib.formatting import counted
@@ -25,8 +25,7 @@ def add(command: Callable) -> None:
         sub.add_argument("--apply", action="store_true", help="do it; without, it is only printed")
         return sub.add_argument
 
-    option = verb("create", create, "make the VM and what it needs, or start it if it is stopped")
-    option("--json", action="store_true", help="print the requests as one JSON object")
+    verb("create", create, "make the VM and what it needs, or start it if it is stopped")
     verb("stop", stop, "stop the VM; its disk stays and is billed")
     verb("delete", delete, "delete the VM, its disk and its network")
     option = verb("ssh", ssh, "log in", "morocco vm ssh yandex-v100 --command nvidia-smi")
@@ -44,11 +43,6 @@ def add(command: Callable) -> None:
 
 def create(args) -> int:
     vm = _yandex(args)
-    if args.json and not args.apply:
-        from morocco_lib.cloud.yandex import requests
-
-        show({"schema": 1, "requests": requests(vm, args.name)})
-        return 0
     kind = "preemptible, stopped after 24 hours at most" if vm.preemptible else "not preemptible"
     steps = [
         f"network {vm.network}, subnet {vm.subnet} ({vm.range}, {vm.zone}): made if they are not there",
@@ -60,11 +54,7 @@ def create(args) -> int:
     if _planned(args, *steps):
         return 0
     exit_on_sigterm()  # what was begun is taken back
-    address = _cloud(args).create()
-    if args.json:
-        show({"schema": 1, "name": args.name, "address": address})
-    else:
-        put(address)
+    put(_cloud(args).create())
     say(steps[-1].replace("from then on", "from now on"))
     say(f"next: morocco vm setup {args.name} --apply")
     return 0

@@ -3,8 +3,8 @@ set -euo pipefail
 main() {
   cd "$1"
   torch=$2
-  fit() {  # a Python that is new enough and can make an environment
-    for name in python3.13 python3.12 python3.11 python3; do
+  fit() {  # prints a Python that is new enough and can make an environment
+    for name in python3.13 python3.12 python3.11 python3 "$(~/.local/bin/uv python find 3.11 2> /dev/null)"; do
       if "$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
         command -v "$name"
         return
@@ -12,15 +12,16 @@ main() {
     done
     return 1
   }
+  apt() { sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@"; }
   {
+    if command -v cloud-init; then sudo cloud-init status --wait || true; fi  # it installs, too
     if ! command -v make || ! fit; then
-      sudo apt-get update
-      sudo apt-get install -y make git python3-venv
+      apt update
+      apt install -y make git python3-venv python3-pip
     fi
-    if ! fit; then  # a distribution older than 2024
-      sudo apt-get install -y software-properties-common
-      sudo add-apt-repository -y ppa:deadsnakes/ppa
-      sudo apt-get install -y python3.11 python3.11-venv
+    if ! fit; then  # a distribution older than 2023
+      python3 -m pip install --user "$(sed -n 's/^ *"\(uv==.*\)",$/\1/p' pyproject.toml)"
+      ~/.local/bin/uv python install 3.11
     fi
     if command -v git && [ -e .morocco.bundle ]; then  # results then say which commit they are of
       git init --quiet && git fetch --quiet .morocco.bundle HEAD && git reset --quiet FETCH_HEAD || echo "no commit recorded"

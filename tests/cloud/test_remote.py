@@ -141,50 +141,49 @@ def test_what_is_no_checkout_is_not_copied(box):
     assert "no folder" in box("setup", "--data", "none").stderr
 
 
-@pytest.mark.parametrize("found", ["python3.12", "python3", "after apt-get", "after deadsnakes"])
+PROGRAMS = {  # stand-ins of a machine's; each notes how it was called
+    "make": "",
+    "sudo": '[ "$1" = env ] && shift 2; "$@"',
+    "apt-get": 'cat > /dev/null; [[ "$FOUND $*" = apt*python3-venv* ]] && touch $HOME/new || true',
+    "python3": '[ "$1" = -m ] && exit; [ -e $HOME/new ]',
+    "python3.12": "[ $FOUND = python3.12 ]",
+}
+UV = """[ "$2" = install ] && touch $HOME/uv
+[ -e $HOME/uv ] && echo $HOME/python3.11"""
+
+
+@pytest.mark.parametrize("found", ["python3.12", "python3", "apt", "uv"])
 def test_setup_looks_for_a_new_python_and_installs_one_if_there_is_none(tmp_path, found):
-    search, log = tmp_path / "bin", tmp_path / "log"
-    search.mkdir()
-    (tmp_path / "morocco/.venv/bin").mkdir(parents=True)
-
-    def program(name, text):
-        (search / name).write_text(f"#!/bin/bash\n{text}\n")
-        (search / name).chmod(0o755)
-
-    for name in ("bash", "rm", "touch", "chmod"):
-        (search / name).symlink_to(shutil.which(name))
-    program("make", f'echo "make $*" >> {log}')
-    program("sudo", '"$@"')
-    program("python3.12" if found == "python3.12" else "python3", f"[ -e {tmp_path}/new ]")
-    made = f'if [[ "$*" == *{{}}* ]]; then {"{};"} fi; echo "apt-get $*" >> {log}; cat > /dev/null'
-    if found in ("python3.12", "python3"):
+    python = tmp_path / "morocco/.venv/bin/python"
+    programs = {tmp_path / "bin" / name: text for name, text in PROGRAMS.items()}
+    programs |= {tmp_path / ".local/bin/uv": UV, python: "", tmp_path / "python3.11": "[ -e $HOME/uv ]"}
+    for path, text in programs.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'#!/bin/bash\n[ "$1" = -c ] || echo "{path.name} $*" >> $HOME/log\n{text}\n')
+        path.chmod(0o755)
+    for name in ("bash", "cat", "env", "rm", "sed", "touch"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    if found == "python3":
         (tmp_path / "new").touch()
-    new = (
-        f"touch {tmp_path}/new"
-        if found == "after apt-get"
-        else f"printf '#!/bin/bash\\n' > {search}/python3.11; chmod +x {search}/python3.11"
-    )
-    program("apt-get", made.format("python3-venv" if found == "after apt-get" else "python3.11-venv", new))
-    program("add-apt-repository", f'echo "ppa $*" >> {log}')
-    program("cat", "true")
-    doctor = tmp_path / "morocco/.venv/bin/python"
-    doctor.write_text('#!/bin/bash\necho "$*"\n')
-    doctor.chmod(0o755)
+    (tmp_path / "morocco/pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     script = Path(remote.__file__).with_name("setup.sh").read_bytes()
+    env = {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path), "FOUND": found}
     done = subprocess.run(
-        ["bash", "-s", "--", "morocco", "cu126"],
-        input=script,
-        cwd=tmp_path,
-        env={"PATH": str(search)},
-        capture_output=True,
+        ["bash", "-s", "--", "morocco", "cu126"], input=script, cwd=tmp_path, env=env, capture_output=True
     )
-    assert (done.returncode, done.stdout) == (0, b"-m morocco_lib doctor\n"), done.stderr
-    lines = log.read_text().splitlines()
-    python = {"python3.12": "python3.12", "after deadsnakes": "python3.11"}.get(found, "python3")
-    assert lines[-1] == f"make setup-torch PYTHON={search}/{python} TORCH_VARIANT=cu126"
-    assert [line.split()[0] for line in lines[:-1]] == {
-        "after apt-get": ["apt-get"] * 2, "after deadsnakes": ["apt-get"] * 3 + ["ppa", "apt-get"],
-    }.get(found, [])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [
+        line for line in (tmp_path / "log").read_text().splitlines() if not line.startswith(("sudo", "uv python find"))
+    ]
+    chosen = {"python3.12": "bin/python3.12", "uv": "python3.11"}.get(found, "bin/python3")
+    assert lines[-2:] == [
+        f"make setup-torch PYTHON={tmp_path}/{chosen} TORCH_VARIANT=cu126",
+        "python -m morocco_lib doctor",
+    ]
+    installed = [re.sub(r"-o \S+ |==\S+", "", line) for line in lines[:-2]]
+    apt = ["apt-get update", "apt-get install -y make git python3-venv python3-pip"]
+    uv = ["python3 -m pip install --user uv", "uv python install 3.11"]
+    assert installed == {"apt": apt, "uv": apt + uv}.get(found, [])
 
 
 # -- JupyterLab ----------------------------------------------------------------------------------------------------

@@ -63,9 +63,7 @@ def test_the_founding_machine_is_made_and_all_of_it_deleted(vm, cloud):
 def test_a_second_create_makes_nothing(vm, cloud):
     vm("create", "--apply")
     made = len(cloud.requests)
-    assert (
-        vm("create", "--apply", "--json").stdout == f'{{"schema": 1, "name": "{NAME}", "address": "{cloud.address}"}}\n'
-    )
+    assert vm("create", "--apply").stdout == f"{cloud.address}\n"
     assert len(cloud.requests) == made
 
 
@@ -75,7 +73,7 @@ def test_without_apply_nothing_is_asked_of_the_cloud_and_no_account_is_needed(vm
     assert done.stdout and "nothing was done; add --apply" in done.stderr and cloud.calls == []
 
 
-def test_the_plan_says_what_is_billed_and_as_json_what_is_sent(vm):
+def test_the_plan_says_what_is_made_and_billed(vm):
     plan = vm("create").stdout
     for words in (
         "8 cores, 96 GiB of memory, 1 GPU (gpu-standard-v1), preemptible",
@@ -84,9 +82,6 @@ def test_the_plan_says_what_is_billed_and_as_json_what_is_sent(vm):
         "24 hours",
     ):
         assert words in plan
-    _, subnet, instance = json.loads(vm("create", "--json").stdout)["requests"]
-    assert subnet["CreateSubnetRequest"]["networkId"] == "<network default>"
-    assert instance["CreateInstanceRequest"]["resourcesSpec"] == {"memory": str(96 * 2**30), "cores": "8", "gpus": "1"}
 
 
 def test_the_commands_in_help_work(main, cloud, project):
@@ -225,10 +220,10 @@ def test_without_a_vm_the_command_that_makes_it_is_named(vm, cloud, verb):
 # -- accounts, keys and networks that do not work ------------------------------------------------------------------
 def test_an_account_is_asked_for(vm, cloud):
     assert (
-        "set YC_FOLDER_ID and YC_TOKEN or"
+        "set YC_FOLDER_ID, and YC_TOKEN or"
         in vm("create", "--apply", code=2, env={"YC_TOKEN": "", "YC_FOLDER_ID": ""}).stderr
     )
-    assert "set YC_TOKEN or" in vm("create", "--apply", code=2, env={"YC_TOKEN": ""}).stderr
+    assert "set YC_FOLDER_ID, and YC_TOKEN or" in vm("create", "--apply", code=2, env={"YC_TOKEN": ""}).stderr
 
 
 @pytest.mark.parametrize(
