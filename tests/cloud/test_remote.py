@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import nbformat
 import psutil
 import pytest
 from helpers import ROOT, environment, wait_until
+from servers import sshd
 
 from morocco_lib.cloud import remote
 from morocco_lib.config.machine import VmParams
@@ -30,26 +30,33 @@ BOX = "machine:\n  name: box\n  vm:\n    host: box\n    ssh_config: {config}\n  
 
 
 @pytest.fixture
-def box(project, ssh_server, morocco):
-    """Run `morocco vm VERB box ...` as a program, in a project that knows the machine as `box`."""
+def vm(main, project, ssh_server, capfd):
+    """Run `morocco vm ...` in a project that knows the machine as `box`; `heard` is what ssh and we wrote to stderr."""
     (project / "params/machines/box.yaml").write_text(BOX.format(config=ssh_server.config, folder="morocco"))
-    return lambda verb, *options, **more: morocco("vm", verb, "box", *options, cwd=project, **more)
+
+    def run(*words):
+        capfd.readouterr()
+        done = main("vm", *words, cwd=project)
+        done.heard = capfd.readouterr().err + done.stderr
+        return done
+
+    return run
 
 
 # -- ssh -----------------------------------------------------------------------------------------------------------
-def test_a_command_runs_there_on_our_streams_and_its_exit_code_is_ours(box, ssh_server):
-    done = box("ssh", "--command", "pwd; cat; exit 1", "--apply", input="from here\n")
+def test_a_command_runs_there_on_our_streams_and_its_exit_code_is_ours(vm, morocco, project, ssh_server):
+    done = morocco("vm", "ssh", "box", "--command", "pwd; cat; exit 1", "--apply", cwd=project, input="from here\n")
     assert (done.returncode, done.stdout) == (1, f"{ssh_server.home}\nfrom here\n")
 
 
-def test_a_machine_that_does_not_answer_is_exit_3_with_the_command_to_try(box, ssh_server):
+def test_a_machine_that_does_not_answer_is_exit_3_with_the_command_to_try(vm, ssh_server):
     ssh_server.stop()
     try:
-        done = box("ssh", "--apply")
+        done = vm("ssh", "box", "--apply")
     finally:
         ssh_server.start()
-    assert done.returncode == 3 and "Connection refused" in done.stderr
-    assert "no connection to box; the machine may have been stopped or taken away; see what `ssh " in done.stderr
+    assert done.returncode == 3 and "Connection refused" in done.heard
+    assert "no connection to box; the machine may have been stopped or taken away; see what `ssh " in done.heard
 
 
 def test_a_machine_that_is_starting_is_waited_for(ssh_server):
@@ -64,24 +71,22 @@ def test_a_machine_that_is_starting_is_waited_for(ssh_server):
     assert said == ["waiting for box, 30 s at most"]
 
 
-def test_a_vm_is_known_by_its_id_whatever_its_address(main, cloud, project, ssh_server, morocco):
+def test_a_vm_is_known_by_its_id_whatever_its_address(vm, cloud, project, ssh_server):
     path = project / "params/machines/yandex-v100.yaml"
     key, user = f"{ssh_server.key}.pub", psutil.Process().username()
     text = path.read_text().replace(str(project / "key.pub"), f"{key}\n      user: {user}")
     path.write_text(text.replace("    folder:", f"    ssh_config: {ssh_server.config}\n    folder:"))
-    cloud.address = "127.0.0.1"
-    assert main("vm", "create", "yandex-v100", "--apply", cwd=project).returncode == 0
+    login = ("ssh", "yandex-v100", "--command", "true", "--apply")
+    assert vm("create", "yandex-v100", "--apply").returncode == 0
     known = ssh_server.config.with_name("known_hosts")
     for address in ("127.0.0.1", "127.0.0.2"):  # it has another after each start
         cloud.instances["instance-1"].network_interfaces[0].primary_v4_address.one_to_one_nat.address = address
-        assert morocco("vm", "ssh", "yandex-v100", "--command", "true", "--apply", cwd=project).returncode == 0
-    (line,) = [line for line in known.read_text().splitlines() if line.startswith("instance-1 ")]
-    kind, other = line.split()[1], (project / "key.pub").parent / "other"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
-    known.write_text(f"instance-1 {kind} {other.with_suffix('.pub').read_text().split()[1]}\n")
-    done = morocco("vm", "ssh", "yandex-v100", "--command", "true", "--apply", cwd=project)
+        assert vm(*login).returncode == 0
+    assert sum(line.startswith("instance-1 ") for line in known.read_text().splitlines()) == 1
+    known.write_text(f"instance-1 ssh-ed25519 {ssh_server.key.with_suffix('.pub').read_text().split()[1]}\n")
+    done = vm(*login)
     known.unlink()
-    assert done.returncode == 3 and "HOST IDENTIFICATION HAS CHANGED" in done.stderr
+    assert done.returncode == 3 and "HOST IDENTIFICATION HAS CHANGED" in done.heard
 
 
 # -- set-up --------------------------------------------------------------------------------------------------------
@@ -125,20 +130,20 @@ def test_setup_copies_the_project_installs_it_and_examines_the_machine(morocco, 
     assert set(git("status", "--short", cwd=there).split()) == {"??", ".venv", "data/", "params/machines/box.yaml"}
 
 
-def test_a_copy_that_fails_there_is_told(box, ssh_server, project):
+def test_a_copy_that_fails_there_is_told(vm, ssh_server, project):
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
     (ssh_server.home / "morocco").touch()
     try:
-        done = box("setup", "--apply")
+        done = vm("setup", "box", "--apply")
     finally:
         (ssh_server.home / "morocco").unlink()
-    assert done.returncode == 3 and "could not copy to morocco on box: exit code" in done.stderr
+    assert done.returncode == 3 and "could not copy to morocco on box: exit code" in done.heard
 
 
-def test_what_is_no_checkout_is_not_copied(box):
-    done = box("setup", "--apply")
-    assert done.returncode == 2 and "is no git checkout" in done.stderr
-    assert "no folder" in box("setup", "--data", "none").stderr
+def test_what_is_no_checkout_is_not_copied(vm):
+    done = vm("setup", "box", "--apply")
+    assert done.returncode == 2 and "is no git checkout" in done.heard
+    assert "no folder" in vm("setup", "box", "--data", "none").heard
 
 
 PROGRAMS = {  # stand-ins of a machine's; each notes how it was called
@@ -226,7 +231,7 @@ def status_of(url):
 def test_jupyterlab_is_behind_the_tunnel_and_its_token_and_outlives_the_connection(
     lab_there, ssh_server, morocco, tmp_path
 ):
-    root, port = lab_there.root, free_port()
+    root, port = lab_there.root, sshd.free_port()
     with lab(root, port) as (program, address):
         assert re.fullmatch(rf"http://127\.0\.0\.1:{port}/lab\?token=\w{{48}}", address), program.stderr.read()
         plain, token = f"http://127.0.0.1:{port}", address.partition("token=")[2]
@@ -252,7 +257,8 @@ def test_jupyterlab_is_behind_the_tunnel_and_its_token_and_outlives_the_connecti
 
         taken = morocco("vm", "lab", "box", "--port", port, "--apply", cwd=root)
         assert taken.returncode == 2 and f"port {port}: Address already in use; give another: --port" in taken.stderr
-        program.send_signal(signal.SIGINT)
+        program.send_signal(signal.SIGINT)  # the tunnel ends, too
+        assert wait_until(lambda: not sshd.answers(port), 20)
         assert program.wait(20) == 0 and "go on there" in program.stderr.read()
 
     with lab(root, port) as (program, again):
@@ -271,13 +277,8 @@ def test_a_jupyterlab_that_does_not_start_is_told(lab_there, morocco):
     target = broken.readlink()
     broken.unlink()
     try:
-        done = morocco("vm", "lab", "box", "--port", free_port(), "--apply", cwd=lab_there.root)
+        done = morocco("vm", "lab", "box", "--port", sshd.free_port(), "--apply", cwd=lab_there.root)
     finally:
         broken.symlink_to(target)
     assert done.returncode == 3 and "could not run lab.sh on box: exit code 3" in done.stderr
     assert "No such file" in done.stderr
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]

@@ -5,12 +5,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import wait_until
 
 SERVER = """\
 Port {port}
@@ -35,6 +35,16 @@ Host *
 """
 
 
+def free_port():
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        return probe.getsockname()[1]
+
+
+def answers(port):
+    with closing(socket.socket()) as trial:
+        return trial.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def running():
     """Yield `home`, `config` for `ssh -F`, `key` and `start`, `stop` of the server."""
@@ -49,8 +59,7 @@ def running():
         home.mkdir()
         for key in ("host_key", "key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
-        with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         for file, text in (("server", SERVER), ("client", CLIENT)):
             (folder / file).write_text(text.format(port=port, folder=folder, home=home))
         servers = []
@@ -58,12 +67,7 @@ def running():
         def start():
             log = (folder / "log").open("a")
             servers.append(subprocess.Popen([program, "-D", "-e", "-f", folder / "server"], stderr=log))
-            for _ in range(100):
-                with closing(socket.socket()) as trial:
-                    if trial.connect_ex(("127.0.0.1", port)) == 0:
-                        return
-                time.sleep(0.05)
-            pytest.fail((folder / "log").read_text())
+            assert wait_until(lambda: answers(port), 10), (folder / "log").read_text()
 
         def stop():
             while servers:
