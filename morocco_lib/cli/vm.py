@@ -36,7 +36,7 @@ def add(command: Callable) -> None:
         "copy the project, install it and run its doctor there",
         "morocco vm setup yandex-v100 --data records",
     )
-    option("--data", type=expand, metavar="DIR", help="copy this folder of records, too")
+    option("--data", type=expand, metavar="DIR", help="copy this folder of records to ~/data, too")
     option = verb("lab", lab, "open JupyterLab there through a tunnel", "morocco vm lab yandex-v100 --port 8890")
     option("--port", type=positive, default=8888, help="of this machine's loopback address (default 8888)")
 
@@ -93,7 +93,7 @@ def setup(args) -> int:
     if args.data and not args.data.is_dir():
         raise UsageError(f"no folder {args.data}", remedy="give the folder of records")
     steps = [f"copy the project to {argv[-1]}:{vm.folder}, without what git ignores"]
-    steps += [f"copy {args.data} to {vm.folder}/data"] * bool(args.data)
+    steps += [f"copy {args.data} to ~/data"] * bool(args.data)
     steps.append(f"install it there, {f'torch: {vm.torch}' if vm.torch else 'without torch'}, and run `morocco doctor`")
     if not _planned(args, *steps):
         remote.setup(argv, vm, config.project_root(), args.data, say)

@@ -21,6 +21,7 @@ UNREACHED = 255  # what ssh exits with when it is not the command's own exit cod
 BOOT_S, TUNNEL_S = 180.0, 30.0
 BUNDLE = ".morocco.bundle"
 SETUP, LAB = "setup.sh", "lab.sh"
+DATA = "data"  # in the home: in the project it would be a change of what is checked out
 
 
 def ssh(vm: VmParams, address: str = "", instance: str = "") -> list[str]:
@@ -63,7 +64,7 @@ def wait(argv: list[str], say: Callable[[str], None], seconds: float = BOOT_S) -
 
 
 def setup(argv: list[str], vm: VmParams, root: Path, data: Path | None, say: Callable[[str], None]) -> None:
-    """Copy the project, and a folder of records as `data`; install it there, and run its doctor."""
+    """Copy the project, and a folder of records to ~/data; install it there, and run its doctor."""
     wait(argv, say)
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", ":!.venv"]
     found = subprocess.run(listed, cwd=root, capture_output=True, check=False)
@@ -80,8 +81,8 @@ def setup(argv: list[str], vm: VmParams, root: Path, data: Path | None, say: Cal
         extra = [(bundle, BUNDLE)] if bundle.exists() else []
         _send(argv, vm.folder, [*((path, str(path.relative_to(root))) for path in files), *extra])
     if data:
-        say(f"copying {data} to {vm.folder}/data")
-        _send(argv, f"{vm.folder}/data", [(data, ".")])
+        say(f"copying {data} to {DATA}")
+        _send(argv, DATA, [(data, ".")])
     say("installing, which takes minutes")
     _script(argv, SETUP, vm.folder, vm.torch)
 

@@ -28,7 +28,7 @@ AuthorizedKeysFile /etc/ssh/box.pub
 SetEnv {sources}
 """
 PREPARE = """\
-useradd --create-home --shell /bin/bash yc-user
+useradd --create-home --shell /bin/bash --password '*' yc-user
 echo 'yc-user ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/yc-user
 mkdir -p /run/sshd
 """
