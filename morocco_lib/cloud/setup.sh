@@ -17,9 +17,10 @@ main() {
     if command -v cloud-init; then sudo cloud-init status --wait || true; fi  # it installs, too
     if ! command -v make || ! fit; then
       apt update
-      apt install -y make git python3-venv python3-pip
+      apt install -y --no-install-recommends make git python3-venv
     fi
     if ! fit; then  # a distribution older than 2023
+      apt install -y --no-install-recommends python3-pip
       python3 -m pip install --user "$(sed -n 's/^ *"\(uv==.*\)",$/\1/p' pyproject.toml)"
       ~/.local/bin/uv python install 3.11
     fi

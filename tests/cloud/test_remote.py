@@ -186,8 +186,9 @@ def test_setup_looks_for_a_new_python_and_installs_one_if_there_is_none(tmp_path
         "python -m morocco_lib doctor",
     ]
     installed = [re.sub(r"-o \S+ |==\S+", "", line) for line in lines[:-2]]
-    apt = ["apt-get update", "apt-get install -y make git python3-venv python3-pip"]
-    uv = ["python3 -m pip install --user uv", "uv python install 3.11"]
+    install = "apt-get install -y --no-install-recommends"
+    apt = ["apt-get update", f"{install} make git python3-venv"]
+    uv = [f"{install} python3-pip", "python3 -m pip install --user uv", "uv python install 3.11"]
     assert installed == {"apt": apt, "uv": apt + uv}.get(found, [])
 
 
