@@ -75,7 +75,9 @@ def test_a_vm_is_known_by_its_id_whatever_its_address(vm, cloud, project, ssh_se
     path = project / "params/machines/yandex-v100.yaml"
     key, user = f"{ssh_server.key}.pub", psutil.Process().username()
     text = path.read_text().replace(str(project / "key.pub"), f"{key}\n      user: {user}")
-    path.write_text(text.replace("    folder:", f"    ssh_config: {ssh_server.config}\n    folder:"))
+    config = project / "ssh_config"  # the key is that of the machine file
+    config.write_text(re.sub("  IdentityFile .*\n", "", ssh_server.config.read_text()))
+    path.write_text(text.replace("    folder:", f"    ssh_config: {config}\n    folder:"))
     login = ("ssh", "yandex-v100", "--command", "true", "--apply")
     assert vm("create", "yandex-v100", "--apply").returncode == 0
     known = ssh_server.config.with_name("known_hosts")
