@@ -60,7 +60,7 @@ def wait(argv: list[str], say: Callable[[str], None], seconds: float = BOOT_S) -
         if not said:
             say(f"waiting for {argv[-1]}, {seconds:.0f} s at most")
         said = True
-        time.sleep(2)
+        time.sleep(1)
 
 
 def setup(argv: list[str], vm: VmParams, root: Path, data: Path | None, say: Callable[[str], None]) -> None:

@@ -64,7 +64,7 @@ def test_a_machine_that_is_starting_is_waited_for(ssh_server):
     ssh_server.stop()
     with pytest.raises(EnvironmentFailure, match="no connection to box"):
         remote.wait(argv, said.append, 0)
-    later = threading.Timer(1, ssh_server.start)
+    later = threading.Timer(1.5, ssh_server.start)
     later.start()
     remote.wait(argv, said.append, 30)
     later.join()
@@ -134,6 +134,7 @@ def test_setup_copies_the_project_installs_it_and_examines_the_machine(morocco, 
 
 def test_a_copy_that_fails_there_is_told(vm, ssh_server, project):
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    (project / "large").write_bytes(os.urandom(2**21))  # more than pipes and ssh hold
     (ssh_server.home / "morocco").touch()
     try:
         done = vm("setup", "box", "--apply")
