@@ -22,4 +22,4 @@ main() {
   tail -n 20 "$log" >&2
   exit 3
 }
-main "$@" < /dev/null  # what is run reads none of this script
+main "$@"  # read as a whole before: what it runs may read stdin

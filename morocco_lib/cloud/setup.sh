@@ -36,4 +36,4 @@ main() {
   } 1>&2
   .venv/bin/python -m morocco_lib doctor
 }
-main "$@" < /dev/null  # what is run reads none of this script
+main "$@"  # read as a whole before: what it runs may read stdin
