@@ -149,12 +149,14 @@ def test_what_is_no_checkout_is_not_copied(vm):
     assert "no folder" in vm("setup", "box", "--data", "none").heard
 
 
+# This Python, which is of version 3.12 or else of 3.8.
+PYTHON = f"""minor=12 || minor=8; exec {sys.executable} -c "import sys; sys.version_info = (3, $minor); $2" """
 PROGRAMS = {  # stand-ins of a machine's; each notes how it was called
     "make": "",
     "sudo": '[ "$1" = env ] && shift 2; "$@"',
     "apt-get": 'cat > /dev/null; [[ "$FOUND $*" = apt*python3-venv* ]] && touch $HOME/new || true',
-    "python3": '[ "$1" = -m ] && exit; [ -e $HOME/new ]',
-    "python3.12": "[ $FOUND = python3.12 ]",
+    "python3": f'[ "$1" = -m ] && exit; [ -e $HOME/new ] && {PYTHON}',
+    "python3.12": f"[ $FOUND = python3.12 ] && {PYTHON}",
 }
 UV = """[ "$2" = install ] && touch $HOME/uv
 [ -e $HOME/uv ] && echo $HOME/python3.11"""
@@ -164,7 +166,7 @@ UV = """[ "$2" = install ] && touch $HOME/uv
 def test_setup_looks_for_a_new_python_and_installs_one_if_there_is_none(tmp_path, found):
     python = tmp_path / "morocco/.venv/bin/python"
     programs = {tmp_path / "bin" / name: text for name, text in PROGRAMS.items()}
-    programs |= {tmp_path / ".local/bin/uv": UV, python: "", tmp_path / "python3.11": "[ -e $HOME/uv ]"}
+    programs |= {tmp_path / ".local/bin/uv": UV, python: "", tmp_path / "python3.11": f"[ -e $HOME/uv ] && {PYTHON}"}
     for path, text in programs.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'#!/bin/bash\n[ "$1" = -c ] || echo "{path.name} $*" >> $HOME/log\n{text}\n')
