@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import locale
 import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from morocco_lib.analysis.validity import load_reasons
-from morocco_lib.errors import MoroccoError
+from morocco_lib.errors import EnvironmentFailure, MoroccoError
 from morocco_lib.formatting import load_text, text_table
 from morocco_lib.monitors import nvml, system_load
 from morocco_lib.monitors.cgroup import PROC, ROOT, groups_of, parent_groups
@@ -29,9 +31,15 @@ POWERCAP = Path("/sys/class/powercap")
 LOOK_S = 0.5
 KIT = ("papermill", "jupyterlab", "nbconvert", "pandas", "seaborn", "sklearn", "pydantic")
 GPU = ("GPU", "GPU memory of a process", "GPU energy")
+GPU_USE = ("torch on the GPU", "GPUs in containers")  # only where there is a GPU
 # What the last sentence lists, and the findings of which one is enough for it.
 ABILITIES = {"speed": ("Linux",), "memory": ("own cgroup", "processes in /proc"), "GPU memory": (GPU[1],)}
 ABILITIES |= {"energy": ("CPU energy", GPU[2]), "containers": ("container engine",)}
+REINSTALL = "`.venv/bin/pip uninstall -y torch`, then `make setup-torch` with TORCH_VARIANT"
+TORCH = """import json, torch; cuda = torch.cuda
+count = cuda.device_count() if cuda.is_available() else 0
+print(json.dumps([torch.__version__, torch.version.cuda or "", cuda.get_arch_list(),
+                  [cuda.get_device_capability(index) for index in range(count)]]))"""
 DELEGATED = "systemd-run --user --scope -p Delegate=yes"
 ADVICE = {  # finding, or finding and case: why not, remedy
     "Python": ("3.11 or newer is needed", "make an environment with python 3.11"),
@@ -48,6 +56,16 @@ ADVICE = {  # finding, or finding and case: why not, remedy
     GPU[1]: ("MIG and WSL give no sizes", "report the device's total, on an exclusive GPU"),
     GPU[1] + ": container": ("NVML uses the host's process numbers", "measure from the host"),
     GPU[2]: ("GPUs before Volta have no counter", "use Volta or newer"),
+    GPU_USE[0]: ("this build of torch computes on the CPU", f"{REINSTALL}=default; cu126 for a V100"),
+    GPU_USE[0] + ": driver": (
+        "the driver is older than this build's CUDA",
+        f"install a newer driver, or {REINSTALL}=cu126",
+    ),
+    GPU_USE[0] + ": code": ("this build has no code for it (`no kernel image`)", f"{REINSTALL}=cu126"),
+    GPU_USE[1]: (
+        "the engine shows no NVIDIA runtime",
+        "install NVIDIA's toolkit: `nvidia-ctk runtime configure --runtime=docker`",
+    ),
     "CPU energy": ("processor or hypervisor shows no counter", "measure on bare metal, Intel or AMD"),
     "CPU energy: rights": ("only root may read them", f"run as root, or `sudo chmod a+r {POWERCAP}/*/energy_uj`"),
     "container engine": ("containers cannot be run or measured", "`systemctl start docker`, or set DOCKER_HOST"),
@@ -197,6 +215,57 @@ def probe_engine() -> list[Finding]:
         return [Finding(what, False, f"{engine.address()}: {error.seen}", ADVICE[what][0], error.remedy)]
 
 
+def ask_torch() -> list:
+    """Return torch's version, its CUDA, what it has code for and what the GPUs are, from a process of its own."""
+    done = subprocess.run([sys.executable, "-c", TORCH], capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        raise EnvironmentFailure(f"torch does not start: {done.stderr.strip().rpartition(chr(10))[2]}")
+    return json.loads(done.stdout)
+
+
+def probe_gpu_use(library=None, ask: Callable[[], list] = ask_torch, find=importlib.util.find_spec) -> list[Finding]:
+    """Where there are GPUs: has torch code for them, and does the container engine hand them out?"""
+    gpus = nvml.Nvml(library)
+    gpus.close()
+    if not gpus.devices:
+        return []
+    return [*(_torch_use(ask) if find("torch") else ()), *_engine_use()]
+
+
+def _torch_use(ask: Callable[[], list]) -> list[Finding]:
+    try:
+        version, cuda, codes, devices = ask()
+    except EnvironmentFailure as error:
+        return [_finding(GPU_USE[0], False, error.seen)]
+    lacking = [device for device in devices if not has_code(device, codes)]
+    case = "" if not cuda else ": driver" if not devices else ": code"
+    kinds = ", ".join(f"sm_{major}{minor}" for major, minor in lacking or devices) or "no GPU usable"
+    seen = f"torch {version}, CUDA {cuda or 'none'}: {kinds}"
+    return [_finding(GPU_USE[0], bool(devices) and not lacking, seen, GPU_USE[0] + case)]
+
+
+def _engine_use() -> list[Finding]:
+    from morocco_lib.runners import engine
+
+    try:
+        client = engine.connect(1)
+        with engine.engine_errors("read the engine's runtimes"), client.api:
+            info = client.info()
+    except MoroccoError:
+        return []  # which is a finding already
+    found = [*(info.get("Runtimes") or {}), *(str(device.get("ID")) for device in info.get("DiscoveredDevices") or [])]
+    return [_finding(GPU_USE[1], any("nvidia" in name for name in found), f"the engine has {', '.join(found)}")]
+
+
+def has_code(device: tuple[int, int], codes: list[str]) -> bool:
+    """Return whether a build of torch runs on a GPU: machine code of its generation, or PTX of it or an older one."""
+    for kind, major, minor in (re.match(r"(sm|compute)_(\d+)(\d)", code).groups() for code in codes):
+        made_for = int(major), int(minor)
+        if made_for <= tuple(device) and (kind == "compute" or made_for[0] == device[0]):
+            return True
+    return False
+
+
 def probe_kit(root: Path | None = None, find=importlib.util.find_spec, prefix: str = sys.prefix) -> list[Finding]:
     """Look for 1 GB of disk for outputs, the notebooks' packages, their kernel, torch and UTF-8; import nothing."""
     folder = next(path for path in ((root or Path.cwd()) / "outputs", root or Path.cwd(), Path.cwd()) if path.is_dir())
@@ -211,7 +280,17 @@ def probe_kit(root: Path | None = None, find=importlib.util.find_spec, prefix: s
     ]
 
 
-PROBES = (probe_system, probe_size, probe_load, probe_cgroup, probe_kernel, probe_gpu, probe_engine, probe_kit)
+PROBES = (
+    probe_system,
+    probe_size,
+    probe_load,
+    probe_cgroup,
+    probe_kernel,
+    probe_gpu,
+    probe_engine,
+    probe_gpu_use,
+    probe_kit,
+)
 
 
 def examine(root: Path | None = None) -> list[Finding]:
@@ -221,7 +300,7 @@ def examine(root: Path | None = None) -> list[Finding]:
         root: Project folder in whose `outputs` folder results go; the current folder if not given.
 
     Returns:
-        Findings in a fixed order, in less than 2 s unless a driver or a name server is slow.
+        Findings in a fixed order, in less than 2 s unless a driver or a name server is slow, or torch has GPUs to name.
     """
     findings: list[Finding] = []
     for probe in PROBES:

@@ -16,6 +16,7 @@ from servers.trees import plant
 
 from morocco_lib import doctor
 from morocco_lib.doctor import Finding
+from morocco_lib.errors import EnvironmentFailure
 from morocco_lib.monitors import host, nvml
 from morocco_lib.runners import engine
 
@@ -222,6 +223,87 @@ def test_missing_binding_missing_driver_and_missing_gpus_have_their_remedies(mon
 
     for library in (SimpleNamespace(nvmlInit=fail), SimpleNamespace(nvmlInit=list, nvmlDeviceGetCount=lambda: 0)):
         assert all(not f.ok and "install its driver" in f.remedy for f in doctor.probe_gpu(library))
+
+
+V100, H200 = (7, 0), (9, 0)
+CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
+CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.fixture
+def gpu_use(monkeypatch):
+    """What is found of a machine with a GPU, by torch's answer and the engine's."""
+    gpus = pytest.importorskip("servers.gpus", reason="no binding of NVML")
+
+    def find(answer=None, info=None, torch=True):
+        def ask():
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        def connect(timeout_s):
+            if info is None:
+                raise EnvironmentFailure("no engine")
+            return SimpleNamespace(info=lambda: info, api=nullcontext())
+
+        monkeypatch.setattr(engine, "connect", connect)
+        return doctor.probe_gpu_use(gpus.FakeNvml(gpus.FakeGpu()), ask, lambda name: torch or None)
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen", "remedy"),
+    [
+        (["2.13.0+cu126", "12.6", CU126, [V100]], "torch 2.13.0+cu126, CUDA 12.6: sm_70", ""),
+        (["2.13.0", "13.0", CU130, [H200, V100]], "torch 2.13.0, CUDA 13.0: sm_70", "TORCH_VARIANT=cu126"),
+        (["2.13.0", "13.0", [], []], "torch 2.13.0, CUDA 13.0: no GPU usable", "install a newer driver"),
+        (["2.13.0+cpu", "", [], []], "torch 2.13.0+cpu, CUDA none: no GPU usable", "TORCH_VARIANT=default"),
+        (EnvironmentFailure("torch does not start: x"), "torch does not start: x", "TORCH_VARIANT=default"),
+    ],
+    ids=["fits", "no code", "old driver", "cpu build", "broken"],
+)
+def test_a_build_of_torch_that_cannot_use_the_gpu_is_named(gpu_use, answer, seen, remedy):
+    (finding,) = gpu_use(answer)
+    assert (finding.what, finding.seen, finding.ok) == ("torch on the GPU", seen, not remedy)
+    assert remedy in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("device", "codes", "runs"),
+    [
+        ((8, 9), ["sm_86"], True), ((8, 6), ["sm_89"], False), ((9, 0), ["sm_86"], False), ((9, 0), ["sm_90a"], True),
+        ((12, 0), ["sm_100", "compute_90"], True), ((7, 0), ["compute_75"], False), ((10, 0), ["sm_100"], True),
+    ],
+)  # fmt: skip
+def test_code_runs_on_its_own_generation_and_ptx_on_later_ones(device, codes, runs):
+    assert doctor.has_code(device, codes) is runs
+
+
+@pytest.mark.slow
+def test_torch_itself_is_asked():
+    pytest.importorskip("torch")
+    version, cuda, codes, devices = doctor.ask_torch()
+    assert version.startswith("2.") and isinstance(cuda, str) and len(codes) >= len(devices) >= 0
+
+
+@pytest.mark.parametrize(
+    ("info", "ok"),
+    [
+        ({"Runtimes": {"runc": {}, "nvidia": {}}}, True), ({"Runtimes": {"runc": {}}}, False),
+        ({"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}, True),
+    ],
+)  # fmt: skip
+def test_an_engine_that_hands_out_no_gpu_is_named(gpu_use, info, ok):
+    (finding,) = gpu_use(info=info, torch=False)
+    assert (finding.what, finding.ok) == ("GPUs in containers", ok) and finding.seen.startswith("the engine has runc")
+    assert ok or "nvidia-ctk" in finding.remedy
+
+
+def test_without_a_gpu_or_an_engine_nothing_is_said_of_them(gpu_use, monkeypatch, tmp_path):
+    assert gpu_use(torch=False) == []
+    monkeypatch.setattr(nvml, "DRIVER", (tmp_path / "none",))
+    assert doctor.probe_gpu_use(ask=None) == []
 
 
 # -- the container engine ------------------------------------------------------------------------------------------

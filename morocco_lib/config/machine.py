@@ -1,12 +1,49 @@
-"""Machine files: runner and limits (params/machines)."""
+"""Machine files: runner and limits, and the VM that a machine may be (params/machines)."""
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from morocco_lib.config.schema import Count, Schema, load
+from morocco_lib.config.schema import Count, CountOrFound, Schema, load
 from morocco_lib.errors import UsageError
+
+
+class YandexParams(Schema):
+    """What `morocco vm create` asks Yandex Cloud for; networks and keys as `yc` names them."""
+
+    zone: str
+    platform: str
+    cores: Count
+    memory_gib: Count
+    gpus: CountOrFound = 0
+    preemptible: bool = True  # cheaper, and stopped after 24 hours at most
+    max_hours: Count = 24  # then it stops itself; counted from each start
+    disk_gib: Count
+    disk_type: str = "network-hdd"
+    image: str  # a family of images
+    image_folder: str = "standard-images"
+    network: str = "default"  # as is the subnet: made if there is none
+    subnet: str = "default"
+    range: str = "192.168.0.0/24"
+    ssh_key: str = "~/.ssh/id_rsa.pub"
+    user: str = Field(default="yc-user", pattern=r"^[a-z_][a-z0-9_-]*$")
+
+
+class VmParams(Schema):
+    """A machine that is reached by ssh: one that is there, or one in Yandex Cloud."""
+
+    host: str = Field(default="", pattern=r"^([^-\s]\S*)?$")  # for ssh: name, address or alias; not an option
+    yandex: YandexParams | None = None
+    ssh_config: str = ""  # a file for `ssh -F`
+    folder: str = Field(default="morocco", pattern=r"^[^-\s~][^\s~]*$")  # of the project, from the user's home
+    torch: Literal["", "default", "cpu", "cu126"] = ""  # the build that `vm setup` installs; "": none
+
+    @model_validator(mode="after")
+    def _one_place(self):
+        if bool(self.host) == bool(self.yandex):
+            raise ValueError("a VM has either `host` or `yandex`")
+        return self
 
 
 class MachineParams(Schema):
@@ -21,6 +58,7 @@ class MachineParams(Schema):
     pids: Count | None = None  # for containers, as is cpus
     cpus: float | None = Field(default=None, gt=0)
     chosen: str = ""  # how `auto` was resolved
+    vm: VmParams | None = Field(default=None, exclude=True)  # where it runs changes no step's key
 
 
 def load_machine(name: str, root: Path) -> MachineParams:

@@ -1,5 +1,6 @@
 """Cost preview of a plan: downloads, disk and time, as far as they are known before it runs."""
 
+import shutil
 import statistics
 from collections.abc import Iterable
 from datetime import datetime
@@ -37,7 +38,12 @@ def lines(
         found.append(f"downloads: about {size} of weights for {', '.join(hub)}")
     if sizes := [m.parameters for m in training if m.parameters]:
         kept, peak = (formatting.bytes_text(n) for n in (sum(sizes) * WEIGHT_BYTES, max(sizes) * CHECKPOINT_BYTES))
-        found.append(f"disk: about {kept} of weights, and {peak} more while one trains")
+        free, folder = _free_bytes(plan_dir)
+        short = free < sum(sizes) * WEIGHT_BYTES + max(sizes) * CHECKPOINT_BYTES
+        only = (
+            f"; too much: {formatting.bytes_text(free)} are free in {folder}, give --out another disk" if short else ""
+        )
+        found.append(f"disk: about {kept} of weights, and {peak} more while one trains{only}")
     transformers = {name: model for name, model in models.items() if model.kind == TRANSFORMER}
     if unknown := sorted(name for name, m in transformers.items() if not m.parameters and not m.scratch):
         found.append(f"not counted, as their model configs state no `parameters`: {', '.join(unknown)}")
@@ -54,6 +60,11 @@ def lines(
     if parts:
         found.append(f"time: {'; '.join(parts)}")
     return found
+
+
+def _free_bytes(folder: Path) -> tuple[int, Path]:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(there).free, there
 
 
 def durations(plan_dir: Path) -> dict[tuple[str, str], float]:

@@ -88,15 +88,15 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = Non
 
 
 def _subject(folder: Path, status: dict[str, Any]) -> Any:
-    """Return what identifies an operating point: records, image or else weights and command, batch size; not its name."""
+    """Return what identifies an operating point: records, image or else weights, arguments with batch size; not its name."""
     for path in sorted(folder.glob("runs/[0-9]*/run.json")):
-        facts = foreign.read_json(path, folder, {"argv": [str], "image_digest": (str, None), "batch_size": int})
-        records, argv = read_workload(path.parent)["source"].get("sha256"), facts["argv"][:-2]  # without --batch-size
+        facts = foreign.read_json(path, folder, {"argv": [str], "image_digest": (str, None)})
+        records, argv = read_workload(path.parent)["source"].get("sha256"), facts["argv"]
         image, weights = facts["image_digest"], _weights(status)
         if weights and not image:
             argv = [Path(word).name for word in argv]  # each step may have weights in a folder of its own
         of_files = image or weights or frozenset(status["inputs"].values())  # of a script
-        return records, of_files, tuple(argv), facts["batch_size"]
+        return records, of_files, tuple(argv)
     return folder
 
 

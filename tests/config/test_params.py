@@ -109,6 +109,25 @@ def test_a_machine_gives_the_limits_of_a_run():
     assert targets.limits_of(config.MachineParams(timeout_s=5, memory_bytes=10**9)) == Limits(5.0, 10**9)
 
 
+@pytest.mark.parametrize(
+    ("vm", "words"),
+    [
+        ({}, "either `host` or `yandex`"),
+        ({"host": "box", "yandex": {"zone": "a", "platform": "p", "cores": 1, "memory_gib": 1, "disk_gib": 1, "image": "i"}},
+         "either `host` or `yandex`"),
+        ({"host": "-oProxyCommand=x"}, "'vm.host'"), ({"host": "a b"}, "'vm.host'"),
+        ({"host": "box", "folder": "~/x"}, "'vm.folder'"), ({"host": "box", "torch": "cu99"}, "'vm.torch'"),
+        ({"yandex": {}}, "parameter 'vm.yandex.zone' is missing"), ({"hots": "box"}, "did you mean 'host'?"),
+    ],
+)  # fmt: skip
+def test_a_vm_that_cannot_be_reached_is_refused(vm, words):
+    assert words in refused(config.MachineParams, {"vm": vm})
+
+
+def test_where_a_machine_is_changes_no_key_of_a_step():
+    assert config.MachineParams(vm={"host": "box"}).model_dump() == config.MachineParams().model_dump()
+
+
 # -- plans ---------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def plan(tmp_path):

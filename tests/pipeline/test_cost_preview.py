@@ -1,6 +1,7 @@
 """The cost preview of a dry run: downloads, disk and time, as far as they are known."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from helpers import ROOT
 
@@ -24,11 +25,18 @@ def model(source="nobody/none"):
     return {"big": config.ModelParams(name="big", kind="transformer", source=source, parameters=2**28)}
 
 
-def test_downloads_disk_and_time_are_listed(tmp_path):
+def test_downloads_disk_and_time_are_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(cost_preview.shutil, "disk_usage", lambda folder: SimpleNamespace(free=7 * 2**30))
     down, disk, time = cost_preview.lines(model(), tmp_path, PLAN, 10, tmp_path)
     assert down == "downloads: about 1.00 GiB of weights for big"
     assert disk == "disk: about 1.00 GiB of weights, and 6.00 GiB more while one trains"  # LiDiRus takes TERRa's
     assert time == "time: 2 bench steps of at most 10 min, 20 min; 3 steps unknown until run once"
+
+
+def test_a_disk_that_is_too_small_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(cost_preview.shutil, "disk_usage", lambda folder: SimpleNamespace(free=7 * 2**30 - 1))
+    _, disk, _ = cost_preview.lines(model(), tmp_path / "not/there", PLAN, 10, tmp_path)
+    assert disk.endswith(f"more while one trains; too much: 7.00 GiB are free in {tmp_path}, give --out another disk")
 
 
 def test_a_local_folder_is_not_downloaded_and_kept_steps_cost_nothing(tmp_path):
