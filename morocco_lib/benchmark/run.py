@@ -16,7 +16,7 @@ from typing import Any
 
 from morocco_lib import data, fileio
 from morocco_lib.artifacts import steps
-from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target
+from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target, hiding
 from morocco_lib.benchmark.withholding import Withholding
 from morocco_lib.data.workload import Workload
 from morocco_lib.errors import EnvironmentFailure, UsageError
@@ -27,7 +27,7 @@ from morocco_lib.monitors.periodic import open_samples
 from morocco_lib.monitors.processes import Processes
 from morocco_lib.monitors.readers import ProcReader, Reader, reader_for
 from morocco_lib.monitors.sampler import Sampler
-from morocco_lib.runners.contract import Conversation, Exit, Handle, converse
+from morocco_lib.runners.contract import Conversation, Exit, Handle, Runner, converse
 
 BLOCK_BYTES = 64 * 1024  # what is fed at a time
 STDERR_KEPT_BYTES = 10 * 2**20
@@ -64,7 +64,7 @@ class RunSeries:
     ):
         if batch_size < 1:
             raise UsageError(f"batch size {batch_size}", rule="it is at least 1")
-        self.target, self.load, self.folder = target, load, folder
+        self.target, self.load, self.folder = hiding(target, load.task, source, folder), load, folder
         self.batch_size, self.withheld, self.hooks = batch_size, withheld, hooks
         with self._writing():
             self._stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
@@ -142,7 +142,7 @@ class RunSeries:
         return {
             "argv": argv,
             "runner": runner.name,
-            "proven": _proven(runner.name, reader, end),
+            "proven": _proven(runner, reader, end),
             "image_digest": program.image_digest,
             "settings": speed_settings(runner.environment),
             "batch_size": self.batch_size,
@@ -257,12 +257,16 @@ class _Recorder:
         self._watched, self._watched_ns = self.lines, t_ns
 
 
-def _proven(runner: str, reader: Reader, end: Exit) -> dict[str, bool]:
-    """Return whether all memory of a run was counted, and whether it could do nothing but answer."""
-    return {
+def _proven(runner: Runner, reader: Reader, end: Exit) -> dict[str, bool]:
+    """Return whether all memory of a run was counted, and whether it could do nothing but answer.
+
+    Of a bare process, which can do more, also whether the right answers were hidden from it.
+    """
+    proven = {
         "memory": reader.source != ProcReader.source and not reader.outside and not end.outside_pids,
-        "isolation": runner == "docker" and end.disk_mounts == (),
+        "isolation": runner.name == "docker" and end.disk_mounts == (),
     }
+    return proven | ({"gold": runner.confines} if runner.name == "process" else {})
 
 
 def _ending(talk: Conversation, origin_ns: int) -> dict[str, Any]:

@@ -286,7 +286,7 @@ def test_a_killed_bench_leaves_nothing_that_looks_finished(benched, records, tmp
 def test_a_killed_bench_takes_its_program_along(records, tmp_path):
     pid_file = tmp_path / "pid"
     killed = start(records, tmp_path / "out", tells_its_pid(pid_file))
-    assert wait_until(lambda: pid_file.exists() and pid_file.read_text())
+    assert wait_until(pid_file.read_text)
     pid = int(pid_file.read_text())
     assert is_alive(pid)
     killed.kill()
@@ -296,8 +296,13 @@ def test_a_killed_bench_takes_its_program_along(records, tmp_path):
 
 def tells_its_pid(path: Path) -> list[str]:
     """Return a program that writes its pid into a file and then neither reads nor ends."""
-    code = f"import os, time; open({str(path)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    return [*PYTHON, "-c", code]
+    path.touch(), path.chmod(0o666)
+    return [
+        *PYTHON,
+        "-c",
+        "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)",
+        str(path),
+    ]
 
 
 class FullDisk:
@@ -327,20 +332,22 @@ def test_a_full_disk_ends_the_program_or_does_not_start_it(tmp_path, monkeypatch
     monkeypatch.setattr(measure, "open_samples", disk)
     task, source = get_task("terra"), write_records(tmp_path / "one.jsonl", 1)
     load = workload.build(task, task.read(source), 1, 0)
-    target = Target(Program(server("paced", "--fault", "hang", "--starts", tmp_path / "starts"), "m"), ProcessRunner())
+    starts, out = tmp_path / "starts", tmp_path / "out"
+    starts.touch(), starts.chmod(0o666), out.mkdir()
+    target = Target(Program(server("paced", "--fault", "hang", "--starts", starts), "m"), ProcessRunner())
     begin = time.monotonic()
-    series = measure.RunSeries(target, load, source, tmp_path, batch_size=1)
+    series = measure.RunSeries(target, load, source, out, batch_size=1)
     with pytest.raises(EnvironmentFailure, match="No space left"), series:
-        series.run(tmp_path, "bench")
+        series.run(out, "bench")
     assert time.monotonic() - begin < 5
-    assert (tmp_path / "starts").exists() == (disk is FullDisk)
-    assert not [path for path in (tmp_path / "runs").iterdir() if path.name[0] != "."]
+    assert bool(starts.read_bytes()) == (disk is FullDisk)
+    assert not [path for path in (out / "runs").iterdir() if path.name[0] != "."]
 
 
 def test_interrupting_a_bench_ends_its_program(records, tmp_path):
     pid_file = tmp_path / "pid"
     bench = start(records, tmp_path / "out", tells_its_pid(pid_file))
-    assert wait_until(lambda: pid_file.exists() and pid_file.read_text())
+    assert wait_until(pid_file.read_text)
     pid = int(pid_file.read_text())
     assert is_alive(pid)
     bench.send_signal(signal.SIGINT)
