@@ -129,7 +129,9 @@ class RunSeries:
             def withhold(ended: Event) -> None:
                 nonlocal quiet_s
                 if self.withheld:
-                    quiet_s = self.withheld.wait(origin_ns, lambda: recorder.ready, lambda: sampler.latest, ended)
+                    quiet_s = self.withheld.wait(
+                        origin_ns, lambda: recorder.ready, lambda: sampler.latest, ended, lambda: gpus.quiet_ns
+                    )
                 sampler.mark("fed")
 
             hears = recorder.on_stdout, recorder.on_stderr, recorder.on_event

@@ -98,12 +98,15 @@ class Launch:
         covered = {place for path in paths if os.path.exists(path) for place in _places(os.path.realpath(path))}
         self._files = [path for path in covered if not os.path.isdir(path)]
         self._folders = [path for path in covered if os.path.isdir(path) and not _within(path, covered)]
-        named = {os.path.realpath(path) for path in needed if os.path.exists(path)}
-        shown = (path for path in named if path != self._folder and _within(path, self._folders))
+        named = {os.path.realpath(path) for path in needed}
+        shown = (
+            path for path in named if path != self._folder and _within(path, self._folders) and os.path.exists(path)
+        )
         self._shown = [path for path in shown if not any(_within(hidden, [path]) for hidden in covered)]
         self._own = [os.path.realpath(path) for path in OWN if os.path.isdir(path)]
         at = ((path, own) for path in named for own in self._own if _within(path, [own]))
-        self._kept = {f"{own}/{path[len(own) + 1 :].partition('/')[0]}" for path, own in at}
+        kept = {f"{own}/{path[len(own) + 1 :].partition('/')[0]}" for path, own in at}
+        self._kept = [path for path in kept if os.path.exists(path)]
         self._ended, self._thread = threading.Event(), None
 
     def of(self, start: Callable[[], subprocess.Popen]) -> subprocess.Popen:
