@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -206,8 +207,7 @@ def converse(
                     on_event(t_ns, event)
         conversation.exit = handle.wait(None)
     except BaseException:
-        handle.kill()
-        handle.wait(10)
+        abandon(handle)
         raise
     finally:
         ended.set()
@@ -217,6 +217,14 @@ def converse(
     if failures:
         raise failures[0]
     return conversation
+
+
+def abandon(handle: Handle) -> None:
+    """Kill a program and clean up after it, because of an error that is about to be raised."""
+    with suppress(Exception):
+        handle.kill()
+    with suppress(Exception):
+        handle.wait(10)
 
 
 def parse_event(line: bytes) -> dict[str, Any] | None:
