@@ -30,6 +30,7 @@ OWN = ("/tmp", "/var/tmp", "/dev/shm")  # memory of its own, beside what the com
 CACHES = {"HF_HOME": "huggingface", "TORCH_HOME": "torch"}  # read where they are; what is written goes to /tmp
 # What would let it act as us on this machine.
 KEYS = ("~/.ssh", os.environ.get("JUPYTER_RUNTIME_DIR", "~/.local/share/jupyter/runtime"))
+NVIDIA, NVIDIA_MEMORY = "/proc/driver/nvidia", "/dev/nvidia-uvm"
 
 # linux/sched.h, linux/mount.h
 CLONE_NEWNS = 0x20000
@@ -49,6 +50,9 @@ def possible() -> bool:
     """Tell whether a program can be confined here: as root, with all rights, on a kernel that lets mounts be made."""
     if os.geteuid() or platform.machine() not in CALLS:
         return False
+    if os.path.exists(NVIDIA) and not os.path.exists(NVIDIA_MEMORY):  # as root a program makes it itself
+        with suppress(OSError):
+            subprocess.run(["nvidia-modprobe", "-u", "-c=0"], check=False)
     start = functools.partial(subprocess.Popen, [*as_user(USERS[0]), "true"], **dict.fromkeys(STREAMS, subprocess.PIPE))
     launch = Launch(USERS[0])
     try:

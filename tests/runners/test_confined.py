@@ -215,6 +215,18 @@ def test_two_programs_are_two_users():
 
 
 @needs_root
+def test_a_gpu_is_made_usable_before_as_another_user_cannot_do_that(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-modprobe"
+    tool.write_text(f"#!/bin/sh\necho $* > {tmp_path}/words\n"), tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (
+        monkeypatch.setattr(confined, "NVIDIA", str(tmp_path)),
+        monkeypatch.setattr(confined, "NVIDIA_MEMORY", f"{tmp_path}/x"),
+    )
+    assert confined.possible.__wrapped__() and (tmp_path / "words").read_text() == "-u -c=0\n"
+
+
+@needs_root
 def test_what_cannot_be_hidden_is_told_and_nothing_starts(tmp_path, monkeypatch):
     assert confined.possible()
 

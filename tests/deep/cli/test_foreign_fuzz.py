@@ -1,6 +1,6 @@
 """Whatever others write, at every entrance: an answer or an error that is explained, soon, and nothing outside the folder.
 
-Each entrance gets MOROCCO_FUZZ_S seconds (default 5) of cases drawn by seed; a failing case names the seed that repeats it.
+Each entrance gets MOROCCO_FUZZ_S seconds (default 5, in `make test-deep` 300) of cases drawn by seed; a failing case names the seed that repeats it.
 """
 
 import gzip
@@ -316,6 +316,7 @@ def given(fitted, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("entrance", ENTRANCES, ids=lambda entrance: entrance.__name__)
 def test_an_entrance_takes_anything(entrance, given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
