@@ -96,13 +96,14 @@ def plan(tmp_path):
     for folder in (earlier / "runs/01", step):
         folder.mkdir(parents=True)
     (earlier / "runs/01/workload.json").write_text(GOLD)
+    (step / "notes").write_text(GOLD)
     return tmp_path
 
 
 @needs_root
 @pytest.mark.parametrize("cwd", ["data/code", "plan/mine/terra/bench-11111111", "plan"])
 def test_a_program_finds_no_right_answers_and_nothing_of_us(plan, cwd):
-    folders = [plan, "/dev/shm", Path.home() / ".ssh"]
+    folders = [plan, "/dev/shm", plan / "plan/mine"]
     argv = [*PYTHON, "-c", SPY, str(os.getpid()), *map(str, folders)]
     target = Target(Program(argv, "spy"), ProcessRunner(cwd=plan / cwd))
     found = spied(target, plan / "plan/mine/terra/bench-11111111", plan / "data/val.jsonl")
@@ -118,7 +119,7 @@ def test_where_nothing_can_be_hidden_the_spy_finds_it_and_the_row_says_so(plan, 
     argv = [*PYTHON, "-c", SPY, str(os.getpid()), str(plan)]
     step = plan / "plan/mine/terra/bench-11111111"
     found = spied(Target(Program(argv, "spy"), ProcessRunner(cwd=plan / "data/code")), step, plan / "data/val.jsonl")
-    assert len(found["gold"]) == 3 and found["uid"] == 0 and GOLD in found["up"]
+    assert len(found["gold"]) == 4 and found["uid"] == 0 and GOLD in found["up"]
     proven = {"memory": True, "isolation": False}
     assert (
         runner_text({"runner": "process", "proven": proven | {"gold": False}})
@@ -164,6 +165,7 @@ def test_a_disk_that_is_mounted_twice_is_hidden_twice(tmp_path):
 def test_a_model_in_a_closed_home_is_read_and_weights_among_outputs_too(tmp_path, monkeypatch):
     home, outputs = tmp_path / "home", tmp_path / "outputs"
     for path in (
+        home / ".ssh/id",
         home / "model/weights",
         home / ".cache/huggingface/w",
         outputs / "p/train-1/weights/w",
@@ -179,13 +181,13 @@ def test_a_model_in_a_closed_home_is_read_and_weights_among_outputs_too(tmp_path
         "import sys; sys.path.insert(0, sys.path[0]); from helper import *\n"
         "from pathlib import Path\n"
         "print(read(Path(__file__).with_name('weights')), read(os.environ['HF_HOME'] + '/w'), read(sys.argv[1] + '/w'))\n"
-        "print(os.path.exists(sys.argv[1] + '/../../bench-1'), Path.home())\n"
+        "print(os.path.exists(sys.argv[1] + '/../../bench-1'), os.listdir(Path.home() / '.ssh'), Path.home())\n"
     )
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False), monkeypatch.delenv("HF_HOME", raising=False)
     argv = [sys.executable, str(home / "model/program.py"), str(outputs / "p/train-1/weights")]
     run = Run(ProcessRunner(hidden=(outputs,)), argv)
-    assert run.out.decode() == f"weights w w\nFalse {home}\n", run.err.decode()
+    assert run.out.decode() == f"weights w w\nFalse [] {home}\n", run.err.decode()
 
 
 @needs_root
