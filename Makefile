@@ -50,6 +50,7 @@ test: setup lint
 test-all: test  ## the slow ones too
 	$(TEST) -m "slow or gpu"
 
+test-deep: export MOROCCO_FUZZ_S ?= $(if $(SHARD),5,300)
 test-deep: setup  ## statistics, fuzzing, wide lists; SHARD=0 to 7 runs one of eight parts
 	SHARD=$(SHARD) $(TEST) -m "not timed" tests/deep
 	SHARD=$(SHARD) $(RUN) pytest -m timed tests/deep

@@ -11,7 +11,7 @@ from typing import Any
 from morocco_lib.errors import UsageError
 from morocco_lib.foreign import read_json, sha256_file
 
-__all__ = ["canonical", "dump", "expand", "read_json", "sha256_file", "write_json", "write_text"]
+__all__ = ["canonical", "dump", "expand", "read_json", "sha256_file", "state", "write_json", "write_text"]
 
 
 def expand(path: str) -> Path:
@@ -24,6 +24,11 @@ def expand(path: str) -> Path:
     if unset := re.search(r"\$(\w+|\{\w+\})", found):
         raise UsageError(f"{path}: the variable {unset[0]} is not set", remedy="set it, or write the path out")
     return Path(found)
+
+
+def state(*names: str) -> Path:
+    """Return a place among the records that are kept of this user's work on this machine."""
+    return Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "morocco", *names)
 
 
 def canonical(value: Any) -> str:

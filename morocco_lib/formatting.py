@@ -127,7 +127,8 @@ def runner_text(result: dict[str, Any]) -> str:
     if proven is None:
         return result["runner"] or ""
     isolated = "isolated" if proven["isolation"] else "no isolation"
-    return f"{result['runner']}: {isolated}" + ", memory unproven" * (not proven["memory"])
+    gold = {True: ", gold hidden", False: ", gold not hidden"}.get(proven.get("gold"), "")
+    return f"{result['runner']}: {isolated}{gold}" + ", memory unproven" * (not proven["memory"])
 
 
 def protocol_lines(result: dict[str, Any]) -> list[str]:

@@ -106,10 +106,12 @@ def measured(bench, tmp_path, monkeypatch):
     """Bench a program on made-up GPUs; returns what `bench` does."""
 
     def run(replay_of=Replay, use_cgroup=True, records=200, min_energy_s=0.5):
-        replay = replay_of(tmp_path / "pids")
+        pids = tmp_path / "told/pids"
+        pids.parent.mkdir(), pids.parent.chmod(0o777)  # the program is another user
+        replay = replay_of(pids)
         monkeypatch.setattr(nvml, "load", lambda: replay.library)
         monkeypatch.setattr(estimate_gpu, "MIN_ENERGY_S", min_energy_s)
-        argv = [*PYTHON, "-c", gpus.PARENT, str(tmp_path / "pids"), *server("paced", "--rate", RATE, "--init", 0.2)]
+        argv = [*PYTHON, "-c", gpus.PARENT, str(pids), *server("paced", "--rate", RATE, "--init", 0.2)]
         found = bench(argv, records, runner(use_cgroup))
         assert replay.library is None or replay.library.open == 0
         return found
@@ -124,7 +126,7 @@ def test_gpu_memory_and_energy_come_out_right_end_to_end(measured):
     energy = result["energy_j_per_record"]
     assert energy["value"] == pytest.approx(2 * WATTS / RATE, rel=0.06) and energy["method"] == "counter"
     gpu = facts["gpu"]
-    parent, child = map(int, (folder.parent / "pids").read_text().split())
+    parent, child = map(int, (folder.parent / "told/pids").read_text().split())
     assert gpu["pids"] == sorted((parent, child))
     assert [d["used_by_run"] for d in gpu["devices"]] == [True, True, False]
     assert gpu["devices"][0]["idle"]["used_bytes"] == 10 * MIB

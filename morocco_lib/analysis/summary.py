@@ -156,9 +156,9 @@ def derive(folder: Path) -> dict[str, Any]:
 
 
 def _proven(runs: Sequence[Run]) -> dict[str, bool] | None:
-    """Return whether memory and isolation are proven for all runs; None for runs of before it was recorded."""
+    """Return whether memory, isolation and so on are proven for all runs; None for runs of before it was recorded."""
     known = [run.facts.get("proven") for run in runs]
-    return {name: all(one[name] for one in known) for name in ("memory", "isolation")} if all(known) else None
+    return {name: all(one.get(name) for one in known) for name in known[0]} if all(known) else None
 
 
 def settings_of(facts: Mapping[str, Any]) -> dict[str, str | int | float | None] | None:

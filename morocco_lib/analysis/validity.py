@@ -103,7 +103,7 @@ def sampler_reasons(sampler: dict) -> list[Reason]:
     """Return reasons from gaps between samples; `sampler` is that of run.json, which older ones lack `gaps_s` in."""
     longest_s, gaps_s = sampler["longest_gap_s"] or 0.0, sampler.get("gaps_s") or 0.0
     often = gaps_s > GAPS_S and gaps_s > GAPS_SHARE * sampler["watched_s"]
-    return [Reason.SAMPLER_GAPS] if often or longest_s > LONGEST_GAP_S else []
+    return [Reason.SAMPLER_GAPS] if often or longest_s > LONGEST_GAP_S or "failed" in sampler else []
 
 
 def worker_reasons(facts: dict) -> list[Reason]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib.benchmark.contract_run import ContractRun, differing, plain, run_once
-from morocco_lib.benchmark.target import Target
+from morocco_lib.benchmark.target import Target, hiding
 from morocco_lib.errors import UsageError
 from morocco_lib.formatting import counted
 from morocco_lib.runners.contract import Runner
@@ -162,6 +162,8 @@ def check(
         UsageError: no such program, unreadable records, no record with idx `show`.
         EnvironmentFailure: nothing can be started here, or the engine was lost; nothing was concluded.
     """
+    if isinstance(source, Path | str):
+        target = hiding(target, task, source)
     program, runner = target.program, target.runner
     records = _pick(task, task.read(source) if isinstance(source, Path | str) else source, count, show)
     draw = random.Random("conformance")

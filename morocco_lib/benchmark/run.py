@@ -2,12 +2,13 @@
 
 runs/NN/ holds run.json (facts), workload.json (what was fed, and the way back), answers.jsonl (stdout, verbatim),
 chunks.jsonl (when how many bytes and lines of it arrived), samples.jsonl, stderr.log, and gpu.jsonl where there is a GPU.
+A run that we broke off stays in runs/.NN.partial, without run.json and with failed.json, which says why.
 """
 
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import Any
 
 from morocco_lib import data, fileio
 from morocco_lib.artifacts import steps
-from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target
+from morocco_lib.benchmark.target import NO_HOOKS, Hooks, Target, hiding
 from morocco_lib.benchmark.withholding import Withholding
 from morocco_lib.data.workload import Workload
-from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.monitors import clocks, system_load
 from morocco_lib.monitors.gpu_sampler import GpuSampler
 from morocco_lib.monitors.host import host_facts, speed_settings
@@ -27,11 +28,12 @@ from morocco_lib.monitors.periodic import open_samples
 from morocco_lib.monitors.processes import Processes
 from morocco_lib.monitors.readers import ProcReader, Reader, reader_for
 from morocco_lib.monitors.sampler import Sampler
-from morocco_lib.runners.contract import Conversation, Exit, Handle, converse
+from morocco_lib.runners.contract import Conversation, Exit, Handle, Runner, abandon, converse
 
 BLOCK_BYTES = 64 * 1024  # what is fed at a time
 STDERR_KEPT_BYTES = 10 * 2**20
 STDOUT_BYTES, STDOUT_BYTES_PER_RECORD = 10 * 2**20, 64 * 1024  # more is no predictions, and would fill the disk
+FAILED = "failed.json"  # in the folder of a run that was not finished: what broke it off
 WATCH_NS = 500_000_000
 
 
@@ -64,7 +66,7 @@ class RunSeries:
     ):
         if batch_size < 1:
             raise UsageError(f"batch size {batch_size}", rule="it is at least 1")
-        self.target, self.load, self.folder = target, load, folder
+        self.target, self.load, self.folder = hiding(target, load.task, source, folder), load, folder
         self.batch_size, self.withheld, self.hooks = batch_size, withheld, hooks
         with self._writing():
             self._stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
@@ -92,16 +94,28 @@ class RunSeries:
         number = 1 + sum(path.name.isdigit() for path in (folder / "runs").glob("*"))
         run_folder = folder / "runs" / f"{number:02d}"
         unfinished = run_folder.with_name(f".{run_folder.name}.partial")
+        program = self.target.program
+        names = {"schema": 1, "purpose": purpose, "run": number, "task": self.load.task.name, "model": program.model}
         with self._writing():
             unfinished.mkdir(parents=True)
-            fileio.write_json(unfinished / "workload.json", self._description)
-            with self.hooks.turn():
-                facts = self._run_once(unfinished)
-            names = {"task": self.load.task.name, "model": self.target.program.model}
-            fileio.write_json(
-                unfinished / "run.json", {"schema": 1, "purpose": purpose, "run": number, **names, **facts}
-            )
-            unfinished.rename(run_folder)
+            try:
+                fileio.write_json(unfinished / "workload.json", self._description)
+                with self.hooks.turn():
+                    facts = self._run_once(unfinished)
+                fileio.write_json(unfinished / "run.json", {**names, **facts})
+                unfinished.rename(run_folder)
+            except BaseException as error:
+                failed = f"{type(error).__name__}: {error}"
+                with suppress(OSError):  # of a full disk
+                    fileio.write_json(
+                        unfinished / FAILED, {**names, "argv": program.argv, "error": failed, "at": steps.now()}
+                    )
+                if not isinstance(error, Exception) or isinstance(error, MoroccoError | OSError):
+                    raise
+                raise EnvironmentFailure(
+                    f"run {number} of {program.model} failed here, not there: {failed}",
+                    remedy=f"rerun the command; what was seen is in {unfinished}",
+                ) from error
         return run_folder
 
     def _run_once(self, folder: Path) -> dict[str, Any]:
@@ -119,30 +133,40 @@ class RunSeries:
             started, offsets, before = steps.now(), clocks.read(), system_load.read()
             handle = runner.start(argv, limits)  # after the files: one that cannot be opened must not leave it running
             origin_ns = handle.started_ns
-            reader = reader_for(handle)
-            processes = Processes(reader.pids, origin_ns)
-            sampler = Sampler(reader, samples, origin_ns, processes=processes)
-            sampler.start()
-            gpus.watch(handle.pids, origin_ns)
-            recorder.attach(handle, sampler)
+            try:
+                reader = reader_for(handle)
+                processes = Processes(reader.pids, origin_ns)
+                sampler = Sampler(reader, samples, origin_ns, processes=processes)
+                sampler.on_refused = gpus.on_refused = handle.kill
+                sampler.start()
+                gpus.watch(handle.pids, origin_ns)
+                recorder.attach(handle, sampler)
+            except BaseException:
+                abandon(handle)
+                raise
 
             def withhold(ended: Event) -> None:
                 nonlocal quiet_s
                 if self.withheld:
-                    quiet_s = self.withheld.wait(origin_ns, lambda: recorder.ready, lambda: sampler.latest, ended)
+                    quiet_s = self.withheld.wait(
+                        origin_ns, lambda: recorder.ready, lambda: sampler.latest, ended, lambda: gpus.quiet_ns
+                    )
                 sampler.mark("fed")
 
             hears = recorder.on_stdout, recorder.on_stderr, recorder.on_event
             try:
                 talk = converse(handle, blocks, limits, *hears, withhold)
             finally:
-                sampling, gpu, after = sampler.stop(), gpus.stop(), system_load.read()
+                try:
+                    sampling = sampler.stop()
+                finally:
+                    gpu, after = gpus.stop(), system_load.read()
             recorder.finish(talk.last_answer_ns)
         end = talk.exit
         return {
             "argv": argv,
             "runner": runner.name,
-            "proven": _proven(runner.name, reader, end),
+            "proven": _proven(runner, reader, end),
             "image_digest": program.image_digest,
             "settings": speed_settings(runner.environment),
             "batch_size": self.batch_size,
@@ -257,12 +281,16 @@ class _Recorder:
         self._watched, self._watched_ns = self.lines, t_ns
 
 
-def _proven(runner: str, reader: Reader, end: Exit) -> dict[str, bool]:
-    """Return whether all memory of a run was counted, and whether it could do nothing but answer."""
-    return {
+def _proven(runner: Runner, reader: Reader, end: Exit) -> dict[str, bool]:
+    """Return whether all memory of a run was counted, and whether it could do nothing but answer.
+
+    Of a bare process, which can do more, also whether the right answers were hidden from it.
+    """
+    proven = {
         "memory": reader.source != ProcReader.source and not reader.outside and not end.outside_pids,
-        "isolation": runner == "docker" and end.disk_mounts == (),
+        "isolation": runner.name == "docker" and end.disk_mounts == (),
     }
+    return proven | ({"gold": runner.confines} if runner.name == "process" else {})
 
 
 def _ending(talk: Conversation, origin_ns: int) -> dict[str, Any]:

@@ -1,20 +1,24 @@
 """What is measured, and how it is run: a program, its runner, its limits."""
 
+import glob
 import os
 import re
 import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from morocco_lib.artifacts.steps import STATUS
 from morocco_lib.errors import UsageError
 from morocco_lib.foreign import word
 from morocco_lib.runners.contract import Limits, Runner
 from morocco_lib.runners.engine import Image
 from morocco_lib.runners.process import ProcessRunner, find_program
+from morocco_lib.tasks.base import Task
 
 NO_LIMITS = Limits(timeout_s=3600.0)  # but an hour a run
+STEP_FOLDER = re.compile(r"\w+-[0-9a-f]{8}(\.\d+)?")
 INTERPRETER = re.compile(r"(python|pypy|perl|ruby|node|bash|sh|Rscript)[\d.]*")
 
 
@@ -110,6 +114,27 @@ class Target:
 
         runner = DockerRunner(image, gpus, _set(env))
         return cls(program_of_image(runner.image, model), runner, limits)
+
+
+def hiding(target: Target, task: Task, source: Path, folder: Path | None = None) -> Target:
+    """Return the target with what holds right answers hidden from its program, where its runner can do that.
+
+    The file of records and what is named like it; results: `folder`, those beside it, those of its plan and of the project.
+    """
+    if not isinstance(target.runner, ProcessRunner):
+        return target
+    from morocco_lib.config.schema import find_root
+
+    source = Path(source).resolve()
+    found = {source, *source.parent.glob(f"{glob.escape(source.stem)}*")}
+    if root := find_root(Path.cwd()):
+        found.add(root / "outputs")
+    if folder:
+        folder = Path(folder).resolve()
+        found |= {folder, *(status.parent for status in folder.parent.glob(f"*/{STATUS}"))}
+        if STEP_FOLDER.fullmatch(folder.name) and folder.parent.name == task.name:
+            found.add(folder.parents[2])  # plan/model/task/step
+    return replace(target, runner=target.runner.hiding(sorted(found)))
 
 
 @dataclass(frozen=True)

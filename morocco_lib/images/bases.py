@@ -54,9 +54,10 @@ def probe(client: Any, base: str) -> tuple[str, dict[str, str]]:
     import docker.errors
 
     with engine.engine_errors(f"run Python in {base}"):
+        name = engine.new_container()
         container = client.containers.create(
-            base, ["-c", PROBE], entrypoint="python3", network_mode="none", labels={engine.OWNER: engine.owner_label()}
-        )
+            base, ["-c", PROBE], entrypoint="python3", network_mode="none", name=name, labels={engine.OWNER: engine.owner_label()},
+        )  # fmt: skip
         version, have = [], {}
         try:
             container.start()
@@ -70,7 +71,7 @@ def probe(client: Any, base: str) -> tuple[str, dict[str, str]]:
         except (ValueError, TypeError):  # it passes through the engine's log
             raise EnvironmentFailure(f"no answer from {base}", remedy=engine.remedy("no space left")) from None
         finally:
-            engine.remove(client, container.id)
+            engine.remove(client, name)
     if version < [3, 11]:
         raise UsageError(
             f"base image {base} does not run Python 3.11 or newer",

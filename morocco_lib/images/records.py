@@ -1,7 +1,6 @@
 """Which images were made here, by what went into them: a file of ours for each, as any image may bear any label or name."""
 
 import hashlib
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,8 +10,7 @@ KEPT = 9  # of engines, or of the same one after an image was removed
 
 
 def _place(key: str) -> Path:
-    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(home, "morocco", "images", hashlib.sha256(key.encode()).hexdigest())
+    return fileio.state("images", hashlib.sha256(key.encode()).hexdigest())
 
 
 def made(key: str) -> list[str]:

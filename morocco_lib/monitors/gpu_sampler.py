@@ -18,6 +18,7 @@ SLOWED = 0x08 | 0x20 | 0x40 | 0x80  # by the hardware, by heat (software, hardwa
 HUNG_S = 10.0
 PID_CHECKS = 2  # a pid that is not the run's in two samples is another program's
 UTILISATION_WINDOW_S = (1 / 6, 1.0)  # as NVML's reference states; which of them depends on the device
+QUIET_SHARE = 0.1  # more than the device's share before the run is work
 
 
 class GpuSampler(PeriodicSampler):
@@ -34,6 +35,7 @@ class GpuSampler(PeriodicSampler):
         self._origin_ns, self._pids, self._any_pids, self._ticks = 0, None, None, 0
         self._checks = Counter({pid: PID_CHECKS for d in self._nvml.devices for pid in d.idle["processes"] or ()})
         self._ours: set[int] = set()
+        self._worked_ns: dict[int, int] = {}  # device of the run -> when it was last found at work, or to be the run's
         nothing = {"used_by_run": False, "peak_used_bytes": None, "state_samples": 0, "slowed_samples": 0}
         self._found = [{**nothing, "others": {}} for _ in self._nvml.devices]
 
@@ -60,9 +62,19 @@ class GpuSampler(PeriodicSampler):
                     continue
                 reading = device.read(state)
                 self._add(reading, found)
+                share = reading.get("utilisation_share")
+                if share is not None and found["used_by_run"]:
+                    before = device.idle["utilisation_share"] or 0.0
+                    if index not in self._worked_ns or share > before + QUIET_SHARE:
+                        self._worked_ns[index] = t_ns
                 kept = {name: value for name, value in reading.items() if name not in ("total_bytes", "graphics")}
                 self._out.write(json.dumps({"t_ns": t_ns - self._origin_ns, "gpu": index, **kept}) + "\n")
             self.times_ns.append(t_ns)
+
+    @property
+    def quiet_ns(self) -> int | None:
+        """Since when the GPUs that the run uses do nothing, as far as NVML tells so far; None where it uses none."""
+        return max(list(self._worked_ns.values()), default=None)
 
     def _add(self, reading: dict[str, Any], found: dict[str, Any]) -> None:
         sizes = reading["processes"] or {}

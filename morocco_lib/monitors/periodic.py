@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,10 +13,17 @@ GAP_PERIODS, GAP_S = 5, 0.1  # a time without samples that is longer than both i
 
 
 class PeriodicSampler(ABC):
-    """Calls `sample` every `period_s` seconds in a thread of its own, until `halt`."""
+    """Calls `sample` every `period_s` seconds in a thread of its own, until `halt`.
+
+    Where `sample` raises there are no more: the time without samples is a gap, and `report` says why. Where nothing can be
+    written any more `on_refused` is called.
+    """
+
+    on_refused: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, period_s: float = PERIOD_S):
         self.period_s = period_s
+        self.failure: Exception | None = None
         self.times_ns: list[int] = []  # of the samples taken; `sample` appends to it
         self.cost_s = 0.0
         self._lock, self._halted = threading.Lock(), False
@@ -39,7 +46,13 @@ class PeriodicSampler(ABC):
         # costs two thirds of waiting for a lock.
         began_s, due_s = time.thread_time(), time.monotonic()
         while not self._halted:
-            self.sample()
+            try:
+                self.sample()
+            except Exception as error:
+                self.failure = error
+                if isinstance(error, OSError):
+                    self.on_refused()
+                break
             now_s = time.monotonic()
             due_s = max(due_s + self.period_s, now_s)  # late samples are not made up for
             time.sleep(due_s - now_s)
@@ -58,7 +71,8 @@ class PeriodicSampler(ABC):
             empty_ns: When a sample found nothing to read.
         """
         moments_ns = [self._began_ns, *self.times_ns, *empty_ns, stopped_ns]
-        return {**steadiness(self.times_ns, self.period_s, moments_ns), "cpu_s": self.cost_s}
+        found = {**steadiness(self.times_ns, self.period_s, moments_ns), "cpu_s": self.cost_s}
+        return found | ({"failed": f"{type(self.failure).__name__}: {self.failure}"} if self.failure else {})
 
 
 def steadiness(times_ns: Sequence[int], period_s: float, moments_ns: Sequence[int]) -> dict[str, Any]:

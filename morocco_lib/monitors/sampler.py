@@ -101,13 +101,16 @@ class Sampler(PeriodicSampler):
     def stop(self) -> dict[str, Any]:
         """Stop and return what `run.json` keeps of the sampler: source, period, jitter, gaps, cost."""
         stopped_ns = time.monotonic_ns()
-        self.halt()
-        with self._lock:
-            self._write()
-            high_water = self._reader.high_water_bytes()
+        try:
+            self.halt()
+            with self._lock:
+                self._write()
+                high_water = None if self.failure else self._reader.high_water_bytes()
+                if self._processes and not self.failure:
+                    self._processes.update(time.monotonic_ns())
+        finally:
             self._reader.close()
             if self._processes:
-                self._processes.update(time.monotonic_ns())
                 self._processes.close()
         report = self.report(stopped_ns, self._empty_ns)
         return {"source": self._reader.source, **report, "high_water_bytes": high_water}

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -207,8 +208,7 @@ def converse(
                     on_event(t_ns, event)
         conversation.exit = handle.wait(None)
     except BaseException:
-        handle.kill()
-        handle.wait(10)
+        abandon(handle)
         raise
     finally:
         ended.set()
@@ -224,6 +224,14 @@ def events_in(stderr: bytes) -> list[dict[str, Any]]:
     """Return the events that `converse` keeps of what was printed on stderr, without their times."""
     lines = stderr.split(b"\n")[:-1]
     return [event for line in lines if EVENT_PREFIX in line and (event := parse_event(line)) is not None][:EVENTS]
+
+
+def abandon(handle: Handle) -> None:
+    """Kill a program and clean up after it, because of an error that is about to be raised."""
+    with suppress(Exception):
+        handle.kill()
+    with suppress(Exception):
+        handle.wait(10)
 
 
 def parse_event(line: bytes) -> dict[str, Any] | None:

@@ -92,13 +92,14 @@ class DockerRunner:
             UsageError: the image cannot be started, or holds files where it declares a volume.
             EnvironmentFailure: the engine cannot start it.
         """
-        started_ns, offsets = time.monotonic_ns(), clocks.read()
+        started_ns, offsets, name = time.monotonic_ns(), clocks.read(), engine.new_container()
         with engine.engine_errors(f"start a container of {self.image.name}"):
             container = self.client.api.create_container(
                 self.image.id,
                 argv,
                 stdin_open=True,
                 network_disabled=True,
+                name=name,
                 environment={name: os.environ[name] for name in self.env},
                 labels={engine.OWNER: engine.owner_label()},
                 host_config=self._host_config(self.bounded(limits)),
@@ -112,11 +113,11 @@ class DockerRunner:
                 facts = self.client.api.inspect_container(container)
             except BaseException as error:
                 with suppress(Exception):
-                    engine.remove(self.client, container)
+                    engine.remove(self.client, name)
                 if any(sign in str(error) for sign in FAULTS_OF_IMAGE):
                     raise UsageError(f"{self.image.name} cannot be started: {engine.message_of(error)}") from None
                 raise
-        return DockerHandle(self.client, container, attached, started_ns, offsets, facts)
+        return DockerHandle(self.client, container, attached, started_ns, offsets, facts, name)
 
     def _check_volumes(self, container: str) -> None:
         # A volume is made of memory here, so what the image has there would be hidden.
@@ -160,6 +161,7 @@ class DockerHandle:
 
     Args:
         facts: Of the started container, as the engine reports them.
+        name: Its name in our records.
     Limits: its last counters are up to 20 ms old. `first_read_ns` is not known, as the input passes through the engine.
     """
 
@@ -171,9 +173,10 @@ class DockerHandle:
         started_ns: int,
         offsets: clocks.Offsets,
         facts: dict[str, Any],
+        name: str,
     ):
         pid = facts["State"]["Pid"]
-        self._client, self.id, self._attached = client, container, attached
+        self._client, self.id, self._name, self._attached = client, container, name, attached
         self._socket: socket.socket = getattr(attached, "_sock", attached)
         self._socket.settimeout(None)
         self.started_ns, self._offsets, self.pid = started_ns, offsets, pid
@@ -287,7 +290,7 @@ class DockerHandle:
             os.close(self._pidfd)
             self._pidfd = None
         with suppress(Exception):  # where the engine is gone the next start removes it
-            engine.remove(self._client, self.id)
+            engine.remove(self._client, self._name)
 
     def _wait_for_engine(self, timeout_s: float | None) -> dict[str, Any]:
         import requests

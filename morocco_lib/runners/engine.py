@@ -4,13 +4,14 @@ import itertools
 import json
 import os
 import posixpath
+import secrets
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from morocco_lib import foreign
+from morocco_lib import fileio, foreign
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors.host import host_facts
 from morocco_lib.monitors.procfs import is_running, start_ticks
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     import docker
 
 OWNER = "morocco.owner"  # label of our containers: the process that started them
+CONTAINERS = "containers"  # the folder of the records of those that may be there
+RECORD = {"engine": str, "host": str, "pid": int, "start_ticks": (int, None), "boot_id": (str, None)}
 TIMEOUT_S = 60.0  # of one answer of the engine
+
+
+_own: set[str] = set()  # the containers of this process that may be there
 
 
 def connect(timeout_s: float = TIMEOUT_S) -> "docker.DockerClient":
@@ -134,50 +140,67 @@ def remedy(message: str) -> str:
 
 
 # -- containers ----------------------------------------------------------------------------------------------------
-def owner_label() -> str:
-    """Return the label of the containers that this process starts."""
+def new_container() -> str:
+    """Return the name of a container that is about to be made; recorded, as any other may bear any label."""
+    name = f"morocco-{secrets.token_hex(8)}"
+    _own.add(name)
+    with suppress(OSError):  # then it is not removed if we are killed
+        place = fileio.state(CONTAINERS, name)
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fileio.write_json(place, {**_here(), **_owner()})
+    return name
+
+
+def _here() -> dict[str, str]:
+    return {"engine": address(), "host": os.uname().nodename}
+
+
+def _owner() -> dict[str, Any]:
     pid = os.getpid()
-    return json.dumps({"pid": pid, "start_ticks": start_ticks(pid), "boot_id": host_facts()["boot_id"]})
+    return {"pid": pid, "start_ticks": start_ticks(pid), "boot_id": host_facts()["boot_id"]}
+
+
+def owner_label() -> str:
+    """Return the label of the containers that this process starts, for people: nothing is decided by it."""
+    return json.dumps(_owner())
 
 
 def remove_orphans(client: "docker.DockerClient") -> list[str]:
-    """Remove the containers whose morocco has died on this machine and return their ids."""
-    removed, here = [], host_facts()["boot_id"]
-    for container in client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True):
+    """Remove the containers of this engine whose morocco has died on this machine, by our records; return their names."""
+    removed, boot = [], host_facts()["boot_id"]
+    for place in sorted(fileio.state(CONTAINERS).glob("morocco-*")):
         try:
-            owner = foreign.parse_object(container.labels[OWNER].encode())
-            foreign.fits(owner, {"pid": int, "start_ticks": (int, None), "boot_id": (str, None)})
-            pid, ticks, boot = owner["pid"], owner["start_ticks"], owner["boot_id"]
-        except (ValueError, KeyError, TypeError):
-            continue  # not a label of ours
-        if boot == here and is_running(pid, ticks):
-            continue
-        if boot != here and container.status == "running":
-            continue  # of a machine that shares this engine; after a restart of ours it would have ended
-        remove(client, container.id)
-        removed.append(container.id)
+            owner = foreign.read_json(place, shape=RECORD)
+        except (OSError, ValueError, UsageError):
+            continue  # removed meanwhile, or none of ours
+        alive = owner["boot_id"] == boot and is_running(owner["pid"], owner["start_ticks"])
+        if not alive and _here().items() <= owner.items():
+            remove(client, place.name)
+            removed.append(place.name)
     return removed
 
 
 def remove_own() -> None:
     """Remove the containers of this process that are still there; where no engine answers the next start removes them."""
     with suppress(Exception):
-        client = connect(5)
-        for container in client.api.containers(all=True, quiet=True, filters={"label": f"{OWNER}={owner_label()}"}):
-            remove(client, container["Id"])
+        client = connect(5) if _own else None
+        for name in list(_own):
+            remove(client, name)
 
 
-def remove(client: "docker.DockerClient", container_id: str) -> None:
-    """Remove a container, running or not; one that is gone already is fine."""
+def remove(client: "docker.DockerClient", name: str) -> None:
+    """Remove a container that was made here, running or not; one that is gone already is fine."""
     import docker.errors
 
     try:
-        client.api.remove_container(container_id, force=True, v=True)
+        client.api.remove_container(name, force=True, v=True)
     except docker.errors.NotFound:
         pass
     except docker.errors.APIError as error:
         if error.status_code != 409:  # its removal is in progress
             raise
+    _own.discard(name)
+    fileio.state(CONTAINERS, name).unlink(missing_ok=True)
 
 
 def holds_files(client: "docker.DockerClient", container_id: str, folder: str) -> bool:

@@ -1,4 +1,6 @@
-"""Runs a program as a bare process: without isolation, with the same clock, feeding and accounting as a container."""
+"""Runs a program as a bare process: without isolation, with the same clock, feeding and accounting as a container.
+
+Where we are root it is another user, from whom the gold is hidden: see `confined`."""
 
 import ctypes
 import fcntl
@@ -14,13 +16,14 @@ import subprocess
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import procfs
 from morocco_lib.monitors.cgroup import RunCgroup, kill_all
+from morocco_lib.runners import confined
 from morocco_lib.runners.contract import Exit, Limits
 
 READ_BYTES = 1 << 20
@@ -76,12 +79,24 @@ class ProcessRunner:
         cwd: Working folder of the program; None: ours.
         use_cgroup: False leaves accounting to /proc even where a cgroup could be made.
         env: Names of further environment variables that the program is handed.
+        hidden: Files and folders that the program must not read; see `confines`.
     """
 
     name = "process"
 
-    def __init__(self, cwd: Path | None = None, use_cgroup: bool = True, env: tuple[str, ...] = ()):
-        self.cwd, self.use_cgroup, self.env = cwd, use_cgroup, tuple(env)
+    def __init__(
+        self, cwd: Path | None = None, use_cgroup: bool = True, env: tuple[str, ...] = (), hidden: tuple[Path, ...] = ()
+    ):
+        self.cwd, self.use_cgroup, self.env, self.hidden = cwd, use_cgroup, tuple(env), tuple(hidden)
+
+    def hiding(self, paths: Iterable[Path]) -> "ProcessRunner":
+        """Return a runner whose programs cannot read these either."""
+        return ProcessRunner(self.cwd, self.use_cgroup, self.env, (*self.hidden, *paths))
+
+    @property
+    def confines(self) -> bool:
+        """Whether a program runs as another user, and what is hidden is unreadable to it: where we are root."""
+        return confined.possible()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -102,7 +117,17 @@ class ProcessRunner:
         """
         if limits.pids is not None or limits.cpus is not None:
             raise UsageError("a limit of pids or cpus", rule="only containers have one", remedy="measure with --image")
-        command = [*die_with_parent(), find_program(argv[0], self.cwd), *argv[1:]]
+        program, environment, launch = [find_program(argv[0], self.cwd), *argv[1:]], self.environment, None
+        if self.confines:
+            folder = Path(self.cwd or Path.cwd())
+            words = [*program, *argv, *(word.partition("=")[2] for word in argv)]
+            words += [path for value in environment.values() for path in value.split(os.pathsep) if path[:1] == os.sep]
+            needed = [folder, *(folder / word for word in words if word)]
+            launch = confined.Launch(confined.new_user(), self.hidden, needed, folder)
+            prefix, environment = confined.as_user(launch.user), confined.environment(environment)
+        else:
+            prefix, folder = die_with_parent(), self.cwd
+        command = [*prefix, *program]
         started_ns = time.monotonic_ns()
         group = RunCgroup.create() if self.use_cgroup else None
         if limits.memory_bytes is not None and group is None:
@@ -116,17 +141,21 @@ class ProcessRunner:
                 command = ["/bin/sh", "-c", _ENTER, "sh", *map(str, group.procs_files), "--", *command]
                 if limits.memory_bytes is not None:
                     group.limit_memory(limits.memory_bytes)
-            process = subprocess.Popen(
+            start = functools.partial(
+                subprocess.Popen,
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
-                cwd=self.cwd,
-                env=self.environment,
+                cwd=folder,
+                env=environment,
                 start_new_session=True,  # its own process group, out of reach of our terminal's Ctrl-C
             )
+            process = launch.of(start) if launch else start()
         except BaseException as error:
+            if launch:
+                launch.end()
             _subreaper.end()
             if group:
                 group.remove()
@@ -135,7 +164,7 @@ class ProcessRunner:
             raise UsageError(
                 f"cannot start {argv[0]!r}: {error.strerror}", remedy="give a program that runs by hand"
             ) from None
-        return ProcessHandle(process, group, started_ns)
+        return ProcessHandle(process, group, started_ns, launch)
 
 
 @functools.cache
@@ -176,8 +205,10 @@ def find_program(name: str, cwd: Path | None = None) -> str:
 class ProcessHandle:
     """A running child process; see `contract.Handle`."""
 
-    def __init__(self, process: subprocess.Popen, group: RunCgroup | None, started_ns: int):
-        self._process, self.group, self.started_ns = process, group, started_ns
+    def __init__(
+        self, process: subprocess.Popen, group: RunCgroup | None, started_ns: int, launch: confined.Launch | None = None
+    ):
+        self._process, self.group, self.started_ns, self._launch = process, group, started_ns, launch
         _subreaper.running.add(process.pid)
         self._start_ticks = procfs.start_ticks(process.pid)
         self.cgroup = group.memory if group else None
@@ -326,6 +357,8 @@ class ProcessHandle:
             self.group.remove()
         self.orphans()
         _subreaper.end(self.pid)
+        if self._launch:
+            self._launch.end()
         os.close(self._pidfd)
         self._process.stdout.close(), self._process.stderr.close()
         self._exit = Exit(

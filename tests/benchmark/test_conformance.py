@@ -187,12 +187,13 @@ def test_no_label_is_fed_and_no_idx_is_a_line_number(val, tmp_path):
     script = tmp_path / "tee.py"
     script.write_text(
         "import sys, json\n"
-        f"out = open({str(log)!r}, 'ab')\n"
+        "out = open(sys.argv[1], 'ab')\n"
         "for line in sys.stdin.buffer:\n"
         "    out.write(line.rstrip() + b'\\n')\n"
         "    print(json.dumps({'idx': json.loads(line)['idx'], 'label': 'entailment'}), flush=True)\n"
     )
-    assert checked([sys.executable, str(script)], val).ok
+    log.touch(), log.chmod(0o666)
+    assert checked([sys.executable, str(script), str(log)], val).ok
     fed = [json.loads(line) for line in log.read_bytes().splitlines()]
     assert len(fed) == 4 * 25
     assert all(set(record) == {"idx", "premise", "hypothesis"} for record in fed)

@@ -15,12 +15,14 @@ import pytest
 from helpers import ROOT, RUN_FILES, wait_until, write_records
 from servers import PYTHON, is_alive, runner, server
 
-from morocco_lib.analysis import summary
+from morocco_lib.analysis import summary, validity
+from morocco_lib.analysis.run_files import read_run
 from morocco_lib.benchmark import protocol
 from morocco_lib.benchmark import run as measure
 from morocco_lib.benchmark.target import Program, Target, program_of_image
 from morocco_lib.data import workload
 from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.runners import contract
 from morocco_lib.runners.engine import Image
 from morocco_lib.runners.process import ProcessRunner
 from morocco_lib.tasks import get_task
@@ -286,7 +288,7 @@ def test_a_killed_bench_leaves_nothing_that_looks_finished(benched, records, tmp
 def test_a_killed_bench_takes_its_program_along(records, tmp_path):
     pid_file = tmp_path / "pid"
     killed = start(records, tmp_path / "out", tells_its_pid(pid_file))
-    assert wait_until(lambda: pid_file.exists() and pid_file.read_text())
+    assert wait_until(pid_file.read_text)
     pid = int(pid_file.read_text())
     assert is_alive(pid)
     killed.kill()
@@ -296,8 +298,13 @@ def test_a_killed_bench_takes_its_program_along(records, tmp_path):
 
 def tells_its_pid(path: Path) -> list[str]:
     """Return a program that writes its pid into a file and then neither reads nor ends."""
-    code = f"import os, time; open({str(path)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    return [*PYTHON, "-c", code]
+    path.touch(), path.chmod(0o666)
+    return [
+        *PYTHON,
+        "-c",
+        "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)",
+        str(path),
+    ]
 
 
 class FullDisk:
@@ -327,20 +334,90 @@ def test_a_full_disk_ends_the_program_or_does_not_start_it(tmp_path, monkeypatch
     monkeypatch.setattr(measure, "open_samples", disk)
     task, source = get_task("terra"), write_records(tmp_path / "one.jsonl", 1)
     load = workload.build(task, task.read(source), 1, 0)
-    target = Target(Program(server("paced", "--fault", "hang", "--starts", tmp_path / "starts"), "m"), ProcessRunner())
+    starts, out = tmp_path / "starts", tmp_path / "out"
+    starts.touch(), starts.chmod(0o666), out.mkdir()
+    target = Target(Program(server("paced", "--fault", "hang", "--starts", starts), "m"), ProcessRunner())
     begin = time.monotonic()
-    series = measure.RunSeries(target, load, source, tmp_path, batch_size=1)
+    series = measure.RunSeries(target, load, source, out, batch_size=1)
     with pytest.raises(EnvironmentFailure, match="No space left"), series:
-        series.run(tmp_path, "bench")
+        series.run(out, "bench")
     assert time.monotonic() - begin < 5
-    assert (tmp_path / "starts").exists() == (disk is FullDisk)
-    assert not [path for path in (tmp_path / "runs").iterdir() if path.name[0] != "."]
+    assert bool(starts.read_bytes()) == (disk is FullDisk)
+    assert not [path for path in (out / "runs").iterdir() if path.name[0] != "."]
+
+
+def fails(error):
+    def failing(*args, **options):
+        raise error
+
+    return failing
+
+
+def after(seconds: float, error):
+    """Return a function that fails once it is called later than this."""
+    begin = time.monotonic()
+    return lambda *args, **options: fails(error)() if time.monotonic() > begin + seconds else None
+
+
+BROKEN = {  # stage of a run -> what fails in it
+    "reader": (measure, "reader_for", fails(KeyError("memory"))),
+    "gpu": (measure.GpuSampler, "watch", fails(RuntimeError("gone"))),
+    "wait": (measure.Withholding, "wait", fails(ZeroDivisionError("x"))),
+    "ready line": (contract, "parse_event", fails(RecursionError("deep"))),
+    "mark": (measure.Sampler, "mark", fails(KeyError("memory"))),
+    "answers": (measure._Recorder, "_add_chunk", fails(IndexError("y"))),
+    "interrupt": (measure._Recorder, "_add_chunk", fails(KeyboardInterrupt())),
+    "stop": (measure.Sampler, "stop", fails(KeyError("memory"))),
+    "gpu stop": (measure.GpuSampler, "stop", fails(ValueError("gpu"))),
+    "facts": (measure, "host_facts", fails(ValueError("facts"))),
+    "clock": (measure.clocks, "compare", fails(OSError(5, "Input/output error"))),
+}
+
+
+@pytest.mark.parametrize("stage", BROKEN)
+def test_a_run_that_we_break_off_is_kept_and_says_why_and_its_program_is_ended(tmp_path, monkeypatch, stage):
+    place, name, broken = BROKEN[stage]
+    task, source = get_task("terra"), write_records(tmp_path / "val.jsonl", 4)
+    load, started = workload.build(task, task.read(source), 4, 0), []
+    target = Target(Program(server("paced", "--rate", 1000), "m"), ProcessRunner())
+    start = ProcessRunner.start
+    monkeypatch.setattr(ProcessRunner, "start", lambda *args: started.append(start(*args)) or started[-1])
+    held = measure.Withholding(5.0)
+    with measure.RunSeries(target, load, source, tmp_path, batch_size=1, withheld=held) as series:
+        monkeypatch.setattr(place, name, broken)
+        expected = KeyboardInterrupt if stage == "interrupt" else EnvironmentFailure
+        with pytest.raises(expected) as raised:
+            series.run(tmp_path, "bench")
+    (handle,), (folder,) = started, (tmp_path / "runs").iterdir()
+    assert wait_until(lambda: not is_alive(handle.pid), 2)
+    assert folder.name == ".01.partial" and not (folder / "run.json").exists()
+    failed = json.loads((folder / "failed.json").read_text())
+    assert (failed["run"], failed["purpose"], failed["model"]) == (1, "bench", "m") and failed["error"]
+    assert (folder / "workload.json").exists() and (folder / "answers.jsonl").exists()
+    if stage not in ("interrupt", "clock"):
+        assert failed["error"] in str(raised.value) and str(folder) in str(raised.value)
+    if stage in ("facts", "clock", "gpu stop", "stop"):  # all had been answered
+        assert len((folder / "answers.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("error", [KeyError("memory"), OSError(28, "No space left on device")])
+def test_where_sampling_fails_the_run_is_kept_and_says_so(tmp_path, monkeypatch, error):
+    task, source = get_task("terra"), write_records(tmp_path / "val.jsonl", 4)
+    load = workload.build(task, task.read(source), 4, 0)
+    target = Target(Program(server("paced", "--rate", 10), "m"), ProcessRunner())
+    monkeypatch.setattr(measure.Sampler, "_read_io", after(0.3, error))
+    monkeypatch.setattr(measure.Sampler, "mark", lambda *args: None)
+    with measure.RunSeries(target, load, source, tmp_path, batch_size=1) as series:
+        run = read_run(series.run(tmp_path, "bench"))
+    assert run.facts["sampler"]["failed"].startswith(type(error).__name__)
+    assert validity.sampler_reasons(run.facts["sampler"]) == ["SAMPLER_GAPS"]
+    assert run.facts["exit"]["signal"] == (signal.SIGKILL if isinstance(error, OSError) else None)  # no use to go on
 
 
 def test_interrupting_a_bench_ends_its_program(records, tmp_path):
     pid_file = tmp_path / "pid"
     bench = start(records, tmp_path / "out", tells_its_pid(pid_file))
-    assert wait_until(lambda: pid_file.exists() and pid_file.read_text())
+    assert wait_until(pid_file.read_text)
     pid = int(pid_file.read_text())
     assert is_alive(pid)
     bench.send_signal(signal.SIGINT)

@@ -52,6 +52,23 @@ def test_pids_of_the_run_are_told_from_others_and_are_listed_only_for_a_new_one(
     assert len(lists) == gpu_sampler.PID_CHECKS
 
 
+def test_gpus_of_the_run_are_quiet_since_they_last_worked(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_sampler, "STATE_EVERY", 1)
+    other, gpu = FakeGpu("GPU-0", compute={1: 10}, utilisation=90), FakeGpu("GPU-1", utilisation=10)
+    with GpuSampler(tmp_path / "gpu.jsonl", Nvml(FakeNvml(other, gpu))) as sampler:
+        sampler._pids = lambda: [2]
+        sampler.sample()
+        assert sampler.quiet_ns is None  # it uses none
+        gpu.told["compute"] = {2: 10}
+        found = []
+        for share in (15, 15, 60, 20, 10, 30):  # a tenth is others'
+            gpu.told["utilisation"] = share
+            sampler.sample()
+            found.append((sampler.times_ns[-1], sampler.quiet_ns))
+    times = [t_ns for t_ns, _ in found]
+    assert [times.index(quiet_ns) for _, quiet_ns in found] == [0, 0, 2, 2, 2, 5]
+
+
 def test_without_pids_of_the_run_they_are_hidden_and_not_nobodys(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_sampler, "in_container", lambda: False)
     for named, hidden in (([], True), ([7], False)):

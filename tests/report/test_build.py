@@ -77,7 +77,7 @@ def test_page_notebook_and_terminal_show_the_numbers_of_bench_json(quick_plan, p
             assert re.search(rf">{re.escape(value)}</a><small>{re.escape(low)} to {re.escape(high)}</small>", text)
             assert f">{value} ({low} to {high})<" in notebook and value in terminal
         assert f"most frequent answer {row['score']['majority']['value']:.3f}" in text
-    assert text.count("<small>process: no isolation</small>") == len(rows)
+    assert text.count("<small>process: no isolation, gold hidden</small>") == len(rows)
 
 
 def test_command_and_notebook_build_the_same_table_from_the_same_steps(quick_plan, page):
@@ -106,7 +106,7 @@ def test_a_page_of_before_says_nothing_of_isolation_and_verifies(quick_plan, tmp
     for result in folder.rglob("bench.json"):
         fileio.write_json(result, {k: v for k, v in json.loads(result.read_text()).items() if k != "proven"})
     (page,) = folder.glob("report-*/report.html")
-    page.write_text(page.read_text().replace("<small>process: no isolation</small>", ""))
+    page.write_text(page.read_text().replace("<small>process: no isolation, gold hidden</small>", ""))
     for status in folder.rglob("status.json"):
         steps.Step(status.parent, steps.read_status(status.parent)).finish("done", 0)
     assert [finding.seen for finding in verify(folder) if not finding.ok and finding.what == "numbers"] == []

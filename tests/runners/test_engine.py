@@ -10,6 +10,7 @@ import pytest
 import requests.exceptions
 from docker import errors
 
+from morocco_lib import fileio
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import procfs
 from morocco_lib.monitors.host import host_facts
@@ -47,14 +48,10 @@ class Api:
             raise errors.NotFound("no such container")
 
 
-def container(name, status="running", **owner):
-    return SimpleNamespace(id=name, status=status, labels={engine.OWNER: json.dumps(owner)})
-
-
 @pytest.fixture
-def client(monkeypatch):
-    found = SimpleNamespace(api=Api(), listed=[])
-    found.containers = SimpleNamespace(list=lambda **options: found.listed)
+def client(monkeypatch, tmp_path):
+    found = SimpleNamespace(api=Api())
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(engine, "connect", lambda *args: found)
     return found
 
@@ -72,7 +69,8 @@ def test_a_container_gets_its_limits_no_network_and_no_rights(client):
     assert config["nano_cpus"] == 1_500_000_000 and config["device_requests"][0]["DeviceIDs"] == ["GPU-1"]
     assert client.api.options["image"] == "sha256:1" and client.api.options["argv"] == ["--batch-size", "8"]
     assert client.api.options["environment"] == {}  # nothing of ours is handed over
-    assert client.api.removed == ["c1"]  # one that did not start is not left
+    assert client.api.removed == [client.api.options["name"]]  # one that did not start is not left
+    assert not list(fileio.state(engine.CONTAINERS).iterdir())
 
 
 def test_limits_that_were_not_given_are_the_runners_own(client):
@@ -97,17 +95,43 @@ def test_gpus_are_given_by_uuid(client):
 
 def test_containers_of_dead_owners_are_removed_and_no_others(client):
     boot, pid = host_facts()["boot_id"], os.getpid()
-    ticks = procfs.start_ticks(pid)
-    client.listed = [
-        container("ours", pid=pid, start_ticks=ticks, boot_id=boot),
-        container("dead", pid=pid, start_ticks=ticks + 1, boot_id=boot),
-        container("gone", pid=2**22, start_ticks=1, boot_id=boot),
-        container("of-another-machine", pid=1, start_ticks=1, boot_id="x"),
-        container("before-the-restart", "exited", pid=pid, start_ticks=ticks, boot_id="x"),
-        SimpleNamespace(id="a", status="exited", labels={engine.OWNER: "somebody's"}),
-    ]
-    assert engine.remove_orphans(client) == ["dead", "gone", "before-the-restart"] == client.api.removed
-    assert json.loads(engine.owner_label()) == {"pid": pid, "start_ticks": ticks, "boot_id": boot}
+    ticks, here = procfs.start_ticks(pid), {"engine": engine.address(), "host": os.uname().nodename}
+
+    def record(name, **owner):
+        owner = {**here, "pid": pid, "start_ticks": ticks, "boot_id": boot, **owner}
+        fileio.write_json(fileio.state(engine.CONTAINERS, f"morocco-{name}"), owner)
+
+    ours = engine.new_container()
+    kept = fileio.state(engine.CONTAINERS, ours)
+    assert fileio.read_json(kept) == {**here, **json.loads(engine.owner_label())}
+    (
+        record("1-living"),
+        record("2-dead", start_ticks=ticks + 1),
+        record("3-gone", pid=2**22),
+        record("4-rebooted", boot_id="x"),
+    )
+    record("5-there", pid=2**22, host="x"), record("6-there", pid=2**22, engine="x"), record("7-odd", pid="1")
+    dead = ["morocco-2-dead", "morocco-3-gone", "morocco-4-rebooted"]
+    assert engine.remove_orphans(client) == dead == client.api.removed
+    assert engine.remove_orphans(client) == [] and kept.exists()
+    engine.remove_own()
+    assert client.api.removed == [*dead, ours] and not kept.exists()
+
+
+def test_a_container_is_none_of_ours_for_its_label(client):
+    dead = json.dumps({"pid": 2**22, "start_ticks": 1, "boot_id": host_facts()["boot_id"]})
+    theirs = SimpleNamespace(id="theirs", status="exited", labels={engine.OWNER: dead})
+    client.containers = SimpleNamespace(list=lambda **options: [theirs])
+    client.api.containers = lambda **options: [{"Id": "theirs"}]
+    assert engine.remove_orphans(client) == [] and engine.remove_own() is None and client.api.removed == []
+
+
+def test_without_a_place_for_records_a_container_is_still_ours(client, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    name = engine.new_container()
+    assert engine.remove_orphans(client) == []
+    engine.remove_own()
+    assert client.api.removed == [name]
 
 
 def test_an_image_is_found_by_name_or_not_held(client):

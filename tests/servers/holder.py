@@ -10,6 +10,7 @@ import mmap
 import os
 import sys
 import time
+from contextlib import suppress
 
 parser = argparse.ArgumentParser(allow_abbrev=False)
 parser.add_argument("--batch-size", type=int)
@@ -42,7 +43,7 @@ def leave_group() -> None:
     with open("/proc/self/cgroup") as lines:
         names = [line.split(":")[1] for line in lines if "morocco-" in line]
     for name in names:  # the group of the whole machine, where only root may go
-        with open(f"/sys/fs/cgroup/{name}/cgroup.procs", "w") as group:
+        with suppress(PermissionError), open(f"/sys/fs/cgroup/{name}/cgroup.procs", "w") as group:
             group.write(str(os.getpid()))
 
 

@@ -46,6 +46,7 @@ class Setting:
 
     def argv(self, starts: Path) -> list[str]:
         """Return the server's command without its batch size; `starts` is the file that counts those of a series."""
+        starts.touch(), starts.chmod(0o666)  # the server is another user
         values = {
             **{"rate": self.rate, "init": self.init_s, "spread": self.spread, "memory-mib": self.memory_mib},
             **{"cold-share": self.cold_share, "seed": self.seed, "starts": starts},
@@ -115,7 +116,7 @@ class Trial:
 def ours(setting: Setting, folder: Path, **settings: object) -> Trial:
     """Measure our way, in a new folder: one run, or as `settings` say."""
     folder.mkdir()
-    source, program = setting.source(folder), Program(setting.argv(folder / "starts"), "truth")
+    source, program = setting.source(folder), Program(setting.argv(folder.with_suffix(".starts")), "truth")
     settings = {"input_size": setting.records, "batch_size": setting.batch_size, "repeats": 1, **settings}
     began = time.monotonic()
     result = protocol.bench(Target(program, ProcessRunner(), Limits(timeout_s=60)), TASK, source, folder, **settings)
