@@ -1,0 +1,244 @@
+"""A board: a folder for a repository, that keeps every entry and every ranking it ever had.
+
+board.json      what is ranked: tasks, and the digest of the records of each
+entries/        <id>-<number>.json: each model of each submission, accepted or not, with every check
+history/        0001.json ...: the ranking as it was after each `morocco rank`
+README.md       the newest ranking, ranks.csv and ranks.json the same for programs
+"""
+
+import hashlib
+import html
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import morocco_lib
+from morocco_lib import fileio, foreign, formatting
+from morocco_lib.artifacts import steps
+from morocco_lib.errors import UsageError
+from morocco_lib.leaderboard import checks, founding, ranks, submission
+from morocco_lib.leaderboard.entry import HEAD, MEMORY, METRICS, SCORE, SPEED, Entry, Outcome
+from morocco_lib.leaderboard.rerun import rerun
+from morocco_lib.tasks import get_task, task_names
+
+BOARD, ENTRIES, HISTORY, RERUNS, PAGE = "board.json", "entries", "history", "reruns", "README.md"
+BENCHMARK = "Russian SuperGLUE"
+TEXT = {SCORE: formatting.score_text, SPEED: formatting.speed_text, MEMORY: formatting.bytes_text}
+OF_METRIC = ("rank", "last", "value", "low", "high", "subset_rank", "subset_last")
+NOTES = """\
+A rank is a range: two models whose ranges overlap are tied, as their measurements do not tell them apart (95 %, all pairs jointly;
+runs, records and tasks are drawn anew). Score: mean over the tasks. Records/s and memory: geometric means over the tasks, ranked
+among what was measured on the same machine. Front: in how many draws no other model of that machine is both better and faster.
+Subsets: the places by score over any half of the tasks or more.
+
+Digests show that nothing was changed after it was packed. A signature shows who packed it. That a program did what its files say is shown only
+by measuring it again: `RERUN`.
+"""
+
+
+def terms(
+    folder: Path, tasks: Sequence[str] | None, data_dir: Path | None, split: str, signers: Path | None
+) -> checks.Terms:
+    """Return what a board ranks: as it was begun, or for a new one as it is requested.
+
+    Raises:
+        UsageError: it ranks other tasks, or other records than those in `data_dir`; a file is missing.
+    """
+    if signers and not signers.is_file():
+        raise UsageError(f"no file {signers}", rule="a line of it is a name and a public key of ssh")
+    begun = (
+        fileio.read_json(folder / BOARD, shape={"tasks": [str], "records": {str: str}})
+        if (folder / BOARD).exists()
+        else {}
+    )
+    chosen = tuple(get_task(task).name for task in tasks or begun.get("tasks") or task_names(BENCHMARK))
+    if begun and set(chosen) != set(begun["tasks"]):
+        raise UsageError(f"{folder} ranks {', '.join(begun['tasks'])}", remedy="give -o another folder")
+    files = checks.organisers_files(data_dir, split, chosen) if data_dir else {}
+    records = {task: fileio.sha256_file(path) for task, path in files.items()}
+    known = begun.get("records", {})
+    if other := [task for task in records if records[task] != known.get(task, records[task])]:
+        raise UsageError(
+            f"{folder} ranks answers to other records of {', '.join(other)}", remedy="give -o another folder"
+        )
+    return checks.Terms(chosen, known | records, files, signers)
+
+
+def add(
+    paths: Sequence[Path],
+    folder: Path,
+    terms: checks.Terms,
+    *,
+    image: str | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Entry]:
+    """Judge submissions, one after the other, and keep their entries; returns them.
+
+    Args:
+        image: Measure it again for the entries that it made.
+        say: Called with the progress of that.
+    """
+    (folder / ENTRIES).mkdir(parents=True, exist_ok=True)
+    (folder / HISTORY).mkdir(exist_ok=True)
+    judged = []
+    for path in paths:
+        found = checks.judge(path, terms, entries(folder)) if path.suffix == ".zip" else _founding(path, terms)
+        if image:
+            found = [e if e.verdict == "refused" else rerun(e, image, terms, folder / RERUNS, say) for e in found]
+        for old in (folder / ENTRIES).glob(f"{found[0].id}-*.json"):
+            old.unlink()
+        for number, entry in enumerate(found, 1):
+            entry.write(folder / ENTRIES, number)
+            if entry.verdict != "refused":
+                terms = replace(terms, records={**entry.records, **terms.records})
+        judged += found
+    about = {"schema": 1, "tasks": terms.tasks, "records": {t: d for t, d in terms.records.items() if t in terms.tasks}}
+    fileio.write_json(folder / BOARD, about)
+    return judged
+
+
+def _founding(path: Path, terms: checks.Terms) -> list[Entry]:
+    whole = path.is_dir() and hashlib.sha256(fileio.canonical(submission.digests_of(path)).encode()).hexdigest()
+    digest = whole or fileio.sha256_file(path)
+    return founding.entries(path, terms.tasks, Entry(digest[: submission.ID_DIGITS], path.name, (), steps.now()))
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Return every entry that a board keeps, the oldest first."""
+    return sorted(map(Entry.read, (folder / ENTRIES).glob("*.json")), key=lambda entry: (entry.judged, entry.id))
+
+
+def current(every: Sequence[Entry]) -> list[Entry]:
+    """Return the entries that are ranked: those not refused, of each model of a signer the newest."""
+    newest = {(e.model, e.signer or e.id): e for e in every if e.verdict != "refused"}
+    return list(newest.values())
+
+
+# -- ranking -------------------------------------------------------------------------------------------------------
+def ranking(every: Sequence[Entry], tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a row for each current entry: what it is, its place and number by each metric, its share of the front."""
+    found = current(every)
+    rows = [_row(entry) for entry in found]
+    draws: dict[str, dict[int, np.ndarray]] = {metric: {} for metric in METRICS}
+    for seed, metric in enumerate(METRICS, 1):
+        for group in _comparable(found, metric, tasks):
+            cells = [[found[k].cells[task][metric] for task in tasks] for k in group]
+            numbers = np.array([[_number(metric, cell) for cell in of_model] for of_model in cells])
+            result = ranks.rank(numbers[..., 0], numbers[..., 1], seed)
+            for at, k in enumerate(group):
+                ends = (_shown(metric, number[at]) for number in (result.total, result.low, result.high))
+                value, *interval = ends
+                places = (result.rank[at], result.last[at])
+                rows[k][metric] = dict(zip(OF_METRIC, (
+                    *map(int, places), value, *sorted(interval), int(result.subset_rank[at]), int(result.subset_last[at]),
+                ), strict=True))  # fmt: skip
+                draws[metric][k] = result.draws[:, at]
+    for group in _comparable(found, SPEED, tasks):
+        both = [k for k in group if k in draws[SCORE]]
+        if both:
+            shares = ranks.on_front([np.stack([draws[m][k] for k in both], axis=1) for m in (SCORE, SPEED)])
+            for k, share in zip(both, shares, strict=True):
+                rows[k]["front"] = float(share)
+    return sorted(
+        rows, key=lambda row: [(row[m] or {"rank": math.inf})["rank"] for m in METRICS] + [row["model"], row["id"]]
+    )
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    marks = [check.name for check in (*entry.of(Outcome.UNTIMED), *entry.of(Outcome.MARKED))]
+    row = {name: getattr(entry, name) for name in ("model", "id", "signer", "machine", "verdict")} | {
+        "front": None,
+        "marks": marks,
+    }
+    return row | dict.fromkeys(METRICS)
+
+
+def _comparable(found: Sequence[Entry], metric: str, tasks: Sequence[str]) -> list[list[int]]:
+    """Return the places of entries that are ranked together: by score all of them, else those of one machine."""
+    groups: dict[str | None, list[int]] = {}
+    for k, entry in enumerate(found):
+        if entry.counts(metric, tasks):
+            groups.setdefault(None if metric == SCORE else entry.machine, []).append(k)
+    return list(groups.values())
+
+
+def _number(metric: str, cell: Sequence[float | None]) -> tuple[float, float]:
+    """Return (value, spread) such that more is better and a mean makes sense: logarithms of speed and of memory."""
+    if metric != SCORE:
+        cell = [math.log(end) if end else None for end in cell]
+    value, low, high = cell
+    return (-value if metric == MEMORY else value), ranks.spread_of(value, low, high)
+
+
+def _shown(metric: str, number: float) -> float:
+    return float(number) if metric == SCORE else math.exp(-number if metric == MEMORY else number)
+
+
+# -- written -------------------------------------------------------------------------------------------------------
+def write(folder: Path) -> dict[str, Any]:
+    """Rank the entries of a board, write the page, add the ranking to the history, and return it."""
+    every, tasks = entries(folder), fileio.read_json(folder / BOARD)["tasks"]
+    number = 1 + len(list((folder / HISTORY).glob("*.json")))
+    about = {"schema": 1, "number": number, "ranked": steps.now(), "version": morocco_lib.__version__, "tasks": tasks}
+    result = {**about, "rows": ranking(every, tasks), "refused": [e.id for e in every if e.verdict == "refused"]}
+    fileio.write_json(folder / HISTORY / f"{number:04d}.json", result)
+    fileio.write_text(folder / PAGE, _page(result, every))
+    return result
+
+
+def cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return a ranking as cells of a table, the heads first."""
+    table = [
+        ["model", *(head for metric in METRICS for head in ("rank", HEAD[metric])), "front", "subsets", "signed by", "submission", "marks"]
+    ]  # fmt: skip
+    for row in rows:
+        numbers = [text for metric in METRICS for text in _texts(metric, row[metric])]
+        places = _range(row[SCORE], "subset_rank", "subset_last") if row[SCORE] else "—"
+        front = "—" if row["front"] is None else f"{row['front']:.0%}"
+        table.append(
+            [row["model"], *numbers, front, places, row["signer"] or "—", row["id"], " ".join(row["marks"]) or "—"]
+        )
+    return table
+
+
+def _texts(metric: str, found: dict[str, Any] | None) -> tuple[str, str]:
+    if found is None:
+        return "—", "—"
+    value, low, high = (TEXT[metric](found[part]) for part in ("value", "low", "high"))
+    return _range(found, "rank", "last"), value if low == high else f"{value} ({low} to {high})"
+
+
+def _range(found: dict[str, Any], first: str, last: str) -> str:
+    return str(found[first]) if found[first] == found[last] else f"{found[first]}-{found[last]}"
+
+
+def _page(result: dict[str, Any], every: Sequence[Entry]) -> str:
+    def table(*rows: Sequence[str]) -> list[str]:
+        head, *lines = (f"| {' | '.join(map(_plain, row))} |" for row in rows)
+        return [head, "|" + " --- |" * len(rows[0]), *lines, ""]
+
+    about = f"{result['ranked']}, morocco {result['version']}, on {', '.join(result['tasks'])}."
+    lines = [f"# Ranking {result['number']}", "", about, "", *table(*cells(result["rows"])), NOTES]
+    lines += table(
+        ("submission", "model", "measured on"), *((r["id"], r["model"], r["machine"] or "—") for r in result["rows"])
+    )
+    refused = [entry for entry in every if entry.verdict == "refused"]
+    for title, found, wanted in (("Marks", current(every), False), ("Refused", refused, True)):
+        seen = [
+            (entry.id, entry.model or entry.file, check.name, check.seen)
+            for entry in found
+            for check in entry.checks
+            if check.outcome is not Outcome.OK and (check.outcome is Outcome.REFUSED) == wanted
+        ]
+        lines += [f"## {title}", "", *table(("submission", "model", "check", "seen"), *seen)]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Return a text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]#!|~])", r"\\\1", html.escape(foreign.shown(text).replace("\n", " ")))
