@@ -181,6 +181,8 @@ def unzip(path: Path, folder: Path) -> list[str]:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with box.open(member) as source, target.open("xb") as out:
                         shutil.copyfileobj(source, out)
+                        if out.tell() != member.file_size:
+                            raise Refused("DAMAGED", f"{member.filename} has another size than it states")
     except UnicodeDecodeError:
         raise Refused("ODD_NAME", "a name in it is not UTF-8") from None
     except damaged as error:
