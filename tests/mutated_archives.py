@@ -9,6 +9,7 @@ import stat
 import struct
 import tempfile
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -33,7 +34,8 @@ def read(path) -> Files:
 def packed(files: Files, odd: list[tuple[zipfile.ZipInfo, bytes]] = ()) -> bytes:
     """Return an archive of files, and of odd members after them."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as box:
+    with zipfile.ZipFile(out, "w") as box, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are there already
         for name, raw in files.items():
             box.writestr(zipfile.ZipInfo(name), raw)
         for info, raw in odd:
@@ -300,7 +302,7 @@ def status(rng, files):
     return packed(with_sums(files | {name: fileio.dump(sealed).encode()}))
 
 
-IN_STEP = {"NUMBERS", "READABLE"}  # what verify, or a reader, says of a file
+IN_STEP = {"NUMBERS", "READABLE", "POINTS"}  # what verify, or a reader, says of a file
 KINDS: dict[Callable, set[str]] = {  # and the names that it may be refused by
     traversal: {"TRAVERSAL"}, odd_name: {"ODD_NAME"}, link: {"LINK"}, bomb: {"TOO_LARGE"}, overlapping: {"DAMAGED"},
     double_name: {"DOUBLE_NAME"}, encoded: {"ENCODED"}, truncated: {"DAMAGED"}, lengthened: {"DAMAGED"}, damaged: {"DAMAGED"},

@@ -37,7 +37,9 @@ def reseal(folder: Path, **changed) -> None:
     fileio.write_json(folder / steps.STATUS, steps.seal(status | {"outputs": steps.digest_outputs(folder)}))
 
 
-def bench_step(folder: Path, val: Path, model="m", rate=500.0, seed=1, runs=3, protocol=KEPT, **facts) -> Path:
+def bench_step(
+    folder: Path, val: Path, model="m", rate=500.0, seed=1, runs=3, protocol=KEPT, also=lambda step: None, **facts
+) -> Path:
     """Write a finished bench step that verifies."""
     generator = random.Random(f"{model}/{seed}")
     parameters = {"batch_size": 8, "command": model}
@@ -51,6 +53,7 @@ def bench_step(folder: Path, val: Path, model="m", rate=500.0, seed=1, runs=3, p
         (run / "workload.json").write_text(json.dumps(load))
         run_facts = json.loads((run / "run.json").read_text()) | {"bytes_fed": load["bytes"]}
         (run / "run.json").write_text(json.dumps(run_facts))
+    also(folder)
     fileio.write_json(folder / summary.PROTOCOL, {"schema": 1, **protocol})
     fileio.write_json(folder / summary.BENCH, summary.derive(folder))
     step.finish(steps.DONE, 0)

@@ -5,7 +5,7 @@ import pytest
 
 from morocco_lib.leaderboard import ranks
 
-ROUNDS = 300
+ROUNDS = 200
 
 
 @pytest.mark.parametrize(
