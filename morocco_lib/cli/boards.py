@@ -60,7 +60,7 @@ def pack(args) -> int:
 
 def rank(args) -> int:
     from morocco_lib.formatting import text_table
-    from morocco_lib.leaderboard import board
+    from morocco_lib.leaderboard import board, page
 
     if missing := [str(path) for path in args.submissions if not path.exists()]:
         raise UsageError(f"no file {', '.join(missing)}", rule="a submission is what `morocco pack` wrote")
@@ -79,6 +79,6 @@ def rank(args) -> int:
             for check in entry.checks:
                 if check.outcome != "ok":
                     put(f"  {check.outcome:<8} {check.name}: {check.seen}")
-        put(text_table(board.cells(result["rows"]), right=range(1, 7)))
+        put(text_table(page.cells(result["rows"]), right=range(1, 7)))
         put(args.out / board.PAGE)
     return 1 if any(entry.verdict == "refused" for entry in judged) else 0

@@ -7,9 +7,7 @@ README.md       the newest ranking, ranks.csv and ranks.json the same for progra
 """
 
 import hashlib
-import html
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,27 +16,16 @@ from typing import Any
 import numpy as np
 
 import morocco_lib
-from morocco_lib import fileio, foreign, formatting
+from morocco_lib import data, fileio
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
-from morocco_lib.leaderboard import checks, founding, ranks, submission
-from morocco_lib.leaderboard.entry import HEAD, MEMORY, METRICS, SCORE, SPEED, Entry, Outcome
+from morocco_lib.leaderboard import checks, founding, page, ranks, submission
+from morocco_lib.leaderboard.entry import MEMORY, METRICS, SCORE, SPEED, Entry, Outcome
 from morocco_lib.leaderboard.rerun import rerun
 from morocco_lib.tasks import get_task, task_names
 
 BOARD, ENTRIES, HISTORY, RERUNS, PAGE = "board.json", "entries", "history", "reruns", "README.md"
 BENCHMARK = "Russian SuperGLUE"
-TEXT = {SCORE: formatting.score_text, SPEED: formatting.speed_text, MEMORY: formatting.bytes_text}
-OF_METRIC = ("rank", "last", "value", "low", "high", "subset_rank", "subset_last")
-NOTES = """\
-A rank is a range: two models whose ranges overlap are tied, as their measurements do not tell them apart (95 %, all pairs jointly;
-runs, records and tasks are drawn anew). Score: mean over the tasks. Records/s and memory: geometric means over the tasks, ranked
-among what was measured on the same machine. Front: in how many draws no other model of that machine is both better and faster.
-Subsets: the places by score over any half of the tasks or more.
-
-Digests show that nothing was changed after it was packed. A signature shows who packed it. That a program did what its files say is shown only
-by measuring it again: `RERUN`.
-"""
 
 
 def terms(
@@ -51,15 +38,12 @@ def terms(
     """
     if signers and not signers.is_file():
         raise UsageError(f"no file {signers}", rule="a line of it is a name and a public key of ssh")
-    begun = (
-        fileio.read_json(folder / BOARD, shape={"tasks": [str], "records": {str: str}})
-        if (folder / BOARD).exists()
-        else {}
-    )
+    shape = {"tasks": [str], "records": {str: str}}
+    begun = fileio.read_json(folder / BOARD, shape=shape) if (folder / BOARD).exists() else {}
     chosen = tuple(get_task(task).name for task in tasks or begun.get("tasks") or task_names(BENCHMARK))
     if begun and set(chosen) != set(begun["tasks"]):
         raise UsageError(f"{folder} ranks {', '.join(begun['tasks'])}", remedy="give -o another folder")
-    files = checks.organisers_files(data_dir, split, chosen) if data_dir else {}
+    files = {task: data.find_split(data_dir, get_task(task), split) for task in chosen} if data_dir else {}
     records = {task: fileio.sha256_file(path) for task, path in files.items()}
     known = begun.get("records", {})
     if other := [task for task in records if records[task] != known.get(task, records[task])]:
@@ -131,12 +115,11 @@ def ranking(every: Sequence[Entry], tasks: Sequence[str]) -> list[dict[str, Any]
             numbers = np.array([[_number(metric, cell) for cell in of_model] for of_model in cells])
             result = ranks.rank(numbers[..., 0], numbers[..., 1], seed)
             for at, k in enumerate(group):
-                ends = (_shown(metric, number[at]) for number in (result.total, result.low, result.high))
-                value, *interval = ends
-                places = (result.rank[at], result.last[at])
-                rows[k][metric] = dict(zip(OF_METRIC, (
-                    *map(int, places), value, *sorted(interval), int(result.subset_rank[at]), int(result.subset_last[at]),
-                ), strict=True))  # fmt: skip
+                low, high = sorted(_shown(metric, end[at]) for end in (result.low, result.high))
+                places = {
+                    name: int(getattr(result, name)[at]) for name in ("rank", "last", "subset_rank", "subset_last")
+                }
+                rows[k][metric] = {**places, "value": _shown(metric, result.total[at]), "low": low, "high": high}
                 draws[metric][k] = result.draws[:, at]
     for group in _comparable(found, SPEED, tasks):
         both = [k for k in group if k in draws[SCORE]]
@@ -151,11 +134,8 @@ def ranking(every: Sequence[Entry], tasks: Sequence[str]) -> list[dict[str, Any]
 
 def _row(entry: Entry) -> dict[str, Any]:
     marks = [check.name for check in (*entry.of(Outcome.UNTIMED), *entry.of(Outcome.MARKED))]
-    row = {name: getattr(entry, name) for name in ("model", "id", "signer", "machine", "verdict")} | {
-        "front": None,
-        "marks": marks,
-    }
-    return row | dict.fromkeys(METRICS)
+    row = {name: getattr(entry, name) for name in ("model", "id", "signer", "machine", "verdict")}
+    return row | {"front": None, "marks": marks, **dict.fromkeys(METRICS)}
 
 
 def _comparable(found: Sequence[Entry], metric: str, tasks: Sequence[str]) -> list[list[int]]:
@@ -187,58 +167,5 @@ def write(folder: Path) -> dict[str, Any]:
     about = {"schema": 1, "number": number, "ranked": steps.now(), "version": morocco_lib.__version__, "tasks": tasks}
     result = {**about, "rows": ranking(every, tasks), "refused": [e.id for e in every if e.verdict == "refused"]}
     fileio.write_json(folder / HISTORY / f"{number:04d}.json", result)
-    fileio.write_text(folder / PAGE, _page(result, every))
+    fileio.write_text(folder / PAGE, page.page(result, every))
     return result
-
-
-def cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Return a ranking as cells of a table, the heads first."""
-    table = [
-        ["model", *(head for metric in METRICS for head in ("rank", HEAD[metric])), "front", "subsets", "signed by", "submission", "marks"]
-    ]  # fmt: skip
-    for row in rows:
-        numbers = [text for metric in METRICS for text in _texts(metric, row[metric])]
-        places = _range(row[SCORE], "subset_rank", "subset_last") if row[SCORE] else "—"
-        front = "—" if row["front"] is None else f"{row['front']:.0%}"
-        table.append(
-            [row["model"], *numbers, front, places, row["signer"] or "—", row["id"], " ".join(row["marks"]) or "—"]
-        )
-    return table
-
-
-def _texts(metric: str, found: dict[str, Any] | None) -> tuple[str, str]:
-    if found is None:
-        return "—", "—"
-    value, low, high = (TEXT[metric](found[part]) for part in ("value", "low", "high"))
-    return _range(found, "rank", "last"), value if low == high else f"{value} ({low} to {high})"
-
-
-def _range(found: dict[str, Any], first: str, last: str) -> str:
-    return str(found[first]) if found[first] == found[last] else f"{found[first]}-{found[last]}"
-
-
-def _page(result: dict[str, Any], every: Sequence[Entry]) -> str:
-    def table(*rows: Sequence[str]) -> list[str]:
-        head, *lines = (f"| {' | '.join(map(_plain, row))} |" for row in rows)
-        return [head, "|" + " --- |" * len(rows[0]), *lines, ""]
-
-    about = f"{result['ranked']}, morocco {result['version']}, on {', '.join(result['tasks'])}."
-    lines = [f"# Ranking {result['number']}", "", about, "", *table(*cells(result["rows"])), NOTES]
-    lines += table(
-        ("submission", "model", "measured on"), *((r["id"], r["model"], r["machine"] or "—") for r in result["rows"])
-    )
-    refused = [entry for entry in every if entry.verdict == "refused"]
-    for title, found, wanted in (("Marks", current(every), False), ("Refused", refused, True)):
-        seen = [
-            (entry.id, entry.model or entry.file, check.name, check.seen)
-            for entry in found
-            for check in entry.checks
-            if check.outcome is not Outcome.OK and (check.outcome is Outcome.REFUSED) == wanted
-        ]
-        lines += [f"## {title}", "", *table(("submission", "model", "check", "seen"), *seen)]
-    return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    """Return a text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]#!|~])", r"\\\1", html.escape(foreign.shown(text).replace("\n", " ")))

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import data, fileio
-from morocco_lib.analysis.run_files import Run, read_run, run_folders
+from morocco_lib import fileio
+from morocco_lib.analysis.run_files import Run, read_run, readable, run_folders
 from morocco_lib.artifacts import steps
 from morocco_lib.data import workload
 from morocco_lib.errors import InvalidResult, Refused, UsageError
@@ -49,21 +49,21 @@ def judge(path: Path, terms: Terms, known: Sequence[Entry]) -> list[Entry]:
     """Return an entry for each model of a submission; for one that is refused as a whole a single entry without a model.
 
     Args:
-        known: Earlier entries: noise that is copied from them is found.
+        known: Earlier entries: times that are copied from them are found.
     """
     entry = Entry(fileio.sha256_file(path)[: submission.ID_DIGITS], path.name, (), steps.now())
     try:
-        with submission.unpacked(path, terms.signers) as found:
+        with submission.unpacked(path, terms.signers) as found, readable(path):
             entry = replace(entry, id=found.id, signer=found.signer and found.signer.name)
             if (found.folder / submission.BENCHES).is_dir():
                 return founding.entries(found.folder / submission.BENCHES, terms.tasks, entry)
             signed = Check("SIGNATURE", OK if entry.signer else MARKED, submission.signature_text(found.signer))
-            rows = _rows(found.folder / submission.STEPS, found.folder / submission.POINTS)
-            entries = []
+            folder, entries = found.folder / submission.STEPS, []
+            rows = _rows(folder, found.folder / submission.POINTS)
             for model in dict.fromkeys(row["model"] for row in rows):
                 mine = [row for row in rows if row["model"] == model and row["task"] in terms.tasks]
-                one = _Judged(found.folder / submission.STEPS, mine, terms, [*known, *entries])
-                entries.append(one.entry(replace(entry, model=model, checks=(signed,))))
+                judged = _Judged(folder, mine, terms, [*known, *entries])
+                entries.append(judged.entry(replace(entry, model=model, checks=(signed,))))
             return entries
     except (InvalidResult, UsageError) as error:
         code = error.code if isinstance(error, Refused) else "READABLE"
@@ -71,30 +71,29 @@ def judge(path: Path, terms: Terms, known: Sequence[Entry]) -> list[Entry]:
 
 
 def _rows(folder: Path, points: Path) -> list[dict[str, Any]]:
-    """Return the rows of step folders whose every number was derived again."""
-    findings = verify(folder)
-    # A file of the same path on this machine is not the one that was read there.
-    if wrong := [f for f in findings if not f.ok and f.what != "inputs"]:
-        raise Refused("NUMBERS", "; ".join(f"{f.step}: {f.what}: {f.seen}" for f in wrong[:3]))
+    """Return the rows of step folders whose every number was derived again, each with the machine it was measured on."""
+    # What lies here under the path of an input is another file than was read there.
+    if wrong := [f"{f.step}: {f.what}: {f.seen}" for f in verify(folder) if not f.ok and f.what != "inputs"]:
+        raise Refused("NUMBERS", "; ".join(wrong[:3]))
     rows = tables.collect(folder, KINDS)
-    if not points.is_file() or fileio.read_json(points, shape={"points": list})["points"] != submission.points_of(
-        folder
-    ):
-        raise Refused("POINTS", f"{submission.POINTS} does not follow from the steps")
-    statuses = {place.relative_to(folder).as_posix(): status for place, status in steps.find_steps(folder)}
+    stated = points.is_file() and fileio.read_json(points, shape={"points": list})["points"]
+    if not rows or stated != submission.points_of(folder):
+        raise Refused("POINTS", f"{submission.POINTS} does not follow from the steps, or these give none")
+    hosts = {place.relative_to(folder).as_posix(): status["host"] for place, status in steps.find_steps(folder)}
     for row in rows:
-        row["machine"] = _machine(folder, row, statuses)
+        host, gpu = hosts[row["bench_folder"] or row["eval_folder"]], "NO_GPU"
+        if row["bench_folder"]:
+            gpu = read_run(run_folders(folder / row["bench_folder"])[0]).facts["gpu"]
+        gpus = [] if isinstance(gpu, str) else [str(d.get("name")) for d in gpu["devices"] if d["used_by_run"]]
+        row["machine"] = ", ".join([str(host.get("cpu")), f"{host.get('cores')} cores", *gpus])
     return rows
 
 
-def _machine(folder: Path, row: Mapping[str, Any], statuses: Mapping[str, Any]) -> str:
-    """Return what a row was measured on: processor, cores, GPUs."""
-    host = statuses[row["bench_folder"] or row["eval_folder"]]["host"]
-    gpus = []
-    if row["bench_folder"]:
-        gpu = read_run(run_folders(folder / row["bench_folder"])[0]).facts["gpu"]
-        gpus = [] if isinstance(gpu, str) else [str(d.get("name")) for d in gpu["devices"] if d["used_by_run"]]
-    return ", ".join([str(host.get("cpu")), f"{host.get('cores')} cores", *gpus])
+def _check(name: str, fine: str, *, refused: str = "", untimed: str = "", marked: str = "") -> Check:
+    """Return a check with the worst that was found, or with what is fine."""
+    found = {REFUSED: refused, UNTIMED: untimed, MARKED: marked, OK: fine}
+    outcome = next(outcome for outcome, seen in found.items() if seen)
+    return Check(name, outcome, found[outcome])
 
 
 @dataclass
@@ -113,126 +112,96 @@ class _Judged:
 
     def entry(self, blank: Entry) -> Entry:
         """Return the entry: all checks, and what it is ranked by."""
-        checks = [*blank.checks, *self._point(), *self._reasons(), *self._records()]
-        prints = {}
+        checks, prints = [*blank.checks, *self._points(), *self._reasons()], {}
         if not any(check.outcome is REFUSED for check in checks):
-            checks += [*self._labels(), *self._clocks()]
             prints = {name: found for name, run in self._runs() if (found := noise.intervals(run))}
-            checks.append(self._noise(prints, blank))
+            checks += [self._labels(), self._clocks(), self._noise(prints, blank)]
         return replace(
             blank, checks=tuple(checks), machine=self.rows[0]["machine"] if self.rows else None, noise=prints,
             points={row["task"]: {name: _part(row, name) for name in OF_POINT} for row in self.rows},
             cells={row["task"]: cells_of(row) for row in self.rows},
-            records={row["task"]: row["data"]["sha256"] for row in self.rows if row["data"]},
+            records={row["task"]: digest for row in self.rows if (digest := _records(row))},
         )  # fmt: skip
 
-    def _benches(self) -> Iterator[tuple[dict[str, Any], Path]]:
-        return ((row, self.folder / row["bench_folder"]) for row in self.rows if row["bench_folder"])
-
-    def _runs(self) -> Iterator[tuple[str, Run]]:
-        for _, folder in self._benches():
-            for run in run_folders(folder):
+    def _runs(self, kind: str = "bench_folder") -> Iterator[tuple[str, Run]]:
+        for row in self.rows:
+            for run in run_folders(self.folder / row[kind]) if row[kind] else ():
                 yield run.relative_to(self.folder).as_posix(), read_run(run)
 
-    def _point(self) -> Iterator[Check]:
-        found = [row["task"] for row in self.rows]
-        missing = [task for task in self.terms.tasks if task not in found]
-        yield Check(
-            "COMPLETE", REFUSED if missing else OK, f"no result on {', '.join(missing)}" if missing else "every task"
+    def _points(self) -> Iterator[Check]:
+        found, agreed = [row["task"] for row in self.rows], self.terms.records
+        missing = ", ".join(task for task in self.terms.tasks if task not in found)
+        yield _check("COMPLETE", "every task", refused=missing and f"no result on {missing}")
+        several = [f"{task} more than once" for task in self.terms.tasks if found.count(task) > 1]
+        several += [f"{name} differs" for name in SAME if len({str(_part(row, name)) for row in self.rows}) > 1]
+        yield _check("ONE_POINT", "the same on every task", refused="; ".join(several))
+        other = [
+            t for t, row in zip(found, self.rows, strict=True) if (d := _records(row)) is None or d != agreed.get(t, d)
+        ]
+        odd = {row["task"]: tables.origin_of(row) for row in self.rows if tables.origin_of(row) != "files"}
+        marked = "; ".join(
+            f"{task}: {'part of a split' if o == 'sample' else f'{o} records'}" for task, o in odd.items()
         )
-        several = sorted({task for task in found if found.count(task) > 1})
-        differ = [name for name in SAME if len({str(_part(row, name)) for row in self.rows}) > 1]
-        seen = [f"{', '.join(several)} more than once"] * bool(several) + [f"{', '.join(differ)} differ"] * bool(differ)
-        point = ", ".join(f"{name} {_part(self.rows[0], name)}" for name in SAME[:5]) if self.rows else ""
-        yield Check("ONE_POINT", REFUSED if seen else OK, "; ".join(seen) or point)
+        refused = other and f"other records than the board's on {', '.join(other)}"
+        yield _check("RECORDS", "the board's", refused=refused, marked=marked)
 
     def _reasons(self) -> Iterator[Check]:
-        def rows(*reasons: Reason) -> str:
+        def of(*reasons: Reason) -> str:
             found = [(row["task"], [r for r in row["reasons"] if r in reasons]) for row in self.rows]
             return "; ".join(f"{task}: {', '.join(codes)}" for task, codes in found if codes)
 
-        bad = [f"{row['task']}: {' '.join([str(row['verdict']), *row['reasons']])}" for row in self.rows
-               if row["verdict"] in (INVALID, "FAILED")]  # fmt: skip
-        broken, quick, cached = rows(Reason.CONTRACT_BROKEN), rows(Reason.QUICK), rows(Reason.CACHED_ANSWERS)
-        unmeasured = [row["task"] for row in self.rows if not row["bench_folder"]]
-        yield Check("VALID", REFUSED if bad else OK, "; ".join(bad) or "every operating point")
-        contract = broken or quick
-        yield Check(
-            "CONTRACT", REFUSED if broken else UNTIMED if quick else OK, contract or "checked before it was measured"
-        )
-        cache = REFUSED if cached else UNTIMED if quick else OK
-        yield Check("CACHED", cache, cached or quick or "no text was answered faster for coming again")
-        timed = rows(*DISTURBANCES)
-        yield Check("DISTURBED", UNTIMED if timed else OK, timed or "a quiet machine")
-        yield Check("UNPROVEN", UNTIMED if (u := rows(Reason.UNPROVEN)) else OK, u or "all memory was counted")
-        single = rows(Reason.SINGLE_RUN) or "; ".join(f"{task}: not measured" for task in unmeasured)
-        yield Check("RUNS", UNTIMED if single else OK, single or "several of each")
-        bare = sorted({row["task"] for row in self.rows if row["runner"] == "process"})
-        isolated = f"a bare process, which could read anything, on {', '.join(bare)}" if bare else "containers"
-        yield Check("ISOLATION", MARKED if bare else OK, isolated)
+        bad = [row for row in self.rows if row["verdict"] in (INVALID, "FAILED")]
+        bare = ", ".join(sorted({row["task"] for row in self.rows if row["runner"] == "process"}))
+        alone = "; ".join(f"{row['task']}: not measured" for row in self.rows if not row["bench_folder"])
+        quick = of(Reason.QUICK)
+        yield _check("VALID", "every run", refused="; ".join(f"{r['task']}: {' '.join(r['reasons'])}" for r in bad))
+        yield _check("CONTRACT", "checked before it was measured", refused=of(Reason.CONTRACT_BROKEN), untimed=quick)
+        yield _check("CACHED", "nothing was faster for coming again", refused=of(Reason.CACHED_ANSWERS), untimed=quick)
+        yield _check("DISTURBED", "a quiet machine", untimed=of(*DISTURBANCES))
+        yield _check("UNPROVEN", "all memory was counted", untimed=of(Reason.UNPROVEN))
+        yield _check("RUNS", "several", untimed=of(Reason.SINGLE_RUN) or alone)
+        yield _check("ISOLATION", "containers", marked=bare and f"a bare process, which may read anything, on {bare}")
 
-    def _records(self) -> Iterator[Check]:
-        agreed = self.terms.records
-        other = [row["task"] for row in self.rows
-                 if not row["data"] or row["data"]["sha256"] != agreed.get(row["task"], row["data"]["sha256"])]  # fmt: skip
-        odd = {
-            task: origin for row in self.rows if (origin := tables.origin_of(row)) != "files" for task in [row["task"]]
-        }
-        seen = [f"other records than the board's on {', '.join(other)}"] * bool(other)
-        seen += [
-            f"{task}: {'synthetic records' if o == tables.SYNTHETIC else 'part of a split'}" for task, o in odd.items()
-        ]
-        yield Check("RECORDS", REFUSED if other else MARKED if odd else OK, "; ".join(seen) or "the board's")
-
-    def _labels(self) -> Iterator[Check]:
+    def _labels(self) -> Check:
         """Hold what was fed against the organiser's records: made anew, without labels, it is the same to the byte."""
-        wrong, held = [], set()
-        for name, run in self._fed():
+        wrong = []
+        for name, run in (*self._runs(), *self._runs("eval_folder")):
             stored = run.workload
             if path := self.terms.files.get(stored["task"]):
-                held.add(stored["task"])
                 made = _stream(path, stored["task"], stored["size"], stored["seed"])
-                wrong += [f"{name}: {part}" for part in made if made[part] != stored.get(part)]
-            if run.facts["all_fed"] and run.facts["bytes_fed"] != stored["bytes"]:
-                wrong.append(f"{name}: {run.facts['bytes_fed']:,} bytes were fed, not {stored['bytes']:,}")
-        unknown = [task for task in self.terms.tasks if task not in held]
-        seen = f"not held against the records of {', '.join(unknown)}, which are not here (--data)" if unknown else ""
-        outcome = REFUSED if wrong else MARKED if unknown else OK
-        yield Check("LABELS", outcome, "; ".join(wrong[:3]) or seen or "what was fed is the records without labels")
+                wrong += [f"{name}: {part} is not of these records" for part in made if made[part] != stored.get(part)]
+            if run.facts["bytes_fed"] != stored["bytes"]:
+                wrong.append(f"{name}: {run.facts['bytes_fed']} bytes were fed, not {stored['bytes']}")
+        unknown = ", ".join(task for task in self.terms.tasks if task not in self.terms.files)
+        marked = unknown and f"not held against the records of {unknown}, which are not here (--data)"
+        return _check(
+            "LABELS", "what was fed is the records without labels", refused="; ".join(wrong[:3]), marked=marked
+        )
 
-    def _fed(self) -> Iterator[tuple[str, Run]]:
-        yield from self._runs()
-        for folder in {row["eval_folder"]: None for row in self.rows if row["eval_folder"]}:
-            for run in run_folders(self.folder / folder):
-                yield run.relative_to(self.folder).as_posix(), read_run(run)
-
-    def _clocks(self) -> Iterator[Check]:
+    def _clocks(self) -> Check:
         wrong = []
         for name, run in self._runs():
-            phases = [run.facts["phases"].get(phase) for phase in ORDERED]
-            arrivals, samples = (
-                [t_s for t_s, _ in run.arrivals],
-                [sample["t_ns"] for sample in run.samples if "t_ns" in sample],
-            )
-            moments = {"phases": [t_s for t_s in phases if t_s is not None], "answers": arrivals, "samples": samples}
+            phases = [t_s for phase in ORDERED if (t_s := run.facts["phases"].get(phase)) is not None]
+            arrivals, samples = [t_s for t_s, _ in run.arrivals], [s["t_ns"] for s in run.samples if "t_ns" in s]
+            moments = {"phases": phases, "answers": [0, *arrivals, run.facts["phases"]["exit_s"]], "samples": samples}
             wrong += [f"{name}: {what} go back" for what, times in moments.items() if times != sorted(times)]
-            if arrivals and phases[-1] is not None and not 0 <= arrivals[0] <= arrivals[-1] <= phases[-1]:
-                wrong.append(f"{name}: answers outside the run")
-        yield Check("CLOCKS", REFUSED if wrong else OK, "; ".join(wrong[:3]) or "no time goes back")
+        return _check("CLOCKS", "no time goes back", refused="; ".join(wrong[:3]))
 
     def _noise(self, prints: Mapping[str, list[int]], entry: Entry) -> Check:
-        pairs = [((a, prints[a]), (b, prints[b])) for a, b in itertools.combinations(prints, 2)]
+        pairs = list(itertools.combinations(prints.items(), 2))
         for other in self.known:
             same = entry.signer and (other.signer, other.model) == (entry.signer, entry.model)  # a newer one of its own
             if other.id != entry.id and not same and other.verdict != "refused":
                 there = [(f"{name} of {other.model} ({other.id})", found) for name, found in other.noise.items()]
                 pairs += itertools.product(prints.items(), there)
-        copied = [f"{a} is {b}" for (a, one), (b, two) in pairs if noise.is_copy(one, two)]
-        flat = [name for name, found in prints.items() if noise.is_made_up(found)]
-        seen = [*copied[:3], *(f"{name} has none: its intervals repeat to the nanosecond" for name in flat[:3])]
-        if not seen and not prints:
-            return Check("NOISE", MARKED, "too few answers in each run to tell one from another")
-        return Check("NOISE", REFUSED if seen else OK, "; ".join(seen) or "every run has its own")
+        seen = [f"{name} has none: its times repeat to the ns" for name, one in prints.items() if noise.is_made_up(one)]
+        seen += [f"{a} is {b}" for (a, one), (b, two) in pairs if noise.is_copy(one, two)]
+        few = "" if prints else "too few answers in each run to tell one from another"
+        return _check("NOISE", "every run has its own", refused="; ".join(seen[:3]), marked=few)
+
+
+def _records(row: Mapping[str, Any]) -> str | None:
+    return (row["data"] or {}).get("sha256")
 
 
 def _part(row: Mapping[str, Any], name: str) -> Any:
@@ -247,8 +216,3 @@ def _stream(path: Path, task_name: str, size: int, seed: int | None) -> dict[str
     load = workload.in_order(task, records) if seed is None else workload.build(task, records, size, seed)
     described = load.describe()
     return {part: described[part] for part in ("sha256", "order", "gold", "records")}
-
-
-def organisers_files(data_dir: Path, split: str, tasks: Sequence[str]) -> dict[str, Path]:
-    """Return the organiser's file of records of each task; raises UsageError."""
-    return {task: data.find_split(data_dir, get_task(task), split) for task in tasks}

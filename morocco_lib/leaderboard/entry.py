@@ -80,7 +80,8 @@ class Entry:
         """Tell whether it is ranked by a metric."""
         untimed = {check.name for check in self.of(Outcome.UNTIMED)}
         stopped = {SCORE: False, SPEED: bool(untimed), MEMORY: "UNPROVEN" in untimed}[metric]
-        known = all(self.cells.get(task, {}).get(metric, [None])[0] is not None for task in tasks)
+        values = [self.cells.get(task, {}).get(metric, [None])[0] for task in tasks]
+        known = all(value is not None and (value > 0 or metric == SCORE) for value in values)
         return self.verdict != "refused" and not stopped and known
 
     def write(self, folder: Path, number: int) -> None:

@@ -61,7 +61,7 @@ def test_it_is_the_same_after_it_was_packed_again(honest, repacked):
 @pytest.mark.parametrize(
     ("edit", "check", "outcome", "seen"),
     [
-        (on_runs(lambda facts: facts["exit"].update(code=1)), "VALID", REFUSED, "terra: INVALID NON_ZERO_EXIT"),
+        (on_runs(lambda facts: facts["exit"].update(code=1)), "VALID", REFUSED, "terra: NON_ZERO_EXIT"),
         (on_runs(lambda facts: facts.update(proven={"memory": False, "isolation": False})), "UNPROVEN", UNTIMED, "terra: UNPROVEN"),
         (on_runs(lambda facts: facts["sampler"].update(longest_gap_s=9)), "DISTURBED", UNTIMED, "terra: SAMPLER_GAPS"),
         (on_runs(lambda facts: facts["phases"].update(first_answer_s=9.0)), "CLOCKS", REFUSED, "runs/01: phases go back"),
@@ -191,7 +191,7 @@ def test_equal_intervals_are_no_noise_and_few_are_not_judged(honest, repacked, t
             change(run / "run.json", lambda facts: facts["phases"].update(last_answer_s=1.072, exit_s=1.1))
 
     entry = judged(repacked(honest, flat), terms)
-    assert "repeat to the nanosecond" in {n: s for n, _, s in beside_the_usual(entry)}["NOISE"]
+    assert "repeat to the ns" in {n: s for n, _, s in beside_the_usual(entry)}["NOISE"]
     few = run_folders.run_of(run_folders.steady(40, 10))
     assert noise.intervals(few) == []
 
