@@ -96,6 +96,12 @@ def test_times_that_go_back_are_refused(honest, repacked, terms):
     assert ("CLOCKS", REFUSED) in [found[:2] for found in beside_the_usual(entry)]
 
 
+@pytest.mark.parametrize(("exit_s", "found"), [(1.0799, []), (0.05, [("CLOCKS", REFUSED)])])
+def test_an_end_just_before_the_last_answer_is_an_engines_way(honest, repacked, terms, exit_s, found):
+    entry = judged(repacked(honest, on_runs(lambda facts: facts["phases"].update(exit_s=exit_s))), terms)
+    assert [seen[:2] for seen in beside_the_usual(entry)] == found
+
+
 def test_single_runs_and_a_missing_task_are_named(submit, terms):
     entry = judged(submit(runs=1), terms)
     assert ("RUNS", UNTIMED, "terra: SINGLE_RUN") in beside_the_usual(entry) and not entry.counts(SPEED, ["terra"])
