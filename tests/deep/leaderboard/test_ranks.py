@@ -5,7 +5,7 @@ import pytest
 
 from morocco_lib.leaderboard import ranks
 
-ROUNDS = 200
+ROUNDS = 300
 
 
 @pytest.mark.parametrize(
