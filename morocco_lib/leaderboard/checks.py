@@ -17,7 +17,7 @@ from morocco_lib.data import workload
 from morocco_lib.errors import InvalidResult, Refused, UsageError
 from morocco_lib.leaderboard import founding, noise, submission
 from morocco_lib.leaderboard.entry import Check, Entry, Outcome, cells_of
-from morocco_lib.pipeline.step_kinds import KINDS, verify
+from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.reasons import DISTURBANCES, INVALID, Reason
 from morocco_lib.report import tables
 from morocco_lib.tasks import get_task
@@ -60,7 +60,7 @@ def judge(path: Path, terms: Terms, known: Sequence[Entry]) -> list[Entry]:
                 return founding.entries(found.folder / submission.BENCHES, terms.tasks, entry)
             signed = Check("SIGNATURE", OK if entry.signer else MARKED, submission.signature_text(found.signer))
             folder, entries = found.folder / submission.STEPS, []
-            rows = _rows(folder, found.folder / submission.POINTS)
+            rows = _rows(found.folder)
             for model in dict.fromkeys(row["model"] for row in rows):
                 mine = [row for row in rows if row["model"] == model and row["task"] in terms.tasks]
                 judged = _Judged(folder, mine, terms, [*known, *entries])
@@ -71,15 +71,15 @@ def judge(path: Path, terms: Terms, known: Sequence[Entry]) -> list[Entry]:
         return [replace(entry, checks=(Check(code, REFUSED, str(error).removeprefix(f"{code}: ")),))]
 
 
-def _rows(folder: Path, points: Path) -> list[dict[str, Any]]:
-    """Return the rows of step folders whose every number was derived again, each with the machine it was measured on."""
-    # What lies here under the path of an input is another file than was read there.
-    if wrong := [f"{f.step}: {f.what}: {f.seen}" for f in verify(folder) if not f.ok and f.what != "inputs"]:
-        raise Refused("NUMBERS", "; ".join(wrong[:3]))
+def _rows(submitted: Path) -> list[dict[str, Any]]:
+    """Return the rows of a submission whose every number was derived again, each with the machine it was measured on."""
+    if wrong := [f for f in submission.findings_of(submitted) if not f.ok]:
+        raise Refused(
+            "POINTS" if wrong[0].what == "points" else "NUMBERS",
+            "; ".join(f"{f.step}: {f.what}: {f.seen}" for f in wrong[:3]),
+        )
+    folder = submitted / submission.STEPS
     rows = tables.collect(folder, KINDS)
-    stated = points.is_file() and fileio.read_json(points, shape={"points": list})["points"]
-    if not rows or stated != submission.points_of(folder):
-        raise Refused("POINTS", f"{submission.POINTS} does not follow from the steps, or these give none")
     hosts = {place.relative_to(folder).as_posix(): status["host"] for place, status in steps.find_steps(folder)}
     for row in rows:
         host, gpu = hosts[row["bench_folder"] or row["eval_folder"]], "NO_GPU"
@@ -115,7 +115,7 @@ class _Judged:
         """Return the entry: all checks, and what it is ranked by."""
         checks, prints = [*blank.checks, *self._points(), *self._reasons()], {}
         if not any(check.outcome is REFUSED for check in checks):
-            prints = {name: found for name, run in self._runs() if (found := noise.intervals(run))}
+            prints = {name: found for _, name, run in self._runs() if (found := noise.intervals(run))}
             checks += [self._labels(), self._clocks(), self._noise(prints, blank)]
         return replace(
             blank, checks=tuple(checks), machine=self.rows[0]["machine"] if self.rows else None, noise=prints,
@@ -124,10 +124,11 @@ class _Judged:
             records={row["task"]: digest for row in self.rows if (digest := _records(row))},
         )  # fmt: skip
 
-    def _runs(self, kind: str = "bench_folder") -> Iterator[tuple[str, Run]]:
+    def _runs(self, kind: str = "bench_folder") -> Iterator[tuple[str, str, Run]]:
+        """Yield (task, name, run) of every timed run, or of evals."""
         for row in self.rows:
             for run in run_folders(self.folder / row[kind]) if row[kind] else ():
-                yield run.relative_to(self.folder).as_posix(), read_run(run)
+                yield row["task"], run.relative_to(self.folder).as_posix(), read_run(run)
 
     def _points(self) -> Iterator[Check]:
         found, agreed = [row["task"] for row in self.rows], self.terms.records
@@ -166,10 +167,12 @@ class _Judged:
     def _labels(self) -> Check:
         """Hold what was fed against the organiser's records: made anew, without labels, it is the same to the byte."""
         wrong = []
-        for name, run in (*self._runs(), *self._runs("eval_folder")):
+        for task, name, run in (*self._runs(), *self._runs("eval_folder")):
             stored = run.workload
-            if path := self.terms.files.get(stored["task"]):
-                made = _stream(path, stored["task"], stored["size"], stored["seed"])
+            if stored["task"] != task:
+                wrong.append(f"{name}: {stored['task']} was fed")
+            elif path := self.terms.files.get(task):
+                made = _stream(path, task, stored["size"], stored["seed"])
                 wrong += [f"{name}: {part} is not of these records" for part in made if made[part] != stored.get(part)]
             if run.facts["bytes_fed"] != stored["bytes"]:
                 wrong.append(f"{name}: {run.facts['bytes_fed']} bytes were fed, not {stored['bytes']}")
@@ -181,7 +184,7 @@ class _Judged:
 
     def _clocks(self) -> Check:
         wrong = []
-        for name, run in self._runs():
+        for _, name, run in self._runs():
             phases = [t_s for phase in ORDERED if (t_s := run.facts["phases"].get(phase)) is not None]
             arrivals, samples = [t_s for t_s, _ in run.arrivals], [s["t_ns"] for s in run.samples if "t_ns" in s]
             moments = {

@@ -197,8 +197,20 @@ def verify_archive(path: Path, signers: Path | None = None) -> list[Finding]:
                 Finding(path.name, "archive", True, f"{counted(found.files, 'digest')} of {SUMS} hold"),
                 Finding(path.name, "signature", ok, signature_text(found.signer)),
             ]
-            if (found.folder / STEPS).is_dir():
-                return findings + verify(found.folder / STEPS)
-            return findings
+            return findings + (findings_of(found.folder) if (found.folder / STEPS).is_dir() else [])
     except Refused as error:
         return [Finding(path.name, "archive", False, str(error))]
+
+
+def findings_of(folder: Path) -> list[Finding]:
+    """Return what `verify` finds in an unpacked submission, and if that is good, whether its operating points follow."""
+    # What lies here under the path of an input is another file than was read there.
+    findings = [finding for finding in verify(folder / STEPS) if finding.ok or finding.what != "inputs"]
+    if all(finding.ok for finding in findings):
+        stated = (folder / POINTS).is_file() and fileio.read_json(folder / POINTS, shape={"points": list})["points"]
+        if not stated or stated != points_of(folder / STEPS):
+            return [
+                *findings,
+                Finding(POINTS, "points", False, "it does not follow from the steps, or these give none"),
+            ]
+    return findings

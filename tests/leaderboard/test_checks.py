@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import run_folders
+import submissions
 
 from morocco_lib import fileio
-from morocco_lib.leaderboard import checks, noise
+from morocco_lib.leaderboard import checks, noise, submission
 from morocco_lib.leaderboard.entry import MEMORY, METRICS, SCORE, SPEED, Outcome
 
 OK, MARKED, UNTIMED, REFUSED = Outcome
@@ -147,6 +148,22 @@ def test_labels_that_were_fed_and_other_records_are_refused(honest, repacked, te
     assert [found[:2] for found in beside_the_usual(entry)] == [("LABELS", MARKED)] and "--data" in beside_the_usual(
         entry
     )[0][2]
+
+
+def test_another_task_under_the_name_of_one_is_refused(honest, repacked, terms):
+    archive = repacked(honest, lambda step: submissions.reseal(step, task="rcb"))
+    entry = judged(archive, replace(terms, tasks=("rcb",), files={"rcb": terms.files["terra"]}))
+    assert beside_the_usual(entry) == [
+        ("LABELS", REFUSED, "; ".join(f"m/terra/bench-1/runs/0{k}: terra was fed" for k in (1, 2, 3)))
+    ]
+
+
+def test_another_file_under_the_path_of_an_input_is_none_of_its(val, terms, tmp_path):
+    archive = submissions.submit(tmp_path, val)
+    (tmp_path / "val.jsonl").write_text(val.read_text().replace("x", "y"))
+    assert not [
+        finding for finding in submission.verify_archive(archive) if finding.what == "inputs" and not finding.ok
+    ]
 
 
 # -- copied noise --------------------------------------------------------------------------------------------------
