@@ -3,12 +3,14 @@
 import re
 import shutil
 
+import pytest
 from helpers import ROOT, console_blocks, run_as_shown
 from submissions import bench_step
 
 PAGE = (ROOT / "docs/submissions.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_commands_shown_run_and_print_what_is_shown(tmp_path, val):
     shutil.copytree(val.parent, tmp_path / "outputs/records/TERRa")
     bench_step(tmp_path / "outputs/example", val, "example_model")
