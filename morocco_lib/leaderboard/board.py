@@ -2,8 +2,9 @@
 
 board.json      what is ranked: tasks, and the digest of the records of each
 entries/        <id>-<number>.json: each model of each submission, accepted or not, with every check
+reruns/         step folders of what was measured again
 history/        0001.json ...: the ranking as it was after each `morocco rank`
-README.md       the newest ranking, ranks.csv and ranks.json the same for programs
+README.md       the newest ranking as a page
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from morocco_lib.leaderboard.rerun import rerun
 from morocco_lib.tasks import get_task, task_names
 
 BOARD, ENTRIES, HISTORY, RERUNS, PAGE = "board.json", "entries", "history", "reruns", "README.md"
+PLACES = ("rank", "last", "subset_rank", "subset_last")
 BENCHMARK = "Russian SuperGLUE"
 
 
@@ -57,7 +59,6 @@ def add(
     paths: Sequence[Path],
     folder: Path,
     terms: checks.Terms,
-    *,
     image: str | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Entry]:
@@ -80,9 +81,9 @@ def add(
             entry.write(folder / ENTRIES, number)
             if entry.verdict != "refused":
                 terms = replace(terms, records={**entry.records, **terms.records})
+        records = {task: digest for task, digest in terms.records.items() if task in terms.tasks}
+        fileio.write_json(folder / BOARD, {"schema": 1, "tasks": terms.tasks, "records": records})
         judged += found
-    about = {"schema": 1, "tasks": terms.tasks, "records": {t: d for t, d in terms.records.items() if t in terms.tasks}}
-    fileio.write_json(folder / BOARD, about)
     return judged
 
 
@@ -116,9 +117,7 @@ def ranking(every: Sequence[Entry], tasks: Sequence[str]) -> list[dict[str, Any]
             result = ranks.rank(numbers[..., 0], numbers[..., 1], seed)
             for at, k in enumerate(group):
                 low, high = sorted(_shown(metric, end[at]) for end in (result.low, result.high))
-                places = {
-                    name: int(getattr(result, name)[at]) for name in ("rank", "last", "subset_rank", "subset_last")
-                }
+                places = {name: int(getattr(result, name)[at]) for name in PLACES}
                 rows[k][metric] = {**places, "value": _shown(metric, result.total[at]), "low": low, "high": high}
                 draws[metric][k] = result.draws[:, at]
     for group in _comparable(found, SPEED, tasks):

@@ -56,15 +56,16 @@ def judge(path: Path, terms: Terms, known: Sequence[Entry]) -> list[Entry]:
     try:
         with submission.unpacked(path, terms.signers) as found, readable(path):
             entry = replace(entry, id=found.id, signer=found.signer and found.signer.name)
+            signed = Check("SIGNATURE", OK if entry.signer else MARKED, submission.signature_text(found.signer))
+            entry = replace(entry, checks=(signed,))
             if (found.folder / submission.BENCHES).is_dir():
                 return founding.entries(found.folder / submission.BENCHES, terms.tasks, entry)
-            signed = Check("SIGNATURE", OK if entry.signer else MARKED, submission.signature_text(found.signer))
             folder, entries = found.folder / submission.STEPS, []
             rows = _rows(found.folder)
             for model in dict.fromkeys(row["model"] for row in rows):
                 mine = [row for row in rows if row["model"] == model and row["task"] in terms.tasks]
                 judged = _Judged(folder, mine, terms, [*known, *entries])
-                entries.append(judged.entry(replace(entry, model=model, checks=(signed,))))
+                entries.append(judged.entry(replace(entry, model=model)))
             return entries
     except (InvalidResult, UsageError) as error:
         code = error.code if isinstance(error, Refused) else "READABLE"

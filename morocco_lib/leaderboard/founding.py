@@ -8,7 +8,7 @@ from morocco_lib.leaderboard.entry import MEMORY, SPEED, Check, Entry, Outcome
 from morocco_lib.legacy import logs, stats
 from morocco_lib.legacy.corrected import Point, corrected
 
-MACHINE = "the founding machine: 8 cores, V100"
+UNSIGNED = Check("SIGNATURE", Outcome.MARKED, "logs are not signed")
 
 
 def entries(path: Path, tasks: tuple[str, ...], blank: Entry) -> list[Entry]:
@@ -26,7 +26,7 @@ def _entry(blank: Entry, points: dict[str, Point], tasks: tuple[str, ...]) -> En
     flags = Counter(finding.flag for point in points.values() for finding in point.findings)
     listed = ", ".join(f"{count} {flag}" for flag, count in sorted(flags.items())) or "none"
     checks = (
-        Check("SIGNATURE", Outcome.MARKED, "logs are not signed"),
+        *(blank.checks or (UNSIGNED,)),
         Check("COMPLETE", Outcome.REFUSED if missing else Outcome.OK, f"no logs of {', '.join(missing)}" if missing else "every task"),
         Check("ONE_POINT", Outcome.OK, "2000 records, batch 32"),
         Check("CORRECTED", Outcome.MARKED, f"speeds corrected from logs of the original (flags: {listed}); no answers, so no score"),
@@ -35,4 +35,6 @@ def _entry(blank: Entry, points: dict[str, Point], tasks: tuple[str, ...]) -> En
         task: {SPEED: [p.per_s, p.low_per_s, p.high_per_s], MEMORY: [p.gpu_ram_bytes, None, None]}
         for task, p in points.items()
     }
-    return replace(blank, checks=checks, cells=cells, machine=MACHINE)
+    return replace(
+        blank, checks=checks, cells=cells, machine=f"whatever {blank.file} was measured on"
+    )  # no log says it

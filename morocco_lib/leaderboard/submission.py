@@ -122,9 +122,8 @@ def _write_founding_layout(staged: Path, points: Sequence[dict[str, Any]]) -> No
 def _zip(folder: Path, out: Path) -> None:
     with zipfile.ZipFile(out, "w") as box:
         for path in sorted(path for path, _ in foreign.tree(folder)):
-            member = zipfile.ZipInfo(
-                path.relative_to(folder).as_posix()
-            )  # of 1980, so that equal files make equal archives
+            # Of 1980, so that equal files make equal archives.
+            member = zipfile.ZipInfo(path.relative_to(folder).as_posix())
             member.external_attr, member.compress_type = 0o100644 << 16, zipfile.ZIP_DEFLATED
             member.file_size = path.stat().st_size
             with foreign.opened(path) as source, box.open(member, "w") as target:
@@ -209,8 +208,5 @@ def findings_of(folder: Path) -> list[Finding]:
     if all(finding.ok for finding in findings):
         stated = (folder / POINTS).is_file() and fileio.read_json(folder / POINTS, shape={"points": list})["points"]
         if not stated or stated != points_of(folder / STEPS):
-            return [
-                *findings,
-                Finding(POINTS, "points", False, "it does not follow from the steps, or these give none"),
-            ]
+            findings.append(Finding(POINTS, "points", False, "it does not follow from the steps, or these give none"))
     return findings
