@@ -75,10 +75,8 @@ def judge(path: Path, terms: Terms, known: Sequence[Entry]) -> list[Entry]:
 def _rows(submitted: Path) -> list[dict[str, Any]]:
     """Return the rows of a submission whose every number was derived again, each with the machine it was measured on."""
     if wrong := [f for f in submission.findings_of(submitted) if not f.ok]:
-        raise Refused(
-            "POINTS" if wrong[0].what == "points" else "NUMBERS",
-            "; ".join(f"{f.step}: {f.what}: {f.seen}" for f in wrong[:3]),
-        )
+        seen = "; ".join(f"{f.step}: {f.what}: {f.seen}" for f in wrong[:3])
+        raise Refused("POINTS", seen) if wrong[0].what == "points" else Refused("NUMBERS", seen)
     folder = submitted / submission.STEPS
     rows = tables.collect(folder, KINDS)
     hosts = {place.relative_to(folder).as_posix(): status["host"] for place, status in steps.find_steps(folder)}
