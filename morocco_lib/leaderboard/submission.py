@@ -53,7 +53,7 @@ def pack(outputs: Path, out: Path, *, key: Path | None = None, original: bool = 
     """
     if out.exists():
         raise UsageError(f"{out} exists", rule="a submission is never overwritten", remedy="give -o another name")
-    chosen = [folder for folder, status in steps.find_steps(outputs) if _is_packed(folder, status)]
+    chosen = [folder for folder, status in steps.find_steps(outputs) if _is_packed(status)]
     if not chosen:
         raise UsageError(f"no finished bench or eval in {outputs}", remedy="give outputs/<plan>, or what --out named")
     with tempfile.TemporaryDirectory() as place:
@@ -84,8 +84,8 @@ def pack(outputs: Path, out: Path, *, key: Path | None = None, original: bool = 
     return points
 
 
-def _is_packed(folder: Path, status: dict[str, Any]) -> bool:
-    done = status["state"] == steps.DONE and not steps.is_retired(folder, status)
+def _is_packed(status: dict[str, Any]) -> bool:
+    done = status["state"] == steps.DONE and not status.get("retired")
     return done and shown_as(status, KINDS) in (POINT, SCORE)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -50,6 +51,9 @@ def test_an_honest_submission_is_marked_for_what_it_cannot_prove(honest, terms):
     assert set(USUAL) < set(seen) and "nor that it was ever measured" in seen["SIGNATURE"]
     assert seen["LABELS"] == "what was fed is the records without labels"
     assert all(entry.counts(metric, ["terra"]) for metric in METRICS)
+    assert re.fullmatch(r".*, \d+ cores", entry.machine) and entry.records == {
+        "terra": fileio.sha256_file(terms.files["terra"])
+    }
     assert entry.points["terra"]["batch_size"] == 8 and entry.cells["terra"][SPEED][0] == pytest.approx(500, rel=0.02)
     assert len(entry.noise) == 3 and all(len(found) == 9 for found in entry.noise.values())
 
