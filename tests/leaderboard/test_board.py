@@ -8,7 +8,7 @@ import submissions
 
 from morocco_lib.benchmark import Target
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.leaderboard import board, rerun
+from morocco_lib.leaderboard import board, page, rerun
 from morocco_lib.leaderboard.entry import MEMORY, SCORE, SPEED, Check, Entry, Outcome
 from morocco_lib.legacy import logs
 
@@ -132,6 +132,16 @@ def test_a_page_shows_what_strangers_wrote_as_it_is(ranked, submit, tmp_path):
     ranked(submit(name.replace("/", "")))
     page = (tmp_path / "board/README.md").read_text()
     assert "<script>" not in page and "[x](" not in page.replace("\\[", "\\") and "&lt;script&gt;\\|" in page
+
+
+def test_a_number_without_an_interval_is_shown_alone():
+    no_interval = {
+        task: {SCORE: [0.5, 0.4, 0.6], SPEED: [100, 90, None], MEMORY: [3 * 2.0**28, None, None]} for task in TASKS
+    }
+    heads, row = page.cells(board.ranking([entry("m", cells=no_interval)], TASKS))
+    shown = dict(zip(heads, row, strict=True))
+    assert shown["memory"] == "768 MiB" and shown["score"].startswith("0.500 (0.4") and shown["subsets"] == "1"
+    assert shown["front"] == "100%" and shown["signed by"] == shown["marks"] == "—"
 
 
 # -- measured again ------------------------------------------------------------------------------------------------
