@@ -38,10 +38,19 @@ def reseal(folder: Path, **changed) -> None:
 
 
 def bench_step(
-    folder: Path, val: Path, model="m", rate=500.0, seed=1, runs=3, protocol=KEPT, also=lambda step: None, **facts
+    folder: Path,
+    val: Path,
+    model="m",
+    rate=500.0,
+    seed=1,
+    runs=3,
+    protocol=KEPT,
+    like=None,
+    also=lambda step: None,
+    **facts,
 ) -> Path:
     """Write a finished bench step that verifies."""
-    generator = random.Random(f"{model}/{seed}")
+    generator = random.Random(f"{like or model}/{seed}")
     parameters = {"batch_size": 8, "command": model}
     step = steps.Step.begin(folder, "bench", model=model, task="terra", parameters=parameters, inputs={"data": val})
     for _ in range(runs):

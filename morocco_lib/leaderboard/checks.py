@@ -60,7 +60,7 @@ def judge(path: Path, terms: Terms, known: Sequence[Entry]) -> list[Entry]:
             entry = replace(entry, checks=(signed,))
             if (found.folder / submission.BENCHES).is_dir():
                 return founding.entries(found.folder / submission.BENCHES, terms.tasks, entry)
-            folder, entries = found.folder / submission.STEPS, []
+            folder, entries, known = found.folder / submission.STEPS, [], [e for e in known if e.id != found.id]
             rows = _rows(found.folder)
             for model in dict.fromkeys(row["model"] for row in rows):
                 mine = [row for row in rows if row["model"] == model and row["task"] in terms.tasks]
@@ -103,6 +103,7 @@ class _Judged:
     Args:
         folder: The step folders.
         rows: Of the model, on the tasks of the board.
+        known: Entries of other archives, and of other models of this one.
     """
 
     folder: Path
@@ -197,8 +198,8 @@ class _Judged:
     def _noise(self, prints: Mapping[str, list[int]], entry: Entry) -> Check:
         pairs = list(itertools.combinations(prints.items(), 2))
         for other in self.known:
-            same = entry.signer and (other.signer, other.model) == (entry.signer, entry.model)  # a newer one of its own
-            if other.id != entry.id and not same and other.verdict != "refused":
+            newer = entry.signer and (other.signer, other.model) == (entry.signer, entry.model)
+            if not newer and other.verdict != "refused":
                 there = [(f"{name} of {other.model} ({other.id})", found) for name, found in other.noise.items()]
                 pairs += itertools.product(prints.items(), there)
         seen = [f"{name} has none: its times repeat to the ns" for name, one in prints.items() if noise.is_made_up(one)]

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from morocco_lib.errors import UsageError
 from morocco_lib.leaderboard.entry import MEMORY, SPEED, Check, Entry, Outcome
 from morocco_lib.legacy import logs, stats
 from morocco_lib.legacy.corrected import Point, corrected
@@ -18,6 +19,10 @@ def entries(path: Path, tasks: tuple[str, ...], blank: Entry) -> list[Entry]:
         found = {(point.input_size, point.batch_size): point for point in corrected(model, task, members)}
         if task in tasks and stats.POINT in found:
             points.setdefault(model, {})[task] = found[stats.POINT]
+    if not points:
+        raise UsageError(
+            f"no run of 2000 records in batches of 32 on {', '.join(tasks)} in {path}", remedy="give other logs"
+        )
     return [_entry(replace(blank, model=model), of, tasks) for model, of in points.items()]
 
 

@@ -216,3 +216,4 @@ def test_founding_logs_that_lack_a_task_are_refused(main, tmp_path):
     done = main("rank", tmp_path / "logs", "-o", tmp_path / "board", "--tasks", "terra", "rcb")
     assert done.returncode == 1 and "COMPLETE: no logs of rcb" in done.stdout
     assert main("rank", tmp_path / "logs", "-o", tmp_path / "other", "--tasks", "terra").returncode == 0
+    assert main("rank", tmp_path / "logs", "-o", tmp_path / "none", "--tasks", "rcb").returncode == 2

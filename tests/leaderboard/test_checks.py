@@ -196,17 +196,26 @@ def test_a_run_made_of_another_is_found(honest, repacked, terms, edit):
 
 
 def test_the_times_of_another_submission_are_found_but_not_a_newer_one_of_the_same_signer(submit, terms, keys):
-    first = judged(submit("ours"), terms)
+    archive = submit("ours")
+    first = judged(archive, terms)
+    assert judged(archive, terms, [first]).verdict == "marked"  # the same one once more
 
     def again(entry, **changed):
         return checks._Judged(None, [], terms, [replace(first, **changed)])._noise(entry.noise, entry)
 
     other = replace(first, id="0" * 12, model="theirs")
     assert again(other).outcome is REFUSED and f"of ours ({first.id})" in again(other).seen
-    assert again(first).outcome is OK  # the same archive once more
     assert again(replace(other, model="ours", signer="a"), signer="a").outcome is OK
     assert again(replace(other, model="ours", signer="b"), signer="a").outcome is REFUSED
     assert judged(submit("other", seed=2), terms, [first]).verdict == "marked"
+
+
+def test_the_times_of_another_model_of_one_submission_are_found(val, terms, tmp_path):
+    for model in ("one", "two"):
+        submissions.bench_step(tmp_path / "out" / model / "terra/bench-1", val, model, like="one")
+    submission.pack(tmp_path / "out", tmp_path / "s.zip")
+    first, second = checks.judge(tmp_path / "s.zip", terms, [])
+    assert beside_the_usual(first) == [] and [found[:2] for found in beside_the_usual(second)] == [("NOISE", REFUSED)]
 
 
 def test_equal_intervals_are_no_noise_and_few_are_not_judged(honest, repacked, terms):
