@@ -2,6 +2,7 @@
 
 MoroccoError                 exit 1..3, message: seen, rule, remedy
 +-- InvalidResult     (1)    the result is wrong: bad predictions, INVALID run, failed verification
+|   +-- Refused       (1)    an archive of somebody else's, by the name of a rule that it breaks
 +-- UsageError        (2)    wrong option, missing or unreadable input
 +-- EnvironmentFailure (3)   engine, network, disk or device failed; nothing was concluded, run again
 """
@@ -27,6 +28,14 @@ class InvalidResult(MoroccoError):
     """Something was produced, and it is not valid."""
 
     exit_code = 1
+
+
+class Refused(InvalidResult):
+    """An archive is refused; `code` names the rule that it breaks."""
+
+    def __init__(self, code: str, seen: str):
+        self.code = code
+        super().__init__(f"{code}: {seen}")
 
 
 class UsageError(MoroccoError):

@@ -42,7 +42,13 @@ def add(command: Callable) -> None:
         "verify", verify, "recompute every number and digest of a folder of results",
         "morocco verify outputs/demo", "morocco verify bench1 --json",
     ).add_argument  # fmt: skip
-    option("outputs", type=expand, metavar="OUTPUTS")
+    option("outputs", type=expand, metavar="OUTPUTS", help="a folder, or a submission (.zip)")
+    option(
+        "--signed-by",
+        type=expand,
+        metavar="FILE",
+        help="of a submission: one of these allowed signers must have signed it",
+    )
     option("--json", action="store_true", help="one JSON object")
 
 
@@ -134,9 +140,19 @@ def verify(args) -> int:
     from morocco_lib.artifacts.verify import as_dict, table
     from morocco_lib.pipeline.step_kinds import verify
 
-    findings = verify(args.outputs)
+    if args.outputs.suffix == ".zip":
+        from morocco_lib.leaderboard import submission
+
+        findings = submission.verify_archive(args.outputs, args.signed_by)
+    elif args.signed_by:
+        raise UsageError("--signed-by with a folder", rule="what is signed is a submission", remedy="give its .zip")
+    else:
+        findings = verify(args.outputs)
     if args.json:
         show(as_dict(findings))
     else:
-        put(table(findings))
+        archive = [f for f in findings if f.ok and f.what in ("archive", "signature")]  # which no step folder is
+        for finding in archive:
+            put(finding.seen)
+        put(table([f for f in findings if f not in archive]))
     return 0 if all(f.ok for f in findings) else 1
