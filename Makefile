@@ -77,7 +77,7 @@ lab: setup  ## JupyterLab for you alone: loopback address, with its token
 	umask 077; JUPYTER_PATH="$(CURDIR)/.venv/share/jupyter$${JUPYTER_PATH:+:$$JUPYTER_PATH}" $(RUN) jupyter lab --no-browser --ip=127.0.0.1 --port=$(LAB_PORT) --ServerApp.port_retries=0 --ServerApp.root_dir=. $$([ "$$(id -u)" != 0 ] || echo --allow-root)
 
 lock:  ## after a change of pyproject.toml
-	$(RUN) uv pip compile pyproject.toml --extra infer --extra kit --extra dev --no-strip-extras --universal --python-version 3.11 \
+	$(RUN) uv pip compile pyproject.toml --extra infer --extra kit --extra s3 --extra dev --no-strip-extras --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command "make lock" -o requirements.lock
 	$(RUN) uv pip compile pyproject.toml --extra torch --extra hub --extra openvino --extra contenders --universal --python-version 3.11 \
 	  --constraints requirements.lock --no-emit-package torch --generate-hashes --no-emit-index-url --no-emit-find-links --quiet \

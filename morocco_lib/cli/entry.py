@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import morocco_lib
-from morocco_lib.cli import commands, images, legacy, plans, programs
+from morocco_lib.cli import commands, images, legacy, plans, programs, storage
 from morocco_lib.cli.arguments import Parser
 from morocco_lib.cli.output import say
 from morocco_lib.errors import EnvironmentFailure, MoroccoError
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(handler=handler)
         return sub
 
-    for module in (commands, programs, images, legacy, plans):
+    for module in (commands, programs, images, legacy, plans, storage):
         module.add(command)
     return parser
 
