@@ -27,7 +27,7 @@ def add(command: Callable) -> None:
 
 def place(text: str):
     """Return the remote folder or the local path that a text names."""
-    from morocco_lib.artifacts.storage import Remote
+    from morocco_lib.artifacts.bucket import Remote
 
     return Remote.parse(text) or expand(text)
 
@@ -44,7 +44,7 @@ def sync(args) -> int:
 
     with transfer_progress("syncing", args.quiet) as (say, watch):
         done = storage.sync(args.source, args.target, delete=args.delete, dry_run=args.dry_run, watch=watch)
-        for line in done.remarks():
+        for line in done.wrong:
             say(line)
     if args.json:
         show(

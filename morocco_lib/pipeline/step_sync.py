@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from morocco_lib.artifacts import steps, storage
+from morocco_lib.artifacts import bucket, steps, storage
 from morocco_lib.errors import MoroccoError
 
 
@@ -16,7 +16,7 @@ class StepSync:
         check: Called often; what it raises ends a transfer.
     """
 
-    def __init__(self, plan_dir: Path, remote: storage.Remote, say: Callable[[str], None], check: Callable[[], None]):
+    def __init__(self, plan_dir: Path, remote: bucket.Remote, say: Callable[[str], None], check: Callable[[], None]):
         self.plan_dir, self.remote, self.say = plan_dir, remote, say
         self._there: set[tuple[str, str]] = set()  # name and seal of the step folders that are in the bucket
         self._options = {"watch": lambda done, total: check()}
