@@ -143,7 +143,6 @@ class Folder:
         for item in self._listed("list_objects_v2", "Contents"):
             written = item["LastModified"].replace(microsecond=0)  # as precise as the time of a SHA256SUMS
             self.objects[item["Key"].removeprefix(remote.prefix)] = (item["Size"], written)
-        self.sums = self._read_sums()
 
     def _listed(self, operation: str, what: str) -> Iterator[dict]:
         pages = self.client.get_paginator(operation).paginate(Bucket=self.remote.bucket, Prefix=self.remote.prefix)
@@ -152,7 +151,8 @@ class Folder:
     def _of(self, name: str) -> dict[str, str]:
         return {"Bucket": self.remote.bucket, "Key": self.remote.prefix + name}
 
-    def _read_sums(self) -> dict[str, tuple[str, datetime]]:
+    @functools.cached_property
+    def sums(self) -> dict[str, tuple[str, datetime]]:
         from botocore.exceptions import ClientError
 
         prefix, found, sums = self.remote.prefix, [], {}
@@ -192,7 +192,7 @@ class Folder:
         def stored(name: str) -> str | None:
             return self.listed_digest(name) or self.client.head_object(**self._of(name))["Metadata"].get(DIGEST)
 
-        names = list(names)
+        names, _ = list(names), self.sums  # read before threads ask for it
         with ThreadPoolExecutor(THREADS) as pool:
             return dict(zip(names, pool.map(stored, names), strict=True))
 

@@ -449,6 +449,15 @@ def test_what_is_printed(main, here, there):
     }  # fmt: skip
 
 
+def test_the_commands_in_help_work(main, s3_server, bucket, tmp_path):
+    lines = [line.split() for line in main("sync", "--help").stdout.splitlines() if "morocco sync " in line][-2:]
+    fill(tmp_path / "outputs/demo")
+    s3_server.client.create_bucket(Bucket="bucket")
+    main("sync", "outputs/demo", "s3://bucket/demo", cwd=tmp_path)
+    for words in lines:
+        assert main(*words[words.index("sync") :], cwd=tmp_path).returncode == 0, words
+
+
 def test_progress_counts_bytes(there, tmp_path):
     large, seen = fill(tmp_path / "large", {"weights": bytes(MULTIPART), "a": b"a"}), []
     sync(large, there, watch=lambda done, total: seen.append((done, total)))

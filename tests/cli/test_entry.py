@@ -113,6 +113,7 @@ def workplace(tmp_path_factory, synthetic_data):
 ORDER = ("doctor", "data", "train", "infer", "check", "eval", "bench", "run", "report", "verify")
 OF_IMAGES = ("build", "login", "push", "pull")  # typed in test_images.py and test_registry.py, where an engine runs
 OF_LOGS = ("stats", "plot")  # typed in legacy/test_corrected.py, where there are logs
+OF_BUCKETS = ("sync",)  # typed in artifacts/test_storage.py, where there is a bucket
 
 
 @pytest.mark.slow
@@ -129,7 +130,7 @@ def test_the_commands_in_help_work(workplace):
         assert done.returncode == 0, (line, done.stderr)
 
     typed = set()
-    here = [path for path in COMMANDS if path[0] not in OF_IMAGES + OF_LOGS]
+    here = [path for path in COMMANDS if path[0] not in OF_IMAGES + OF_LOGS + OF_BUCKETS]
     for path in sorted(here, key=lambda path: ORDER.index(path[0])):
         if path[0] == "report" and "small" not in typed:
             type_in("morocco run small.yaml --out outputs/demo")

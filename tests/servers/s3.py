@@ -2,7 +2,8 @@
 
 POST /_tell takes what is to come, replacing what was told before: {"fail": N, "status": 503} answers the next N requests
 so, {"stop": N} ends the process after N more, {"delay_s": S} waits before each, {"deny": KEY} refuses what that access key
-signed, {"cut": N} breaks off the next N downloads in the middle. GET /_log returns and forgets [[method, path], ...].
+signed, {"cut": N} breaks off the next N downloads of over a MiB in the middle; {"after": N} lets N requests go before that.
+GET /_log returns and forgets [[method, path], ...].
 """
 
 import json
@@ -42,6 +43,8 @@ def app(environ, start_response):
         return [text]
     log.append([method, path])
     time.sleep(told.get("delay_s", 0))
+    if take("after"):
+        return moto(environ, start_response)
     if "stop" in told and not take("stop"):
         os._exit(0)
     if take("fail"):
