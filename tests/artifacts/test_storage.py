@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import s3
 from faults import assert_refused
-from helpers import ROOT, environment, wait_until
+from helpers import ROOT, console_blocks, copy_project, environment, run_as_shown, wait_until
 
 from morocco_lib.artifacts import storage
 from morocco_lib.artifacts.bucket import MANIFEST, Remote
@@ -456,6 +456,14 @@ def test_the_commands_in_help_work(main, s3_server, bucket, tmp_path):
     main("sync", "outputs/demo", "s3://bucket/demo", cwd=tmp_path)
     for words in lines:
         assert main(*words[words.index("sync") :], cwd=tmp_path).returncode == 0, words
+
+
+@pytest.mark.slow
+def test_the_commands_of_its_page_run_and_print_what_is_shown(bucket, s3_server, tmp_path):
+    s3_server.client.create_bucket(Bucket="my-bucket")
+    commands = list(console_blocks((ROOT / "docs/s3.md").read_text(encoding="utf-8")))
+    assert len(commands) > 5
+    run_as_shown(commands, copy_project(tmp_path / "morocco"))
 
 
 def test_progress_counts_bytes(there, tmp_path):
