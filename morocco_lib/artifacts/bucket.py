@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from morocco_lib.errors import EnvironmentFailure, UsageError
 
 MANIFEST = "SHA256SUMS"
 LINE = re.compile(r"^([0-9a-f]{64}) [ *](.+)$", re.MULTILINE)
-DIGEST = "sha256"  # the name of the metadata
+DIGEST = "morocco-sha256"  # the name of the metadata
 VARIABLE = "MOROCCO_S3_BUCKET"
 THREADS = 10
 WINDOW = 256  # transfers submitted and not finished
@@ -73,12 +73,8 @@ def last_part(name: str) -> str:
 def check_name(name: str, where: object) -> None:
     """Raise UsageError unless a name is one of a file below a folder, which a line of SHA256SUMS can hold."""
     parts = name.split("/")
-    if (
-        {"", ".", ".."} & {*parts}
-        or "\\" in name
-        or not name.isprintable()
-        or max(len(p.encode()) for p in parts) > 255
-    ):
+    plain = name.isprintable() and "\\" not in name and not {"", ".", ".."} & {*parts}
+    if not plain or max(len(part.encode()) for part in parts) > 255:
         rule = "nothing was transferred"
         raise UsageError(f"{where}: {name!r:.200} is no name of a file below a folder", rule=rule, remedy="rename it")
 
@@ -87,7 +83,7 @@ def check_name(name: str, where: object) -> None:
 def explained(remote: Remote) -> Iterator[None]:
     """Turn what boto3 raises into an EnvironmentFailure; what a server says in words is not shown: it may quote a request."""
     from botocore import exceptions as boto
-    from s3transfer.exceptions import RetriesExceededError
+    from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
     try:
         yield
@@ -95,12 +91,14 @@ def explained(remote: Remote) -> Iterator[None]:
     except boto.ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         what, remedy = f"{error.operation_name} was answered with {code:.60}", REMEDIES.get(code, AGAIN)
-    except (boto.HTTPClientError, boto.ConnectionError, boto.ResponseStreamingError, RetriesExceededError) as error:
-        host = urlsplit(getattr(error, "kwargs", {}).get("endpoint_url", "")).netloc.rpartition("@")[2]
+    except (boto.HTTPClientError, boto.ConnectionError, boto.ResponseStreamingError) as error:
+        host = urlsplit(error.kwargs.get("endpoint_url", "")).netloc.rpartition("@")[2]
         what, remedy = (
             f"no answer from {host or 'the server'} ({type(error).__name__})",
             f"see the network and the address, then {AGAIN}",
         )
+    except (RetriesExceededError, S3DownloadFailedError) as error:
+        what, remedy = f"a download broke off ({type(error).__name__})", AGAIN
     except boto.BotoCoreError as error:
         what, remedy = str(error), KEYS
     raise EnvironmentFailure(f"cannot sync with {remote}: {what}", remedy=remedy)
@@ -165,9 +163,8 @@ class Folder:
                 if folder in above and error.response["Error"]["Code"] in ("NoSuchKey", "AccessDenied", "403", "404"):
                     continue
                 raise
-            found.append(
-                (answer["LastModified"], folder, answer["Body"].read(foreign.TEXT_BYTES).decode(errors="replace"))
-            )
+            text = answer["Body"].read(foreign.TEXT_BYTES).decode(errors="replace")
+            found.append((answer["LastModified"], folder, text))
         for written, folder, text in sorted(found):
             sums = {key: line for key, line in sums.items() if not key.startswith(folder)}
             sums |= {folder + name: (digest, written) for digest, name in LINE.findall(text)}
@@ -210,33 +207,20 @@ class Folder:
         from botocore.exceptions import ClientError
 
         keys = {self.remote.prefix + name for name in names}
-        try:
-            left = [item for item in self._listed("list_multipart_uploads", "Uploads") if item["Key"] in keys]
-        except ClientError:  # not every store lists them
-            return
-        for item in left:
-            self.client.abort_multipart_upload(Bucket=self.remote.bucket, Key=item["Key"], UploadId=item["UploadId"])
+        with suppress(ClientError):  # not every store lists them
+            for item in self._listed("list_multipart_uploads", "Uploads"):
+                if item["Key"] in keys:
+                    self.client.abort_multipart_upload(
+                        Bucket=self.remote.bucket, Key=item["Key"], UploadId=item["UploadId"]
+                    )
 
-    def upload(self, paths: dict[str, str], sizes: dict[str, int], digests: dict[str, str], watch) -> Iterator[str]:
-        """Yield the name of each file when it is uploaded; see `_transfer`."""
+    def transfer(
+        self, paths: dict[str, str], sizes: dict[str, int], watch: Callable[[int, int], None], digests: dict[str, str] | None = None
+    ) -> Iterator[str]:  # fmt: skip
+        """Download files, or upload them where their digests are given, and yield the name of each when it is transferred.
 
-        def submit(manager, name: str, watchers):
-            return manager.upload(
-                paths[name], *self._of(name).values(), {"Metadata": {DIGEST: digests[name]}}, watchers
-            )
-
-        return self._transfer(submit, sizes, watch)
-
-    def download(self, paths: dict[str, str], sizes: dict[str, int], watch) -> Iterator[str]:
-        """Yield the name of each file when it is downloaded; see `_transfer`."""
-
-        def submit(manager, name: str, watchers):
-            return manager.download(*self._of(name).values(), paths[name], subscribers=watchers)
-
-        return self._transfer(submit, sizes, watch)
-
-    def _transfer(self, submit: Callable, sizes: dict[str, int], watch: Callable[[int, int], None]) -> Iterator[str]:
-        """Yield each file when it is transferred: small ones first, statuses of steps after all others. The first failure ends it."""
+        Small ones go first, statuses of steps after all others. The first failure ends it.
+        """
         from boto3.s3.transfer import TransferConfig, create_transfer_manager
         from s3transfer.subscribers import BaseSubscriber
 
@@ -247,6 +231,12 @@ class Folder:
                 nonlocal moved
                 with lock:
                     moved += bytes_transferred
+
+        def begin(name: str):
+            if digests is None:
+                return manager.download(*self._of(name).values(), paths[name], subscribers=[Watcher()])
+            metadata = {"Metadata": {DIGEST: digests[name]}}
+            return manager.upload(paths[name], *self._of(name).values(), metadata, [Watcher()])
 
         def end(name: str, future) -> str:
             while not future.done():
@@ -261,7 +251,7 @@ class Folder:
             for statuses in (False, True):
                 underway: deque = deque()
                 for name in sorted((n for n in sizes if (last_part(n) == STATUS) == statuses), key=sizes.get):
-                    underway.append((name, submit(manager, name, [Watcher()])))
+                    underway.append((name, begin(name)))
                     if len(underway) == WINDOW:
                         yield end(*underway.popleft())
                 while underway:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from morocco_lib import foreign
@@ -94,7 +95,7 @@ def _upload(source: Path, target: Remote, delete: bool, dry_run: bool, watch: Wa
         return done
     folder.abort_uploads(changed)
     folder.delete(name for name in changed if last_part(name) == STATUS and name in there)
-    for name in folder.upload({name: str(source / name) for name in changed}, changed, ours, watch):
+    for name in folder.transfer({name: str(source / name) for name in changed}, changed, watch, ours):
         if _stamp(source / name) != before[name]:
             raise EnvironmentFailure(
                 f"{source / name} was changed while it was uploaded", remedy="run the command again when it is finished"
@@ -130,7 +131,13 @@ def _download(source: Remote, target: Path, delete: bool, dry_run: bool, watch: 
         return done
     with _scratch(target, done.bytes) as scratch:
         places = {name: scratch / str(number) for number, name in enumerate(changed)}
-        for name in folder.download({name: str(path) for name, path in places.items()}, changed, watch):
+        empty, sizes = (
+            [name for name in changed if not changed[name]],
+            {name: size for name, size in changed.items() if size},
+        )
+        for name in empty:  # their first byte cannot be requested
+            places[name].touch()
+        for name in chain(empty, folder.transfer({name: str(places[name]) for name in sizes}, sizes, watch)):
             if theirs[name] not in (None, digest := foreign.sha256_file(places[name])):
                 done.wrong.append(f"{name} has the sha256 {digest}, not {theirs[name]}")
                 done.transferred.remove(name)

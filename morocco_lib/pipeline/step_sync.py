@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from morocco_lib.artifacts import bucket, steps, storage
-from morocco_lib.errors import MoroccoError
+from morocco_lib.errors import EnvironmentFailure, MoroccoError
 
 
 class StepSync:
@@ -52,8 +52,10 @@ class StepSync:
                 done = storage.sync(folder, self.remote / name, delete=True, **self._options)
             except MoroccoError as error:
                 self.error = error
-                self.say(f"not uploaded, and tried again after the next step: {error}")
-                return
+                self.say(f"{name} is not uploaded, and tried again after the next step: {error}")
+                if isinstance(error, EnvironmentFailure):
+                    return
+                continue
             self._there.add((name, status["seal"]))
             if done.transferred:
                 self.say(f"uploaded {name}: {done.text()}")

@@ -113,6 +113,14 @@ def test_an_upload_that_fails_is_said_and_made_up_for(step, copy, said, s3_serve
     assert sync.error is None and len(said) == 3
 
 
+def test_a_step_that_cannot_be_uploaded_does_not_keep_back_the_others(step, copy, said):
+    (step("a/terra/train-1", "a") / "back\\slash").touch()
+    step("b/terra/train-2", "b")
+    sync = copy()
+    sync.push()
+    assert sync.error.exit_code == 2 and "train-1 is not uploaded" in said[0] and "uploaded b/terra/train-2" in said[1]
+
+
 def test_names_that_lead_elsewhere_are_refused(bucket, copy, tmp_path, s3_server):
     s3_server.client.put_object(Bucket=bucket, Key="plan/../../evil/status.json", Body=b"{}")
     with pytest.raises(Exception, match="is no name of a file"):
