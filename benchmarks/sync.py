@@ -8,11 +8,13 @@ What aws does not do is in our time: the sha256 of each file, before it is sent 
 """
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -21,10 +23,12 @@ import s3
 SMALL, SMALL_BYTES, LARGE_BYTES = 2000, 4000, 200_000_000
 
 
-def seconds(*words: object) -> float:
-    began = time.monotonic()
+def seconds(*words: object) -> tuple[float, float]:
+    """Run a program; return the seconds it took, and those of the CPU."""
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - began
+    took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main(aws: str, rounds: int = 3) -> None:
@@ -32,7 +36,7 @@ def main(aws: str, rounds: int = 3) -> None:
         "morocco": [sys.executable, "-m", "morocco_lib", "sync", "--quiet"],
         "aws": [aws, "s3", "sync", "--only-show-errors"],
     }
-    took: dict[tuple[str, str], list[float]] = {}
+    took: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, s3.running() as server:
         os.environ |= server.env
         here, back = Path(folder) / "here", Path(folder) / "back"
@@ -45,19 +49,19 @@ def main(aws: str, rounds: int = 3) -> None:
         for number in range(rounds):
             for name, words in programs.items():
                 prefix = f"s3://bench/{name}-{number}"
-                up, down = seconds(*words, here, prefix), seconds(*words, prefix, back)
+                for way, pair in (("up", (here, prefix)), ("down", (prefix, back))):
+                    took[name, way].append(seconds(*words, *pair))
+                    line = f"round {number + 1}: {name} {way} {took[name, way][-1][0]:.1f} s"
+                    print(line, file=sys.stderr, flush=True)
                 subprocess.run(["diff", "-r", "-x", "SHA256SUMS", here, back], check=True)
                 shutil.rmtree(back)
-                for item in ("up", up), ("down", down):
-                    took.setdefault((name, item[0]), []).append(item[1])
-                print(f"round {number + 1}: {name} up {up:.1f} s, down {down:.1f} s", file=sys.stderr, flush=True)
     size = (SMALL * SMALL_BYTES + LARGE_BYTES) / 1e6
-    print("way   morocco   aws       ratio of throughputs")
-    for way in ("up", "down"):
-        ours, theirs = (min(took[name, way]) for name in programs)
-        print(f"{way:4}  {size / ours:4.0f} MB/s  {size / theirs:4.0f} MB/s  {theirs / ours:.2f}")
-    ours, theirs = (min(took[name, "up"]) + min(took[name, "down"]) for name in programs)
-    print(f"both  {2 * size / ours:4.0f} MB/s  {2 * size / theirs:4.0f} MB/s  {theirs / ours:.2f}")
+    print("way   morocco   aws       ratio of throughputs   of CPU time")
+    for label, ways in (("up", ["up"]), ("down", ["down"]), ("both", ["up", "down"])):
+        best = [[sum(min(run[n] for run in took[name, way]) for way in ways) for n in (0, 1)] for name in programs]
+        (ours, our_cpu), (theirs, their_cpu) = best
+        speeds = "  ".join(f"{len(ways) * size / wall:4.0f} MB/s" for wall in (ours, theirs))
+        print(f"{label:4}  {speeds}  {theirs / ours:<21.2f}  {our_cpu / their_cpu:.2f}")
 
 
 if __name__ == "__main__":
