@@ -18,6 +18,7 @@ from unittest import mock
 import engine
 import pytest
 import quiet_machine
+import s3
 from engine import docker, image_of  # noqa: F401 - fixtures
 from helpers import QUIET, ROOT, environment, write_plan
 
@@ -244,3 +245,23 @@ def tiny_image(docker_engine):
     """The name of an image with Python and nothing else, on that engine."""
     with engine.client(docker_engine) as client:
         return engine.tiny_image(client)
+
+
+# -- S3 ------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 server in a process of its own; see `s3.running`."""
+    with s3.running() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch, request):
+    """The name of a new bucket on it; our environment leads there, and its faults end with the test."""
+    for name, value in s3_server.env.items():
+        monkeypatch.setenv(name, value)
+    name = f"b-{abs(hash(request.node.nodeid))}"
+    s3_server.client.create_bucket(Bucket=name)
+    s3_server.log()
+    yield name
+    s3_server.tell()

@@ -130,11 +130,11 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> bool:
     return True
 
 
-def start_plan(plan: Path, out: Path, mark: str) -> subprocess.Popen:
+def start_plan(plan: Path, out: Path, mark: str, *options: str) -> subprocess.Popen:
     """Start `morocco run` as a program of its own whose processes inherit the mark."""
-    argv = [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(out)]
-    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(argv, cwd=ROOT, env=environment({"MOROCCO_DATA": "", MARK: mark}), **options)
+    argv = [sys.executable, "-m", "morocco_lib", "run", str(plan), "--out", str(out), *options]
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(argv, cwd=ROOT, env=environment({"MOROCCO_DATA": "", MARK: mark}), **streams)
 
 
 def write_plan(folder: Path, **changes) -> Path:

@@ -46,7 +46,7 @@ def wanted(extra):
 # -- versions ------------------------------------------------------------------------------------------------------
 def test_the_lock_holds_every_dependency_at_the_version_asked_for():
     for extra in PROJECT["optional-dependencies"]:
-        locked = LOCKED if extra in ("infer", "kit", "vm", "dev") else LOCKED_WITH_TORCH | {"torch": "2.13.0"}
+        locked = LOCKED if extra in ("infer", "kit", "s3", "vm", "dev") else LOCKED_WITH_TORCH | {"torch": "2.13.0"}
         for requirement in wanted(extra):
             assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
 
@@ -56,7 +56,7 @@ def test_the_two_locks_agree():
 
 
 def test_the_lock_is_closed_and_holds_nothing_else():
-    needed, stack = set(), [r for extra in ("infer", "kit", "dev") for r in wanted(extra)]
+    needed, stack = set(), [r for extra in ("infer", "kit", "s3", "dev") for r in wanted(extra)]
     while stack:
         requirement = stack.pop()
         name = canonicalize_name(requirement.name)

@@ -4,18 +4,15 @@ import argparse
 import getpass
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from morocco_lib.cli.arguments import add_output
-from morocco_lib.cli.output import exit_on_sigterm, messages, put, say, show
+from morocco_lib.cli.output import exit_on_sigterm, messages, put, say, show, transfer_progress
 from morocco_lib.errors import UsageError
 from morocco_lib.fileio import expand
 from morocco_lib.images import BASE
-
-EVERY_S = 10.0  # between two lines of progress where there is no terminal
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -156,14 +153,14 @@ def read_credential(registry: str, username: str, from_stdin: bool) -> dict[str,
 def push(args) -> int:
     from morocco_lib.images import registry
 
-    with _progress("pushing", args.quiet) as (report, watch):
+    with transfer_progress("pushing", args.quiet) as (report, watch):
         return _print(registry.push(args.image, args.name, report, watch), args.json)
 
 
 def pull(args) -> int:
     from morocco_lib.images import registry
 
-    with _progress("pulling", args.quiet) as (report, watch):
+    with transfer_progress("pulling", args.quiet) as (report, watch):
         return _print(registry.pull(args.name, report, watch), args.json)
 
 
@@ -173,31 +170,3 @@ def _print(facts: dict[str, str], as_json: bool) -> int:
     else:
         put(facts["image"])
     return 0
-
-
-@contextmanager
-def _progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """Yield what to call with messages and with bytes: a bar on a terminal, elsewhere a line now and then, with quiet nothing."""
-    exit_on_sigterm()  # there is a name to take back
-    if quiet:
-        yield messages(quiet), (lambda done, total: None)
-    elif sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(desc=what, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
-
-            def draw(done: int, total: int) -> None:
-                bar.total = total or None
-                bar.update(done - bar.n)
-
-            yield (lambda text: bar.write(text, file=sys.stderr)), draw
-    else:
-        reported_at = time.monotonic()
-
-        def line(done: int, total: int) -> None:
-            nonlocal reported_at
-            if total and time.monotonic() >= reported_at + EVERY_S:
-                reported_at = time.monotonic()
-                say(f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
-
-        yield say, line

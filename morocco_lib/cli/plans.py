@@ -7,6 +7,7 @@ from pathlib import Path
 
 from morocco_lib.cli.arguments import add_output
 from morocco_lib.cli.output import messages, put, show
+from morocco_lib.cli.storage import remote
 from morocco_lib.errors import UsageError
 from morocco_lib.fileio import expand
 
@@ -27,6 +28,8 @@ def add(command: Callable) -> None:
     quiet = "exit with 0 also where timed numbers were disturbed by other processes (else 3: run it again)"
     option("--disturbed-ok", action="store_true", help=quiet)
     option("--dry-run", action="store_true", help="list the steps and what would be done")
+    where = "first fetch finished steps from there, then upload each as it is finished (docs/s3.md)"
+    option("--sync", type=remote, metavar="s3://BUCKET/PREFIX", help=where)
     add_output(sub, "print the summary as one JSON object")
 
     option = command(
@@ -59,6 +62,7 @@ def run(args) -> int:
     from morocco_lib.pipeline.progress import Progress
     from morocco_lib.pipeline.signals import Signals
     from morocco_lib.pipeline.step_kinds import KINDS
+    from morocco_lib.pipeline.step_sync import StepSync
 
     message = messages(args.quiet)
     plan = config.load_plan(args.plan, KINDS)
@@ -77,8 +81,13 @@ def run(args) -> int:
     check_loopback()
     bar = not args.quiet and sys.stderr.isatty()
     with plan_run.lock(plan_dir), writable_home.writable(plan_dir), Signals() as signals:
-        result = job.run(Progress(job.total, message, bar=bar), signals.check)
-    return _summary(args, plan_dir, result)
+        copy = StepSync(plan_dir, args.sync, message, signals.check) if args.sync else None
+        if copy:
+            copy.fetch()
+        result = job.run(Progress(job.total, message, bar=bar), signals.check, copy.push if copy else lambda: None)
+        if copy:
+            copy.push()
+    return _summary(args, plan_dir, result, copy.error.exit_code if copy and copy.error else 0)
 
 
 def _preview(job) -> int:
@@ -95,7 +104,7 @@ def _preview(job) -> int:
     return max((s.exit for s in listed), default=0)
 
 
-def _summary(args, plan_dir: Path, result) -> int:
+def _summary(args, plan_dir: Path, result, exit_code: int = 0) -> int:
     from morocco_lib.artifacts import verify as verification
     from morocco_lib.config import from_root
     from morocco_lib.pipeline.progress import DONE, KEPT
@@ -105,7 +114,7 @@ def _summary(args, plan_dir: Path, result) -> int:
     rows = points.collect(plan_dir, KINDS)
     findings = verify(plan_dir, {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE})
     broken = [f for f in findings if not f.ok]
-    code = max(result.exit_but_disturbed if args.disturbed_ok else result.exit, 1 if broken else 0)
+    code = max(result.exit_but_disturbed if args.disturbed_ok else result.exit, 1 if broken else 0, exit_code)
     if args.json:
         listed = [{**s.__dict__, "folder": str(s.folder) if s.folder else None} for s in result.steps]
         page = str(result.page) if result.page else None

@@ -105,12 +105,15 @@ class PlanRun:
     def _path(self, path: Path) -> str:
         return config.from_root(path, self.root)
 
-    def run(self, progress, check: Callable[[], None] = lambda: None) -> PlanResult:
+    def run(
+        self, progress, check: Callable[[], None] = lambda: None, between: Callable[[], None] = lambda: None
+    ) -> PlanResult:
         """Run every step that is not done; after a failed one only the later steps of its cell are skipped.
 
         Args:
             progress: Called with (StepResult, "start" | "end").
             check: Called between and during steps; what it raises ends the plan, the running step marked as killed.
+            between: Called after each step, or steps that are measured in turn: while nothing is measured.
         """
         cells = {cell: {s: StepResult(*cell, s, SKIPPED) for s in self.cell_steps(cell[0])} for cell in self.cells()}
         result = PlanResult(self.plan_dir, [this for cell in cells.values() for this in cell.values()])
@@ -131,15 +134,18 @@ class PlanRun:
                 due.append((this, partial(self._cell, step, model, task, weights_dir)))
             if KINDS[step].in_turn and len(due) > 1:
                 self._in_turn(due, progress, check)
+                between()
                 continue
             for this, prepare in due:
                 self._step(this, prepare, progress, check)
                 seeds_table.write(self.plan_dir, KINDS)
+                between()
         if any(KINDS[s.step].shows in (POINT, SCORE) and s.state in (DONE, KEPT) for s in result.steps):
             for kind in self.plan_steps():
                 this = StepResult(None, None, kind.name, SKIPPED)
                 result.steps.append(this)
                 self._step(this, partial(self._of_plan, kind), progress, check)
+                between()
                 if this.state != FAILED and (this.folder / build.PAGE).is_file():
                     result.page = this.folder / build.PAGE
         return result

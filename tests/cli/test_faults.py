@@ -240,6 +240,25 @@ def test_a_disk_that_answers_fill_ends_the_bench_and_its_program(benched, disk, 
     assert list((out / "runs").glob("[0-9]*")) == []
 
 
+def test_a_disk_that_fills_while_files_are_downloaded_loses_none(main, disk, bucket, tmp_path, monkeypatch):
+    here, back, where = tmp_path / "here", disk.place / "back", f"s3://{bucket}/x"
+    here.mkdir()
+    for name, size in (("small", 1000), ("large", 1_000_000)):
+        (here / name).write_bytes(os.urandom(size))
+    assert main("sync", here, where).returncode == 0
+    back.mkdir()
+    (back / "large").write_bytes(b"good")
+    disk.fill(free_kb=256)
+    assert_refused(main("sync", where, back), 3, "bytes are needed", str(back))
+    usage = shutil.disk_usage(back)._replace(free=10**9)  # as it was before something else took the room
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert_refused(main("sync", where, back), 3, NO_ROOM, str(back))
+    assert (back / "large").read_bytes() == b"good" and {path.name for path in back.iterdir()} <= {"small", "large"}
+    disk.free()
+    assert main("sync", where, back).returncode == 0
+    assert all((back / name).read_bytes() == (here / name).read_bytes() for name in ("small", "large"))
+
+
 @pytest.mark.parametrize("command", ["train", "bench", "report", "data", "run"])
 def test_a_read_only_folder_is_a_failure_of_the_environment(main, writers, disk, command):
     out = disk.place / "out"

@@ -22,7 +22,7 @@ from engine import SECRET, USER
 from helpers import ROOT, environment, wait_until
 from servers import server as server_program
 
-from morocco_lib.cli import entry, images
+from morocco_lib.cli import entry, images, output
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.images import registry
 
@@ -138,13 +138,13 @@ def test_the_bytes_of_all_layers_are_added_up():
 
 
 def test_progress_is_a_bar_on_a_terminal_lines_elsewhere_and_nothing_if_quiet(monkeypatch):
-    monkeypatch.setattr(images, "EVERY_S", 0.0)
+    monkeypatch.setattr(output, "EVERY_S", 0.0)
     monkeypatch.setattr(signal, "signal", silent)
     printed = []
     for terminal, quiet in ((True, False), (False, False), (False, True)):
         monkeypatch.setattr(sys, "stderr", err := io.StringIO())
         err.isatty = lambda terminal=terminal: terminal
-        with images._progress("pushing", quiet) as (say, watch):
+        with output.transfer_progress("pushing", quiet) as (say, watch):
             say("hello")
             time.sleep(0.15)  # a bar is drawn ten times a second
             watch(25_000_000, 50_000_000)

@@ -167,6 +167,19 @@ def test_more_models_than_slots_are_measured_in_groups(planned, monkeypatch):
     assert len(most) == 3 and max(most) == 2
 
 
+def test_nothing_is_measured_while_steps_are_uploaded(planned):
+    underway, seen = [], []
+
+    def act(job):
+        underway.append(job)
+        time.sleep(0.05)
+        underway.remove(job)
+
+    job = planned(act, models=["majority", "tfidf"], steps=["bench", "eval", "report"])
+    job.run(lambda this, moment: None, between=lambda: seen.append(len(underway)))
+    assert seen == [0] * 4  # after those that were measured in turn, and each other one
+
+
 def test_overrides_apply_to_their_cells_in_the_order_of_the_plan(planned):
     overrides = [{"batch_size": 4}, {"model": "tfidf", "batch_size": 8}, {"task": "terra", "split": "test"}]
     job = planned(models=["majority", "tfidf"], tasks=["terra", "rwsd"], overrides=overrides)
