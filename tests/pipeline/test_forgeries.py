@@ -507,7 +507,10 @@ def no_samples_of_the_end(plan):
 
 
 def with_gpu(plan, times_ns):
-    facts(plan.bench, lambda f: f.update(gpu={"source": "nvml", "devices": [], "pids": [], "pids_hidden": False, "sampler": None}))
+    facts(
+        plan.bench,
+        lambda f: f.update(gpu={"source": "nvml", "devices": [], "pids": [], "pids_hidden": False, "sampler": None}),
+    )
     for run in runs(plan.bench):
         (run / "gpu.jsonl").write_text("".join(json.dumps({"t_ns": t_ns, "gpu": 0}) + "\n" for t_ns in times_ns))
 
