@@ -15,6 +15,7 @@ from morocco_lib.analysis.run_files import Run, read_run, run_folders
 from morocco_lib.analysis.summary import LEAST_REPEATS, PROTOCOL, STAGES
 from morocco_lib.analysis.throughput import balanced
 from morocco_lib.analysis.validity import ended_well
+from morocco_lib.benchmark.protocol import SINGLE_RECORD
 from morocco_lib.benchmark.withholding import QUIET_S
 from morocco_lib.monitors.periodic import PERIOD_S, steadiness
 from morocco_lib.monitors.processes import MAX_KEPT
@@ -26,7 +27,6 @@ from morocco_lib.runners.process import DRAIN_S
 LATE_S, SAMPLE_LATE_S = 0.5, 0.1
 READ_LATE_S = 0.1  # by which the last counters of a container are older than its last sample
 WALL_S = 1.0  # by which a wall clock may be slewed or set, unnoticed, while a step lasts
-SINGLE_RECORD = "ones"
 
 
 def contradictions(folder: Path, status: Mapping[str, Any]) -> list[str]:

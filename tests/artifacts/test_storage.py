@@ -178,7 +178,7 @@ def test_nothing_is_never_synced_onto_something(there, here, tmp_path, keys):
 
 # -- names ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "name", ["../out", "/etc/passwd", "a/../../out", "a//b", "./a", "back\\slash", "bell\x07", "ы" * 128]
+    "name", ["../out", "/morocco-out/file", "a/../../out", "a//b", "./a", "back\\slash", "bell\x07", "ы" * 128]
 )
 def test_an_odd_name_is_refused_and_nothing_is_downloaded(put, there, tmp_path, name):
     put("exps/06/good", b"")
