@@ -30,6 +30,7 @@ OURS = {  # module, or module:function -> why it may
     "runners/docker.py:_disk_mounts": "the kernel's file",
     "runners/engine.py:holds_files": "two names of a stream of the engine",
     "cli/entry.py": "/dev/null",
+    "cloud/remote.py:_send": "an archive that it writes",
     "cli/images.py:read_credential": "/dev/null",
     "images/build.py:dockerfile": "the package's own",
     "images/build.py:_with_buildkit": "a temporary file of its own",

@@ -18,7 +18,7 @@ SHARDS = (
     "images/test_engine_trouble.py runners/test_docker_at_length.py pipeline/test_kills.py runners/test_bulk.py "
     "models/test_architectures.py training/test_interruptions.py",
     "artifacts/test_storage_on_swift.py cloud/test_clean_root.py images/test_transformer.py "
-    " monitors/test_real_gpu.py training/test_distributed.py training/test_learning.py",
+    "monitors/test_real_gpu.py training/test_distributed.py training/test_learning.py",
 )
 
 
