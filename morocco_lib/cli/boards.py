@@ -12,7 +12,7 @@ def add(command: Callable) -> None:
     """Add the commands; see `entry.build_parser`."""
     option = command(
         "pack", pack, "pack the benches and evals of a folder of results as one submission",
-        "morocco pack outputs/demo -o submission.zip", "morocco pack outputs/demo -o signed.zip --sign ~/.ssh/id_ed25519",
+        "morocco pack outputs/demo -o submission.zip", "morocco pack bench1 -o bench1.zip --json",
     ).add_argument  # fmt: skip
     option("outputs", type=expand, metavar="OUTPUTS")
     option("-o", "--out", type=expand, required=True, metavar="FILE.zip", help="new archive")
@@ -22,7 +22,7 @@ def add(command: Callable) -> None:
 
     option = command(
         "rank", rank, "check submissions one by one and rank them",
-        "morocco rank submission.zip -o board --tasks terra --data records", "morocco rank logs.tar.gz -o founding-board",
+        "morocco rank submission.zip -o board --tasks terra --data records", "morocco rank bench1.zip submission.zip -o board --json",
     ).add_argument  # fmt: skip
     option(
         "submissions", type=expand, nargs="+", metavar="SUBMISSION", help="of `morocco pack`, or logs of the original"

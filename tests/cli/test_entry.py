@@ -110,7 +110,7 @@ def workplace(tmp_path_factory, synthetic_data):
     return folder
 
 
-ORDER = ("doctor", "data", "train", "infer", "check", "eval", "bench", "run", "report", "verify")
+ORDER = ("doctor", "data", "train", "infer", "check", "eval", "bench", "run", "report", "verify", "pack", "rank")
 OF_IMAGES = ("build", "login", "push", "pull")  # typed in test_images.py and test_registry.py, where an engine runs
 OF_LOGS = ("stats", "plot")  # typed in legacy/test_corrected.py, where there are logs
 OF_CLOUDS = ("vm",)  # typed in cloud/test_yandex.py, where there is an account
