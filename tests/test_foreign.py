@@ -31,6 +31,7 @@ OURS = {  # module, or module:function -> why it may
     "runners/engine.py:holds_files": "two names of a stream of the engine",
     "cli/entry.py": "/dev/null",
     "cloud/remote.py:_send": "an archive that it writes",
+    "cloud/remote.py:_script": "the package's own",
     "cli/images.py:read_credential": "/dev/null",
     "images/build.py:dockerfile": "the package's own",
     "images/build.py:_with_buildkit": "a temporary file of its own",

@@ -172,7 +172,7 @@ class _Judged:
             if stored["task"] != task:
                 wrong.append(f"{name}: {stored['task']} was fed")
             elif path := self.terms.files.get(task):
-                made = _stream(path, task, stored["size"], stored["seed"])
+                made = _stream(path, task, stored["size"], stored["seed"], stored["distinct"])
                 wrong += [f"{name}: {part} is not of these records" for part in made if made[part] != stored.get(part)]
             if run.facts["bytes_fed"] != stored["bytes"]:
                 wrong.append(f"{name}: {run.facts['bytes_fed']} bytes were fed, not {stored['bytes']}")
@@ -217,10 +217,8 @@ def _part(row: Mapping[str, Any], name: str) -> Any:
 
 
 @cache
-def _stream(path: Path, task_name: str, size: int, seed: int | None) -> dict[str, Any]:
+def _stream(path: Path, task_name: str, size: int, seed: int | None, distinct: int) -> dict[str, Any]:
     """Return what workload.json says of a stream of the organiser's records."""
     task = get_task(task_name)
-    records = task.read(path)
-    load = workload.in_order(task, records) if seed is None else workload.build(task, records, size, seed)
-    described = load.describe()
+    described = workload.rebuilt(task, task.read(path), {"size": size, "seed": seed, "distinct": distinct})
     return {part: described[part] for part in ("sha256", "order", "gold", "records")}
