@@ -35,9 +35,9 @@ def running() -> Iterator[SimpleNamespace]:
     """Yield a server: `address`, `env`, `client`, and `tell` and `log`, which servers/s3.py explains."""
     import boto3
 
-    process = subprocess.Popen(
-        [sys.executable, str(SERVER)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    pages = {"MOTO_S3_DEFAULT_MAX_KEYS": "20"}  # elsewhere 1,000: what is longer comes in pages
+    process = subprocess.Popen([sys.executable, str(SERVER)], env=os.environ | pages, **options)
     try:
         address = process.stdout.readline().strip()
         keys = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}

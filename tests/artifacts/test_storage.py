@@ -99,7 +99,7 @@ def test_more_files_than_a_page_of_a_listing_holds(there, tmp_path, requests):
     fill(tmp_path / "many", files)
     sync(tmp_path / "many", there)
     requests(None)
-    assert sync(tmp_path / "many", there).unchanged == 70 and requests(None) > 4
+    assert sync(tmp_path / "many", there).unchanged == 70 and requests("GET") == 4 + 3 + 1  # pages, SHA256SUMS, parts
     sync(there, tmp_path / "back")
     assert content(tmp_path / "back") == files
 
@@ -113,6 +113,16 @@ def test_a_part_of_what_was_uploaded_can_be_fetched_and_parts_together(here, the
     assert requests("HEAD") == 0  # the digests of SHA256SUMS were known, above and below
     assert content(tmp_path / "deep") == {"er/b.bin": FILES["deep/er/b.bin"], "кот и пёс.txt": "мяу".encode()}
     assert content(tmp_path / "all") == {f"06/{name}": raw for name, raw in FILES.items()} | {"07/c": b"seven"}
+
+
+def test_what_stays_in_the_bucket_keeps_its_digest(here, there, tmp_path, requests):
+    sync(here, there)
+    (here / "a.txt").unlink()
+    (here / "new").write_bytes(b"n")
+    sync(here, there)
+    requests(None)
+    assert sync(there, tmp_path / "back").unverified == 0 and requests("HEAD") == 0
+    assert content(tmp_path / "back") == FILES | {"new": b"n"}
 
 
 def test_the_newest_of_several_manifests_holds(here, there, tmp_path, bucket, keys, s3_server):
@@ -264,7 +274,7 @@ def test_a_file_that_is_lost_is_named(main, here, there, tmp_path, s3_server, bu
     assert sync(here, there).transferred == ["a.txt"] and sync(there, back).wrong == []
 
 
-def test_an_upload_of_another_tool_is_noticed(put, here, there, tmp_path, s3_server, bucket):
+def test_an_upload_of_another_tool_is_noticed(put, here, there, tmp_path, s3_server, bucket, requests):
     sync(here, there)
     at = s3_server.client.head_object(Bucket=bucket, Key=f"exps/06/{MANIFEST}")["LastModified"]
     head = s3_server.client.head_object
@@ -276,11 +286,14 @@ def test_an_upload_of_another_tool_is_noticed(put, here, there, tmp_path, s3_ser
     assert wait_until(written)
     assert sync(here, there, dry_run=True).transferred == ["a.txt"]
     assert sync(there, tmp_path / "back").unverified == 1 and (tmp_path / "back/a.txt").read_bytes() == b"eno"
+    sync(here, there)
+    requests(None)
+    assert sync(here, there).unchanged == len(FILES) and requests("HEAD") == 0  # SHA256SUMS holds for it again
 
 
 def test_a_file_that_is_written_while_it_is_uploaded_is_noticed(here, there, keys):
     with pytest.raises(EnvironmentFailure, match=r"a\.txt was changed while it was uploaded"):
-        sync(here, there, watch=lambda done, total: (here / "a.txt").write_bytes(b"longer"))
+        sync(here, there, watch=lambda done, total: os.utime(here / "a.txt", (1, 1)))
     assert f"exps/06/{MANIFEST}" not in keys()
 
 
@@ -338,7 +351,8 @@ def test_a_killed_download_replaces_nothing_and_goes_on(here, there, tmp_path, s
     kill(process)
     s3_server.tell()
     assert (back / "weights").read_bytes() == b"good" and (back / storage.SCRATCH).exists()
-    assert "a.txt" not in sync(there, back).transferred
+    assert not [name for name in sync(back, there, dry_run=True).transferred if storage.SCRATCH in name]
+    assert "a.txt" not in sync(there, back, delete=True).transferred
     assert content(back) == content(here) and not (back / storage.SCRATCH).exists()
 
 
