@@ -19,7 +19,7 @@ from morocco_lib.leaderboard import founding, noise, submission
 from morocco_lib.leaderboard.entry import Check, Entry, Outcome, cells_of
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.reasons import DISTURBANCES, INVALID, Reason
-from morocco_lib.report import tables
+from morocco_lib.report.points import collect, origin_of
 from morocco_lib.tasks import get_task
 
 OK, MARKED, UNTIMED, REFUSED = Outcome
@@ -78,7 +78,7 @@ def _rows(submitted: Path) -> list[dict[str, Any]]:
         seen = "; ".join(f"{f.step}: {f.what}: {f.seen}" for f in wrong[:3])
         raise Refused("POINTS", seen) if wrong[0].what == "points" else Refused("NUMBERS", seen)
     folder = submitted / submission.STEPS
-    rows = tables.collect(folder, KINDS)
+    rows = collect(folder, KINDS)
     hosts = {place.relative_to(folder).as_posix(): status["host"] for place, status in steps.find_steps(folder)}
     for row in rows:
         host, gpu = hosts[row["bench_folder"] or row["eval_folder"]], "NO_GPU"
@@ -140,7 +140,7 @@ class _Judged:
         other = [
             t for t, row in zip(found, self.rows, strict=True) if (d := _records(row)) is None or d != agreed.get(t, d)
         ]
-        odd = {row["task"]: tables.origin_of(row) for row in self.rows if tables.origin_of(row) != "files"}
+        odd = {row["task"]: origin_of(row) for row in self.rows if origin_of(row) != "files"}
         marked = "; ".join(
             f"{task}: {'part of a split' if o == 'sample' else f'{o} records'}" for task, o in odd.items()
         )

@@ -31,7 +31,7 @@ from morocco_lib.leaderboard import signature
 from morocco_lib.leaderboard.signature import Signer
 from morocco_lib.legacy import write as original_logs
 from morocco_lib.pipeline.step_kinds import KINDS, verify
-from morocco_lib.report import tables
+from morocco_lib.report.points import collect
 
 SUMS, SIGNATURE, POINTS, STEPS = "SHA256SUMS", "SHA256SUMS.sig", "submission.json", "steps"
 BENCHES, PREDICTIONS = "benches", "preds"  # of the founding layout
@@ -91,7 +91,7 @@ def _is_packed(status: dict[str, Any]) -> bool:
 
 def points_of(folder: Path) -> list[dict[str, Any]]:
     """Return the operating points of step folders: what each is, and the folders it rests on."""
-    rows = tables.collect(folder, KINDS)
+    rows = collect(folder, KINDS)
     return [{n: row[n] for n in OF_POINT} | {"image_digest": row["measured"].get("image_digest")} for row in rows]
 
 

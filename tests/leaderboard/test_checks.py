@@ -3,13 +3,17 @@
 import json
 import random
 import re
+import shutil
 from dataclasses import replace
+from functools import partial
 
+import complete_runs
 import pytest
 import run_folders
 import submissions
 
 from morocco_lib import fileio
+from morocco_lib.artifacts import steps
 from morocco_lib.leaderboard import checks, noise, submission
 from morocco_lib.leaderboard.entry import MEMORY, METRICS, SCORE, SPEED, Outcome
 
@@ -27,20 +31,28 @@ def beside_the_usual(entry):
     return [(c.name, c.outcome, c.seen) for c in entry.checks if c.outcome not in (OK, USUAL.get(c.name))]
 
 
-def change(path, edit):
-    value = json.loads(path.read_text())
-    edit(value)
-    path.write_text(json.dumps(value))
-
-
 def on_runs(edit):
     """Return what edits run.json of every run."""
 
     def edit_step(step):
         for path in step.glob("runs/*/run.json"):
-            change(path, edit)
+            complete_runs.edit(path, edit)
 
     return edit_step
+
+
+def quick(step):
+    complete_runs.edit(step / "protocol.json", lambda p: p.update(quick=True, asked=p["asked"] | {"quick": True}))
+    complete_runs.reseal(step, parameters=steps.read_status(step)["parameters"] | {"quick": True})
+
+
+def contract_broken(step):
+    complete_runs.edit(step / "protocol.json", lambda p: p["conformance"].update(ok=False))
+
+
+def answered_before_it_was_fed(facts):
+    first_s = facts["phases"]["first_answer_s"]
+    facts["phases"].update(dict.fromkeys(("first_write_s", "first_read_s", "stdin_closed_s"), first_s + 0.001))
 
 
 # -- what holds ----------------------------------------------------------------------------------------------------
@@ -69,10 +81,10 @@ def test_it_is_the_same_after_it_was_packed_again(honest, repacked):
         (on_runs(lambda facts: facts["exit"].update(code=1)), "VALID", REFUSED, "terra: NON_ZERO_EXIT"),
         (on_runs(lambda facts: facts.update(proven={"memory": False, "isolation": False})), "UNPROVEN", UNTIMED, "terra: UNPROVEN"),
         (on_runs(lambda facts: facts["sampler"].update(longest_gap_s=9)), "DISTURBED", UNTIMED, "terra: SAMPLER_GAPS"),
-        (on_runs(lambda facts: facts["phases"].update(first_answer_s=9.0)), "CLOCKS", REFUSED, "runs/01: phases go back"),
-        (on_runs(lambda facts: facts.update(bytes_fed=1)), "LABELS", REFUSED, "runs/01: 1 bytes were fed, not"),
-        (lambda step: fileio.write_json(step / "protocol.json", {"schema": 1, "conformance": {"ok": False}}), "CONTRACT", REFUSED, "CONTRACT_BROKEN"),
-        (lambda step: fileio.write_json(step / "protocol.json", {"schema": 1, "asked": {"quick": True}}), "CONTRACT", UNTIMED, "terra: QUICK"),
+        (on_runs(answered_before_it_was_fed), "CLOCKS", REFUSED, "runs/01: phases go back"),
+        (on_runs(lambda facts: facts.update(bytes_fed=1)), "NUMBERS", REFUSED, "runs/01: bytes_fed is 1, "),
+        (contract_broken, "CONTRACT", REFUSED, "CONTRACT_BROKEN"),
+        (quick, "CONTRACT", UNTIMED, "terra: QUICK"),
     ],
 )  # fmt: skip
 def test_a_fault_of_a_program_a_machine_or_a_bench_is_named(honest, repacked, terms, edit, check, outcome, seen):
@@ -91,19 +103,28 @@ def test_times_that_go_back_are_refused(honest, repacked, terms):
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join([lines[1], lines[0], *lines[2:]]))
 
-    assert ("CLOCKS", REFUSED) in [found[:2] for found in beside_the_usual(judged(repacked(honest, edit), terms))]
+    assert ("NUMBERS", REFUSED) in [found[:2] for found in beside_the_usual(judged(repacked(honest, edit), terms))]
 
     def samples(step):
         path = step / "runs/02/samples.jsonl"
         path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
 
     entry = judged(repacked(honest, samples, name="samples"), terms)
-    assert ("CLOCKS", REFUSED) in [found[:2] for found in beside_the_usual(entry)]
+    assert ("NUMBERS", REFUSED) in [found[:2] for found in beside_the_usual(entry)]
 
 
-@pytest.mark.parametrize(("exit_s", "found"), [(1.0799, []), (0.05, [("CLOCKS", REFUSED)])])
-def test_an_end_just_before_the_last_answer_is_an_engines_way(honest, repacked, terms, exit_s, found):
-    entry = judged(repacked(honest, on_runs(lambda facts: facts["phases"].update(exit_s=exit_s))), terms)
+@pytest.mark.parametrize(("early_s", "found"), [(0.0001, []), (0.66, [("NUMBERS", REFUSED)])])
+def test_an_end_just_before_the_last_answer_is_an_engines_way(honest, repacked, terms, early_s, found):
+    def as_container(facts):
+        exit_s = facts["phases"]["last_answer_s"] - early_s
+        facts.update(runner="docker", image_digest="sha256:0", proven={"memory": True, "isolation": True})
+        facts["phases"].update(engine_start_s=0.01, engine_die_s=exit_s, exit_s=exit_s)
+
+    def edit(step):
+        for path in step.rglob("run.json"):
+            complete_runs.edit(path, as_container)
+
+    entry = judged(repacked(honest, edit), terms)
     assert [seen[:2] for seen in beside_the_usual(entry)] == found
 
 
@@ -122,11 +143,11 @@ def test_answers_that_were_kept_are_refused(honest, repacked, terms, monkeypatch
 
 def test_numbers_that_do_not_follow_and_points_that_were_changed_are_refused(honest, repacked, terms):
     def faster(step):
-        change(step / "bench.json", lambda result: result["speed_per_s"].update(value=5000.0))
+        complete_runs.edit(step / "bench.json", lambda result: result["speed_per_s"].update(value=5000.0))
 
     def other(step):
         path = step.parents[3] / "submission.json"
-        change(path, lambda value: value["points"][0].update(batch_size=1))
+        complete_runs.edit(path, lambda value: value["points"][0].update(batch_size=1))
 
     for edit, how, check, seen in (
         (faster, False, "DIGESTS", "bench.json: not as in SHA256SUMS"),
@@ -141,7 +162,7 @@ def test_numbers_that_do_not_follow_and_points_that_were_changed_are_refused(hon
 def test_labels_that_were_fed_and_other_records_are_refused(honest, repacked, terms):
     def fed(step):  # the stream with labels has another digest
         for path in step.glob("runs/*/workload.json"):
-            change(path, lambda load: load.update(sha256="0" * 64))
+            complete_runs.edit(path, lambda load: load.update(sha256="0" * 64))
 
     entry = judged(repacked(honest, fed), terms)
     assert [found[:2] for found in beside_the_usual(entry)] == [("LABELS", REFUSED)]
@@ -155,7 +176,12 @@ def test_labels_that_were_fed_and_other_records_are_refused(honest, repacked, te
 
 
 def test_another_task_under_the_name_of_one_is_refused(honest, repacked, terms):
-    archive = repacked(honest, lambda step: submissions.reseal(step, task="rcb"))
+    def renamed(step):
+        for path in step.rglob("run.json"):
+            complete_runs.edit(path, lambda facts: facts.update(task="rcb"))
+        complete_runs.reseal(step, task="rcb")
+
+    archive = repacked(honest, renamed)
     entry = judged(archive, replace(terms, tasks=("rcb",), files={"rcb": terms.files["terra"]}))
     assert beside_the_usual(entry) == [
         ("LABELS", REFUSED, "; ".join(f"m/terra/bench-1/runs/0{k}: terra was fed" for k in (1, 2, 3)))
@@ -172,18 +198,19 @@ def test_another_file_under_the_path_of_an_input_is_none_of_its(val, terms, tmp_
 
 # -- copied noise --------------------------------------------------------------------------------------------------
 def copied(factor=1.0, moved_ns=0):
-    """Return what makes the second run of the first one."""
+    """Return what makes the second run of the first one, with all times moved or scaled."""
 
     def edit(step):
-        for name in ("chunks.jsonl", "run.json"):
-            (step / "runs/02" / name).write_bytes((step / "runs/01" / name).read_bytes())
-        lines = [json.loads(line) for line in (step / "runs/01/chunks.jsonl").read_text().splitlines()]
-        lines = [line | {"t_ns": round(line["t_ns"] * factor) + moved_ns} for line in lines]
-        (step / "runs/02/chunks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        end_s = lines[-1]["t_ns"] / 1e9
-        change(
-            step / "runs/02/run.json", lambda facts: facts["phases"].update(last_answer_s=end_s, exit_s=end_s + 0.05)
-        )
+        one, two = (step / f"runs/{number:02d}" for number in (1, 2))
+        begun = json.loads((two / "run.json").read_text())["started"]
+        shutil.rmtree(two)
+        shutil.copytree(one, two)
+        for name in ("chunks.jsonl", "samples.jsonl"):
+            moved = partial(map, lambda line: line | {"t_ns": round(line["t_ns"] * factor) + moved_ns})
+            complete_runs.edit_lines(two / name, lambda lines, moved=moved: list(moved(lines)))
+        scaled = partial(complete_runs.scaled, share=factor, keep=("period_asked_s",))
+        complete_runs.edit(two / "run.json", lambda facts: facts.update(scaled(facts), run=2, started=begun))
+        complete_runs.follow(two)
 
     return edit
 
@@ -221,10 +248,12 @@ def test_the_times_of_another_model_of_one_submission_are_found(val, terms, tmp_
 def test_equal_intervals_are_no_noise_and_few_are_not_judged(honest, repacked, terms):
     def flat(step):
         for run in step.glob("runs/*"):
-            lines = [json.loads(line) for line in (run / "chunks.jsonl").read_text().splitlines()]
-            lines = [line | {"t_ns": 10**9 + k * 8_000_000} for k, line in enumerate(lines)]
-            (run / "chunks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            change(run / "run.json", lambda facts: facts["phases"].update(last_answer_s=1.072, exit_s=1.1))
+            complete_runs.edit_lines(run / "chunks.jsonl", steadied)
+            complete_runs.follow(run)
+
+    def steadied(lines):
+        first_ns, last_ns = lines[0]["t_ns"], lines[-1]["t_ns"]
+        return [line | {"t_ns": first_ns + k * ((last_ns - first_ns) // 9)} for k, line in enumerate(lines)]
 
     entry = judged(repacked(honest, flat), terms)
     assert "repeat to the ns" in {n: s for n, _, s in beside_the_usual(entry)}["NOISE"]

@@ -6,7 +6,6 @@ import subprocess
 import zipfile
 
 import pytest
-import run_folders
 import submissions
 
 from morocco_lib.artifacts import steps
@@ -65,18 +64,11 @@ def test_what_cannot_be_packed_is_said(outputs, tmp_path):
 
 
 def test_the_founding_layout_is_read_by_the_original_rules(main, tmp_path, val):
-    more = {"started": "2026-01-01T00:00:00Z", "phases": {"engine_start_s": None, "engine_die_s": None}}
-
-    def with_ones(step):
-        for _ in range(3):
-            ones = {"model": "m", "batch_size": 1, "samples": submissions.SAMPLES, **more}
-            run_folders.write_run(step / "ones", [(1.002, 1)], **ones)
-
-    submissions.bench_step(tmp_path / "out/m/terra/bench-1", val, also=with_ones, **more)
+    submissions.bench_step(tmp_path / "out/m/terra/bench-1", val, ones=3)
     done = main("pack", tmp_path / "out", "-o", tmp_path / "s.zip", "--original", "--json")
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(tmp_path / "s.zip") as box:
-        names = {f"benches/m/terra/{size}_0{k}.jsonl" for size in ("1_1", "40_8") for k in (1, 2, 3)}
+        names = {f"benches/m/terra/{size}_0{k}.jsonl" for size in ("1_1", "80_8") for k in (1, 2, 3)}
         assert set(box.namelist()) == names | {"SHA256SUMS"}
         box.extractall(tmp_path / "open")
     ((_, members),) = logs.by_cell(logs.read_all([tmp_path / "open/benches"])).items()
