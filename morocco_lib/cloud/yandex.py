@@ -26,7 +26,7 @@ from yandex.cloud.vpc.v1.network_service_pb2_grpc import NetworkServiceStub
 from yandex.cloud.vpc.v1.subnet_pb2 import Subnet
 from yandex.cloud.vpc.v1.subnet_service_pb2_grpc import SubnetServiceStub
 
-from morocco_lib import fileio
+from morocco_lib import fileio, foreign
 from morocco_lib.config.machine import YandexParams
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 
@@ -73,7 +73,7 @@ def public_key(path: str) -> str:
     """Return the public key in a file; a private one is refused."""
     file = fileio.expand(path)
     try:
-        key = file.read_text().strip()
+        key = foreign.read_text(file).strip()
     except (OSError, ValueError):
         raise UsageError(f"no public key in {file}", remedy="ssh-keygen makes one; the machine file names it") from None
     if not re.fullmatch(r"(ssh|ecdsa|sk)-[^\n]+", key):

@@ -42,11 +42,7 @@ class StepSync:
         self.error = None
         for folder, status in list(steps.find_steps(self.plan_dir)):
             name = folder.relative_to(self.plan_dir).as_posix()
-            if (
-                status["state"] != steps.DONE
-                or steps.is_retired(folder, status)
-                or (name, status["seal"]) in self._there
-            ):
+            if status["state"] != steps.DONE or steps.is_retired(status) or (name, status["seal"]) in self._there:
                 continue
             try:
                 done = storage.sync(folder, self.remote / name, delete=True, **self._options)

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ LARGEST, SMALLEST = 44, 6  # diameters of discs, pixels
 
 def scripts() -> list[str]:
     """Return the scripts of a page, in their order: the charting library, and our own."""
-    library = files("bokeh") / "server/static/js"
+    library = Path(find_spec("bokeh").origin).parent / "server/static/js"  # importing it would read settings of its own
     names = ("bokeh.min.js", "bokeh-api.min.js")
     own = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     return [(library / name).read_text(encoding="utf-8") for name in names] + [own]

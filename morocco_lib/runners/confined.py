@@ -48,7 +48,7 @@ _count = itertools.count(os.getpid())
 @functools.cache
 def possible() -> bool:
     """Tell whether a program can be confined here: as root, with all rights, on a kernel that lets mounts be made."""
-    if os.geteuid() or platform.machine() not in CALLS:
+    if os.geteuid() or platform.machine() not in CALLS or not os.path.exists("/proc/self/mountinfo"):
         return False
     if os.path.exists(NVIDIA) and not os.path.exists(NVIDIA_MEMORY):  # as root a program makes it itself
         with suppress(OSError):

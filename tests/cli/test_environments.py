@@ -197,7 +197,7 @@ def test_a_report_is_drawn_and_nothing_is_reported(program, made, tmp_path, vari
     variables = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)} | variables
     done = program("report", made / "b", "--out", tmp_path / "стр", **variables)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path / 'стр'}/report.html\n", "")
-    assert (tmp_path / "стр/report.html").read_text(encoding="utf-8").count("<svg") == 2
+    assert (tmp_path / "стр/report.html").read_text(encoding="utf-8").count("<figure>") == 2
     assert {path.name for path in tmp_path.iterdir()} <= {"стр", ".config", ".cache"}  # nothing temporary is left
 
 
