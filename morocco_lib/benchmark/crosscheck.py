@@ -103,7 +103,7 @@ def _lived_s(run: Run) -> float:
 
 def _stream(run: Run) -> Iterator[str]:
     phases, chunks, facts = run.facts["phases"], run.chunks, run.facts
-    if facts["stdout_cut"]:
+    if facts["stdout_cut"] or run.truncated:  # it is invalid by that
         return
     ends = (chunks[0]["t_ns"] / 1e9, chunks[-1]["t_ns"] / 1e9) if chunks else (None, None)
     if ends != (phases["first_answer_s"], phases["last_answer_s"]):

@@ -148,7 +148,7 @@ def test_every_notebook_ends_in_its_verdict_and_leaves_a_step_that_verifies(type
     findings = verify(root / "outputs")
     assert all(finding.ok for finding in findings)
     assert {finding.step.split("/")[-1].split("-")[0] for finding in findings if finding.what == "numbers"} == {
-        "bench", "eval", "report"
+        "synthetic", "train", "bench", "eval", "report"
     }  # fmt: skip
 
 
