@@ -10,8 +10,8 @@ COUNT, PARTS = 300, 4
 
 @pytest.fixture(scope="session")
 def small(submit):
-    """The files of a small honest submission."""
-    return mutated_archives.read(submit(runs=2))
+    """The files of a small honest submission: of a quick bench. tests/deep takes a whole one."""
+    return mutated_archives.read(submit(runs=1))
 
 
 def test_the_archive_that_they_are_made_of_is_taken(small, terms, tmp_path):
