@@ -30,6 +30,7 @@ OURS = {  # module, or module:function -> why it may
     "runners/docker.py:_disk_mounts": "the kernel's file",
     "runners/engine.py:holds_files": "two names of a stream of the engine",
     "cli/entry.py": "/dev/null",
+    "doctor.py:ask_torch": "what its own few lines print",
     "cloud/remote.py:_send": "an archive that it writes",
     "cloud/remote.py:_script": "the package's own",
     "cli/images.py:read_credential": "/dev/null",
