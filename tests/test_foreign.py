@@ -44,6 +44,7 @@ OURS = {  # module, or module:function -> why it may
     "legacy/logs.py:_within_archive": "an archive unpacked by the gate",
     "models/weights.py:load": "safetensors, of a path that the gate has checked",
     "models/transformer/model.py:from_folder": "the same",
+    "report/interactive.py:scripts": "the package's own, and of its charting library",
     "report/render.py:notebook_html": "nbformat, of a text from the gate",
     "report/bounds.py:json_bound": "json.loads is what it times",
     "artifacts/verify.py:compare": "what it has just dumped",
