@@ -158,7 +158,7 @@ def write_bench(
     return now_s
 
 
-# -- changed ----
+# -- changed -------------------------------------------------------------------------------------------------------
 def edit(path: Path, change: Callable[[dict], object]) -> None:
     value = json.loads(path.read_text())
     change(value)
