@@ -138,9 +138,9 @@ class RunSeries:
                 processes = Processes(reader.pids, origin_ns)
                 sampler = Sampler(reader, samples, origin_ns, processes=processes)
                 sampler.on_refused = gpus.on_refused = handle.kill
-                sampler.start()
                 gpus.watch(handle.pids, origin_ns)
                 recorder.attach(handle, sampler)
+                sampler.start()
             except BaseException:
                 abandon(handle)
                 raise
@@ -160,6 +160,7 @@ class RunSeries:
                 try:
                     sampling = sampler.stop()
                 finally:
+                    sampler.halt()  # also where what it saw cannot be told
                     gpu, after = gpus.stop(), system_load.read()
             recorder.finish(talk.last_answer_ns)
         end = talk.exit

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,8 +100,11 @@ def test_a_run_folder_holds_everything(good):
     ending = {"code": 0, "signal": None, "oom_killed": False, "timed_out": False, "left_pids": [], "pids_refused": 0}
     assert facts["exit"] == ending | {"disk_mounts": None}
     phases = facts["phases"]
-    order = ("start_s", "first_write_s", "first_read_s", "first_answer_s", "last_answer_s", "exit_s")
+    order = ("start_s", "first_write_s", "first_answer_s", "last_answer_s", "exit_s")
     assert [phases[name] for name in order] == sorted(phases[name] for name in order)
+    assert (
+        phases["first_write_s"] <= phases["first_read_s"] < phases["first_answer_s"] + 0.05
+    )  # it is looked for in turns
     assert phases["start_s"] < facts["withheld"]["quiet_s"] < phases["first_write_s"]
     assert phases["ready_s"] < phases["first_answer_s"]
     chunks = [json.loads(line) for line in (good.out / "runs/02/chunks.jsonl").read_text().splitlines()]
@@ -390,6 +394,7 @@ def test_a_run_that_we_break_off_is_kept_and_says_why_and_its_program_is_ended(t
             series.run(tmp_path, "bench")
     (handle,), (folder,) = started, (tmp_path / "runs").iterdir()
     assert wait_until(lambda: not is_alive(handle.pid), 2)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("morocco-")]
     assert folder.name == ".01.partial" and not (folder / "run.json").exists()
     failed = json.loads((folder / "failed.json").read_text())
     assert (failed["run"], failed["purpose"], failed["model"]) == (1, "bench", "m") and failed["error"]
