@@ -119,7 +119,7 @@ class Target:
 def hiding(target: Target, task: Task, source: Path, folder: Path | None = None) -> Target:
     """Return the target with what holds right answers hidden from its program, where its runner can do that.
 
-    The file of records and what is named like it; results: `folder`, those beside it, those of its plan and of the project.
+    The file of records and what is named like it; results: `folder`, runs beside it, those of its plan and of the project.
     """
     if not isinstance(target.runner, ProcessRunner):
         return target
@@ -131,7 +131,7 @@ def hiding(target: Target, task: Task, source: Path, folder: Path | None = None)
         found.add(root / "outputs")
     if folder:
         folder = Path(folder).resolve()
-        found |= {folder, *(status.parent for status in folder.parent.glob(f"*/{STATUS}"))}
+        found |= {folder, *(runs.parent for runs in folder.parent.glob("*/runs") if (runs.parent / STATUS).is_file())}
         if STEP_FOLDER.fullmatch(folder.name) and folder.parent.name == task.name:
             found.add(folder.parents[2])  # plan/model/task/step
     return replace(target, runner=target.runner.hiding(sorted(found)))

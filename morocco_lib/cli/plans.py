@@ -87,7 +87,8 @@ def run(args) -> int:
         result = job.run(Progress(job.total, message, bar=bar), signals.check, copy.push if copy else lambda: None)
         if copy:
             copy.push()
-    return _summary(args, plan_dir, result, copy.error.exit_code if copy and copy.error else 0)
+    with writable_home.writable(plan_dir):  # figures are drawn anew
+        return _summary(args, plan_dir, result, copy.error.exit_code if copy and copy.error else 0)
 
 
 def _preview(job) -> int:
@@ -147,16 +148,19 @@ def report(args) -> int:
 
 def verify(args) -> int:
     from morocco_lib.artifacts.verify import as_dict, table
+    from morocco_lib.pipeline import writable_home
     from morocco_lib.pipeline.step_kinds import verify
 
     if args.outputs.suffix == ".zip":
         from morocco_lib.leaderboard import submission
 
-        findings = submission.verify_archive(args.outputs, args.signed_by)
+        with writable_home.writable(args.outputs.parent):
+            findings = submission.verify_archive(args.outputs, args.signed_by)
     elif args.signed_by:
         raise UsageError("--signed-by with a folder", rule="what is signed is a submission", remedy="give its .zip")
     else:
-        findings = verify(args.outputs)
+        with writable_home.writable(args.outputs):  # figures are drawn anew
+            findings = verify(args.outputs)
     if args.json:
         show(as_dict(findings))
     else:

@@ -34,6 +34,7 @@ def style():
     """Return pyplot with the style of all figures: of notebooks, of pages and of the original's logs."""
     if "matplotlib" not in sys.modules:  # MPLBACKEND of a cluster would leave notebooks without figures
         os.environ["MPLBACKEND"] = INLINE if "ipykernel" in sys.modules else "agg"
+        os.environ["MATPLOTLIBRC"] = os.devnull  # a person's own settings change no figure
     import matplotlib
     from matplotlib import pyplot
 

@@ -164,7 +164,7 @@ def disk(tmp_path):
     place.mkdir()
     small = Disk(place)
     try:
-        small.mount("-t", "tmpfs", "-o", "size=2m", "tmpfs")
+        small.mount("-t", "tmpfs", "-o", "size=6m", "tmpfs")
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no disk may be mounted here: {getattr(error, 'stderr', None) or error}")
     yield small
