@@ -130,9 +130,16 @@ def test_where_nothing_can_be_hidden_the_spy_finds_it_and_the_row_says_so(plan, 
 
 @needs_root
 def test_results_beside_the_folder_and_those_of_the_project_are_hidden(tmp_path, monkeypatch):
-    for name in ("notebooks", "params", "outputs/old", "results/a", "results/b", "results/mine"):
+    for name in ("notebooks", "params", "outputs/old", "results/a/runs", "results/b", "results/mine"):
         (tmp_path / name).mkdir(parents=True)
-    for path in ("pyproject.toml", "outputs/old/x", "results/a/x", "results/b/x", "results/a/status.json"):
+    for path in (
+        "pyproject.toml",
+        "outputs/old/x",
+        "results/a/x",
+        "results/b/x",
+        "results/a/status.json",
+        "results/b/status.json",
+    ):
         (tmp_path / path).write_text(GOLD)
     monkeypatch.chdir(tmp_path)
     code = "import os, sys; print(sorted(n for _, _, names in os.walk('.') for n in names), file=sys.stderr)"
@@ -141,9 +148,8 @@ def test_results_beside_the_folder_and_those_of_the_project_are_hidden(tmp_path,
     load = workload.build(TASK, TASK.read(source), 2, 1)
     with RunSeries(target, load, source, tmp_path / "results/mine", batch_size=1) as series:
         run = series.run(tmp_path / "results/mine", "bench")
-    assert (
-        run / "stderr.log"
-    ).read_text() == "['pyproject.toml', 'val.jsonl', 'x']\n"  # that of results/b, which is no result
+    seen = "['pyproject.toml', 'status.json', 'val.jsonl', 'x']\n"  # results/b holds no runs: it was trained there
+    assert (run / "stderr.log").read_text() == seen
 
 
 @needs_root
