@@ -43,10 +43,10 @@ def _difference(task: str, best, other) -> dict[str, Any] | None:
     if not places or one.load.gold is None:
         return None
     gold, a, b = ([source[place] for place in places] for source in (one.load.gold, one.first, two.first))
-    try:
-        (left, value), (right, _) = one.task.units(gold, a), one.task.units(gold, b)
-    except NotImplementedError:
+    ours, theirs = one.task.units(gold, a), one.task.units(gold, b)
+    if ours is None or theirs is None:
         return None
+    (left, value), (right, _) = ours, theirs
     low, high, _ = metrics.paired_interval(left, right, value)
     scores = [task_value(one.task, one.task.score(gold, given)) for given in (a, b)]
     named = {"task": task, "best": row["model"], "other": row2["model"]}

@@ -203,13 +203,13 @@ class Task(ABC):
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
         """Return the task's metrics; both sequences are in the same order."""
 
-    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
+    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable] | None:
         """Return what each unit (a record, a passage) adds to sums, and the task's value of such sums.
 
         Shapes (units, k), and (draws, k) -> (draws,): see `metrics.bootstrap_interval`. A task that has an `interval` of its
-        own may leave it out: a report then compares no two models on it.
+        own may leave it out (None): a report then compares no two models on it.
         """
-        raise NotImplementedError
+        return None
 
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
         """Return the 95 % interval of the task's value over records drawn anew."""
