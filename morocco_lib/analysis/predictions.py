@@ -51,7 +51,7 @@ def read_answers(run: Run) -> Answers:
         place, restored = restored
         if place in first:
             repeated += 1
-            flips += first[place] != restored
+            flips += not task.same(first[place], restored)
         else:
             first[place] = restored
     answers = Answers(task, load, checked, first, repeated, flips)
@@ -64,7 +64,7 @@ def read_answers(run: Run) -> Answers:
 _last: dict[tuple[str, ...], Answers] = {}  # by content: the runs of most programs are alike
 
 
-def differing(one: dict[int, Prediction], other: dict[int, Prediction]) -> tuple[int, int]:
-    """Return (how many records that both answered got different predictions, how many both answered)."""
-    both = one.keys() & other.keys()
-    return sum(one[place] != other[place] for place in both), len(both)
+def differing(one: Answers, other: Answers) -> tuple[int, int]:
+    """Return (how many records that both answered first got different predictions, how many both answered)."""
+    both = one.first.keys() & other.first.keys()
+    return sum(not one.task.same(one.first[place], other.first[place]) for place in both), len(both)

@@ -28,7 +28,7 @@ from morocco_lib.analysis.validity import (
 )
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.reasons import DISTURBANCES, INVALID, VALID, Reason, verdict
-from morocco_lib.tasks.base import task_value
+from morocco_lib.tasks.base import submission_text, task_value
 
 BENCH, SCORE, PREDICTIONS, PROTOCOL = "bench.json", "score.json", "preds.jsonl", "protocol.json"
 REPORTED = ("precision", "backend", "device")  # by the ready line
@@ -215,7 +215,7 @@ def _disturbers(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _flips(runs: Sequence[Answers]) -> dict[str, int]:
     # First predictions of a run are held against those of the first run, its later ones against its own first.
-    between = [differing(runs[0].first, answers.first) for answers in runs[1:]]
+    between = [differing(runs[0], answers) for answers in runs[1:]]
     return {
         "value": sum(answers.flips for answers in runs) + sum(count for count, _ in between),
         "compared": sum(answers.repeated for answers in runs) + sum(compared for _, compared in between),
@@ -280,7 +280,7 @@ def _between_batches(folder: Path, protocol: dict[str, Any], answers: Answers) -
         raise UsageError(
             f"{other.folder} is of task {baseline.task.name}", rule=f"a sweep is of one task, here {answers.task.name}"
         )
-    count, compared = differing(baseline.first, answers.first)
+    count, compared = differing(baseline, answers)
     return {"against_batch_size": other.facts["batch_size"], "value": count, "compared": compared}
 
 
@@ -299,8 +299,8 @@ def _cached(folder: Path, protocol: dict[str, Any], first_use_s: float) -> dict[
     return caching.judge(unique, repeated, first_use_s)
 
 
-def derive_eval(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return (text of preds.jsonl, what score.json holds) from runs/01 alone.
+def derive_eval(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return (file name -> text of preds.jsonl and of what the leaderboard takes, what score.json holds) from runs/01 alone.
 
     Raises:
         InvalidResult: the program failed or its predictions are wrong; there is no score then.
@@ -318,7 +318,10 @@ def derive_eval(folder: Path) -> tuple[str, dict[str, Any]]:
     if not answers.checked.ok:
         raise answers.checked.error()
     task = answers.task
-    lines = [task.format(answers.first[place]) for place in sorted(answers.first)]
+    predictions = [answers.first[place] for place in sorted(answers.first)]
+    texts = {PREDICTIONS: "".join(f"{task.format(prediction)}\n" for prediction in predictions)}
+    if task.submissions:
+        texts[task.submissions[0].file] = submission_text(task, predictions)
     result = {
         "schema": 1,
         "task": task.name,
@@ -327,4 +330,4 @@ def derive_eval(folder: Path) -> tuple[str, dict[str, Any]]:
         "data": run.workload["source"],
         "score": score(answers),
     }
-    return "".join(f"{line}\n" for line in lines), result
+    return texts, result

@@ -196,7 +196,7 @@ def check(
         if run:
             judge.variant(run, rule, one)
     batches = [run for run in (one, three) if run]
-    if moved and differing(moved, one) and any(differing(run, base) for run in batches):
+    if moved and differing(task, moved, one) and any(differing(task, run, base) for run in batches):
         judge.again(start("batch size 1, again", program.with_batch(1)), one)
     for run in batches:
         judge.compare("same-batches", run, base)
@@ -314,14 +314,14 @@ class _Judge:
 
     def again(self, again: ContractRun | None, one: ContractRun) -> None:
         """Judge whether a program whose answers differ everywhere is deterministic at all."""
-        if again and (places := differing(again, one)):
+        if again and (places := differing(self.task, again, one)):
             self.put("repeatable", FAIL, f"{again.name}: {self.of(places, 'answered differently')}")
             for rule in ("same-batches", "place"):
                 self.put(rule, OPEN, "answers change from start to start")
 
     def compare(self, rule: str, run: ContractRun, other: ContractRun) -> None:
         """Judge whether two starts gave the same answers."""
-        places = differing(run, other)
+        places = differing(self.task, run, other)
         if places:
             state = WARN if len(places) <= TOLERATED * len(self.records) else FAIL
             seen = f"{run.name}: {self.of(places, f'answered differently than at {other.name}')}"

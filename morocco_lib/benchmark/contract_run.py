@@ -97,9 +97,10 @@ def plain(text: str, most: int = 160) -> str:
     return shown if len(shown) <= most else f"{shown[:most]}..."
 
 
-def differing(run: ContractRun, other: ContractRun) -> list[int]:
+def differing(task: Task, run: ContractRun, other: ContractRun) -> list[int]:
     """Return the places of the records that two starts answered differently."""
-    return sorted(k for k in run.answers.keys() & other.answers.keys() if run.answers[k] != other.answers[k])
+    both = run.answers.keys() & other.answers.keys()
+    return sorted(k for k in both if not task.same(run.answers[k], other.answers[k]))
 
 
 def run_once(

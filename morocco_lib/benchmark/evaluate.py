@@ -33,11 +33,13 @@ def answers_table(task: Task, source: Path, folder: Path):
 def evaluate(target: Target, task: Task, source: Path, folder: Path, *, batch_size: int = 32) -> dict[str, Any]:
     """Answer a file of records once, write preds.jsonl (submission format) and score.json, and return the latter.
 
+    Where the task's leaderboard takes a table, that is written beside preds.jsonl.
+
     The records are shuffled, anew each time; preds.jsonl is in the order of the file.
 
     Args:
         target: The program, its runner and its limits.
-        source: A JSONL file of the task's records; labels, if any, are stripped before feeding and used for the score.
+        source: A file of the task's records; labels, if any, are stripped before feeding and used for the score.
         folder: An existing folder without runs; gets runs/01/, preds.jsonl and score.json.
         batch_size: Records answered together.
     Raises:
@@ -49,7 +51,8 @@ def evaluate(target: Target, task: Task, source: Path, folder: Path, *, batch_si
     load = workload.build(task, records, len(records), secrets.randbits(48))
     with RunSeries(target, load, source, folder, batch_size=batch_size) as series:
         series.run(folder, "eval")
-    text, result = derive_eval(folder)
-    fileio.write_text(folder / PREDICTIONS, text)
+    texts, result = derive_eval(folder)
+    for name, text in texts.items():
+        fileio.write_text(folder / name, text)
     fileio.write_json(folder / SCORE, result)
     return result

@@ -42,6 +42,14 @@ def add(command: Callable) -> None:
     option("--timeout", type=seconds, default=3600.0, metavar="S", help="of a download, in seconds (default 3600)")
 
     option = command(
+        "records", records, "print an official file as the JSON Lines that a program is fed",
+        "morocco data records terra records/TERRa/val.jsonl > fed.jsonl", among=kinds,
+    ).add_argument  # fmt: skip
+    option("task", metavar="TASK")
+    option("file", type=expand, metavar="FILE", help="JSONL, or a table as published")
+    option("--labels", action="store_true", help="with the labels")
+
+    option = command(
         "train", train, "fit a model on a task's train split", "morocco train tfidf terra --data records --out fitted",
         "morocco train majority terra --data records --out fitted-majority --json",
     ).add_argument  # fmt: skip
@@ -71,8 +79,16 @@ def add(command: Callable) -> None:
         "morocco infer fitted < records/TERRa/val.jsonl | morocco eval terra /dev/stdin records/TERRa/val.jsonl",
     ).add_argument  # fmt: skip
     option("task", metavar="TASK")
-    option("predictions", type=expand, metavar="PREDS", help="JSONL, one prediction a record")
-    option("gold", type=expand, metavar="GOLD", help="JSONL, the labelled records")
+    option(
+        "predictions", type=expand, metavar="PREDS", help="JSONL, one prediction a record, or the table of a submission"
+    )
+    option("gold", type=expand, metavar="GOLD", help="the labelled records: JSONL, or as published")
+    option(
+        "--submission",
+        type=expand,
+        metavar="FILE",
+        help="write the table of the task's leaderboard; GOLD may lack labels",
+    )
     option("--original", action="store_true", help="the original's lenient rules, to compare with its figures")
 
 
@@ -91,11 +107,21 @@ def doctor(args) -> int:
 def synthetic(args) -> int:
     from morocco_lib import data
     from morocco_lib.artifacts import steps
-    from morocco_lib.tasks import task_names
 
     steps.check_empty(args.out)
-    for path in data.make_synthetic(args.out, args.tasks or task_names(), args.seed, args.records or 0):
+    for path in data.make_synthetic(args.out, args.tasks or data.generator_names(), args.seed, args.records or 0):
         put(path)
+    return 0
+
+
+def records(args) -> int:
+    import json
+
+    from morocco_lib.tasks import get_task
+
+    task = get_task(args.task)
+    for record in task.read(args.file):
+        put(json.dumps(record if args.labels else task.strip_labels(record), ensure_ascii=False))
     return 0
 
 
@@ -159,13 +185,15 @@ def infer(args) -> int:
 
 def evaluate(args) -> int:
     from morocco_lib.tasks import get_task
-    from morocco_lib.tasks.base import check_file
-    from morocco_lib.tasks.jsonl import read_objects
+    from morocco_lib.tasks.base import check_file, submission_text
+    from morocco_lib.tasks.jsonl import is_jsonl, read_objects
 
     task = get_task(args.task)
     records = task.read(args.gold)
     gold = [task.gold(record) for record in records]
-    if None in gold:
+    if args.submission and not task.submissions:
+        raise UsageError(f"{task.title} has no table", rule="a submission of it is a file of JSON Lines")
+    if None in gold and not args.submission:
         raise UsageError(
             f"{gold.count(None)} of {len(gold)} records in {args.gold} have no label, record {gold.index(None) + 1} first",
             rule="a score needs gold labels",
@@ -179,12 +207,21 @@ def evaluate(args) -> int:
     checked = check_file(task, args.predictions, records)
     if not checked.ok:
         raise checked.error()
-    if args.predictions.is_file() and all(map(eq, records, map(itemgetter(1), read_objects(args.predictions)))):
+    if (
+        args.predictions.is_file()
+        and is_jsonl(args.predictions)
+        and all(map(eq, records, map(itemgetter(1), read_objects(args.predictions))))
+    ):
         raise UsageError(
             f"{args.predictions} holds the labelled records themselves", rule="predictions are answers of a model",
             remedy="name the file of predictions first, then the labelled records",
         )  # fmt: skip
     if odd := [f"{count} x {name}" for name, count in checked.noncanonical.items() if count]:
         say(f"warning: accepted, but not spelled as in a submission: {', '.join(odd)}")
-    show(task.score(gold, [checked.predictions[task.key(record)] for record in records]))
+    predictions = [checked.predictions[task.key(record)] for record in records]
+    if args.submission:
+        args.submission.write_text(submission_text(task, predictions))
+        say(f"{args.submission}: {len(predictions)} rows for {task.title}'s leaderboard ({task.submissions[0].file})")
+    if None not in gold:
+        show(task.score(gold, predictions))
     return 0

@@ -19,7 +19,7 @@ def find_split(data_dir: Path, task: Task, split: str, files: dict[str, str] | N
 
     Args:
         data_dir: A folder in the official layout (`TERRa/val.jsonl`), or the task's own folder (`val.jsonl`);
-            `.jsonl.gz` serves as well.
+            `.jsonl.gz` serves as well, and JSON Lines where the official files are tables.
         split: train, val or test.
         files: Paths relative to `data_dir` that replace the official names, by split.
     Raises:
@@ -30,7 +30,8 @@ def find_split(data_dir: Path, task: Task, split: str, files: dict[str, str] | N
         places = [data_dir / fileio.expand(files[split])]
     else:
         name = task.files.get(split, f"{split}.jsonl")
-        names = [name, f"{name}.gz"]
+        names = dict.fromkeys((name, jsonl_name(name)))
+        names = [name + ending for name in names for ending in ("", ".gz")]
         places = [data_dir / task.title / n for n in names] + [data_dir / n for n in names]
     for place in places:
         if place.is_file():
@@ -40,6 +41,11 @@ def find_split(data_dir: Path, task: Task, split: str, files: dict[str, str] | N
         rule=f"looked for {', '.join(os.path.relpath(place, data_dir) for place in places)}",
         remedy="give the folder that holds the official files, or `synthetic`",
     )
+
+
+def jsonl_name(name: str) -> str:
+    """Return what a file is called as JSON Lines: out_of_domain_dev.jsonl for out_of_domain_dev.csv."""
+    return f"{Path(name).stem}.jsonl"
 
 
 def read_split(
@@ -66,7 +72,7 @@ def describe(path: Path, task: Task, records: Sequence[Record]) -> dict[str, Any
 
     A sample is a file of real records that holds another number than the official split of its name.
     """
-    official = task.sizes.get(Path(path).name.removesuffix(".gz").removesuffix(".jsonl"))
+    official = task.sizes.get(Path(Path(path).name.removesuffix(".gz")).stem)
     return {
         "path": str(path),
         "sha256": fileio.sha256_file(path),

@@ -142,10 +142,11 @@ def not_repeated(folder: Path, status: dict[str, Any]) -> list[verification.Unch
 
 
 def rebuild_eval(folder: Path) -> tuple[int, list[str]]:
-    text, result = summary.derive_eval(folder)
+    texts, result = summary.derive_eval(folder)
     count, wrong = verification.compare(folder, summary.SCORE, result)
-    if foreign.read_text(folder / summary.PREDICTIONS, folder) != text:
-        wrong.append(f"{folder / summary.PREDICTIONS} does not follow from runs/01/answers.jsonl")
+    for name, text in texts.items():
+        if not (folder / name).is_file() or foreign.read_text(folder / name, folder) != text:
+            wrong.append(f"{folder / name} does not follow from runs/01/answers.jsonl")
     return count, [*wrong, *_other_than_the_data(folder)]
 
 

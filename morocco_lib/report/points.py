@@ -110,7 +110,7 @@ def _joined(
     row: dict[str, Any], folder: Path, scored: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds
 ) -> dict[str, Any]:
     """Return what an eval makes of the row of a bench: its score, and INVALID where it answered the same records otherwise."""
-    ours, theirs = (read_answers(read_run(run_folders(one)[0])).first for one in (folder, scored))
+    ours, theirs = (read_answers(read_run(run_folders(one)[0])) for one in (folder, scored))
     differ, compared = differing(ours, theirs)
     scored_as = _score(scored, status, plan_dir, kinds)
     if differ <= EVAL_SHARE * compared:

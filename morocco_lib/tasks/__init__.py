@@ -10,7 +10,7 @@ import pkgutil
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Task
 
-_SHARED = {"base", "checked", "form", "jsonl", "metrics", "recombine", "spans"}
+_SHARED = {"base", "checked", "form", "jsonl", "metrics", "recombine", "spans", "tables"}
 
 
 def _modules() -> dict[str, str]:
@@ -19,7 +19,8 @@ def _modules() -> dict[str, str]:
     for module in pkgutil.iter_modules(__path__):
         if module.ispkg:
             package = importlib.import_module(f"{__name__}.{module.name}")
-            found |= {m.name: f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
+            names = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+            found |= {name: f"{package.__name__}.{name}" for name in names}
         elif module.name not in _SHARED:
             found[module.name] = f"{__name__}.{module.name}"
     return found

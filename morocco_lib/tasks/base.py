@@ -12,8 +12,9 @@ from morocco_lib.foreign import parse_object
 from morocco_lib.tasks import metrics
 from morocco_lib.tasks.checked import AnswerError, Checked, Idx, Prediction, Problem, shown
 from morocco_lib.tasks.form import AnswerKind, TextPair
-from morocco_lib.tasks.jsonl import Record, open_lines, read_objects, split_lines
+from morocco_lib.tasks.jsonl import Record, is_jsonl, open_lines, read_objects, split_lines
 from morocco_lib.tasks.recombine import Opening
+from morocco_lib.tasks.tables import Row, Submission, Table
 
 
 class Task(ABC):
@@ -40,6 +41,8 @@ class Task(ABC):
     ] = ()  # fields of free text in reading order, where these are not all of `fields` that are str
     hidden: ClassVar[tuple[str, ...]] = ("label",)  # keys that give the answer away
     idx_type: ClassVar[type] = int
+    table: ClassVar[Table | None] = None  # the official files, where these are tables; JSON Lines serve as well
+    submissions: ClassVar[tuple[Submission, ...]] = ()  # tables that predictions may come in; the first is written
     answer_kind: ClassVar[AnswerKind] = AnswerKind.CLASSES  # what `parts` are
     spans: ClassVar[int] = 0  # marked spans in each of `parts`
 
@@ -53,10 +56,13 @@ class Task(ABC):
 
     # -- records -------------------------------------------------------------------------------------------------
     def read(self, path: Path) -> list[Record]:
-        """Read and validate one official file; raises UsageError naming file, line and rule."""
+        """Read and validate one official file, a table or JSON Lines; raises UsageError naming file, line and rule."""
         records, first_line = [], {}
-        for number, record in read_objects(Path(path)):
+        path = Path(path)
+        table = None if is_jsonl(path) else self.table
+        for number, record in table.rows(path) if table else read_objects(path):
             try:
+                record = self.from_row(record, len(records)) if table else record
                 self.validate(record)
             except ValueError as error:
                 raise UsageError(f"{path}, line {number}: {error}", remedy=f"give a {self.title} file") from None
@@ -71,6 +77,16 @@ class Task(ABC):
         if not records:
             raise UsageError(f"{path} holds no record", remedy=f"give a {self.title} file")
         return records
+
+    def from_row(self, row: Row, number: int) -> Record:
+        """Return the record of a row of an official table, the number-th from 0; raises ValueError."""
+        idx = row.get(self.table.idx, number)
+        try:
+            idx = self.idx_type(idx)
+        except ValueError:
+            raise ValueError(f"{self.table.idx!r} is {idx!r:.60}; it is a whole number") from None
+        fields = {field: row[column] for column, field in self.table.columns.items() if column in row}
+        return {"idx": idx, **fields}
 
     def validate(self, record: Record) -> None:
         """Raise ValueError if a record is not one of this task."""
@@ -155,16 +171,47 @@ class Task(ABC):
 
     def check(self, lines: Iterable[bytes], records: Mapping[Idx, Record], file: str) -> Checked:
         """Check predictions against the records (or skeletons) they answer; never raises for bad predictions."""
+        remedy = "print one JSON object a record and nothing else"
+        return self._check(_parsed(split_lines(lines), self.parse), records, file, "broken-line", remedy)
+
+    def check_table(self, numbered: Iterable[tuple[int, bytes]], records: Mapping[Idx, Record], file: str) -> Checked:
+        """Check a submission that is a table, by numbered lines; see `check`.
+
+        Its rows may be numbered from 0 in the order of the records instead of by their idx, as leaderboards do.
+        """
+        numbered = [(number, line) for number, line in numbered if line]
+        form, header = self._form(numbered[0][1] if numbered else b"")
+        if form is None:
+            checked = Checked(expected=len(records))
+            seen = f"the first line is {numbered[0][1][:60]!r}" if numbered else "an empty file"
+            forms = " or ".join(one.delimiter.join(one.columns) for one in self.submissions)
+            checked.add(Problem(file, 1, None, "broken-table", seen, f"write {forms!r}, or JSON Lines"))
+            return checked
+        rows = list(_parsed(numbered[form.header :], lambda line: self.from_submission(form.row(line, header))))
+        answers = [row for _, _, row in rows if isinstance(row, dict)]
+        given, keys = [answer["idx"] for answer in answers], list(records)
+        by_number = len(given) == len(keys) and set(given) == set(range(len(keys))) != set(keys)
+        for answer in answers if by_number else ():
+            answer["idx"] = keys[answer["idx"]]
+        checked = self._check(rows, records, file, "broken-table", f"every row has {', '.join(form.columns)}")
+        checked.noncanonical["row number for idx"] += by_number * len(records)
+        return checked
+
+    def _form(self, line: bytes) -> tuple[Submission | None, list[str]]:
+        """Return which table a first line begins, and its columns."""
+        for form in self.submissions:
+            cells = line.decode(errors="replace").split(form.delimiter)
+            if form.fits(cells):
+                return form, cells if form.header else list(form.columns)
+        return None, []
+
+    def _check(self, parsed, records: Mapping[Idx, Record], file: str, broken: str, remedy: str) -> Checked:
         checked = Checked(expected=len(records))
-        for number, line in split_lines(lines):
+        for number, line, prediction in parsed:
             checked.read += 1
             idx = None
-            try:
-                prediction = self.parse(line)
-            except ValueError as error:
-                seen = f"{error}: {line[:60]!r}"
-                remedy = "print one JSON object a record and nothing else"
-                checked.add(Problem(file, number, None, "broken-line", seen, remedy))
+            if isinstance(prediction, ValueError):
+                checked.add(Problem(file, number, None, broken, f"{prediction}: {line[:60]!r}", remedy))
                 continue
             try:
                 found = self.read_idx(prediction, checked)
@@ -181,6 +228,24 @@ class Task(ABC):
             if idx not in checked.predictions:
                 checked.add(Problem(file, None, idx, "missing-idx", "no prediction", "predict every record"))
         return checked
+
+    def from_submission(self, row: Row) -> Prediction:
+        """Return the prediction of a row of a table; raises ValueError."""
+        form = next(form for form in self.submissions if row.keys() == set(form.columns))
+        idx, *answer = (row[column] for column in form.columns)
+        return {"idx": self._idx_of(idx), "label": answer[0]}
+
+    def _idx_of(self, cell: str) -> Idx:
+        return int(cell) if self.idx_type is int and cell.isdecimal() else cell
+
+    def to_submission(self, prediction: Prediction) -> Row:
+        """Return the row of the first of `submissions`."""
+        idx, answer = self.submissions[0].columns
+        return {idx: prediction["idx"], answer: prediction["label"]}
+
+    def same(self, one: Prediction, other: Prediction) -> bool:
+        """Tell whether two answers to a record are the same."""
+        return one == other
 
     # -- what a task without one label a record defines ------------------------------------------------------------
     @abstractmethod
@@ -228,7 +293,8 @@ class Task(ABC):
         """Return the prediction for a record.
 
         Args:
-            chosen: By `answer_kind`: [place of the label], [place of the part], or 1 and 0 for each part.
+            chosen: By `answer_kind`: [place of the label], [place of the part], 1 and 0 for each part, [the number], or the
+                probability of each label.
         """
 
 
@@ -255,6 +321,18 @@ class LabelTask(Task):
                 self.label_of(record["label"])
             except (KeyError, TypeError):
                 raise ValueError(f"'label' is {shown(record, 'label')}; labels: {self._labels_text()}") from None
+
+    def from_row(self, row: Row, number: int) -> Record:
+        record = super().from_row(row, number)
+        return record | self._label(record["label"]) if "label" in record else record
+
+    def from_submission(self, row: Row) -> Prediction:
+        prediction = super().from_submission(row)
+        return prediction | self._label(prediction["label"])
+
+    def _label(self, cell: str) -> dict[str, Any]:
+        """Return {"label": what a cell spells}; the cell itself where that is no label."""
+        return {"label": next((label for label in self.labels if str(label) == cell), cell)}
 
     def _labels_text(self) -> str:
         return ", ".join(json.dumps(label, ensure_ascii=False) for label in self.labels)
@@ -316,6 +394,26 @@ def task_value(task: Task, scores: Mapping[str, float]) -> float:
 
 
 def check_file(task: Task, path: Path, records: Sequence[Record]) -> Checked:
-    """Check a file of predictions against its records; raises UsageError if it cannot be read."""
+    """Check a file of predictions, JSON Lines or a table, against its records; raises UsageError if it cannot be read."""
+    by_key = {task.key(record): record for record in records}
     with open_lines(Path(path)) as lines:
-        return task.check(lines, {task.key(record): record for record in records}, str(path))
+        if not task.submissions:
+            return task.check(lines, by_key, str(path))
+        numbered = list(split_lines(lines))
+    if not numbered or numbered[0][1].lstrip().startswith(b"{"):
+        return task.check((line for _, line in numbered), by_key, str(path))
+    return task.check_table(numbered, by_key, str(path))
+
+
+def submission_text(task: Task, predictions: Iterable[Prediction]) -> str:
+    """Return the contents of the table that the task's leaderboard takes."""
+    return task.submissions[0].text(map(task.to_submission, predictions))
+
+
+def _parsed(numbered: Iterable[tuple[int, bytes]], parse: Callable[[bytes], Prediction]):
+    """Yield (line number, line, prediction or the ValueError of its parsing)."""
+    for number, line in numbered:
+        try:
+            yield number, line, parse(line)
+        except ValueError as error:
+            yield number, line, error

@@ -69,6 +69,7 @@ class Checked:
 
 RULES = {
     "broken-line": "every line is one JSON object in UTF-8",
+    "broken-table": "a table has the columns of a submission, in UTF-8",
     "idx": "a prediction has the idx of a record, in the record's own type",
     "unknown-idx": "a prediction answers a record that was given",
     "duplicate-idx": "a record is answered once",

@@ -10,11 +10,15 @@ class AnswerKind(StrEnum):
     CLASSES: one part; the answer is one of the task's labels.
     ONE_OF: a part for each option; the answer is the best one.
     EACH_OF: a part for each thing asked; each is right or wrong on its own.
+    NUMBER: one part; the answer is a number.
+    PROBABILITIES: one part; the answer is a probability for each of the task's labels.
     """
 
     CLASSES = "classes"
     ONE_OF = "one of"
     EACH_OF = "each of"
+    NUMBER = "number"
+    PROBABILITIES = "probabilities"
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ def split_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
             return
 
 
+def is_jsonl(path: Path) -> bool:
+    """Tell a file of JSON Lines from a table by its name, and what has no name of its own (a pipe) by default."""
+    return path.name.removesuffix(".gz").rpartition(".")[2] not in ("tsv", "csv", "txt")
+
+
 def read_objects(path: Path) -> Iterator[tuple[int, Record]]:
     """Yield (line number from 1, object) of a JSON Lines file; empty lines are passed over.
 

@@ -49,7 +49,7 @@ class Example:
 
     number: int
     sequences: list[EncodedSequence]
-    targets: list[int]
+    targets: list[float]
 
 
 @dataclass

@@ -5,7 +5,7 @@ import json
 import pytest
 from run_folders import DISTINCT, NO, RECORDS, TERRA, YES, answers_of, cycled, steady, write_run
 
-from morocco_lib.analysis.predictions import differing, read_answers
+from morocco_lib.analysis.predictions import Answers, differing, read_answers
 from morocco_lib.analysis.run_files import read_run
 from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
@@ -63,5 +63,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name):
 
 
 def test_only_records_that_both_answered_are_compared():
-    one, other = {0: {"label": YES}, 1: {"label": YES}, 2: {"label": YES}}, {1: {"label": NO}, 2: {"label": YES}}
-    assert differing(one, other) == (1, 2)
+    def answers(**labels):
+        first = {int(place[1:]): {"label": label} for place, label in labels.items()}
+        return Answers(TERRA, None, None, first, 0, 0)
+
+    assert differing(answers(_0=YES, _1=YES, _2=YES), answers(_1=NO, _2=YES)) == (1, 2)

@@ -63,8 +63,8 @@ def write_plan(home: Path) -> SimpleNamespace:
     reseal(bench)
     step = begin(scored, "eval", source)
     write_run(scored, source, now_s + 5, "eval")
-    text, result = summary.derive_eval(scored)
-    (scored / summary.PREDICTIONS).write_text(text)
+    texts, result = summary.derive_eval(scored)
+    (scored / summary.PREDICTIONS).write_text(texts[summary.PREDICTIONS])
     fileio.write_json(scored / summary.SCORE, result)
     step.finish(steps.DONE, 0)
     reseal(scored, started=at(now_s + 4), ended=at(now_s + 9))
@@ -110,8 +110,8 @@ def derive(folder: Path) -> None:
     if (folder / summary.BENCH).exists():
         fileio.write_json(folder / summary.BENCH, summary.derive(folder))
     else:
-        text, result = summary.derive_eval(folder)
-        (folder / summary.PREDICTIONS).write_text(text)
+        texts, result = summary.derive_eval(folder)
+        (folder / summary.PREDICTIONS).write_text(texts[summary.PREDICTIONS])
         fileio.write_json(folder / summary.SCORE, result)
 
 

@@ -53,7 +53,7 @@ def use(task, records):
 def few(request):
     """A task and six of its records."""
     task = get_task(request.param)
-    return task, synthetic.records(task.name, task.title if task.name == "lidirus" else "train", 6, 1)
+    return task, synthetic.records(task.name, next(iter(synthetic.generator(task.name).SIZES)), 6, 1)
 
 
 def test_records(few, tmp_path):

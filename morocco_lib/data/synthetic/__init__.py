@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from morocco_lib import fileio
-from morocco_lib.data.splits import MARK
+from morocco_lib.data.splits import MARK, jsonl_name
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.jsonl import Record
@@ -76,16 +76,18 @@ def write(folder: Path, tasks: Sequence[str], seed: int, train_records: int = 0)
     """
     contents = {}
     for name in tasks:
-        title = get_task(name).title
+        task = get_task(name)
         for split, size in generator(name).SIZES.items():
             size = train_records if train_records and split == "train" else size
             lines = (json.dumps(record, ensure_ascii=False) for record in records(name, split, size, seed))
             # CRLF as in the official TERRa files, so that readers meet it here first.
-            contents[folder / title / f"{split}.jsonl"] = "".join(line + "\r\n" for line in lines)
+            contents[folder / task.title / jsonl_name(task.files.get(split, split))] = "".join(
+                line + "\r\n" for line in lines
+            )
     contents[folder / MARK] = (
         f"These records ({', '.join(tasks)}) are synthetic: morocco made them from templates with seed {seed}.\n"
         "10 % of the labels in labelled splits are wrong on purpose.\n"
-        "They are no benchmark: a score on them says nothing about how well a model knows Russian.\n"
+        "They are no benchmark: a score on them says nothing about how well a model knows a language.\n"
     )
     new = not folder.exists()
     try:

@@ -44,13 +44,13 @@ class Head(ABC):
 
         Args:
             logits: Shape (sequences, outputs).
-            targets: Shape (sequences,), integers.
+            targets: Shape (sequences,): places of labels, 1 and 0, or numbers.
             sizes: Sequences of each record, if they are learnt from together.
         """
         return functional.binary_cross_entropy_with_logits(logits[:, 0].float(), targets.float())
 
     @abstractmethod
-    def chosen(self, logits: torch.Tensor) -> list[int]:
+    def chosen(self, logits: torch.Tensor) -> list[float]:
         """Return what `Task.prediction` takes, from the logits of a record's sequences, shape (sequences, outputs)."""
 
     def predict(self, record: Record, logits: torch.Tensor) -> Prediction:
@@ -95,11 +95,33 @@ class EachOfHead(Head):
         return (logits[:, 0] > 0).int().tolist()
 
 
-HEADS = {AnswerKind.ONE_OF: OneOfHead, AnswerKind.EACH_OF: EachOfHead}
+class NumberHead(Head):
+    """One sequence, one output: the number itself, learnt by squared error."""
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+        return functional.mse_loss(logits[:, 0].float(), targets.float())
+
+    def chosen(self, logits: torch.Tensor) -> list[float]:
+        return [logits[0, 0].item()]
+
+
+class ProbabilityHead(ClassHead):
+    """One sequence, a logit a label; their softmax is the answer."""
+
+    def chosen(self, logits: torch.Tensor) -> list[float]:
+        return logits[0].double().softmax(0).tolist()
+
+
+HEADS = {
+    AnswerKind.CLASSES: ClassHead,
+    AnswerKind.PROBABILITIES: ProbabilityHead,
+    AnswerKind.ONE_OF: OneOfHead,
+    AnswerKind.EACH_OF: EachOfHead,
+    AnswerKind.NUMBER: NumberHead,
+}
 
 
 def head_of(task: Task) -> Head:
     """Return the head for a task's kind of answer."""
-    if task.answer_kind is AnswerKind.CLASSES:
-        return ClassHead(task, len(task.labels), task.spans)
-    return HEADS[task.answer_kind](task, spans=task.spans)
+    head = HEADS[task.answer_kind]
+    return head(task, len(task.labels) if issubclass(head, ClassHead) else 1, task.spans)
