@@ -43,7 +43,8 @@ def add(command: Callable) -> None:
 
     option = command(
         "records", records, "print an official file as the JSON Lines that a program is fed",
-        "morocco data records terra records/TERRa/val.jsonl > fed.jsonl", among=kinds,
+        "morocco data records terra records/TERRa/val.jsonl > fed.jsonl",
+        "morocco data records terra records/TERRa/train.jsonl --labels > labelled.jsonl", among=kinds,
     ).add_argument  # fmt: skip
     option("task", metavar="TASK")
     option("file", type=expand, metavar="FILE", help="JSONL, or a table as published")
@@ -170,6 +171,9 @@ def train(args) -> int:
             low, high = result["val_scores"]
             spread = f", {len(plan.seeds)} seeds from {low:.3f} to {high:.3f}" if len(plan.seeds) > 1 else ""
             say(f"val {result['val_score']:.3f} with seed {result['chosen_seed']}{spread}")
+        if "chosen" in result:
+            chosen = result["chosen"]
+            say(f"val {chosen['score']:.3f} with C {chosen['c']:g}, the best of {len(result['grid'])} fits")
         for warning in result.get("warnings", []):
             say(f"warning: {warning}")
         put(args.out / "weights")

@@ -3,9 +3,9 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictInt, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import Field, StrictBool, StrictInt, ValidationError, field_validator, model_serializer, model_validator
 
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.config.schema import Schema, find_root, load, refuse
@@ -13,8 +13,18 @@ from morocco_lib.errors import UsageError
 from morocco_lib.options import BACKENDS, KINDS, PRECISIONS
 from morocco_lib.tasks import get_task
 
-TRANSFORMER, PROGRAM = "transformer", "program"
+TRANSFORMER, TFIDF, PROGRAM = "transformer", "tfidf", "program"
 OF_PROGRAMS = ("command", "image", "cwd", "env")
+
+
+class TfidfParams(Schema):
+    """How a tf-idf model is fitted: see `models.tfidf`. Of several `c` the best on val is taken."""
+
+    ngrams: StrictInt = Field(default=1, ge=1, le=5)
+    lowercase: StrictBool = True
+    min_df: StrictInt = Field(default=1, ge=1)
+    max_df: float = Field(default=1.0, gt=0, le=1)
+    c: list[Annotated[float, Field(gt=0)]] = Field(default=[1.0], min_length=1)
 
 
 class ModelParams(Schema):
@@ -30,6 +40,7 @@ class ModelParams(Schema):
         revision: Of the hub's repository.
         scratch: Instead of a source: `model_type` and settings of a model with random weights.
         recipe: How it is trained: a name in params/recipes, or what such a file holds.
+        tfidf: How a tf-idf model is fitted.
         precision, backend: Of inference.
         parameters: How many parameters it has, about; for the cost preview of a dry run.
     """
@@ -44,6 +55,7 @@ class ModelParams(Schema):
     revision: str = ""
     scratch: dict[str, Any] = Field(default_factory=dict)
     recipe: Recipe | str = ""
+    tfidf: TfidfParams = Field(default_factory=TfidfParams)
     precision: Literal[PRECISIONS] = "fp32"
     backend: Literal[BACKENDS] = "torch"
     parameters: StrictInt = Field(default=0, ge=0)
@@ -58,7 +70,7 @@ class ModelParams(Schema):
     @model_validator(mode="after")
     def _fits(self) -> "ModelParams":
         program = self.model_dump(include=set(OF_PROGRAMS))
-        own = self.model_dump(include=set(type(self).model_fields) - {"name", "kind", *OF_PROGRAMS})
+        own = self.model_dump(include=set(type(self).model_fields) - {"name", "kind", "tfidf", *OF_PROGRAMS})
         if self.kind == PROGRAM and bool(self.command) == bool(self.image):
             raise ValueError("a model has a kind, or either command or image")
         if self.kind != PROGRAM and program:
@@ -67,6 +79,8 @@ class ModelParams(Schema):
             raise ValueError("cwd: of a command; an image has its own working folder")
         if self.kind != TRANSFORMER and own:
             raise ValueError(f"{', '.join(own)}: for transformers only")
+        if self.kind != TFIDF and self.tfidf != TfidfParams():
+            raise ValueError("tfidf: for models of that kind only")
         if self.kind == TRANSFORMER and bool(self.source) == bool(self.scratch):
             raise ValueError("a transformer has either source or scratch")
         if self.scratch and not isinstance(self.scratch.get("model_type"), str):
@@ -78,9 +92,11 @@ class ModelParams(Schema):
         """Leave out what equals its default."""
         fields = type(self).model_fields
         left = {n: field.get_default(call_default_factory=True) for n, field in fields.items()}
-        kept = {n: v for n, v in whole(self).items() if v != left[n]}
+        kept = {n: v for n, v in whole(self).items() if getattr(self, n) != left[n]}
         if isinstance(self.recipe, Recipe) and "recipe" in kept:
             kept["recipe"] = self.recipe.model_dump(exclude_defaults=True)
+        if "tfidf" in kept:
+            kept["tfidf"] = self.tfidf.model_dump(exclude_defaults=True)
         return kept
 
 

@@ -2,7 +2,7 @@
 
 A text's vector is count(term) x idf(term), scaled to length 1; the answer is the class with the highest
 coef . vector + intercept (for two classes: the second if that is above 0). Fitted by scikit-learn's TfidfVectorizer
-and LogisticRegression with their defaults, whose definitions of term, idf and decision are repeated here.
+and LogisticRegression, with their defaults if not said otherwise, whose definitions of term, idf and decision are repeated here.
 """
 
 import re
@@ -15,7 +15,7 @@ from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Prediction, Task
 from morocco_lib.tasks.jsonl import Record
 
-TERM = re.compile(r"(?u)\b\w\w+\b")  # scikit-learn's default token pattern, on lower-cased text
+WORD = re.compile(r"(?u)\b\w\w+\b")  # scikit-learn's default token pattern
 
 
 class Tfidf:
@@ -28,11 +28,15 @@ class Tfidf:
             tasks that compare texts of one record, which need no classifier.
         coef: Shape (classes or 1, terms), None without classes.
         intercept: Shape (classes or 1,), None without classes.
+        ngrams: A term is up to so many words.
+        lowercase: Whether texts are read in lower case.
     """
 
     kind = "tfidf"
 
-    def __init__(self, task: Task, vocabulary: dict[str, int], idf, labels: list, coef=None, intercept=None):
+    def __init__(
+        self, task: Task, vocabulary: dict[str, int], idf, labels: list, coef=None, intercept=None, ngrams=1, lowercase=True
+    ):
         if idf.shape != (len(vocabulary),):
             raise ValueError(f"{len(vocabulary)} terms, but idf {idf.shape}")
         if bool(labels) == compares(task) or not set(labels) <= set(task.labels):
@@ -42,21 +46,29 @@ class Tfidf:
             raise ValueError(f"{len(labels)} labels, but coef {coef.shape}, intercept {intercept.shape}")
         self.task, self.vocabulary, self.idf = task, vocabulary, idf
         self.labels, self.coef, self.intercept = labels, coef, intercept
+        self.ngrams, self.lowercase = ngrams, lowercase
 
     def __repr__(self) -> str:
         return f"<Tfidf of {self.task.title}: {len(self.vocabulary)} terms>"
 
     @classmethod
-    def fit(cls, task: Task, records: Sequence[Record], seed: int) -> "Tfidf":
+    def fit(
+        cls, task: Task, records: Sequence[Record], seed: int, *, ngrams=1, lowercase=True, min_df=1, max_df=1.0, c=1.0
+    ) -> "Tfidf":
         """Fit vectoriser and, where the task has classes, classifier; deterministic, so the seed changes nothing.
 
+        Args:
+            ngrams, lowercase: See the class.
+            min_df, max_df: Texts that a term is in: so many at least, this share of all at most.
+            c: Inverse strength of the classifier's regularisation.
         Raises:
             UsageError: nothing can be learnt from these records.
         """
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
 
-        vectorizer, classifier = TfidfVectorizer(), LogisticRegression(random_state=seed)
+        vectorizer = TfidfVectorizer(ngram_range=(1, ngrams), lowercase=lowercase, min_df=min_df, max_df=max_df)
+        classifier = LogisticRegression(C=c, random_state=seed)
         try:
             matrix = vectorizer.fit_transform([task.bow_text(record) for record in records])
             if not compares(task):
@@ -69,28 +81,37 @@ class Tfidf:
             ) from None
         vocabulary = {term: int(column) for term, column in sorted(vectorizer.vocabulary_.items())}
         if compares(task):
-            return cls(task, vocabulary, vectorizer.idf_, [])
+            return cls(task, vocabulary, vectorizer.idf_, [], ngrams=ngrams, lowercase=lowercase)
         classes = classifier.classes_.tolist()
-        return cls(task, vocabulary, vectorizer.idf_, classes, classifier.coef_, classifier.intercept_)
+        return cls(
+            task, vocabulary, vectorizer.idf_, classes, classifier.coef_, classifier.intercept_, ngrams, lowercase
+        )
 
     def state(self) -> tuple[dict, dict]:
         terms = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
         arrays = {"idf": self.idf, "coef": self.coef, "intercept": self.intercept}
-        return {"labels": self.labels, "terms": terms}, {k: v for k, v in arrays.items() if v is not None}
+        values = {"labels": self.labels, "terms": terms, "ngrams": self.ngrams, "lowercase": self.lowercase}
+        return values, {k: v for k, v in arrays.items() if v is not None}
 
     @classmethod
     def from_state(cls, task: Task, values: dict, arrays: dict) -> "Tfidf":
         vocabulary = {term: column for column, term in enumerate(values["terms"])}
         labels = values["labels"]
-        classifier = (arrays["coef"], arrays["intercept"]) if labels else ()
-        return cls(task, vocabulary, arrays["idf"], labels, *classifier)
+        classifier = (arrays["coef"], arrays["intercept"]) if labels else (None, None)
+        reading = values.get("ngrams", 1), values.get("lowercase", True)
+        return cls(task, vocabulary, arrays["idf"], labels, *classifier, *reading)
+
+    def terms(self, text: str) -> list[str]:
+        """Return the terms of a text, known or not."""
+        words = WORD.findall(text.lower() if self.lowercase else text)
+        return [" ".join(words[k : k + n]) for n in range(1, self.ngrams + 1) for k in range(len(words) - n + 1)]
 
     def vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (row, column, value) of the texts' vectors, each of length 1, or 0 without a known term."""
         columns, counts, sizes = [], [], []
         known = self.vocabulary
         for text in texts:
-            terms = Counter(known[term] for term in TERM.findall(text.lower()) if term in known)
+            terms = Counter(known[term] for term in self.terms(text) if term in known)
             columns.extend(terms)
             counts.extend(terms.values())
             sizes.append(len(terms))

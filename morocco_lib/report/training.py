@@ -8,11 +8,13 @@ from morocco_lib import formatting
 
 
 def seeds_table(result: dict[str, Any]) -> pd.DataFrame:
-    """Return a row a seed: val's score, updates, cost, error; empty for a model that is fitted at once.
+    """Return a row a seed, or a row a fit of a grid: val's score, updates, cost, error; empty for a model that is fitted at once.
 
     Args:
         result: What `train.json` holds.
     """
+    if "grid" in result:
+        return pd.DataFrame(result["grid"]).set_index(["c", "seed"]).rename(columns={"score": "val"})
     rows = [
         {
             "seed": f"{one['seed']}{' (kept)' if one['seed'] == result['chosen_seed'] else ''}",

@@ -190,7 +190,7 @@ class Task(ABC):
         rows = list(_parsed(numbered[form.header :], lambda line: self.from_submission(form.row(line, header))))
         answers = [row for _, _, row in rows if isinstance(row, dict)]
         given, keys = [answer["idx"] for answer in answers], list(records)
-        by_number = len(given) == len(keys) and set(given) == set(range(len(keys))) != set(keys)
+        by_number = set(given) == set(range(len(keys))) != set(keys)
         for answer in answers if by_number else ():
             answer["idx"] = keys[answer["idx"]]
         checked = self._check(rows, records, file, "broken-table", f"every row has {', '.join(form.columns)}")

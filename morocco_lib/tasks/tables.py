@@ -115,10 +115,8 @@ class Submission:
     def text(self, rows: Iterable[Row]) -> str:
         """Return the contents of the file."""
         out = io.StringIO()
-        quoting = csv.QUOTE_MINIMAL if self.delimiter == "," else csv.QUOTE_NONE
-        writer = csv.DictWriter(
-            out, self.columns, delimiter=self.delimiter, lineterminator="\n", quoting=quoting, quotechar='"'
-        )
+        quoting = {} if self.delimiter == "," else {"quoting": csv.QUOTE_NONE, "quotechar": None}
+        writer = csv.DictWriter(out, self.columns, delimiter=self.delimiter, lineterminator="\n", **quoting)
         if self.header:
             writer.writeheader()
         writer.writerows(rows)

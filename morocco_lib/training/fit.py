@@ -14,11 +14,11 @@ from typing import Any
 
 from morocco_lib import data, fileio
 from morocco_lib.artifacts import steps
-from morocco_lib.config.model import PROGRAM, TRANSFORMER, ModelParams
+from morocco_lib.config.model import PROGRAM, TFIDF, TRANSFORMER, ModelParams
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.models import model_class, weights
+from morocco_lib.models import Model, model_class, weights
 from morocco_lib.tasks import get_task
-from morocco_lib.tasks.base import Task
+from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.jsonl import Record
 
 RESULT = "train.json"
@@ -47,13 +47,18 @@ class Plan:
     def __post_init__(self) -> None:
         if self.model.kind == PROGRAM:
             raise UsageError(f"{self.model.name} is a program", rule="models of the kit and transformers are trained")
-        if len(self.seeds) > 1 and self.model.kind != TRANSFORMER:
+        if len(self.seeds) > 1 and self.model.kind != TRANSFORMER and not is_grid(self.model):
             raise UsageError(f"{self.model.name} is fitted in one way, whatever the seed", remedy="give one seed")
 
 
 def splits(model: ModelParams) -> tuple[str, ...]:
     """Return the splits that fitting a model reads."""
-    return ("train", "val") if model.kind == TRANSFORMER else ("train",)
+    return ("train", "val") if model.kind == TRANSFORMER or is_grid(model) else ("train",)
+
+
+def is_grid(model: ModelParams) -> bool:
+    """Tell whether a model is fitted several times, and the best on val is taken."""
+    return len(model.tfidf.c) > 1
 
 
 def local_source(model: ModelParams, root: Path) -> Path | None:
@@ -127,7 +132,7 @@ def fit(plan: Plan, folder: Path) -> dict[str, Any]:
         with _without_other_tools():
             found = _finetune(plan, task, records, folder, origin)
     else:
-        model = model_class(plan.model.kind).fit(task, records, seed)
+        model, found = _fit_once_or_best(plan, task, records)
         weights.save(model, task, folder / "weights", name=plan.model.name, trained_on=origin)
     result = {
         "schema": 1,
@@ -146,6 +151,26 @@ def fit(plan: Plan, folder: Path) -> dict[str, Any]:
         result["weights_bytes"] = sum(path.stat().st_size for path in weights.files(folder))
         fileio.write_json(folder / RESULT, result)
     return result
+
+
+def _fit_once_or_best(plan: Plan, task: Task, records: list[Record]) -> tuple[Model, dict[str, Any]]:
+    """Return the fitted model, and of a grid what train.json says of it: c x seeds, each with its score on val."""
+    kind, settings = model_class(plan.model.kind), plan.model.tfidf.model_dump()
+    if plan.model.kind != TFIDF:
+        return kind.fit(task, records, plan.seeds[0]), {}
+    (first, *others), val = settings.pop("c"), []
+    if not others:
+        return kind.fit(task, records, plan.seeds[0], **settings, c=first), {}
+    val = read_labelled(task, plan.files["val"])
+    gold, grid, models = [task.gold(record) for record in val], [], []
+    for c in (first, *others):
+        for seed in plan.seeds:
+            models.append(kind.fit(task, records, seed, **settings, c=c))
+            score = task_value(task, task.score(gold, models[-1].answer(val)))
+            grid.append({"c": c, "seed": seed, "score": score})
+    best = max(range(len(grid)), key=lambda place: grid[place]["score"])
+    about_val = {"path": str(plan.files["val"]), "sha256": fileio.sha256_file(plan.files["val"])}
+    return models[best], {"grid": grid, "chosen": grid[best], "val": about_val}
 
 
 def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, origin: dict) -> dict[str, Any]:

@@ -250,3 +250,36 @@ def test_no_module_of_the_kit_can_unpickle():
     unpickling = re.compile(r"^\s*(import|from) (pickle|joblib|dill|cloudpickle|shelve|marshal)|allow_pickle", re.M)
     modules = list(Path(morocco_lib.__file__).parent.rglob("*.py"))
     assert modules and not [path for path in modules if unpickling.search(path.read_text(encoding="utf-8"))]
+
+
+def test_terms_of_several_words_in_their_own_case_are_sklearns(real_data, tmp_path):
+    task, folder = get_task("rucola"), real_data / "rucola"
+    records, val = (task.read(folder / f"in_domain_{split}.csv")[:1500] for split in ("train", "dev"))
+    settings = {"ngrams": 3, "lowercase": False, "min_df": 5, "max_df": 0.9, "c": 3.0}
+    ours = model_class("tfidf").fit(task, records, 1, **settings)
+    vectorizer = TfidfVectorizer(ngram_range=(1, 3), lowercase=False, min_df=5, max_df=0.9)
+    theirs = make_pipeline(vectorizer, LogisticRegression(C=3.0))
+    theirs.fit([r["sentence"] for r in records], [r["label"] for r in records])
+    assert any(" " in term for term in ours.vocabulary)
+    assert_same_decisions(ours, theirs, [r["sentence"] for r in val])
+    weights.save(ours, task, tmp_path / "weights", name="tfidf", trained_on={})
+    again, _ = weights.load(tmp_path / "weights")
+    assert again.answer(val) == ours.answer(val)
+
+
+def test_the_best_c_on_val_is_kept_and_every_fit_is_on_record(main, tmp_path, synthetic_data):
+    model = tmp_path / "params/models/grid.yaml"
+    model.parent.mkdir(parents=True)
+    model.write_text("model: {name: grid, kind: tfidf, tfidf: {ngrams: 2, c: [0.001, 1.0]}}\n")
+    (tmp_path / "pyproject.toml").touch(), (tmp_path / "notebooks").mkdir()
+    data_of = synthetic_data / "RuCoLA"
+    done = main("train", "grid", "rucola", "--data", data_of, "--out", "fitted", "--seeds", "1-2", cwd=tmp_path)
+    assert done.returncode == 0 and "the best of 4 fits" in done.stderr
+    result = json.loads((tmp_path / "fitted/train.json").read_text())
+    scores = {(one["c"], one["seed"]): one["score"] for one in result["grid"]}
+    assert result["chosen"] == {"c": 1.0, "seed": 1, "score": max(scores.values())}
+    assert scores[1.0, 1] == scores[1.0, 2] > scores[0.001, 1]
+    task = get_task("rucola")
+    val = task.read(data_of / "in_domain_dev.jsonl")
+    kept, _ = weights.load(tmp_path / "fitted/weights")
+    assert task.score([task.gold(r) for r in val], kept.answer(val))["mcc"] == scores[1.0, 1]
