@@ -40,7 +40,7 @@ OURS = {  # module, or module:function -> why it may
     "data/synthetic/_templates.py:load": "the package's own",
     "data/download.py:_unpack": "an archive of known digest; members by size and name",
     "config/schema.py:read_yaml": "the one reader of YAML: bytes from the gate, values counted by it",
-    "leaderboard/submission.py:_zip": "an archive that it writes",
+    "leaderboard/archive.py": "what it writes, and the gate for archives",
     "legacy/logs.py:_within_archive": "an archive unpacked by the gate",
     "models/weights.py:load": "safetensors, of a path that the gate has checked",
     "models/transformer/model.py:from_folder": "the same",
