@@ -9,8 +9,8 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from morocco_lib import foreign
-from morocco_lib.errors import EnvironmentFailure, Refused, UsageError
+from morocco_lib import fileio, foreign
+from morocco_lib.errors import Refused, UsageError
 
 ZIP_BYTES, ZIP_ENTRIES, ZIP_DIRECTORY_BYTES = 1 << 30, 50_000, 8 << 20  # of an archive, and of its table of contents
 MEMBER_BYTES, UNZIPPED_BYTES = 64 << 20, 2 << 30  # of a file in it, which readers hold in memory, and of all
@@ -43,7 +43,7 @@ def unpack(path: Path, folder: Path) -> list[str]:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", remedy="name a zip archive") from None
     try:
-        with file:
+        with file, fileio.writing(folder):
             _check_directory(file)
             with zipfile.ZipFile(file) as box:
                 members = _members(box.infolist(), os.fstat(file.fileno()).st_size)
@@ -58,8 +58,6 @@ def unpack(path: Path, folder: Path) -> list[str]:
         raise Refused("ODD_NAME", "a name in it is not UTF-8") from None
     except DAMAGED as error:
         raise Refused("DAMAGED", f"it cannot be unpacked ({error})") from None
-    except OSError as error:
-        raise EnvironmentFailure(f"cannot write {folder}: {error.strerror}", remedy="free the disk") from None
     return [member.filename for member in members]
 
 

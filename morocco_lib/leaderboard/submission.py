@@ -24,7 +24,7 @@ from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import POINT, SCORE, shown_as
 from morocco_lib.artifacts.verify import Finding
 from morocco_lib.benchmark.protocol import SINGLE_RECORD
-from morocco_lib.errors import EnvironmentFailure, InvalidResult, Refused, UsageError
+from morocco_lib.errors import InvalidResult, Refused, UsageError
 from morocco_lib.formatting import counted
 from morocco_lib.leaderboard import archive, signature
 from morocco_lib.leaderboard.signature import Signer
@@ -74,12 +74,8 @@ def pack(outputs: Path, out: Path, *, key: Path | None = None, original: bool = 
         packed = Path(place, "packed.zip")
         archive.pack(staged, packed)
         archive.unpack(packed, Path(place, "again"))  # what nobody would take is not handed over
-        try:
+        with fileio.writing(out):
             shutil.move(packed, out)
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"cannot write {out}: {error.strerror}", remedy="free or choose another disk"
-            ) from None
     return points
 
 
