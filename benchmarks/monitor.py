@@ -1,7 +1,7 @@
 """What watching a run costs: CPU of a sample with each reader over a tree of four processes, against `ps` a sample.
 
 The sampler is the one that runs use, with everything it does beside: finding new processes, seeing how others ended,
-page faults, storage, writing the sample. Bars: 0.2 ms a sample, a tenth of `ps`, 0.3 % of a core at 10 Hz.
+writing the sample. Bars: 0.2 ms a sample, a tenth of `ps`, 0.3 % of a core at 10 Hz.
 """
 
 import argparse

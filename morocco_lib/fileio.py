@@ -5,13 +5,15 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from morocco_lib.errors import UsageError
+from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.foreign import read_json, sha256_file
 
-__all__ = ["canonical", "dump", "expand", "read_json", "sha256_file", "state", "write_json", "write_text"]
+__all__ = ["canonical", "dump", "expand", "read_json", "sha256_file", "state", "write_json", "write_text", "writing"]
 
 
 def expand(path: str) -> Path:
@@ -60,6 +62,17 @@ def write_text(path: Path, text: str) -> None:
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)  # a failed write does not name it
         raise
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn an OSError into an EnvironmentFailure that names what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk"
+        ) from None
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 Files are regular ones, opened without waiting and, inside a folder of somebody else's, without following links. JSON is
 UTF-8 with bounded depth, finite numbers and no duplicate key. Sizes are bounded, those of what is unpacked, too. Nothing
-else in this library opens or parses what it did not write: tests/test_foreign.py looks who does.
+else in this library opens or parses what it did not write: tests/test_foreign.py looks who does. Zip archives of
+submissions have a gate of their own behind it, `leaderboard.archive`.
 """
 
 import errno
@@ -12,14 +13,12 @@ import io
 import json
 import os
 import re
-import shutil
 import stat
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from morocco_lib.errors import EnvironmentFailure, Refused, UsageError
+from morocco_lib.errors import UsageError
 
 LINE_BYTES = 16 << 20  # a record is some kilobytes; what is longer is no file of records
 TEXT_BYTES = 256 << 20  # of a file that is read whole
@@ -29,10 +28,6 @@ UNPACKED_RATIO = 200  # JSON Lines shrink to a tenth or a twentieth, zeros to a 
 DEPTH = 64  # of nested values; a record has 8
 YAML_BYTES, VALUES = 1 << 20, 100_000  # of a YAML file, whose parser is slow; in it, its aliases written out
 ENTRIES = 1_000_000  # in a folder
-ZIP_BYTES, ZIP_ENTRIES, ZIP_DIRECTORY_BYTES = 1 << 30, 50_000, 8 << 20  # of a zip archive, and of its table of contents
-MEMBER_BYTES, UNZIPPED_BYTES = 64 << 20, 2 << 30  # of a file in it, which readers hold in memory, and of all
-UNZIPPED_RATIO, UNZIPPED_LEAST = 100, 16 << 20  # as of gzip files
-NAME_BYTES, PART_BYTES, NAME_PARTS = 1000, 255, 16  # of a file's name in it, and of a part between slashes
 NO_FILE = "not a regular file"
 
 Shape = type | None | tuple | list | dict
@@ -153,86 +148,6 @@ class _Limited(io.RawIOBase):
             raise OSError(f"it unpacks to more than {self._limit:,} bytes")
         buffer[: len(data)] = data
         return len(data)
-
-
-def unzip(path: Path, folder: Path) -> list[str]:
-    """Write the files of a zip archive into an empty folder, and return their names.
-
-    Raises:
-        Refused: it is no plain zip archive of regular files with honest names and sizes; nothing is written outside the folder.
-        UsageError: it cannot be read.
-        EnvironmentFailure: the folder cannot be written.
-    """
-    import zipfile
-    import zlib
-
-    damaged = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError)
-    try:
-        file = opened(path)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", remedy="name a zip archive") from None
-    try:
-        with file:
-            _check_directory(file)
-            with zipfile.ZipFile(file) as box:
-                members = _members(box.infolist(), os.fstat(file.fileno()).st_size)
-                for member in members:
-                    target = folder / member.filename
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with box.open(member) as source, target.open("xb") as out:
-                        shutil.copyfileobj(source, out)
-                        if out.tell() != member.file_size:
-                            raise Refused("DAMAGED", f"{member.filename} has another size than it states")
-    except UnicodeDecodeError:
-        raise Refused("ODD_NAME", "a name in it is not UTF-8") from None
-    except damaged as error:
-        raise Refused("DAMAGED", f"it cannot be unpacked ({error})") from None
-    except OSError as error:
-        raise EnvironmentFailure(f"cannot write {folder}: {error.strerror}", remedy="free the disk") from None
-    return [member.filename for member in members]
-
-
-def _check_directory(file: BinaryIO) -> None:
-    """Raise Refused unless a file ends as a plain zip archive does whose table of contents is small, before that is read."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 42))
-    end = file.read()
-    if end[-22:-18] != b"PK\5\6" or end[-2:] != b"\0\0":
-        raise Refused("DAMAGED", "it does not end as a zip archive without a comment does")
-    if end[:4] == b"PK\6\7" or size > ZIP_BYTES or int.from_bytes(end[-10:-6], "little") > ZIP_DIRECTORY_BYTES:
-        raise Refused("TOO_LARGE", f"it has {size:,} bytes, or a table of contents for more than {ZIP_ENTRIES:,} files")
-
-
-def _members(infos: list, size: int) -> list:
-    """Return the files among the members of a zip archive of `size` bytes; raises Refused."""
-    members = [info for info in infos if not info.is_dir()]
-    if len(infos) > ZIP_ENTRIES:
-        raise Refused("TOO_LARGE", f"it holds more than {ZIP_ENTRIES:,} files")
-    for info in infos:
-        check_member_name(info.orig_filename.removesuffix("/"), plain=info.flag_bits & 0x800 or info.filename.isascii())
-        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFDIR if info.is_dir() else stat.S_IFREG):
-            raise Refused("LINK", f"{info.filename} is {NO_FILE}")
-        if info.flag_bits & 0x1 or info.compress_type not in (0, 8):
-            raise Refused("ENCODED", f"{info.filename} is encrypted, or not compressed by deflate")
-    total, largest = sum(info.file_size for info in members), max((info.file_size for info in members), default=0)
-    if largest > MEMBER_BYTES or total > min(UNZIPPED_BYTES, max(UNZIPPED_LEAST, UNZIPPED_RATIO * size)):
-        raise Refused("TOO_LARGE", f"it unpacks to {total:,} bytes, its largest file to {largest:,}")
-    names = [unicodedata.normalize("NFC", info.filename).casefold() for info in members]
-    folders = {name[:at] for name in names for at, letter in enumerate(name) if letter == "/"}
-    if len(set(names)) < len(names) or folders & set(names):
-        raise Refused("DOUBLE_NAME", "two files in it have one name")
-    return members
-
-
-def check_member_name(name: str, plain: object = True) -> None:
-    """Raise Refused unless a file in an archive has a name that is the same everywhere and stays inside a folder."""
-    parts = name.split("/")
-    if ".." in parts or name.startswith("/"):
-        raise Refused("TRAVERSAL", f"{name!r:.200} leads out of it")
-    sizes = [len(part.encode(errors="replace")) for part in parts]
-    long = sum(sizes) > NAME_BYTES or max(sizes) > PART_BYTES or len(sizes) > NAME_PARTS
-    if not plain or long or {"", "."} & set(parts) or "\\" in name or not name.isprintable():
-        raise Refused("ODD_NAME", f"{name!r:.200} is no plain name of a file")
 
 
 def tree(folder: Path, skip: str = "") -> Iterator[tuple[Path, bool]]:

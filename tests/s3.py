@@ -1,4 +1,4 @@
-"""An S3 server of its own for tests, with buckets."""
+"""An S3 server of its own for tests, with buckets; and folders to fill them from."""
 
 import json
 import os
@@ -28,6 +28,17 @@ def environment(address: str) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     return {**keys, **files, "AWS_ENDPOINT_URL_S3": address, "AWS_MAX_ATTEMPTS": "2"}
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, raw in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(raw)
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @contextmanager

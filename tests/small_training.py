@@ -16,7 +16,7 @@ import yaml
 
 from morocco_lib.config import model as model_config
 from morocco_lib.tasks import get_task
-from morocco_lib.training import backbones, finetune, fit
+from morocco_lib.training import backbones, fit, trainer
 
 RWSD = get_task("rwsd")
 TINY = {
@@ -128,8 +128,8 @@ def trained(described, folder, processes, place=None):
 def _train(described, folder, rank, launched, place):
     if launched:
         os.environ |= {name: str(value) for name, value in {**launched, "RANK": rank, "LOCAL_RANK": rank}.items()}
-    step, steps = finetune._Trainer.training_step, []
-    finetune._Trainer.training_step = lambda *args, **kwargs: steps.append(args) or step(*args, **kwargs)
+    step, steps = trainer.ScoredTrainer.training_step, []
+    trainer.ScoredTrainer.training_step = lambda *args, **kwargs: steps.append(args) or step(*args, **kwargs)
     if place:
         _end_at(rank, *place)
     fit.fit(described, folder)

@@ -22,8 +22,7 @@ import morocco_lib
 from morocco_lib import fileio, foreign
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.foreign import NO_FILE
-from morocco_lib.monitors.host import host_facts
-from morocco_lib.monitors.procfs import is_running, start_ticks
+from morocco_lib.monitors.host import host_facts, lives, this_process
 
 STATUS = "status.json"
 DEEPEST = 4  # <plan>/<model>/<task>/<step> below outputs
@@ -204,7 +203,7 @@ def is_alive(status: Mapping[str, Any]) -> bool:
     owner = status["owner"]
     if owner["pid"] == os.getpid() and (status["key"], status["started"]) not in _underway:
         return False  # a step of this process whose end could not be written
-    return owner["boot_id"] == host_facts()["boot_id"] and is_running(owner["pid"], owner["start_ticks"])
+    return lives(owner)
 
 
 _underway: set[tuple[str, str]] = set()  # key and start of the steps of this process
@@ -237,14 +236,13 @@ class Step:
             digests = {name: fileio.sha256_file(path) for name, path in inputs.items()}
         except OSError as error:
             raise UsageError(f"cannot read {error.filename}: {error.strerror}", remedy="name a file") from None
-        try:
+        with fileio.writing(folder):
             if (folder / STATUS).is_file():
                 earlier = read_status(folder)
                 if earlier["state"] != DONE and not (earlier["state"] == RUNNING and is_alive(earlier)):
                     retire(folder)
             check_empty(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            host = host_facts()
             status = {
                 "schema": SCHEMA,
                 "step": step,
@@ -257,17 +255,13 @@ class Step:
                 "inputs": {_input_path(folder, path): digests[name] for name, path in inputs.items()},
                 "outputs": {},
                 "code": code_facts(),
-                "host": host,
-                "owner": {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "boot_id": host["boot_id"]},
+                "host": host_facts(),
+                "owner": this_process(),
                 "started": now(),
                 "ended": None,
                 "error": None,
             }
             fileio.write_json(folder / STATUS, seal(status))
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk"
-            ) from None
         _underway.add((status["key"], status["started"]))
         return cls(folder, status)
 
@@ -292,12 +286,8 @@ class Step:
 
 
 def _write(folder: Path, status: dict[str, Any]) -> None:
-    try:
+    with fileio.writing(folder):
         fileio.write_json(folder / STATUS, seal(status))
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk"
-        ) from None
 
 
 def check_empty(folder: Path) -> None:

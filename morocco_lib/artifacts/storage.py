@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from morocco_lib import foreign
+from morocco_lib import fileio, foreign
 from morocco_lib.artifacts.bucket import MANIFEST, Folder, Remote, check_name, explained, last_part
 from morocco_lib.artifacts.steps import STATUS
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.formatting import counted
 
 SCRATCH = ".morocco-sync"  # in a folder that is downloaded into: what has not been checked yet
-NO_LINKS, FREE = "links are not followed", "free or choose another disk"
+NO_LINKS = "links are not followed"
 
 Watch = Callable[[int, int], None]
 
@@ -177,14 +177,12 @@ def _scratch(target: Path, needed: int) -> Iterator[Path]:
     """Yield an empty folder below another, on a disk that has room."""
     scratch = target / SCRATCH
     try:
-        shutil.rmtree(scratch, ignore_errors=True)  # of a sync that was killed
-        scratch.mkdir(parents=True)
-        if (free := shutil.disk_usage(target).free) < needed:
-            raise EnvironmentFailure(
-                f"cannot write {target}: {needed:,} bytes are needed, {free:,} are free", remedy=FREE
-            )
-        yield scratch
-    except OSError as error:
-        raise EnvironmentFailure(f"cannot write {target}: {error.strerror}", remedy=FREE) from None
+        with fileio.writing(target):
+            shutil.rmtree(scratch, ignore_errors=True)  # of a sync that was killed
+            scratch.mkdir(parents=True)
+            if (free := shutil.disk_usage(target).free) < needed:
+                what = f"cannot write {target}: {needed:,} bytes are needed, {free:,} are free"
+                raise EnvironmentFailure(what, remedy="free or choose another disk")
+            yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -191,7 +191,6 @@ class RunSeries:
                 "counted": list(reader.counted),
                 "outside_pids": sorted({*reader.outside, *end.outside_pids}),
             },
-            **sampler.used(),
             "ended_processes": processes.ended(),
             "sampler": sampling,
             "others": system_load.others(before, after, end.cpu_s, processes.pids, engine=runner.name == "docker"),

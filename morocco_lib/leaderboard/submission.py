@@ -11,7 +11,6 @@ import hashlib
 import re
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +24,9 @@ from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import POINT, SCORE, shown_as
 from morocco_lib.artifacts.verify import Finding
 from morocco_lib.benchmark.protocol import SINGLE_RECORD
-from morocco_lib.errors import EnvironmentFailure, InvalidResult, Refused, UsageError
+from morocco_lib.errors import InvalidResult, Refused, UsageError
 from morocco_lib.formatting import counted
-from morocco_lib.leaderboard import signature
+from morocco_lib.leaderboard import archive, signature
 from morocco_lib.leaderboard.signature import Signer
 from morocco_lib.legacy import write as original_logs
 from morocco_lib.pipeline.step_kinds import KINDS, verify
@@ -73,14 +72,10 @@ def pack(outputs: Path, out: Path, *, key: Path | None = None, original: bool = 
         if key:
             signature.sign(staged / SUMS, key)
         packed = Path(place, "packed.zip")
-        _zip(staged, packed)
-        foreign.unzip(packed, Path(place, "again"))  # what nobody would take is not handed over
-        try:
+        archive.pack(staged, packed)
+        archive.unpack(packed, Path(place, "again"))  # what nobody would take is not handed over
+        with fileio.writing(out):
             shutil.move(packed, out)
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"cannot write {out}: {error.strerror}", remedy="free or choose another disk"
-            ) from None
     return points
 
 
@@ -119,17 +114,6 @@ def _write_founding_layout(staged: Path, points: Sequence[dict[str, Any]]) -> No
     shutil.rmtree(staged / STEPS)
 
 
-def _zip(folder: Path, out: Path) -> None:
-    with zipfile.ZipFile(out, "w") as box:
-        for path in sorted(path for path, _ in foreign.tree(folder)):
-            # Of 1980, so that equal files make equal archives.
-            member = zipfile.ZipInfo(path.relative_to(folder).as_posix())
-            member.external_attr, member.compress_type = 0o100644 << 16, zipfile.ZIP_DEFLATED
-            member.file_size = path.stat().st_size
-            with foreign.opened(path) as source, box.open(member, "w") as target:
-                shutil.copyfileobj(source, target)
-
-
 # -- reading -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Submission:
@@ -159,7 +143,7 @@ def unpacked(path: Path, signers: Path | None = None) -> Iterator[Submission]:
     """
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        names = set(foreign.unzip(path, folder))
+        names = set(archive.unpack(path, folder))
         if SUMS not in names:
             raise Refused("DIGESTS", f"there is no {SUMS} in it")
         sums = foreign.read_bytes(folder / SUMS)

@@ -22,7 +22,7 @@ from typing import Any
 from morocco_lib import fileio
 from morocco_lib.analysis.memory import held_bytes
 from morocco_lib.analysis.run_files import Run, read_run
-from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.errors import UsageError
 from morocco_lib.legacy.logs import KEYS
 
 PERIOD_NS = 100_000_000
@@ -49,14 +49,10 @@ def write(runs: Sequence[Path], folder: Path) -> list[Path]:
         raise UsageError(
             f"{existing} exists already", rule="a result is never overwritten", remedy="give another folder"
         )
-    try:
+    with fileio.writing(folder):
         for path, run in logs.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             fileio.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines(run)))
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk"
-        ) from None
     return list(logs)
 
 

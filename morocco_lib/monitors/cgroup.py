@@ -50,22 +50,6 @@ class Memory(NamedTuple):
     swap_bytes: int = 0
 
 
-@dataclass(frozen=True)
-class Faults:
-    """Page faults so far: `major` had to wait for storage, `minor` had not."""
-
-    minor: int
-    major: int
-
-
-@dataclass(frozen=True)
-class Io:
-    """Bytes read from and written to storage so far; what the file cache gave is not in it."""
-
-    read_bytes: int
-    written_bytes: int
-
-
 class RunCgroup:
     """The cgroup of one run.
 
@@ -77,7 +61,7 @@ class RunCgroup:
 
     def __init__(self, version: int, memory: Path, cpu: Path):
         self.version, self.memory, self.cpu = version, memory, cpu
-        self._files, self._last_stat, self._kernel_bytes = OpenFiles(), b"", None
+        self._files, self._kernel_bytes = OpenFiles(), None
         self._mapped_bytes = self._dirty_bytes = 0
         self._stat, self._procs = str(memory / "memory.stat"), str(memory / "cgroup.procs")
         self._usage = str(cpu / ("cpuacct.usage" if version == 1 else "cpu.stat"))
@@ -150,7 +134,6 @@ class RunCgroup:
         found = _MEMORY[self.version].search(stat)
         if found is None:
             raise KeyError(f"no memory in {self._stat}")
-        self._last_stat = stat
         anon, file, shmem = int(found["anon"]), int(found["file"]), int(found["shmem"] or 0)
         self._mapped_bytes = int(found["mapped"] or 0)
         self._dirty_bytes = int(found["dirty"] or 0) + int(found["writeback"] or 0)
@@ -174,14 +157,6 @@ class RunCgroup:
         here = min(mapped_bytes, max(0, self._mapped_bytes - min(last.shmem_bytes, mapped_shmem_bytes)))
         return mapped_bytes - here + min(here + self._dirty_bytes, max(here, last.file_bytes))
 
-    @property
-    def faults(self) -> Faults | None:
-        """Page faults as of the last `read_memory`, None where the kernel does not count them."""
-        if b"\npgmajfault " not in self._last_stat:
-            return None
-        major = _value(self._last_stat, b"pgmajfault")
-        return Faults(_value(self._last_stat, b"pgfault") - major, major)
-
     @cached_property
     def _kernel(self) -> str | None:
         path = self.memory / "memory.kmem.usage_in_bytes"
@@ -191,26 +166,8 @@ class RunCgroup:
         """Return the CPU seconds the group has used so far."""
         if self.version == 1:
             return int(self._files.read(self._usage)) / 1e9
-        return _value(b"\n" + self._files.read(self._usage), b"usage_usec") / 1e6
-
-    def io(self) -> Io | None:
-        """Return what the group read from and wrote to storage, None where the kernel does not count it.
-
-        v1 does not: its blkio files stay at 0 unless a limit is set, and never hold what is written back later.
-        """
-        if self.version == 1:
-            return None
-        try:
-            stat = self._files.read(self.memory / "io.stat", 1 << 16)
-        except OSError:  # the group has no io controller
-            return None
-        read = written = 0
-        for device, *fields in (line.split() for line in stat.splitlines() if line):
-            if any(Path(f"/sys/dev/block/{device.decode()}/slaves").glob("*")):
-                continue  # what goes to a volume is counted again at the disk below it
-            values = dict(field.split(b"=") for field in fields)
-            read, written = read + int(values.get(b"rbytes", 0)), written + int(values.get(b"wbytes", 0))
-        return Io(read, written)
+        stat = dict(line.split() for line in self._files.read(self._usage).splitlines())
+        return int(stat[b"usage_usec"]) / 1e6
 
     def peak_bytes(self) -> tuple[int, str] | None:
         """Return (the kernel's own peak including file cache, the file it came from), None on kernels before 5.19 with v2."""
@@ -266,14 +223,6 @@ class RunCgroup:
                     break
                 except OSError:
                     time.sleep(0.01)
-
-
-def _value(stat: bytes, name: bytes) -> int:
-    begin = stat.find(b"\n" + name + b" ")
-    if begin < 0:
-        raise KeyError(name)
-    begin += len(name) + 2
-    return int(stat[begin : stat.find(b"\n", begin)])
 
 
 def kill_all(pids: Callable[[], list[int]]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The few facts about this machine that are recorded with every run."""
+"""The few facts about this machine that are recorded with every run, and what names a process on it."""
 
 import os
 import platform
@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from morocco_lib.monitors.cgroup import PROC, ROOT, groups_of
+from morocco_lib.monitors.procfs import is_running, start_ticks
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 # What libraries for arrays, tokenizers and GPUs are told with.
@@ -48,6 +50,16 @@ def host_facts(proc: Path = PROC, cgroup_root: Path = ROOT, clocksource: Path = 
         "cgroup": version and f"v{version}",
     }
     return {name: fact or None for name, fact in facts.items()}
+
+
+def this_process() -> dict[str, Any]:
+    """Return what names this process: its pid, and its start and the machine's, by which it is told from a later one."""
+    return {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "boot_id": host_facts()["boot_id"]}
+
+
+def lives(process: Mapping[str, Any]) -> bool:
+    """Tell whether the process that `this_process` named still runs on this machine."""
+    return process["boot_id"] == host_facts()["boot_id"] and is_running(process["pid"], process["start_ticks"])
 
 
 def speed_settings(environment: Mapping[str, str], governor: Path = GOVERNOR) -> dict[str, str | int | None]:

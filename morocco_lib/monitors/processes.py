@@ -1,4 +1,4 @@
-"""The processes of a run one by one: how each of them ended, and what they read from and wrote to storage."""
+"""The processes of a run one by one: how each of them ended."""
 
 import os
 import select
@@ -7,10 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from morocco_lib.monitors import procfs
-from morocco_lib.monitors.cgroup import Io
-from morocco_lib.monitors.open_files import OpenFiles
 
-MAX_WATCHED = 200  # at a time: each takes a file descriptor or two, of 1024 that are usual
+MAX_WATCHED = 200  # at a time: each takes a file descriptor, of 1024 that are usual
 MAX_KEPT = 100  # of those that ended by a signal, and of the others
 
 
@@ -32,8 +30,6 @@ class Processes:
         self._ended: set[int] = set()  # pids that may be listed a while longer, as zombies are
         self._by_signal: list[dict[str, Any]] = []
         self._others: list[dict[str, Any]] = []
-        self._files = OpenFiles()
-        self._io: Io | None = None
         self.pids: set[int] = set()  # all that were found
 
     def update(self, t_ns: int, find: bool = True) -> None:
@@ -59,7 +55,6 @@ class Processes:
         self._poll.unregister(pidfd)
         os.close(pidfd)
         self._ended.add(pid)
-        self._files.forget(procfs.io_path(pid))
         code = None if status is None else os.waitstatus_to_exitcode(status)
         ended = {
             "pid": pid,
@@ -70,20 +65,6 @@ class Processes:
         kept = self._others if ended["signal"] is None else self._by_signal
         if len(kept) < MAX_KEPT:
             kept.append(ended)
-
-    def io(self) -> Io | None:
-        """Return what the processes read from and wrote to storage so far, None where none of it may be read.
-
-        Limits: what a process used that ended without its parent waiting for it is lost, so it is a lower bound.
-        """
-        readings = [reading for pid in self._watched if (reading := procfs.read_io(pid, self._files))]
-        if readings:
-            last = self._io or Io(0, 0)
-            self._io = Io(
-                max(last.read_bytes, sum(reading.read_bytes for reading in readings)),
-                max(last.written_bytes, sum(reading.written_bytes for reading in readings)),
-            )
-        return self._io
 
     def ended(self) -> list[dict[str, Any]]:
         """Return {pid, t_ns, signal, code} of those that ended, in their order; both None where it is not known how.
@@ -98,4 +79,3 @@ class Processes:
         for pidfd in self._watched.values():
             os.close(pidfd)
         self._watched = {}
-        self._files.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from morocco_lib.monitors.cgroup import PROC, Io
+from morocco_lib.monitors.cgroup import PROC
 from morocco_lib.monitors.open_files import OpenFiles
 
 MAX_NEW = 300
@@ -26,7 +26,6 @@ _MEMORY = re.compile(
 _PSS_FILE = re.compile(rb"\nPss_File:\s*(\d+) kB")
 MOVED_BYTES = 2**20  # of what is mapped between two readings; then the quick one does not do
 _TGID = re.compile(rb"^Tgid:\s*(\d+)", re.M)
-_IO = re.compile(rb"read_bytes: (\d+)\nwrite_bytes: (\d+)")
 
 
 # -- which processes -----------------------------------------------------------------------------------------------
@@ -143,15 +142,13 @@ def belongs(pid: int, known: Collection[int], root: int | None, proc: Path = PRO
 
 # -- what a process uses -------------------------------------------------------------------------------------------
 class Reading(NamedTuple):
-    """One process alone: resident memory, its high-water mark (file pages included), CPU time and page faults so far."""
+    """One process alone: resident memory, its high-water mark (file pages included), and CPU time so far."""
 
     anon_bytes: int
     shmem_bytes: int
     file_bytes: int
     high_water_bytes: int
     cpu_s: float
-    minor_faults: int
-    major_faults: int
     swap_bytes: int = 0
     huge_bytes: int = 0
 
@@ -174,22 +171,22 @@ class ProcessFiles(NamedTuple):
 def read(process: ProcessFiles, files: OpenFiles) -> Reading | None:
     """Return what a process holds and has used, None when it has ended or is a thread of the kernel.
 
-    CPU time and faults of its children are not in it, or they would count twice.
+    CPU time of its children is not in it, or it would count twice.
     """
     try:
         found = _MEMORY.search(files.read(process.status))
         if found is None:
             return None
         high_water, anon, file, shmem, swap, huge = (int(kib or 0) * 1024 for kib in found.groups())
-        ticks_s, minor, major = _cpu_and_faults(files.read(process.stat))
+        ticks_s = _cpu_s(files.read(process.stat))
     except OSError:
         return None
     cpu_s = _clock_s(process.clock)
-    return Reading(anon, shmem, file, high_water, ticks_s if cpu_s is None else cpu_s, minor, major, swap, huge)
+    return Reading(anon, shmem, file, high_water, ticks_s if cpu_s is None else cpu_s, swap, huge)
 
 
 def read_quick(last: Reading, process: ProcessFiles, files: OpenFiles) -> Reading | None:
-    """Return what `read` does at half the cost; shared memory, high-water mark, faults, swap and huge pages are the last ones.
+    """Return what `read` does at half the cost; shared memory, high-water mark, swap and huge pages are the last ones.
 
     Where much was mapped since, which may be shared memory, it is `read`.
     """
@@ -202,7 +199,7 @@ def read_quick(last: Reading, process: ProcessFiles, files: OpenFiles) -> Readin
             return read(process, files)
         cpu_s = _clock_s(process.clock)
         if cpu_s is None:
-            cpu_s = _cpu_and_faults(files.read(process.stat))[0]
+            cpu_s = _cpu_s(files.read(process.stat))
     except OSError:
         return None
     anon, file = int(resident) * PAGE_BYTES - mapped, max(0, mapped - last.shmem_bytes)
@@ -226,23 +223,6 @@ def _clock_s(clock: int | None) -> float | None:
         return None
 
 
-def _cpu_and_faults(stat: bytes) -> tuple[float, int, int]:
+def _cpu_s(stat: bytes) -> float:
     fields = stat[stat.rindex(b")") + 2 :].split(None, 13)
-    return (int(fields[11]) + int(fields[12])) * TICK_S, int(fields[7]), int(fields[9])
-
-
-def io_path(pid: int, proc: Path = PROC) -> str:
-    """Return the file that `read_io` reads."""
-    return f"{proc}/{pid}/io"
-
-
-def read_io(pid: int, files: OpenFiles, proc: Path = PROC) -> Io | None:
-    """Return what a process, and its children that it has waited for, read from and wrote to storage; None if hidden.
-
-    A write counts when it is made, though it may reach the storage later.
-    """
-    try:
-        found = _IO.search(files.read(io_path(pid, proc)))
-    except OSError:
-        return None
-    return Io(int(found[1]), int(found[2])) if found else None
+    return (int(fields[11]) + int(fields[12])) * TICK_S

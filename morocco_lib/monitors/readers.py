@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from morocco_lib.monitors import procfs
-from morocco_lib.monitors.cgroup import PROC, Faults, Io, Memory, RunCgroup
+from morocco_lib.monitors.cgroup import PROC, Memory, RunCgroup
 from morocco_lib.monitors.open_files import OpenFiles
 
 LIST_NS = 90_000_000  # between two lists of all processes
@@ -23,7 +23,6 @@ class Reader(Protocol):
     source: str
     counted: tuple[str, ...]
     outside: set[int]  # processes of the run that were found outside its cgroup
-    faults: Faults | None  # page faults of the whole tree, as of the last reading
 
     def read(self, whole: bool = True) -> tuple[Memory, float] | None:
         """Return (memory, CPU seconds so far) of the whole tree, None when it is gone.
@@ -34,9 +33,6 @@ class Reader(Protocol):
 
     def pids(self) -> list[int]:
         """Return the processes of the tree, at least those of the last reading."""
-
-    def io(self) -> Io | None:
-        """Return what the tree read from and wrote to storage, None where only its processes have counters."""
 
     def high_water_bytes(self) -> int | None:
         """Return what any single process must have held at its peak, files excluded; None if that is not known."""
@@ -81,17 +77,13 @@ class CgroupReader:
     counted = (*COUNTED, "files in memory", "unwritten files")
 
     def __init__(self, group: RunCgroup, handle=None):
-        self.group, self.source, self.io = group, f"cgroup v{group.version}", group.io
+        self.group, self.source = group, f"cgroup v{group.version}"
         self._handle, self._recent, self._strays, self.outside = handle, [], set(), set()
         self._new_pids, self._quiet, self._list_after_ns, self._listed = procfs.NewPids(), False, 0, []
         self._files, self._mapped, self._read_after_ns = OpenFiles(), _MappedFiles(), 0
         self._last: dict[int, procfs.Reading] = {}
         self._held = {"mapped_bytes": 0, "huge_bytes": 0, "swap_bytes": 0}
         self._strays_hold = (0, 0)
-
-    @property
-    def faults(self) -> Faults | None:
-        return self.group.faults
 
     def read(self, whole: bool = True) -> tuple[Memory, float] | None:
         try:
@@ -168,7 +160,7 @@ class CgroupReader:
 
 
 class ProcReader:
-    """Reads /proc of every process in the tree; CPU time and page faults of processes that ended stay counted.
+    """Reads /proc of every process in the tree; CPU time of processes that ended stays counted.
 
     Args:
         pids: Lists the processes of the tree.
@@ -181,24 +173,13 @@ class ProcReader:
         self._list, self._root, self._proc = pids, root, proc
         self._known: dict[int, procfs.ProcessFiles] = {}
         self._last: dict[int, procfs.Reading] = {}
-        self._ended_cpu_s, self._ended_faults = 0.0, Faults(0, 0)
+        self._ended_cpu_s = 0.0
         self._file_max, self._high_water = {}, {}
         self._new_pids, self._files, self._mapped = procfs.NewPids(proc), OpenFiles(), _MappedFiles(proc)
         self._unsure, self._list_after_ns, self._absent = True, 0, []
 
-    @property
-    def faults(self) -> Faults | None:
-        if not self._high_water:
-            return None
-        minor, major = self._ended_faults.minor, self._ended_faults.major
-        last = self._last.values()
-        return Faults(minor + sum(r.minor_faults for r in last), major + sum(r.major_faults for r in last))
-
     def pids(self) -> list[int]:
         return list(self._known)
-
-    def io(self) -> None:
-        return None
 
     def _find(self) -> None:
         # Listing all of /proc costs a hundred times what reading a process or two does.
@@ -224,8 +205,6 @@ class ProcReader:
             self._files.forget(path)
         if last := self._last.pop(pid, None):
             self._ended_cpu_s += last.cpu_s
-            ended = self._ended_faults
-            self._ended_faults = Faults(ended.minor + last.minor_faults, ended.major + last.major_faults)
 
     def read(self, whole: bool = True) -> tuple[Memory, float] | None:
         self._find()

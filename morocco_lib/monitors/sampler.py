@@ -1,10 +1,9 @@
 """Samples memory and CPU time of a running program at a steady rate."""
 
 import time
-from dataclasses import asdict, fields
 from typing import IO, Any
 
-from morocco_lib.monitors.cgroup import Faults, Io, Memory
+from morocco_lib.monitors.cgroup import Memory
 from morocco_lib.monitors.periodic import PERIOD_S, PeriodicSampler
 from morocco_lib.monitors.processes import Processes
 from morocco_lib.monitors.readers import Reader
@@ -38,9 +37,6 @@ class Sampler(PeriodicSampler):
         self._unwritten: list[tuple[int, Memory, float, str | None]] = []
         self._empty_ns: list[int] = []  # when the reader had nothing, since it last had something
         self._whole_after_ns = self._find_after_ns = 0
-        self._io, self._io_source = None, None
-        self._faults_at: dict[str, Faults | None] = {}  # the marks
-        self._io_at: dict[str, Io | None] = {}
 
     def mark(self, name: str) -> None:
         """Take one sample now and name it; called at the moments that phases begin and end."""
@@ -63,10 +59,7 @@ class Sampler(PeriodicSampler):
             self._unwritten.append((t_ns, *reading, mark))
             if whole:
                 self._write()
-                self._read_io()
-            if mark:
-                self._faults_at[mark], self._io_at[mark] = self._reader.faults, self._io
-            else:
+            if not mark:
                 self.times_ns.append(t_ns)
                 self._empty_ns.clear()
 
@@ -80,23 +73,6 @@ class Sampler(PeriodicSampler):
                 f'"huge_bytes": {memory.huge_bytes}, "swap_bytes": {memory.swap_bytes}, "cpu_s": {cpu_s}{named}}}\n'
             )
         self._unwritten.clear()
-
-    def _read_io(self) -> None:
-        if found := self._reader.io():
-            self._io, self._io_source = found, "io.stat"
-        elif self._processes and self._io_source != "io.stat":
-            self._io, self._io_source = self._processes.io(), "proc"
-
-    def used(self) -> dict[str, dict[str, Any]]:
-        """Return {"faults": {"minor", "major", "source", "at"}, "io": {"read_bytes", "written_bytes", "source", "at"}}.
-
-        They are totals as of the last sample, of storage up to 0.3 s before it; `at` holds them at the marks. Null where
-        the kernel does not count them.
-        """
-        return {
-            "faults": _total(Faults, self._reader.faults, self._reader.source, self._faults_at),
-            "io": _total(Io, self._io, self._io_source, self._io_at),
-        }
 
     def stop(self) -> dict[str, Any]:
         """Stop and return what `run.json` keeps of the sampler: source, period, jitter, gaps, cost."""
@@ -114,12 +90,3 @@ class Sampler(PeriodicSampler):
                 self._processes.close()
         report = self.report(stopped_ns, self._empty_ns)
         return {"source": self._reader.source, **report, "high_water_bytes": high_water}
-
-
-def _total(kind: type[Faults | Io], last: Faults | Io | None, source: str | None, at: dict[str, Any]) -> dict[str, Any]:
-    values = asdict(last) if last else dict.fromkeys(field.name for field in fields(kind))
-    return {
-        **values,
-        "source": source if last else None,
-        "at": {mark: used and asdict(used) for mark, used in at.items()},
-    }

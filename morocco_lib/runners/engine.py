@@ -9,12 +9,11 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from morocco_lib import fileio, foreign
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.monitors.host import host_facts
-from morocco_lib.monitors.procfs import is_running, start_ticks
+from morocco_lib.monitors.host import lives, this_process
 
 if TYPE_CHECKING:
     import docker
@@ -147,7 +146,7 @@ def new_container() -> str:
     with suppress(OSError):  # then it is not removed if we are killed
         place = fileio.state(CONTAINERS, name)
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fileio.write_json(place, {**_here(), **_owner()})
+        fileio.write_json(place, {**_here(), **this_process()})
     return name
 
 
@@ -155,26 +154,20 @@ def _here() -> dict[str, str]:
     return {"engine": address(), "host": os.uname().nodename}
 
 
-def _owner() -> dict[str, Any]:
-    pid = os.getpid()
-    return {"pid": pid, "start_ticks": start_ticks(pid), "boot_id": host_facts()["boot_id"]}
-
-
 def owner_label() -> str:
     """Return the label of the containers that this process starts, for people: nothing is decided by it."""
-    return json.dumps(_owner())
+    return json.dumps(this_process())
 
 
 def remove_orphans(client: "docker.DockerClient") -> list[str]:
     """Remove the containers of this engine whose morocco has died on this machine, by our records; return their names."""
-    removed, boot = [], host_facts()["boot_id"]
+    removed = []
     for place in sorted(fileio.state(CONTAINERS).glob("morocco-*")):
         try:
             owner = foreign.read_json(place, shape=RECORD)
         except (OSError, ValueError, UsageError):
             continue  # removed meanwhile, or none of ours
-        alive = owner["boot_id"] == boot and is_running(owner["pid"], owner["start_ticks"])
-        if not alive and _here().items() <= owner.items():
+        if not lives(owner) and _here().items() <= owner.items():
             remove(client, place.name)
             removed.append(place.name)
     return removed

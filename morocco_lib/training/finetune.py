@@ -6,7 +6,6 @@ alone writes. Test records are never read.
 
 import json
 import math
-import shutil
 import sys
 from array import array
 from collections.abc import Sequence
@@ -20,11 +19,9 @@ import transformers
 from accelerate.utils import gather_object
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from morocco_lib import fileio
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.transformer.heads import Head, head_of
@@ -39,8 +36,7 @@ from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import distributed
 from morocco_lib.training.backbones import Backbone
 from morocco_lib.training.distributed import world
-
-NEWEST = "newest"  # in the folder of checkpoints: the name of the last one that is whole
+from morocco_lib.training.trainer import ScoredTrainer, last_checkpoint
 
 
 @dataclass(frozen=True)
@@ -166,76 +162,6 @@ def values_of(backbone: Backbone, task: Task, pooling: str, max_length: int) -> 
     }
 
 
-class _Trainer(Trainer):
-    """Evaluates val as the finished model would answer it, and stops where a loss is not finite."""
-
-    def __init__(self, *, score, **kwargs):
-        super().__init__(**kwargs)
-        self._score, self._by_length = score, None
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        self.model.eval()
-        metrics = {f"{metric_key_prefix}_score": self._score(self.accelerator.unwrap_model(self.model))}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def _get_train_sampler(self, train_dataset=None):
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * world()
-        self._by_length = _ByLength(batch, self.train_dataset.lengths, self.args.data_seed)
-        return self._by_length
-
-    def _run_epoch(self, *, epoch: int, **kwargs) -> None:
-        """Train an epoch, unless the checkpoint that is resumed from is of the end: the Trainer would go on from it."""
-        if self.state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
-            self.control.should_training_stop = True
-            self.state.best_model_checkpoint = str(self._checkpoint(self.state.best_global_step))  # wherever it is now
-            return
-        if self._by_length:
-            self._by_length.set_epoch(epoch)  # accelerate does not, where several processes skip what is behind them
-        super()._run_epoch(epoch=epoch, **kwargs)
-
-    def _save_checkpoint(self, *args) -> None:
-        super()._save_checkpoint(*args)
-        self.accelerator.wait_for_everyone()  # each has written its random numbers
-        if self.args.should_save:
-            newest = self._checkpoint(self.state.global_step)
-            fileio.write_text(newest.parent / NEWEST, newest.name)
-            for folder in set(newest.parent.glob("checkpoint-*")) - {
-                newest,
-                self._checkpoint(self.state.best_global_step),
-            }:
-                shutil.rmtree(folder)
-
-    def _checkpoint(self, update: int) -> Path:
-        return Path(self.args.output_dir, f"checkpoint-{update}")
-
-    def training_step(self, *args, **kwargs) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        if distributed.any_true(~torch.isfinite(loss)):
-            own = f"the loss is {loss.item()}" if not torch.isfinite(loss) else "another process's loss is not finite"
-            raise InvalidResult(
-                f"{own} at update {self.state.global_step + 1}",
-                rule="training continues as long as the loss is finite",
-                remedy="lower learning_rate in the recipe, or train in fp32 or bf16 instead of fp16",
-            )
-        return loss
-
-
-class _ByLength(LengthGroupedSampler):
-    """Draws the examples of an update alike in length; which ones depends on seed and epoch alone."""
-
-    def __init__(self, batch_size: int, lengths: Sequence[int], seed: int):
-        super().__init__(batch_size, lengths=list(lengths))
-        self.seed = seed
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.generator = torch.Generator().manual_seed(self.seed + epoch)
-
-
 def check_reporting(name: str) -> None:
     """Refuse a `report_to` that transformers does not know or that is not installed."""
     try:
@@ -318,7 +244,7 @@ class Fit:
         data = Examples(self.task, head, reader, self.train)
         transformers.set_seed(seed)  # making the backbone drew as many random numbers as it has weights
         net = Net(backbone.model, head, pooling, recipe.dropout)
-        trainer = _Trainer(
+        trainer = ScoredTrainer(
             model=net,
             args=self._arguments(seed, batch, accumulation, len(data)),
             data_collator=partial(
@@ -330,7 +256,7 @@ class Fit:
             score=lambda net: self._score(Transformer(self.task, values, net.state_dict(), backbone.tokenizer)),
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(self._place(seed)))
+        trainer.train(resume_from_checkpoint=last_checkpoint(self._place(seed)))
         # Of an interrupted attempt, too.
         evaluations = [(one["step"], one["eval_score"]) for one in trainer.state.log_history if "eval_score" in one]
         best = trainer.accelerator.unwrap_model(trainer.model).state_dict()
@@ -403,9 +329,3 @@ class Fit:
             answered[number :: world()] = share
         gold = [self.task.gold(record) for record in self.val]
         return task_value(self.task, self.task.score(gold, answered))
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """Return the newest checkpoint that an interrupted attempt left whole."""
-    newest = folder / NEWEST
-    return str(folder / newest.read_text()) if newest.exists() else None

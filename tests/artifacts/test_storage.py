@@ -13,6 +13,7 @@ import pytest
 import s3
 from faults import assert_refused
 from helpers import ROOT, console_blocks, copy_project, environment, run_as_shown, wait_until
+from s3 import content, fill
 
 from morocco_lib.artifacts import storage
 from morocco_lib.artifacts.bucket import MANIFEST, Remote
@@ -23,20 +24,9 @@ FILES = {"a.txt": b"one", "empty": b"", "deep/er/b.bin": bytes(range(256)) * 40,
 MULTIPART = 9 << 20  # bytes; boto3 sends 8 MiB at once
 
 
-def fill(folder: Path, files=FILES) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 @pytest.fixture
 def here(tmp_path) -> Path:
-    return fill(tmp_path / "here")
+    return fill(tmp_path / "here", FILES)
 
 
 @pytest.fixture
@@ -465,7 +455,7 @@ def test_what_is_printed(main, here, there):
 
 def test_the_commands_in_help_work(main, s3_server, bucket, tmp_path):
     lines = [line.split() for line in main("sync", "--help").stdout.splitlines() if "morocco sync " in line][-2:]
-    fill(tmp_path / "outputs/demo")
+    fill(tmp_path / "outputs/demo", FILES)
     s3_server.client.create_bucket(Bucket="bucket")
     main("sync", "outputs/demo", "s3://bucket/demo", cwd=tmp_path)
     for words in lines:

@@ -410,7 +410,7 @@ def test_where_sampling_fails_the_run_is_kept_and_says_so(tmp_path, monkeypatch,
     task, source = get_task("terra"), write_records(tmp_path / "val.jsonl", 4)
     load = workload.build(task, task.read(source), 4, 0)
     target = Target(Program(server("paced", "--rate", 10), "m"), ProcessRunner())
-    monkeypatch.setattr(measure.Sampler, "_read_io", after(0.3, error))
+    monkeypatch.setattr(measure.Processes, "update", after(0.3, error))
     monkeypatch.setattr(measure.Sampler, "mark", lambda *args: None)
     with measure.RunSeries(target, load, source, tmp_path, batch_size=1) as series:
         run = read_run(series.run(tmp_path, "bench"))

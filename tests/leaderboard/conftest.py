@@ -11,6 +11,7 @@ import submissions
 
 from morocco_lib import fileio
 from morocco_lib.analysis import summary
+from morocco_lib.leaderboard import archive as archives
 from morocco_lib.leaderboard import board, checks, submission
 from morocco_lib.reasons import EXIT_CODES
 
@@ -56,7 +57,7 @@ def repacked(tmp_path):
         if seal:
             digests = submission.digests_of(folder).items()
             (folder / submission.SUMS).write_text("".join(f"{digest}  {path}\n" for path, digest in digests))
-        submission._zip(folder, tmp_path / f"{name}.zip")
+        archives.pack(folder, tmp_path / f"{name}.zip")
         shutil.rmtree(folder)
         return tmp_path / f"{name}.zip"
 

@@ -10,7 +10,7 @@ from servers import PYTHON, cgroups_of, runner
 from servers.trees import V1_FILES, V2_FILES, plant
 
 from morocco_lib.monitors import cgroup
-from morocco_lib.monitors.cgroup import PREFIX, Faults, Io, Memory, RunCgroup, groups_of, parent_groups
+from morocco_lib.monitors.cgroup import PREFIX, Memory, RunCgroup, groups_of, parent_groups
 
 MB = 10**6
 
@@ -36,7 +36,6 @@ def test_both_versions_are_read_alike(recorded):
     assert recorded.peak_bytes() == (115343360, {1: "memory.max_usage_in_bytes", 2: "memory.peak"}[recorded.version])
     assert recorded.oom_kills() == 2
     assert recorded.pids() == [4711, 4712]
-    assert recorded.faults == Faults(28000, 310)
 
 
 @pytest.mark.parametrize(
@@ -72,30 +71,14 @@ def test_refused_processes_are_counted(recorded, tmp_path, monkeypatch):
     assert recorded.pids_refused() == 0
 
 
-def test_storage_is_counted_by_v2_alone(recorded):
-    assert recorded.io() == (Io(4096001, 8192002) if recorded.version == 2 else None)  # v1 would show 0 for any traffic
-    recorded.close()
-    (recorded.memory / "io.stat").unlink(missing_ok=True)
-    assert recorded.io() is None
-
-
-def test_what_goes_to_a_volume_is_not_counted_again_at_its_disk(tmp_path, monkeypatch):
-    folder = plant(tmp_path / "group", V2_FILES | {"io.stat": "254:0 rbytes=5 wbytes=6\n1:0 rbytes=7 wbytes=8\n"})
-    monkeypatch.setattr(cgroup.Path, "glob", lambda path, _: ["sda"] if "254:0" in str(path) else [])
-    group = RunCgroup(2, folder, folder)
-    assert group.io() == Io(7, 8)
-    group.close()
-
-
 def test_what_an_older_kernel_does_not_report_is_none(recorded):
     for name in ("memory.peak", "memory.max_usage_in_bytes", "memory.kmem.usage_in_bytes"):
         (recorded.memory / name).unlink(missing_ok=True)
     stat = recorded.memory / "memory.stat"
-    stat.write_text(stat.read_text().replace("kernel 1212416\n", "").replace("pgmajfault", "pgother"))
+    stat.write_text(stat.read_text().replace("kernel 1212416\n", ""))
     for name in ("memory.oom_control", "memory.events"):
         (recorded.memory / name).write_text("low 0\n")
     assert recorded.peak_bytes() is None and recorded.read_memory().kernel_bytes is None and recorded.oom_kills() == 0
-    assert recorded.faults is None
 
 
 def test_the_memory_limit_covers_swap(recorded):

@@ -5,13 +5,8 @@ import signal
 import subprocess
 import time
 
-import pytest
-from servers import PYTHON
-
 from morocco_lib.monitors.processes import MAX_KEPT, Processes
 from morocco_lib.monitors.readers import ProcReader
-
-MB = 10**6
 
 
 def ended(*args: str) -> subprocess.Popen:
@@ -69,34 +64,12 @@ def test_ends_by_a_signal_are_not_crowded_out(monkeypatch):
     assert len([program.wait() for program in programs]) == 6
 
 
-def test_what_children_wrote_that_were_waited_for_stays_counted(tmp_path):
-    if not os.major(os.stat(tmp_path).st_dev):
-        pytest.skip(f"{tmp_path} lies on no disk")
-    code = (
-        "import os, sys\n"
-        "if (pid := os.fork()) == 0:\n"
-        "    with open(sys.argv[1], 'wb') as file: file.write(bytes(5_000_000)); file.flush(); os.fsync(file.fileno())\n"
-        "    os._exit(0)\n"
-        "os.waitpid(pid, 0); print(flush=True); sys.stdin.read()\n"
-    )
-    argv = [*PYTHON, "-c", code, str(tmp_path / "file")]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
-        program.stdout.readline()
-        processes = Processes(lambda: [program.pid], 0)
-        processes.update(1)
-        assert 5 * MB <= processes.io().written_bytes < 5.5 * MB
-        program.stdin.close()
-        program.wait()
-        assert processes.io().written_bytes >= 5 * MB
-        processes.close()
-
-
 def test_no_descriptor_is_left_open():
     before = len(os.listdir("/proc/self/fd"))
     reader = ProcReader(lambda: [os.getpid(), 1], os.getpid())
     processes = Processes(reader.pids, 0)
     with subprocess.Popen(["true"]):
-        reader.read(), processes.update(1), processes.io()
+        reader.read(), processes.update(1)
         time.sleep(0.02)
         processes.update(2)
     assert len(os.listdir("/proc/self/fd")) > before

@@ -8,7 +8,6 @@ import pytest
 from servers.trees import plant, plant_process
 
 from morocco_lib.monitors import procfs
-from morocco_lib.monitors.cgroup import Io
 from morocco_lib.monitors.open_files import OpenFiles
 from morocco_lib.monitors.procfs import ProcessFiles
 
@@ -67,11 +66,11 @@ def test_how_another_users_process_ended_is_not_taken_from_the_zeros_that_are_sh
     assert procfs.exit_status(10, tmp_path) is None
 
 
-def test_memory_cpu_and_faults_are_of_the_process_alone(tmp_path, files):
-    plant_process(tmp_path, 10, cpu=(150, 25, 1000, 1000), faults=(2000, 9, 30, 9))
+def test_memory_and_cpu_time_are_of_the_process_alone(tmp_path, files):
+    plant_process(tmp_path, 10, cpu=(150, 25, 1000, 1000))
     plant(tmp_path / "11", {"status": "Name:\tkthread\n", "stat": ""})  # a kernel thread has no memory
     found = procfs.read(ProcessFiles.of(10, tmp_path), files)
-    assert found == (3072000, 102400, 921600, 5120000, pytest.approx(175 * TICK_S), 2000, 30, 0, 0)
+    assert found == (3072000, 102400, 921600, 5120000, pytest.approx(175 * TICK_S), 0, 0)
     assert all(procfs.read(ProcessFiles.of(pid, tmp_path), files) is None for pid in (11, 12))
 
 
@@ -112,14 +111,7 @@ def test_our_own_process_reads_as_it_is(files):
     assert quick.anon_bytes - before.anon_bytes == pytest.approx(len(held), rel=0.02)
     assert quick.anon_bytes == pytest.approx(whole.anon_bytes, rel=0.02)
     assert before.cpu_s + 0.04 < quick.cpu_s <= whole.cpu_s <= time.process_time()
-    assert before.minor_faults < whole.minor_faults
     assert began_s < procfs._clock_s(ours.clock) <= time.process_time() and procfs._clock_s(None) is None
-
-
-def test_storage_is_read_where_it_may_be(tmp_path, files):
-    plant(tmp_path / "10", {"io": "rchar: 9\nread_bytes: 4096\nwrite_bytes: 8192\ncancelled_write_bytes: 0\n"})
-    assert procfs.read_io(10, files, tmp_path) == Io(4096, 8192)
-    assert procfs.read_io(11, files, tmp_path) is None
 
 
 def test_children_are_those_that_have_this_parent_now(tmp_path):

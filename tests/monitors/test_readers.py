@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from servers.trees import V2_FILES, plant, plant_process
 
-from morocco_lib.monitors.cgroup import Faults, Memory, RunCgroup
+from morocco_lib.monitors.cgroup import Memory, RunCgroup
 from morocco_lib.monitors.procfs import TICK_S
 from morocco_lib.monitors.readers import CgroupReader, ProcReader
 
@@ -16,8 +16,8 @@ KIB = 1024
 def replay(tmp_path):
     """A reader of processes 10 and 11 in a /proc of its own."""
     plant(tmp_path, {"sys/kernel/ns_last_pid": "11"})
-    plant_process(tmp_path, 10, cpu=(100, 20, 500, 500), faults=(1000, 0, 10, 0), kib=(5000, 3000, 900, 100))
-    plant_process(tmp_path, 11, cpu=(50, 0, 0, 0), faults=(200, 0, 1, 0), kib=(2000, 1000, 300, 100))
+    plant_process(tmp_path, 10, cpu=(100, 20, 500, 500), kib=(5000, 3000, 900, 100))
+    plant_process(tmp_path, 11, cpu=(50, 0, 0, 0), kib=(2000, 1000, 300, 100))
     reader = ProcReader(lambda: [10, 11], 10, tmp_path)
     yield SimpleNamespace(reader=reader, proc=tmp_path)
     reader.close()
@@ -28,11 +28,10 @@ def end(proc, pid: int) -> None:
     plant(proc / str(pid), {"statm": "0 0 0 0 0 0 0\n", "status": "Name:\tx\n"})
 
 
-def test_memory_cpu_and_faults_are_summed_and_shared_memory_counts(replay):
+def test_memory_and_cpu_time_are_summed_and_shared_memory_counts(replay):
     memory, cpu_s = replay.reader.read()
     assert memory == Memory(4000 * KIB, 200 * KIB, 1200 * KIB, None, 1200 * KIB)
     assert cpu_s == pytest.approx(170 * TICK_S)
-    assert replay.reader.faults == Faults(1200, 11)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -41,7 +40,7 @@ def test_what_exited_children_used_stays_counted(replay, whole):
     end(replay.proc, 11)
     memory, cpu_s = replay.reader.read(whole)
     assert memory.anon_bytes == 3000 * KIB and replay.reader.pids() == [10]
-    assert cpu_s == pytest.approx(170 * TICK_S) and replay.reader.faults == Faults(1200, 11)
+    assert cpu_s == pytest.approx(170 * TICK_S)
     assert replay.reader.read(whole)[1] == pytest.approx(170 * TICK_S)  # and is not counted again
 
 
@@ -125,7 +124,7 @@ def test_without_the_last_pid_proc_is_listed_at_intervals(tmp_path):
 
 def test_a_tree_that_is_gone_reads_as_none():
     assert ProcReader(lambda: []).read() is None
-    assert ProcReader(lambda: []).high_water_bytes() is None and ProcReader(lambda: []).faults is None
+    assert ProcReader(lambda: []).high_water_bytes() is None
 
 
 def test_processes_of_a_group_are_listed_where_one_is_new_and_else_seldom(tmp_path):
@@ -145,7 +144,7 @@ def test_a_group_reads_as_what_it_is_until_it_is_gone(tmp_path):
     reader = CgroupReader(RunCgroup(2, folder, folder))
     memory, cpu_s = reader.read()
     assert (memory.shmem_bytes, cpu_s, reader.source) == (1048576, pytest.approx(1.7345), "cgroup v2")
-    assert (reader.pids(), reader.faults, reader.io().read_bytes) == ([4711, 4712], Faults(28000, 310), 4096001)
+    assert reader.pids() == [4711, 4712]
     reader.close()
     folder.rename(tmp_path / "gone")
     assert reader.read() is None

@@ -7,16 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from morocco_lib.monitors.cgroup import Faults, Io, Memory
+from morocco_lib.monitors.cgroup import Memory
 from morocco_lib.monitors.periodic import PERIOD_S, steadiness
-from morocco_lib.monitors.processes import Processes
 from morocco_lib.monitors.sampler import Sampler
 
 
 class Scripted:
     """A reader of 1, 2, 3, ... bytes; `naps` are seconds that it sleeps before an answer, `empty` answers of nothing."""
 
-    source, faults = "scripted", None
+    source = "scripted"
 
     def __init__(self, naps=None, empty=()):
         self.naps, self.empty, self.count, self.closed = naps or {}, empty, 0, False
@@ -25,9 +24,6 @@ class Scripted:
         self.count += 1
         time.sleep(self.naps.get(self.count, 0))
         return None if self.count in self.empty else (Memory(self.count, 2, 3, 4, 5, 6, 7), self.count / 100)
-
-    def io(self):
-        return None
 
     def high_water_bytes(self):
         return 7
@@ -100,32 +96,6 @@ def test_periods_are_told_by_median_and_95th_percentile():
     assert (found["samples"], found["period_median_s"], found["period_p95_s"]) == (4, 1.0, 2.0)
 
 
-def test_totals_are_kept_at_the_marks_and_prefer_the_groups_own_counters():
-    class Counting(Scripted):
-        faults = property(lambda self: Faults(100 * self.count, self.count))
-
-        def io(self):
-            return Io(1000 * self.count, 5)
-
-    sampler = Sampler(Counting(), io.StringIO(), 0)
-    sampler.mark("ready"), sampler.mark("last_answer"), sampler.sample()
-    used = sampler.used()
-    assert used["faults"] == {
-        "minor": 300, "major": 3, "source": "scripted",
-        "at": {"ready": {"minor": 100, "major": 1}, "last_answer": {"minor": 200, "major": 2}},
-    }  # fmt: skip
-    assert used["io"]["source"] == "io.stat"
-    assert used["io"]["at"]["last_answer"] == {"read_bytes": 2000, "written_bytes": 5}
-
-
-def test_what_is_not_counted_is_none_and_not_0():
-    sampler = Sampler(Scripted(), io.StringIO(), 0, processes=Processes(list, 0))
-    sampler.mark("ready")
-    nulls = {"source": None, "at": {"ready": None}}
-    assert sampler.used()["faults"] == {"minor": None, "major": None, **nulls}
-    assert sampler.used()["io"] == {"read_bytes": None, "written_bytes": None, **nulls}
-
-
 def test_costly_readings_are_made_less_often_and_at_every_mark():
     class Noting(Scripted):
         def read(self, whole=True):
@@ -141,7 +111,7 @@ def test_costly_readings_are_made_less_often_and_at_every_mark():
 def test_new_processes_are_looked_for_at_intervals_at_marks_and_at_the_end():
     calls = []
     update = lambda t_ns, find=True: calls.append(find)  # noqa: E731
-    processes = SimpleNamespace(update=update, close=lambda: calls.append("closed"), io=lambda: None)
+    processes = SimpleNamespace(update=update, close=lambda: calls.append("closed"))
     sampler = Sampler(Scripted(), io.StringIO(), 0, processes=processes)
     sampler.sample()
     sampler._find_after_ns = sampler._whole_after_ns = 2**62

@@ -44,7 +44,6 @@ V2_FILES = {
     "memory.swap.max": "max\n",
     "cgroup.procs": "4711\n4712\n",
     "pids.events": "max 7\n",
-    "io.stat": "254:0 rbytes=4096000 wbytes=8192000 rios=10 wios=20 dbytes=0 dios=0\n254:16 \n259:1 rbytes=1 wbytes=2\n",
 }
 V1_FILES = {
     "memory.stat": V1_STAT,
@@ -68,19 +67,17 @@ def plant(folder: Path, files: dict[str, str]) -> Path:
 
 def plant_process(
     proc: Path, pid: int, parent: int = 1, session: int = 10, *, state="S", start=100, status=0,
-    cpu=(1, 2, 3, 4), faults=(5, 6, 7, 8), kib=(5000, 3000, 900, 100), tgid=None, swap_kib=0, huge_kib=0, pss_kib=None,
+    cpu=(1, 2, 3, 4), kib=(5000, 3000, 900, 100), tgid=None, swap_kib=0, huge_kib=0, pss_kib=None,
 ) -> None:  # fmt: skip
     """Write a process below a /proc.
 
     Args:
         status: Its wait status, for a zombie.
         cpu: Clock ticks of its own, user and system, and of the children that it waited for.
-        faults: Minor and major ones, each of its own and of those children.
         kib: High-water mark, anonymous, file and shared memory.
         pss_kib: Its share of the file pages.
     """
-    own_minor, child_minor, own_major, child_major = faults
-    stat = [state, parent, session, session, 0, -1, 0, own_minor, child_minor, own_major, child_major, *cpu]
+    stat = [state, parent, session, session, 0, -1, 0, 5, 6, 7, 8, *cpu]
     stat += [20, 0, 1, 0, start, *[0] * 29, status]
     mark, anon, file, shmem = kib
     lines = [f"Name:\tx\nTgid:\t{pid if tgid is None else tgid}\nVmHWM:\t{mark:7} kB\nVmRSS:\t{anon + file + shmem} kB"]

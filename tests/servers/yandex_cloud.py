@@ -80,10 +80,12 @@ def _listed(items, request, context):
     return [item for item in items.values() if item.name == name]
 
 
-class Networks(network_service_pb2_grpc.NetworkServiceServicer):
+class Service:
     def __init__(self, cloud):
         self.cloud = cloud
 
+
+class Networks(Service, network_service_pb2_grpc.NetworkServiceServicer):
     def List(self, request, context):
         self.cloud.answer("Network.List", context)
         return ListNetworksResponse(networks=_listed(self.cloud.networks, request, context))
@@ -100,10 +102,7 @@ class Networks(network_service_pb2_grpc.NetworkServiceServicer):
         return self.cloud.begin("Network.Delete", context, lambda: self.cloud.networks.pop(request.network_id))
 
 
-class Subnets(subnet_service_pb2_grpc.SubnetServiceServicer):
-    def __init__(self, cloud):
-        self.cloud = cloud
-
+class Subnets(Service, subnet_service_pb2_grpc.SubnetServiceServicer):
     def List(self, request, context):
         self.cloud.answer("Subnet.List", context)
         return ListSubnetsResponse(subnets=_listed(self.cloud.subnets, request, context))
@@ -122,10 +121,7 @@ class Subnets(subnet_service_pb2_grpc.SubnetServiceServicer):
         return self.cloud.begin("Subnet.Delete", context, lambda: self.cloud.subnets.pop(request.subnet_id))
 
 
-class Images(image_service_pb2_grpc.ImageServiceServicer):
-    def __init__(self, cloud):
-        self.cloud = cloud
-
+class Images(Service, image_service_pb2_grpc.ImageServiceServicer):
     def GetLatestByFamily(self, request, context):
         self.cloud.answer("Image.GetLatestByFamily", context)
         if (request.folder_id, request.family) != ("standard-images", "ubuntu-2004-lts-gpu"):
@@ -133,10 +129,7 @@ class Images(image_service_pb2_grpc.ImageServiceServicer):
         return image_pb2.Image(id="image-1", family=request.family)
 
 
-class Instances(instance_service_pb2_grpc.InstanceServiceServicer):
-    def __init__(self, cloud):
-        self.cloud = cloud
-
+class Instances(Service, instance_service_pb2_grpc.InstanceServiceServicer):
     def List(self, request, context):
         self.cloud.answer("Instance.List", context)
         return ListInstancesResponse(instances=_listed(self.cloud.instances, request, context))
@@ -170,10 +163,7 @@ class Instances(instance_service_pb2_grpc.InstanceServiceServicer):
         return instance
 
 
-class Operations(operation_service_pb2_grpc.OperationServiceServicer):
-    def __init__(self, cloud):
-        self.cloud = cloud
-
+class Operations(Service, operation_service_pb2_grpc.OperationServiceServicer):
     def Get(self, request, context):
         self.cloud.answer("Operation.Get", context)
         kept = self.cloud.operations[request.operation_id]

@@ -22,7 +22,7 @@ from morocco_lib.models import weights
 from morocco_lib.models.transformer.heads import head_of
 from morocco_lib.models.transformer.inputs import Reader
 from morocco_lib.tasks import get_task
-from morocco_lib.training import backbones, finetune, fit, seeds
+from morocco_lib.training import backbones, finetune, fit, seeds, trainer
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,10 @@ def test_examples_of_an_update_are_alike_in_length(small, tmp_path):
     one, two = (fit.fit(plan(small, group_by_length=True), tmp_path / name)["seeds"][0] for name in ("one", "two"))
     assert one["state"] == "done" and one["looks"] == two["looks"]
     tokens = [1 + k % 50 for k in range(2000)]
-    order = list(finetune._ByLength(20, tokens, 1))
+    order = list(trainer.ByLength(20, tokens, 1))
     lengths = np.array(order).reshape(-1, 20) % 50  # of each update
     assert sorted(order) == list(range(2000)) and np.ptp(lengths, axis=1).mean() < 5
-    assert list(finetune._ByLength(20, tokens, 1)) == order != list(finetune._ByLength(20, tokens, 2))
+    assert list(trainer.ByLength(20, tokens, 1)) == order != list(trainer.ByLength(20, tokens, 2))
 
 
 @pytest.mark.parametrize("name", ["rwsd", "parus"])

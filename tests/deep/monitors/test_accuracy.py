@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from morocco_lib.analysis import memory, run_files, summary, throughput
 from morocco_lib.benchmark.run import RunSeries
 from morocco_lib.benchmark.target import Program, Target
 from morocco_lib.data import workload
-from morocco_lib.monitors.cgroup import parent_groups
 from morocco_lib.runners.contract import Limits
 from morocco_lib.runners.docker import DockerRunner
 from morocco_lib.tasks import get_task
@@ -28,8 +26,8 @@ def measured(tmp_path_factory):
     """Measure `body.py` with these options through the protocol and return the run; each point is measured once."""
 
     @functools.cache
-    def measure(use_cgroup: bool, *options, program="body") -> run_files.Run:
-        return run_once(runner(use_cgroup), server(program, *options), tmp_path_factory.mktemp("run") / "once")
+    def measure(use_cgroup: bool, *options) -> run_files.Run:
+        return run_once(runner(use_cgroup), server("body", *options), tmp_path_factory.mktemp("run") / "once")
 
     return measure
 
@@ -101,47 +99,3 @@ def test_the_run_states_where_its_numbers_come_from(measured, use_cgroup):
     else:
         assert (memory["source"], run.facts["cpu_source"]) == ("proc", "wait4")
         assert estimates["ram_cgroup_peak_bytes"] == {"value": None, "reason": "NO_CGROUP"}
-
-
-@pytest.fixture
-def disk(tmp_path) -> Path:
-    """A folder on a disk: a file of tmpfs is memory, and nothing of it is read or written."""
-    if not os.major(os.stat(tmp_path).st_dev):
-        pytest.skip(f"{tmp_path} lies on no disk")
-    return tmp_path
-
-
-@ways
-def test_page_faults_are_counted(measured, use_cgroup):
-    some, none = (measured(use_cgroup, "--pages", n, program="storage").facts["faults"] for n in (20000, 0))
-    assert some["minor"] - none["minor"] == pytest.approx(20000, rel=0.02)
-    assert some["source"] == measured(use_cgroup, "--pages", 0, program="storage").facts["memory"]["source"]
-
-
-@ways
-def test_pages_that_come_from_the_disk_are_major_faults(measured, use_cgroup, disk):
-    options = ("--folder", str(disk), "--write", 20 * MB)
-    some, none = (measured(use_cgroup, *options, "--map", n, program="storage").facts["faults"] for n in (250, 0))
-    assert some["major"] - none["major"] == pytest.approx(250, abs=10)
-
-
-@ways
-def test_what_is_written_to_and_read_from_storage_is_counted(measured, use_cgroup, disk):
-    write, read = 20 * MB, 8 * MB
-    options = ("--folder", str(disk), "--write", write)
-    some = measured(use_cgroup, *options, "--read", read, program="storage").facts["io"]
-    none = measured(use_cgroup, *options, program="storage").facts["io"]
-    nothing = measured(use_cgroup, "--pages", 0, program="storage").facts["io"]
-    assert some["source"] in ("proc", "io.stat")
-    assert some["written_bytes"] - nothing["written_bytes"] == pytest.approx(write, rel=0.05)
-    assert some["read_bytes"] - none["read_bytes"] == pytest.approx(read, rel=0.15)  # reading ahead is in it
-
-
-def test_a_real_group_of_v2_counts_everything(disk):
-    groups = parent_groups()
-    if groups is None or groups[0] != 2:
-        pytest.skip(f"cgroups of version 2 do not account for memory here (parent groups: {groups})")
-    argv = server("storage", "--pages", 20000, "--folder", disk, "--write", 20 * MB, "--read", 8 * MB)
-    facts = run_once(runner(use_cgroup=True), argv, disk / "once").facts
-    assert facts["memory"]["source"] == facts["faults"]["source"] == "cgroup v2" and facts["faults"]["minor"] > 20000
-    assert facts["io"]["written_bytes"] >= 20 * MB and facts["io"]["read_bytes"] >= 8 * MB

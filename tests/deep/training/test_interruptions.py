@@ -19,7 +19,7 @@ RECIPES = {
     "shuffled": {**RECIPE, "group_by_length": False},
     "short": {**RECIPE, "epochs": 0.7, "patience": 0},  # 7 updates, evaluated after 4 and 7
 }
-TRAINER, SEEDS = "morocco_lib.training.finetune._Trainer", "morocco_lib.training.seeds"
+TRAINER, SEEDS = "morocco_lib.training.trainer.ScoredTrainer", "morocco_lib.training.seeds"
 PLACES = [  # recipe, where, before which call of which function, what is done in its place, which process ends alone
     ("patience", "at the first step", f"{TRAINER}.training_step", 1),
     ("patience", "in an accumulation", f"{TRAINER}.training_step", 12),
