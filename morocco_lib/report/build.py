@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from morocco_lib.artifacts.step_kind import PLAN, Kinds
 from morocco_lib.artifacts.verify import Unchecked, count_numbers
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
-from morocco_lib.report import averages, figures, grids, interactive, pairs, points, seeds_table, tables
+from morocco_lib.report import averages, figures, grids, interactive, machines, pairs, points, seeds_table, tables
 from morocco_lib.report.render import stranger_page
 
 PAGE, RESULT = "report.html", "report.json"
@@ -23,11 +23,15 @@ MOST_DRAWN = 60  # operating points: of more no figure a point is drawn; the cha
 OWN, TEXT = "this report", (str, None)
 
 
-def inputs_of(plan_dir: Path) -> dict[str, Path]:
-    """Return the status files that a report of a plan folder reads, by their path in it; raises UsageError without any."""
+def inputs_of(plan_dir: Path, among: Collection[Path] | None = None) -> dict[str, Path]:
+    """Return the status files that a report of a plan folder reads, by their path in it; raises UsageError without any.
+
+    Args:
+        among: Only of these step folders (resolved); None: of all.
+    """
     found = {
         folder.relative_to(plan_dir).as_posix(): folder / steps.STATUS
-        for folder, status in steps.find_steps(plan_dir)
+        for folder, status in steps.find_steps(plan_dir, among)
         if status["task"] and not steps.is_retired(status) and status["state"] != steps.RUNNING
     }
     if not found:
@@ -35,17 +39,27 @@ def inputs_of(plan_dir: Path) -> dict[str, Path]:
     return found
 
 
-def _nothing_in(plan_dir: Path) -> UsageError:
+def steps_of(plan_dirs: Sequence[Path]) -> set[Path]:
+    """Return the step folders (resolved) of several plan folders; of copies of one step the first."""
+    found: dict[str | None, Path] = {}
+    for plan_dir in plan_dirs:
+        for folder, status in steps.find_steps(plan_dir):
+            found.setdefault(status.get("seal"), folder.resolve())
+    return set(found.values())
+
+
+def _nothing_in(place: object) -> UsageError:
     return UsageError(
-        f"no result in {plan_dir}",
+        f"no result in {place}",
         rule="a report shows bench and eval steps",
         remedy="run `morocco run PLAN.yaml`, `morocco bench` or the bench notebook first",
     )
 
 
 def build(
-    plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = False, published: dict[str, Any] | None = None
-) -> dict[str, Any]:
+    plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = False, published: dict[str, Any] | None = None,
+    plan_dirs: Sequence[Path] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Write report.html, report.json, table.csv and notebooks/ into `folder`.
 
     Args:
@@ -54,32 +68,35 @@ def build(
         kinds: The kinds of steps.
         own_notebook: Whether a rendered report notebook will stand beside the page.
         published: {"source", "models"} to be shown beside the measured numbers; see `legacy.published`.
+        plan_dirs: Several folders, whose steps are shown; `plan_dir` is then one that holds them all.
     Returns:
         {"rows", "page", "bytes"}.
     Raises:
         UsageError: nothing to report, or a result that cannot be read.
     """
-    rows = points.collect(plan_dir, kinds)
+    status, among = steps.read_status(folder), steps_of(plan_dirs) if plan_dirs else None
+    used = _used(folder, status) if plan_dirs else None
+    rows = points.collect(plan_dir, kinds, used)
     if not rows:
         raise _nothing_in(plan_dir)
-    status = steps.read_status(folder)
-    places = [f.relative_to(plan_dir).as_posix() for f, s in steps.find_steps(plan_dir) if not _of_plan(s, kinds)]
+    places = [
+        f.relative_to(plan_dir).as_posix() for f, s in steps.find_steps(plan_dir, among) if not _of_plan(s, kinds)
+    ]
     trail, pages = _trail(plan_dir, places)
     made = steps.now()
     if own_notebook:
         trail.append({"folder": folder.name, "state": OWN, "started": made, "page": "notebook.html"})
-    plan = Path(plan_dir).resolve()
     facts = {
         "schema": 1,
         "plan_dir": os.path.relpath(plan_dir, folder),
-        "plan": f"outputs/{plan.name}" if plan.parent.name == "outputs" else plan.name,
+        "plan": ", ".join(map(_plan_name, plan_dirs or [plan_dir])),
         **_counted(rows),
         "made": made,
         "drawn_with": figures.drawn_with(),
         "trail": trail,
         **({"published": published} if published else {}),
     }
-    text = _page(plan_dir, kinds, rows, facts, status)
+    text = _page(plan_dir, kinds, rows, facts, status, used)
     for page, notebook in pages.items():
         (folder / page).parent.mkdir(exist_ok=True)
         fileio.write_text(folder / page, stranger_page(notebook))
@@ -89,6 +106,11 @@ def build(
     return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
 
 
+def _plan_name(plan_dir: Path) -> str:
+    plan = Path(plan_dir).resolve()
+    return f"outputs/{plan.name}" if plan.parent.name == "outputs" else plan.name
+
+
 def _of_plan(status: dict[str, Any], kinds: Kinds) -> bool:
     return status["step"] in kinds and kinds[status["step"]].scope == PLAN
 
@@ -96,7 +118,9 @@ def _of_plan(status: dict[str, Any], kinds: Kinds) -> bool:
 def _counted(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what report.json says of the rows."""
     names = ("task", "model", "batch_size", "verdict", "measured")
-    return {"rows": len(rows), "measured": [{name: row[name] for name in names} for row in rows]}
+    measured = [{name: row[name] for name in names} | ({"on": row["on"]} if row["on"] else {}) for row in rows]
+    found = [machine._asdict() for machine in machines.machines(rows)]
+    return {"rows": len(rows), "measured": measured, **({"machines": found} if found else {})}
 
 
 def _page(
@@ -108,7 +132,7 @@ def _page(
     hosts = [s["host"] for _, s in steps.find_steps(plan_dir, used)] if used else []
     scripts, drawn = interactive.scripts(), len(rows) <= MOST_DRAWN
     return _template().render(
-        title=facts["plan"].removeprefix("outputs/"),
+        title=facts["plan"].replace("outputs/", ""),
         policy=interactive.policy(scripts),
         scripts=[Markup(script) for script in scripts],
         plan=facts["plan"],
@@ -136,12 +160,21 @@ def _shown(
     plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], facts: dict[str, Any], folders: Collection[Path] | None = None
 ) -> dict[str, Any]:  # fmt: skip
     """Return what the blocks of the page that `rebuild` checks are made of."""
-    views, published = interactive.views(rows), facts.get("published")
+    views, published, groups, elsewhere = (
+        interactive.views(rows),
+        facts.get("published"),
+        machines.groups(rows),
+        machines.lines(rows),
+    )
+    shared = averages.averaged(rows)[0] if len(groups) == 1 else ["the tasks that its name lists"]
     return {
-        "rows": rows, "columns": [column for column in tables.COLUMNS if column.page],
-        "remarks": [line for line in tables.remarks(rows) if not line.startswith("Synthetic")],
-        "grids": grids.grids(rows, published and published["models"]), "published_source": published and published["source"],
-        "views": Markup(interactive.json_text(views)) if views else None, "shared": averages.averaged(rows)[0],
+        "rows": rows, "columns": [column for column in tables.COLUMNS if column.page], "groups": groups,
+        "machines": machines.machines(rows), "scaled": machines.scaled_text, "is_scaled": machines.is_scaled,
+        "ratio_of": machines.ratio_text, "anchor_of": machines.anchor_text, "rule": machines.RULE,
+        "remarks": [line for line in tables.remarks(rows) if not line.startswith("Synthetic") and line not in elsewhere],
+        "grids": [grid for group in groups for grid in grids.grids(group.rows, published and published["models"], group.name)],
+        "published_source": published and published["source"],
+        "views": Markup(interactive.json_text(views)) if views else None, "shared": shared,
         "pairs": pairs.differences(Path(plan_dir), rows), "trainings": seeds_table.trainings(plan_dir, kinds, rows, folders),
         "pages": {step["folder"]: step["page"] for step in facts.get("trail", ())},
         "cell": _cell, "meaning": MEANING, "program": tables.program_text, "settings": tables.settings_text,
@@ -167,7 +200,7 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     ]
     kept = foreign.read_text(folder / tables.CSV, folder)
     wrong += [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
-    if any(stored[name] != value for name, value in _counted(rows).items()):
+    if any(stored.get(name) != value for name, value in _counted(rows).items()):
         wrong.append(f"{folder / RESULT} does not follow from the steps")
     page, template = foreign.read_text(folder / PAGE, folder), _template()
     shown = _shown(plan_dir, kinds, rows, stored, used)
@@ -198,7 +231,7 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
 STORED = {
     "plan_dir": str, "rows": int, "measured": list, "plan?": str, "made?": str, "drawn_with?": {str: TEXT},
     "trail?": [{"folder": str, "state": str, "started": str, "page": TEXT}],
-    "published?": grids.PUBLISHED,
+    "published?": grids.PUBLISHED, "machines?": [dict],
 }  # fmt: skip
 _DRAWN = re.compile(r"<svg.*?</svg>|<script>.*?</script>|sha256-[\w+/=]*", re.DOTALL)
 
