@@ -151,12 +151,13 @@ def find_files(folder: Path, name: str, only: Collection[Path] | None = None) ->
         UsageError: a folder may not be read, or is too deep.
     """
     root, found, seen = Path(folder).resolve(), [], set()
+    above = None if only is None else {place for wanted in only for place in (wanted, *wanted.parents)}
 
     def look(place: Path, deep: int, linked: bool, in_step: bool) -> None:
         real = place.resolve()
         if real in seen or (linked and (deep > DEEPEST or root.is_relative_to(real))):
             return
-        if only is not None and not any(wanted.is_relative_to(real) for wanted in only):
+        if above is not None and real not in above:
             return
         if deep > DEEPEST_OWN:
             raise UsageError(

@@ -37,19 +37,13 @@ def add(command: Callable) -> None:
         "morocco report outputs/demo", "morocco report outputs/demo bench1 --out page2", "morocco report bench1 --out page1",
         "morocco report outputs/demo --against founding",
     ).add_argument  # fmt: skip
-    option(
-        "outputs", type=expand, nargs="*", metavar="OUTPUTS", help="several are one report (docs/reading-a-report.md)"
-    )
+    option("outputs", type=expand, nargs="*", metavar="OUTPUTS", help="several make one report")
     there = "also a folder in a bucket, as `morocco report outputs/demo --from s3://BUCKET/demo`; fetched into outputs/, and kept"
     option("--from", type=remote, action="append", default=[], dest="fetch", metavar="s3://BUCKET/PREFIX", help=there)
     beside = "published numbers to show beside: founding (the original's README) or a JSON file of the same form"
     option("--against", metavar="founding|FILE", help=beside)
-    option(
-        "--out",
-        type=expand,
-        metavar="DIR",
-        help="new or empty folder (default OUTPUTS/report-<key>; of several outputs/report-<key>)",
-    )
+    where = "new or empty folder (default OUTPUTS/report-<key>; of several, or with --from, outputs/report-<key>)"
+    option("--out", type=expand, metavar="DIR", help=where)
 
     option = command(
         "verify", verify, "recompute every number and digest of a folder of results",

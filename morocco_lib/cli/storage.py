@@ -52,9 +52,7 @@ def fetched(source, outputs: Path) -> Path:
     with transfer_progress(f"fetching {source}", False) as (message, watch):
         found = [name.removesuffix(steps.STATUS) for name in storage.names(source) if last_part(name) == steps.STATUS]
         if not found:
-            raise UsageError(
-                f"no step folder in {source}", remedy="give what `morocco run --sync` or `morocco sync` made"
-            )
+            raise UsageError(f"no step folder in {source}", remedy="give what `morocco run --sync` made")
         for name in found:  # with what an earlier attempt left, which the bucket has no more, taken away
             part, here = replace(source, prefix=source.prefix + name), folder / name
             if wrong := storage.sync(part, here, delete=True, watch=watch).wrong:

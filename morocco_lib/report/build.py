@@ -48,9 +48,9 @@ def steps_of(plan_dirs: Sequence[Path]) -> set[Path]:
     return set(found.values())
 
 
-def _nothing_in(place: object) -> UsageError:
+def _nothing_in(plan_dir: Path) -> UsageError:
     return UsageError(
-        f"no result in {place}",
+        f"no result in {plan_dir}",
         rule="a report shows bench and eval steps",
         remedy="run `morocco run PLAN.yaml`, `morocco bench` or the bench notebook first",
     )

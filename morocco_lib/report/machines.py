@@ -40,7 +40,7 @@ class Group(NamedTuple):
     Args:
         name: The machines; "" where there is only one.
         rows: Copies, each with `row`, its place in the report. Of another machine than the first: `speed_per_s` as on the
-            first, `measured_speed` as it was measured.
+            first, `measured_speed` as it was measured, and the `ratio` between them.
     """
 
     name: str
@@ -149,11 +149,12 @@ def groups(rows: Sequence[dict[str, Any]]) -> list[Group]:
     alone = {m.name: Group(m.name, []) for m in found[1:] if not m.ratios}
     ratios = {m.name: m.ratios for m in found}
     for row in numbered:
-        alone.get(row["on"], joined).rows.append(_compared(row, ratios.get(row["on"], {}).get(_kind(row))))
+        alone.get(row["on"], joined).rows.append(scaled(row, ratios.get(row["on"], {}).get(_kind(row))))
     return [joined, *alone.values()]
 
 
-def _compared(row: dict[str, Any], ratio: dict[str, Any] | None) -> dict[str, Any]:
+def scaled(row: dict[str, Any], ratio: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a row with its speed as on M1, by the ratio of its machine; itself without one."""
     speed = row["speed_per_s"]
     if ratio is None or speed["value"] is None:
         return row
@@ -161,7 +162,7 @@ def _compared(row: dict[str, Any], ratio: dict[str, Any] | None) -> dict[str, An
     if _has_interval(speed):
         factor = math.exp(math.hypot(_half(speed), _half(ratio)))
         ends = {"low": value / factor, "high": value * factor}
-    return {**row, "speed_per_s": {**speed, "value": value, **ends}, "measured_speed": speed}
+    return {**row, "speed_per_s": {**speed, "value": value, **ends}, "measured_speed": speed, "ratio": ratio}
 
 
 def scaled_text(row: dict[str, Any]) -> str:

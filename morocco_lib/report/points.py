@@ -174,15 +174,8 @@ def _check_values(result: dict[str, Any]) -> None:
 
 
 def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    names = _empty().keys() - {
-        "bench_folder",
-        "eval_folder",
-        "machine",
-        "disturbed_by",
-        "measured",
-        "proven",
-        "per_run",
-    }
+    others = {"bench_folder", "eval_folder", "machine", "disturbed_by", "measured", "proven", "per_run"}
+    names = _empty().keys() - others
     result = read_result(folder, status, kinds)
     later = {
         "disturbed_by": result.get("disturbed_by", []),

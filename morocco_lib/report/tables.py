@@ -71,15 +71,8 @@ def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for (model, batch_size, on), values in sorted(found.items(), key=str):
             missing = [name for name in names if values.get(name) is None]
             value = None if missing else sum(values[name] for name in names) / len(names)
-            total = {
-                "model": model,
-                "batch_size": batch_size,
-                "on": on,
-                "value": value,
-                "tasks": names,
-                "missing": missing,
-            }
-            listed.append({"benchmark": benchmark, **total})
+            total = {"benchmark": benchmark, "model": model, "batch_size": batch_size, "on": on}
+            listed.append({**total, "value": value, "tasks": names, "missing": missing})
     return listed
 
 
