@@ -5,6 +5,7 @@ from math import hypot
 from typing import Any
 
 from morocco_lib.reasons import VALID
+from morocco_lib.report import machines
 
 NUMBERS = ("score", "speed_per_s", "ram_bytes", "gpu_ram_bytes")
 
@@ -27,16 +28,15 @@ def averaged(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[dict[str, 
     if len(shared) < 2:
         return [], []
     points = []
-    for (model, batch_size, _), found in sorted(cells.items(), key=str):
+    for (model, batch_size, on), found in sorted(cells.items(), key=str):
         chosen = [found[task] for task in shared]
         worst = next((row["verdict"] for row in chosen if row["verdict"] != VALID), VALID)
         point = {name: _mean([row[name] for row in chosen]) for name in NUMBERS}
-        slowness = _mean([_reciprocal(row["speed_per_s"]) for row in chosen])
-        point["speed_per_s"] = _reciprocal(slowness)
-        point |= {
-            name: chosen[0][name] for name in ("on", "measured_speed") if name in chosen[0]
-        }  # all are of one machine
-        points.append({"task": "", "model": model, "batch_size": batch_size, "verdict": worst, **point})
+        slowness = _mean([_reciprocal(row.get("measured_speed", row["speed_per_s"])) for row in chosen])
+        point |= {"task": "", "model": model, "batch_size": batch_size, "on": on, "verdict": worst}
+        ratios = [row.get("ratio") for row in chosen]  # their error is the same for all tasks
+        if ratios.count(ratios[0]) == len(ratios):
+            points.append(machines.scaled({**point, "speed_per_s": _reciprocal(slowness)}, ratios[0]))
     return shared, points
 
 

@@ -166,7 +166,9 @@ def _shown(
         machines.groups(rows),
         machines.lines(rows),
     )
-    shared = averages.averaged(rows)[0] if len(groups) == 1 else ["the tasks that its name lists"]
+    shared = averages.averaged(groups[0].rows)[0]
+    if len(groups) > 1:
+        shared = ["the tasks that its name lists"] * any("mean of" in view["name"] for view in views)
     return {
         "rows": rows, "columns": [column for column in tables.COLUMNS if column.page], "groups": groups,
         "machines": machines.machines(rows), "scaled": machines.scaled_text, "is_scaled": machines.is_scaled,
@@ -275,7 +277,7 @@ def _traces(plan_dir: Path, rows: list[dict[str, Any]], task: str):
     for row in rows:
         if row["task"] == task and row["bench_folder"]:
             folders = sorted((Path(plan_dir) / row["bench_folder"] / "runs").glob("[0-9]*"))
-            found += [(f"{row['model']}, batch {row['batch_size']}", folders[0])] if folders else []
+            found += [(f"{tables.name_of(row)}, batch {row['batch_size']}", folders[0])] if folders else []
     return _drawing(figures.traces(found))
 
 

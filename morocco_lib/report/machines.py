@@ -12,8 +12,8 @@ from morocco_lib.reasons import VALID, Reason
 
 CPU, GPU = "CPU", "GPU"
 RULE = (
-    "An anchor is a VALID operating point on each: the same image, or the same weights and arguments, on the same records "
-    "at the same batch size, precision and limits."
+    "An anchor is an operating point that is VALID over several runs on each: the same image, or the same weights and arguments, "
+    "on the same records at the same batch size, precision and limits."
 )
 
 
@@ -91,7 +91,8 @@ def _anchor_key(row: dict[str, Any]) -> tuple | None:
     """Return what two rows of one program at one operating point have in common; None for a row that can be no anchor."""
     measured, records = row["measured"], (row["data"] or {}).get("sha256")
     image, weights = measured.get("image_digest"), measured.get("weights_sha256")
-    if row["verdict"] != VALID or not _has_interval(row["speed_per_s"]) or not records or not (image or weights):
+    known = _has_interval(row["speed_per_s"]) and row["speed_per_s"].get("scope") == "runs"
+    if row["verdict"] != VALID or not known or not records or not (image or weights):
         return None
     argv = measured.get("argv") or []
     words = argv if image else [Path(word).name for word in argv]  # each machine has its own folders
