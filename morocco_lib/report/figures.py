@@ -33,22 +33,27 @@ _RC = {
 
 def style():
     """Return pyplot with the style of all figures: of notebooks, of pages and of the original's logs."""
+    _settings()
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _settings() -> None:
     if "matplotlib" not in sys.modules:  # MPLBACKEND of a cluster would leave notebooks without figures
         os.environ["MPLBACKEND"] = INLINE if "ipykernel" in sys.modules else "agg"
         os.environ["MATPLOTLIBRC"] = os.devnull  # a person's own settings change no figure
-    import matplotlib
-    from matplotlib import pyplot
+    import matplotlib.style
 
     if "ipykernel" not in sys.modules:
         matplotlib.use("agg", force=False)
-    pyplot.style.use(["default", "seaborn-v0_8-whitegrid", _RC])
-    return pyplot
+    matplotlib.style.use(["default", "seaborn-v0_8-whitegrid", _RC])
 
 
 @functools.cache
 def drawn_with() -> dict[str, str]:
     """Return what decides the bytes of a figure beside its numbers."""
-    style()
+    _settings()  # without pyplot, which takes a second
     from matplotlib import font_manager
 
     versions = {name: importlib.metadata.version(name) for name in ("matplotlib", "seaborn", "bokeh")}

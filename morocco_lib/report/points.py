@@ -13,6 +13,7 @@ from morocco_lib.errors import UsageError
 from morocco_lib.reasons import EXIT_CODES, INVALID, VALID, Reason
 from morocco_lib.report import machines
 
+Found = Collection[tuple[Path, dict[str, Any]]]  # step folders and their statuses
 SYNTHETIC = "synthetic"  # where a row's records come from
 WEIGHTS_FILES = ("model.safetensors", "model.json")  # the first that a model has says which weights they are
 ESTIMATES = (
@@ -43,7 +44,7 @@ SHAPES = {  # of results, by what a report shows them as
 }  # fmt: skip
 
 
-def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = None) -> list[dict[str, Any]]:
+def collect(plan_dir: Path, kinds: Kinds, found: Found | None = None) -> list[dict[str, Any]]:
     """Return the rows of a folder of results, sorted by task, model and batch size.
 
     A row holds task, model, batch_size, input_size, repeats, runner, data, verdict, reasons, score, every estimate as
@@ -53,16 +54,18 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = Non
 
     Args:
         kinds: The kinds of steps: which of them are operating points, scores, trainings.
-        folders: Only these step folders (resolved); None: all that were not set aside.
+        found: Folders and statuses of the steps to take; None: all that were not set aside.
     """
     cells: dict[tuple, list[tuple[Path, dict]]] = {}
-    for folder, status in steps.find_steps(plan_dir, folders):
-        if status["task"] and (folders is not None or not steps.is_retired(status)):
+    for folder, status in steps.find_steps(plan_dir) if found is None else found:
+        if status["task"] and (found is not None or not steps.is_retired(status)):
             foreign.check_tree(folder, steps.STATUS)
             cells.setdefault((status["task"], status["model"]), []).append((folder, status))
-    finished = [one for found in cells.values() for one in found if one[1]["state"] == steps.DONE]
+    finished = [one for of_cell in cells.values() for one in of_cell if one[1]["state"] == steps.DONE]
     timed = {f: _first_run(f) for f, s in finished if shown_as(s, kinds) in (POINT, SCORE)}
-    hosts = {f: machines.text_of(s["host"], timed.get(f, {}).get("gpu")) for found in cells.values() for f, s in found}
+    hosts = {
+        f: machines.text_of(s["host"], timed.get(f, {}).get("gpu")) for of_cell in cells.values() for f, s in of_cell
+    }
     subjects = {f: _subject(f, s, timed[f]) for f, s in finished if f in timed}
     evals = {}
     for f, s in finished:
@@ -70,8 +73,8 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = Non
             evals[subjects[f], hosts[f]] = evals[subjects[f]] = (f, s)
     measured = {subjects[f] for f, s in finished if shown_as(s, kinds) == POINT}
     rows = []
-    for (task, model), found in cells.items():
-        done = [(folder, status) for folder, status in found if status["state"] == steps.DONE]
+    for (task, model), of_cell in cells.items():
+        done = [(folder, status) for folder, status in of_cell if status["state"] == steps.DONE]
         here = []
         for folder, status in done:
             if shown_as(status, kinds) == POINT:
@@ -83,11 +86,11 @@ def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = Non
                 here.append({**_empty(), **_score(folder, status, plan_dir, kinds), "machine": hosts[folder]})
         failed = [
             {"step": s["step"], "folder": _name(f, plan_dir), "state": s["state"], "error": s["error"]}
-            for f, s in found
+            for f, s in of_cell
             if s["state"] != steps.DONE
         ]
         if failed and not here:
-            here = [{**_empty(), "verdict": "FAILED", "machine": hosts[found[0][0]]}]
+            here = [{**_empty(), "verdict": "FAILED", "machine": hosts[of_cell[0][0]]}]
         fitted = [read_result(f, s, kinds) for f, s in done if shown_as(s, kinds) == TRAINING]
         trained, selected = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
         for row in here:
@@ -183,7 +186,7 @@ def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -
         "proven": result.get("proven"),
         "per_run": result.get("per_run", []),
     }  # older ones lack it
-    return {**_empty(), **_read(folder, status, kinds, names), **later, "bench_folder": _name(folder, plan_dir)}
+    return {**_empty(), **_named(result, names, folder), **later, "bench_folder": _name(folder, plan_dir)}
 
 
 def _measured(result: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
@@ -195,11 +198,11 @@ def _measured(result: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    return {**_read(folder, status, kinds, ("score", "batch_size", "data")), "eval_folder": _name(folder, plan_dir)}
+    result = _named(read_result(folder, status, kinds), ("score", "batch_size", "data"), folder)
+    return {**result, "eval_folder": _name(folder, plan_dir)}
 
 
-def _read(folder: Path, status: dict[str, Any], kinds: Kinds, names: Iterable[str]) -> dict[str, Any]:
-    result = read_result(folder, status, kinds)
+def _named(result: dict[str, Any], names: Iterable[str], folder: Path) -> dict[str, Any]:
     try:
         return {name: result[name] for name in names}
     except (KeyError, TypeError) as error:
