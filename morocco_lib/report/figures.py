@@ -139,7 +139,8 @@ def disc(rows: list[dict[str, Any]]):
         axis.set_xscale("log")
         speeds = [row["speed_per_s"]["value"] for row, _ in here]
         axis.set_xlim(min(speeds) / 2.5, max(speeds) * 2.5)
-        ends = [v for row, _ in here for v in (row["score"]["low"], row["score"]["high"])] + [bar]
+        ends = [row["score"].get(end) for row, _ in here for end in ("value", "low", "high")]
+        ends = [bar, *(v for v in ends if v is not None)]
         pad = 0.15 * (max(ends) - min(ends) + 0.02)
         axis.set_ylim(min(ends) - pad, max(ends) + pad)
         ticks = (1, 2, 5) if max(speeds) < 30 * min(speeds) else (1,)  # their labels stand side by side
