@@ -122,7 +122,7 @@ def reseal(folder: Path, **changes) -> None:
 
 
 def write_bench(
-    folder: Path, source: Path, *, size=SIZE, few=64, repeats=3, ones=0, rate=RATE, model="m", chance=None
+    folder: Path, source: Path, *, size=SIZE, few=64, repeats=3, ones=0, rate=RATE, model="m", chance=None, weights=None
 ) -> float:
     """Write a finished bench step that verifies; returns when the next step may begin.
 
@@ -130,13 +130,13 @@ def write_bench(
         few: Records of a pilot, and of a run that looks for a cache.
         repeats: Timed runs; one is a quick protocol.
         ones: Runs of one record.
+        weights: A file model.json that the step read.
     """
     quick = repeats == 1
     asked = {"batch_size": BATCH, "input_size": size, "repeats": repeats, "seed": 1, "quick": False}
     parameters = {"command": model, **asked}
-    step = steps.Step.begin(
-        folder, "bench", model=model, task="terra", parameters=parameters, inputs={"records": source}
-    )
+    inputs = {"records": source, **({"weights/model.json": weights} if weights else {})}
+    step = steps.Step.begin(folder, "bench", model=model, task="terra", parameters=parameters, inputs=inputs)
     stages = [] if quick else [("short", BATCH, BATCH), ("withheld", BATCH, BATCH), ("pilot", few, BATCH)]
     stages += repeats * [("", size, BATCH)]
     stages += [] if quick else [(f"cached/{kind}", few, BATCH) for kind in ("unique", "repeated") for _ in range(PAIRS)]

@@ -150,12 +150,12 @@ def find_files(folder: Path, name: str, only: Collection[Path] | None = None) ->
         UsageError: a folder may not be read, or is too deep.
     """
     root, found, seen = Path(folder).resolve(), [], set()
+    above = None if only is None else {place for wanted in only for place in (wanted, *wanted.parents)}
 
-    def look(place: Path, deep: int, linked: bool, in_step: bool) -> None:
-        real = place.resolve()
+    def look(place: Path, real: Path, deep: int, linked: bool, in_step: bool) -> None:
         if real in seen or (linked and (deep > DEEPEST or root.is_relative_to(real))):
             return
-        if only is not None and not any(wanted.is_relative_to(real) for wanted in only):
+        if above is not None and real not in above:
             return
         if deep > DEEPEST_OWN:
             raise UsageError(
@@ -174,11 +174,12 @@ def find_files(folder: Path, name: str, only: Collection[Path] | None = None) ->
         found.extend([place / name] if name in names else [])
         in_step = in_step or STATUS in names
         for entry in entries:
-            if entry.is_dir() and not (in_step and entry.is_symlink()):
-                look(place / entry.name, deep + 1, linked or entry.is_symlink(), in_step)
+            if entry.is_dir() and not ((link := entry.is_symlink()) and in_step):
+                inner = place / entry.name
+                look(inner, inner.resolve() if link else real / entry.name, deep + 1, linked or link, in_step)
 
     if root.is_dir():
-        look(Path(folder), 0, False, False)
+        look(Path(folder), root, 0, False, False)
     return found
 
 
@@ -243,6 +244,7 @@ class Step:
                     retire(folder)
             check_empty(folder)
             folder.mkdir(parents=True, exist_ok=True)
+            place = os.path.realpath(folder)
             status = {
                 "schema": SCHEMA,
                 "step": step,
@@ -252,7 +254,7 @@ class Step:
                 "exit": None,
                 "key": key or make_key(step, parameters, digests),
                 "parameters": dict(parameters),
-                "inputs": {_input_path(folder, path): digests[name] for name, path in inputs.items()},
+                "inputs": {_input_path(place, path): digests[name] for name, path in inputs.items()},
                 "outputs": {},
                 "code": code_facts(),
                 "host": host_facts(),
@@ -314,11 +316,11 @@ def _check_names(*texts: str) -> None:
         raise UsageError(f"{shown} is not UTF-8", rule="results name their files", remedy="rename it")
 
 
-def _input_path(folder: Path, path: Path) -> str:
+def _input_path(place: str, path: Path) -> str:
     # Relative within one plan folder, so that it may be moved as a whole; absolute elsewhere.
-    path = Path(path).resolve()
-    relative = Path(os.path.relpath(path, folder.resolve()))
-    return relative.as_posix() if relative.parts.count("..") <= 3 else str(path)
+    real = os.path.realpath(path)
+    relative = os.path.relpath(real, place)
+    return relative if relative.split(os.sep).count("..") <= 3 else real
 
 
 def retire(folder: Path) -> Path | None:

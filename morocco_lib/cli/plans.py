@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from morocco_lib.cli.arguments import add_output
-from morocco_lib.cli.output import messages, put, show
-from morocco_lib.cli.storage import remote
+from morocco_lib.cli.output import messages, put, say, show
+from morocco_lib.cli.storage import fetched, remote
 from morocco_lib.errors import UsageError
 from morocco_lib.fileio import expand
 
@@ -33,13 +33,17 @@ def add(command: Callable) -> None:
     add_output(sub, "print the summary as one JSON object")
 
     option = command(
-        "report", report, "build the page and the tables of a folder of results",
-        "morocco report outputs/demo", "morocco report bench1 --out page1", "morocco report outputs/demo --against founding",
+        "report", report, "build the page and the tables of folders of results",
+        "morocco report outputs/demo", "morocco report outputs/demo bench1 --out page2", "morocco report bench1 --out page1",
+        "morocco report outputs/demo --against founding",
     ).add_argument  # fmt: skip
-    option("outputs", type=expand, metavar="OUTPUTS")
+    option("outputs", type=expand, nargs="*", metavar="OUTPUTS", help="several make one report")
+    there = "also a folder in a bucket, as `morocco report outputs/demo --from s3://BUCKET/demo`; fetched into outputs/, and kept"
+    option("--from", type=remote, action="append", default=[], dest="fetch", metavar="s3://BUCKET/PREFIX", help=there)
     beside = "published numbers to show beside: founding (the original's README) or a JSON file of the same form"
     option("--against", metavar="founding|FILE", help=beside)
-    option("--out", type=expand, metavar="DIR", help="new or empty folder (default OUTPUTS/report-<key>)")
+    where = "new or empty folder (default OUTPUTS/report-<key>; of several, or with --from, outputs/report-<key>)"
+    option("--out", type=expand, metavar="DIR", help=where)
 
     option = command(
         "verify", verify, "recompute every number and digest of a folder of results",
@@ -136,13 +140,19 @@ def _summary(args, plan_dir: Path, result, exit_code: int = 0) -> int:
 
 
 def report(args) -> int:
+    from morocco_lib import config
     from morocco_lib.legacy import published
     from morocco_lib.pipeline import writable_home
     from morocco_lib.pipeline.report_step import report_step
 
+    if not args.outputs and not args.fetch:
+        raise UsageError("nothing to report", rule="OUTPUTS or --from", remedy="give outputs/<plan>")
     numbers = published.read(args.against) if args.against else None
-    with writable_home.writable(args.outputs):
-        put(report_step(args.outputs, args.out, numbers))
+    outputs = (config.find_root(Path.cwd()) or Path.cwd()) / "outputs"
+    first, *others = [*args.outputs, *(fetched(one, outputs) for one in args.fetch)]
+    home = outputs if others or args.fetch else None
+    with writable_home.writable(first):
+        put(report_step(first, args.out, numbers, also=others, home=home, say=say))
     return 0
 
 

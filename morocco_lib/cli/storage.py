@@ -1,12 +1,12 @@
 """The command on folders in S3 buckets: sync. Returns its exit code."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from morocco_lib.cli.arguments import add_output
 from morocco_lib.cli.output import put, show, transfer_progress
-from morocco_lib.errors import UsageError
+from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.fileio import expand
 
 
@@ -37,6 +37,28 @@ def remote(text: str):
     if isinstance(found := place(text), Path):
         raise UsageError(f"{text} is in no bucket", rule="s3://BUCKET/PREFIX")
     return found
+
+
+def fetched(source, outputs: Path) -> Path:
+    """Make the folder of `outputs` that keeps a remote folder's step folders like them, and return it.
+
+    Raises:
+        InvalidResult: a file is lost, or not what was uploaded.
+    """
+    from morocco_lib.artifacts import steps, storage
+    from morocco_lib.artifacts.bucket import last_part
+
+    folder = outputs / f"s3+{source.bucket}+{source.prefix.strip('/').replace('/', '+')}".rstrip("+")
+    with transfer_progress(f"fetching {source}", False) as (message, watch):
+        found = [name.removesuffix(steps.STATUS) for name in storage.names(source) if last_part(name) == steps.STATUS]
+        if not found:
+            raise UsageError(f"no step folder in {source}", remedy="give what `morocco run --sync` made")
+        for name in found:  # with what an earlier attempt left, which the bucket has no more, taken away
+            part, here = replace(source, prefix=source.prefix + name), folder / name
+            if wrong := storage.sync(part, here, delete=True, watch=watch).wrong:
+                raise InvalidResult(f"{part}: {wrong[0]}", rule="a report is of whole steps", remedy="upload it again")
+        message(f"{source} is in {folder}")
+    return folder
 
 
 def sync(args) -> int:

@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from morocco_lib import fileio, foreign, formatting
 from morocco_lib.artifacts import steps
@@ -15,7 +16,8 @@ from morocco_lib.artifacts.step_kind import PLAN, Kinds
 from morocco_lib.artifacts.verify import Unchecked, count_numbers
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
-from morocco_lib.report import averages, figures, grids, interactive, pairs, points, seeds_table, tables
+from morocco_lib.report import averages, figures, grids, interactive, machines, pairs, points, seeds_table, tables
+from morocco_lib.report.points import Found
 from morocco_lib.report.render import stranger_page
 
 PAGE, RESULT = "report.html", "report.json"
@@ -23,16 +25,29 @@ MOST_DRAWN = 60  # operating points: of more no figure a point is drawn; the cha
 OWN, TEXT = "this report", (str, None)
 
 
-def inputs_of(plan_dir: Path) -> dict[str, Path]:
-    """Return the status files that a report of a plan folder reads, by their path in it; raises UsageError without any."""
+def inputs_of(plan_dir: Path, among: Collection[Path] | None = None) -> dict[str, Path]:
+    """Return the status files that a report of a plan folder reads, by their path in it; raises UsageError without any.
+
+    Args:
+        among: Only of these step folders (resolved); None: of all.
+    """
     found = {
         folder.relative_to(plan_dir).as_posix(): folder / steps.STATUS
-        for folder, status in steps.find_steps(plan_dir)
+        for folder, status in steps.find_steps(plan_dir, among)
         if status["task"] and not steps.is_retired(status) and status["state"] != steps.RUNNING
     }
     if not found:
         raise _nothing_in(plan_dir)
     return found
+
+
+def steps_of(plan_dirs: Sequence[Path]) -> set[Path]:
+    """Return the step folders (resolved) of several plan folders; of copies of one step the first."""
+    found: dict[str | None, Path] = {}
+    for plan_dir in plan_dirs:
+        for folder, status in steps.find_steps(plan_dir):
+            found.setdefault(status.get("seal"), folder.resolve())
+    return set(found.values())
 
 
 def _nothing_in(plan_dir: Path) -> UsageError:
@@ -44,8 +59,9 @@ def _nothing_in(plan_dir: Path) -> UsageError:
 
 
 def build(
-    plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = False, published: dict[str, Any] | None = None
-) -> dict[str, Any]:
+    plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = False, published: dict[str, Any] | None = None,
+    plan_dirs: Sequence[Path] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Write report.html, report.json, table.csv and notebooks/ into `folder`.
 
     Args:
@@ -54,32 +70,34 @@ def build(
         kinds: The kinds of steps.
         own_notebook: Whether a rendered report notebook will stand beside the page.
         published: {"source", "models"} to be shown beside the measured numbers; see `legacy.published`.
+        plan_dirs: Several folders, whose steps are shown; `plan_dir` is then one that holds them all.
     Returns:
         {"rows", "page", "bytes"}.
     Raises:
         UsageError: nothing to report, or a result that cannot be read.
     """
-    rows = points.collect(plan_dir, kinds)
+    status = steps.read_status(folder)
+    every = list(steps.find_steps(plan_dir, steps_of(plan_dirs) if plan_dirs else None))
+    found = [(f, s) for f, s in every if not steps.is_retired(s)]
+    rows = points.collect(plan_dir, kinds, found)
     if not rows:
         raise _nothing_in(plan_dir)
-    status = steps.read_status(folder)
-    places = [f.relative_to(plan_dir).as_posix() for f, s in steps.find_steps(plan_dir) if not _of_plan(s, kinds)]
-    trail, pages = _trail(plan_dir, places)
+    known = {f.relative_to(plan_dir).as_posix(): s for f, s in every if not _of_plan(s, kinds)}
+    trail, pages = _trail(plan_dir, known, known)
     made = steps.now()
     if own_notebook:
         trail.append({"folder": folder.name, "state": OWN, "started": made, "page": "notebook.html"})
-    plan = Path(plan_dir).resolve()
     facts = {
         "schema": 1,
         "plan_dir": os.path.relpath(plan_dir, folder),
-        "plan": f"outputs/{plan.name}" if plan.parent.name == "outputs" else plan.name,
+        "plan": ", ".join(map(_plan_name, plan_dirs or [plan_dir])),
         **_counted(rows),
         "made": made,
         "drawn_with": figures.drawn_with(),
         "trail": trail,
         **({"published": published} if published else {}),
     }
-    text = _page(plan_dir, kinds, rows, facts, status)
+    text = _page(plan_dir, kinds, rows, facts, status, found)
     for page, notebook in pages.items():
         (folder / page).parent.mkdir(exist_ok=True)
         fileio.write_text(folder / page, stranger_page(notebook))
@@ -89,6 +107,11 @@ def build(
     return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
 
 
+def _plan_name(plan_dir: Path) -> str:
+    plan = Path(plan_dir).resolve()
+    return f"outputs/{plan.name}" if plan.parent.name == "outputs" else plan.name
+
+
 def _of_plan(status: dict[str, Any], kinds: Kinds) -> bool:
     return status["step"] in kinds and kinds[status["step"]].scope == PLAN
 
@@ -96,23 +119,24 @@ def _of_plan(status: dict[str, Any], kinds: Kinds) -> bool:
 def _counted(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what report.json says of the rows."""
     names = ("task", "model", "batch_size", "verdict", "measured")
-    return {"rows": len(rows), "measured": [{name: row[name] for name in names} for row in rows]}
+    measured = [{name: row[name] for name in names} | ({"on": row["on"]} if row["on"] else {}) for row in rows]
+    found = [machine._asdict() for machine in machines.machines(rows)]
+    return {"rows": len(rows), "measured": measured, **({"machines": found} if found else {})}
 
 
 def _page(
-    plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], facts: dict[str, Any], status: dict[str, Any],
-    folders: Collection[Path] | None = None,
+    plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], facts: dict[str, Any], status: dict[str, Any], found: Found
 ) -> str:  # fmt: skip
     """Return the page: the same text for the same steps, `facts` (report.json) and status of the report."""
-    used = {(plan_dir / row[name]).resolve() for row in rows for name in ("bench_folder", "eval_folder") if row[name]}
-    hosts = [s["host"] for _, s in steps.find_steps(plan_dir, used)] if used else []
+    used = {plan_dir / row[name] for row in rows for name in ("bench_folder", "eval_folder") if row[name]}
+    hosts = [s["host"] for f, s in found if f in used]
     scripts, drawn = interactive.scripts(), len(rows) <= MOST_DRAWN
     return _template().render(
-        title=facts["plan"].removeprefix("outputs/"),
+        title=facts["plan"].replace("outputs/", ""),
         policy=interactive.policy(scripts),
         scripts=[Markup(script) for script in scripts],
         plan=facts["plan"],
-        **_shown(plan_dir, kinds, rows, facts, folders),
+        **_shown(plan_dir, kinds, rows, facts, found),
         valid=sum(row["verdict"] == "VALID" for row in rows),
         made=facts["made"],
         code=status["code"],
@@ -133,16 +157,23 @@ def _page(
 
 
 def _shown(
-    plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], facts: dict[str, Any], folders: Collection[Path] | None = None
-) -> dict[str, Any]:  # fmt: skip
+    plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], facts: dict[str, Any], found: Found
+) -> dict[str, Any]:
     """Return what the blocks of the page that `rebuild` checks are made of."""
     views, published = interactive.views(rows), facts.get("published")
+    groups, elsewhere = machines.groups(rows), machines.lines(rows)
+    shared = averages.averaged(groups[0].rows)[0]
+    if len(groups) > 1:
+        shared = ["the tasks that its name lists"] * any("mean of" in view["name"] for view in views)
     return {
-        "rows": rows, "columns": [column for column in tables.COLUMNS if column.page],
-        "remarks": [line for line in tables.remarks(rows) if not line.startswith("Synthetic")],
-        "grids": grids.grids(rows, published and published["models"]), "published_source": published and published["source"],
-        "views": Markup(interactive.json_text(views)) if views else None, "shared": averages.averaged(rows)[0],
-        "pairs": pairs.differences(Path(plan_dir), rows), "trainings": seeds_table.trainings(plan_dir, kinds, rows, folders),
+        "rows": rows, "columns": [column for column in tables.COLUMNS if column.page], "groups": groups,
+        "machines": machines.machines(rows), "scaled": machines.scaled_text, "is_scaled": machines.is_scaled,
+        "ratio_of": machines.ratio_text, "anchor_of": machines.anchor_text, "rule": machines.RULE,
+        "remarks": [line for line in tables.remarks(rows) if not line.startswith("Synthetic") and line not in elsewhere],
+        "grids": [grid for group in groups for grid in grids.grids(group.rows, published and published["models"], group.name)],
+        "published_source": published and published["source"],
+        "views": Markup(interactive.json_text(views)) if views else None, "shared": shared,
+        "pairs": pairs.differences(Path(plan_dir), rows), "trainings": seeds_table.trainings(plan_dir, kinds, rows, found),
         "pages": {step["folder"]: step["page"] for step in facts.get("trail", ())},
         "cell": _cell, "meaning": MEANING, "program": tables.program_text, "settings": tables.settings_text,
         "runner": formatting.runner_text, "speed": formatting.speed_text, "seconds": formatting.seconds_text,
@@ -161,16 +192,15 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     plan_dir, used = (folder / stored["plan_dir"]).resolve(), _used(folder, status)
     if not used:
         return 0, []  # moved alone, or a step was set aside: nothing to rebuild the numbers from
-    rows = points.collect(plan_dir, kinds, used)
-    wrong = [
-        f"it rests on {place}, which was set aside" for place in used if steps.is_retired(steps.read_status(place))
-    ]
+    found = list(steps.find_steps(plan_dir, used))
+    rows = points.collect(plan_dir, kinds, found)
+    wrong = [f"it rests on {f.resolve()}, which was set aside" for f, s in found if steps.is_retired(s)]
     kept = foreign.read_text(folder / tables.CSV, folder)
     wrong += [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
-    if any(stored[name] != value for name, value in _counted(rows).items()):
+    if any(stored.get(name) != value for name, value in _counted(rows).items()):
         wrong.append(f"{folder / RESULT} does not follow from the steps")
     page, template = foreign.read_text(folder / PAGE, folder), _template()
-    shown = _shown(plan_dir, kinds, rows, stored, used)
+    shown = _shown(plan_dir, kinds, rows, stored, found)
     for name, block in template.blocks.items():
         if "".join(block(template.new_context(shown))) not in page:
             wrong.append(f"{folder / PAGE}: what it shows as {name} does not follow from the steps")
@@ -185,7 +215,7 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     if not all(status["started"] <= moment <= (status.get("ended") or "") for moment in moments):
         wrong.append(f"{folder / RESULT}: it was made at another time than its status says")
     if not wrong:
-        texts = [page, _page(plan_dir, kinds, rows, stored, status, used)]
+        texts = [page, _page(plan_dir, kinds, rows, stored, status, found)]
         if stored["drawn_with"] != figures.drawn_with():
             texts = [_DRAWN.sub("", text) for text in texts]
         wrong += [f"{folder / PAGE}: {_first_difference(*texts)}"] if texts[0] != texts[1] else []
@@ -195,10 +225,11 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     return sum(map(count_numbers, rows)), wrong
 
 
+_GONE = {"state": None, "started": None}
 STORED = {
     "plan_dir": str, "rows": int, "measured": list, "plan?": str, "made?": str, "drawn_with?": {str: TEXT},
     "trail?": [{"folder": str, "state": str, "started": str, "page": TEXT}],
-    "published?": grids.PUBLISHED,
+    "published?": grids.PUBLISHED, "machines?": [dict],
 }  # fmt: skip
 _DRAWN = re.compile(r"<svg.*?</svg>|<script>.*?</script>|sha256-[\w+/=]*", re.DOTALL)
 
@@ -242,7 +273,7 @@ def _traces(plan_dir: Path, rows: list[dict[str, Any]], task: str):
     for row in rows:
         if row["task"] == task and row["bench_folder"]:
             folders = sorted((Path(plan_dir) / row["bench_folder"] / "runs").glob("[0-9]*"))
-            found += [(f"{row['model']}, batch {row['batch_size']}", folders[0])] if folders else []
+            found += [(f"{tables.name_of(row)}, batch {row['batch_size']}", folders[0])] if folders else []
     return _drawing(figures.traces(found))
 
 
@@ -253,18 +284,22 @@ def _drawing(figure):
 def _cell(estimate: dict[str, Any], text: Callable[[float], str], link: str):
     if estimate["value"] is None:
         reason = estimate.get("reason")
-        return Markup("—<small title='{}'>{}</small>").format(MEANING[reason], reason) if reason else "—"
+        return Markup(f"—<small title='{escape(MEANING[reason])}'>{escape(reason)}</small>") if reason else "—"
     value, low, high = estimate["value"], estimate.get("low"), estimate.get("high")
-    between = Markup("<small>{} to {}</small>").format(text(low), text(high)) if low is not None else ""
-    return Markup("<a href='{}'>{}</a>{}").format(link, text(value), between)
+    between = f"<small>{escape(text(low))} to {escape(text(high))}</small>" if low is not None else ""
+    return Markup(f"<a href='{escape(link)}'>{escape(text(value))}</a>{between}")
 
 
-def _trail(plan_dir: Path, places: list[str]) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+def _trail(
+    plan_dir: Path, places: Iterable[str], known: Mapping[str, dict[str, Any]] = MappingProxyType({})
+) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     """Return (what the page lists of the step folders, {page beside it: rendered notebook}); state is None of those gone."""
     trail, pages = [], {}
     for place in places:
         folder, shown = plan_dir / place, None
-        status = steps.read_status(folder) if (folder / steps.STATUS).is_file() else {"state": None, "started": None}
+        status = known.get(place)
+        if status is None:
+            status = steps.read_status(folder) if (folder / steps.STATUS).is_file() else _GONE
         if os.path.lexists(rendered := folder / "notebook.html"):
             name = foreign.word(place.replace("/", "-"))
             shown = next(

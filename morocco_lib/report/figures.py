@@ -12,6 +12,7 @@ from typing import Any
 from morocco_lib import formatting
 from morocco_lib.analysis.memory import held_bytes
 from morocco_lib.analysis.run_files import Run, read_run, readable
+from morocco_lib.report import machines
 
 INK, GREY, PALE = "#333333", "#b8b8b8", "#f0f0f0"
 COLOURS = (  # told apart by the colour-blind
@@ -32,22 +33,27 @@ _RC = {
 
 def style():
     """Return pyplot with the style of all figures: of notebooks, of pages and of the original's logs."""
+    _settings()
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _settings() -> None:
     if "matplotlib" not in sys.modules:  # MPLBACKEND of a cluster would leave notebooks without figures
         os.environ["MPLBACKEND"] = INLINE if "ipykernel" in sys.modules else "agg"
         os.environ["MATPLOTLIBRC"] = os.devnull  # a person's own settings change no figure
-    import matplotlib
-    from matplotlib import pyplot
+    import matplotlib.style
 
     if "ipykernel" not in sys.modules:
         matplotlib.use("agg", force=False)
-    pyplot.style.use(["default", "seaborn-v0_8-whitegrid", _RC])
-    return pyplot
+    matplotlib.style.use(["default", "seaborn-v0_8-whitegrid", _RC])
 
 
 @functools.cache
 def drawn_with() -> dict[str, str]:
     """Return what decides the bytes of a figure beside its numbers."""
-    style()
+    _settings()  # without pyplot, which takes a second
     from matplotlib import font_manager
 
     versions = {name: importlib.metadata.version(name) for name in ("matplotlib", "seaborn", "bokeh")}
@@ -94,20 +100,28 @@ def overview(rows: list[dict[str, Any]]):
 def disc(rows: list[dict[str, Any]]):
     """Return the disc chart: speed to the right, score upwards, the disc as large as the memory; None without such rows.
 
-    One panel a task. Bars are 95 % intervals, the dashed line always gives the most frequent answer.
+    One panel a task, and a group of machines. Bars are 95 % intervals, the dashed line always gives the most frequent answer.
     Invalid and disturbed points are grey, with a rim in the model's colour.
     """
-    shown = [row for row in rows if row["score"]["value"] is not None and row["speed_per_s"]["value"] is not None]
+    groups = [
+        (
+            group.name,
+            [r for r in group.rows if r["score"]["value"] is not None and r["speed_per_s"]["value"] is not None],
+        )
+        for group in machines.groups(rows)
+    ]
+    shown = [row for _, found in groups for row in found]
     if not shown:
         return None
     plt = style()
-    tasks = sorted({row["task"] for row in shown})
-    figure, axes = _panels(plt, len(tasks), 1, 3.6)
+    panels = [(machine, task, found) for machine, found in groups for task in sorted({row["task"] for row in found})]
+    figure, axes = _panels(plt, len(panels), 1, 3.6)
     memory, name = _memory(shown)
+    held = {row["row"]: m for row, m in zip(shown, memory, strict=True)}
     largest = max(filter(None, memory), default=None)
     colours = colour_of(rows)
-    for axis, task in zip(axes, tasks, strict=True):
-        here = [(row, m) for row, m in zip(shown, memory, strict=True) if row["task"] == task]
+    for axis, (machine, task, found) in zip(axes, panels, strict=True):
+        here = [(row, held[row["row"]]) for row in found if row["task"] == task]
         bar = here[0][0]["score"]["majority"]["value"]
         axis.axhline(bar, color=INK, linestyle="--", linewidth=1, zorder=1)
         for row, m in here:
@@ -118,19 +132,22 @@ def disc(rows: list[dict[str, Any]]):
             axis.errorbar(*place, **bars, color=colour, zorder=2)
             area = DISC * m / largest if m else 30
             axis.scatter(*place, s=area, color=colour, alpha=0.45 if m else 1, edgecolor=own, zorder=3)
-            if sum(r["model"] == row["model"] for r, _ in here) > 1:
-                axis.annotate(str(row["batch_size"]), place, ha="center", va="center", fontsize=8)
+            several = sum(r["model"] == row["model"] for r, _ in here) > 1
+            marks = [f"≈{row['on']}"] * machines.is_scaled(row) + [str(row["batch_size"])] * several
+            if marks:
+                axis.annotate(" ".join(marks), place, ha="center", va="center", fontsize=8)
         axis.set_xscale("log")
         speeds = [row["speed_per_s"]["value"] for row, _ in here]
         axis.set_xlim(min(speeds) / 2.5, max(speeds) * 2.5)
-        ends = [v for row, _ in here for v in (row["score"]["low"], row["score"]["high"])] + [bar]
+        ends = [row["score"].get(end) for row, _ in here for end in ("value", "low", "high")]
+        ends = [bar, *(v for v in ends if v is not None)]
         pad = 0.15 * (max(ends) - min(ends) + 0.02)
         axis.set_ylim(min(ends) - pad, max(ends) + pad)
         ticks = (1, 2, 5) if max(speeds) < 30 * min(speeds) else (1,)  # their labels stand side by side
         axis.xaxis.set_major_locator(plt.LogLocator(subs=ticks, numticks=6))
         axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: formatting.sized(v, 2)))
         axis.xaxis.set_minor_formatter(plt.NullFormatter())
-        axis.set(title=task, xlabel="records per second", ylabel="score")
+        axis.set(title=f"{machine}: {task}" if machine else task, xlabel="records per second", ylabel="score")
     listed = {row["model"] for row in shown}
     handles = [
         plt.Line2D([], [], marker="o", linestyle="", markersize=9, color=c, alpha=0.6, label=model)
@@ -141,6 +158,8 @@ def disc(rows: list[dict[str, Any]]):
     title = f"disc area: {name}" + (f", largest {formatting.bytes_text(largest)}" if largest else "")
     if any(row["verdict"] != "VALID" for row in shown):
         title += "; filled grey: INVALID or DISTURBED"
+    if any(map(machines.is_scaled, shown)):
+        title += "; ≈: speed of another machine, as on M1"
     figure.legend(handles=handles, title=title, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
     return figure
 

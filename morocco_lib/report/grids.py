@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from morocco_lib import formatting
 from morocco_lib.report import tables
+from morocco_lib.report.machines import is_scaled
 from morocco_lib.tasks import get_task
 
 _NUMBER = (float, None)
@@ -36,13 +37,14 @@ class Grid(NamedTuple):
     lines: list[tuple[str, list[dict[str, str] | None]]]
 
 
-def grids(rows: Sequence[dict[str, Any]], published: Mapping[str, Any] | None = None) -> list[Grid]:
+def grids(rows: Sequence[dict[str, Any]], published: Mapping[str, Any] | None = None, machine: str = "") -> list[Grid]:
     """Return the tables of scores, memory and speed; none for a single task and nothing published.
 
     Of several operating points of a model on a task the one with the most records a second is shown, VALID ones first.
 
     Args:
         published: `models` of a file of published numbers; see `legacy.published`.
+        machine: Name of the group of rows, where there are several.
     """
     published = published or {}
     tasks = list(dict.fromkeys(row["task"] for row in rows))
@@ -56,7 +58,7 @@ def grids(rows: Sequence[dict[str, Any]], published: Mapping[str, Any] | None = 
 
     def grid(name, cell, head=()):
         lines = [(m, [*head_cells(m, head), *(cell(m, t) if (m, t) in cells else None for t in tasks)]) for m in models]
-        return Grid(name, [*head, *tasks], lines)
+        return Grid(f"{machine}: {name}" if machine else name, [*head, *tasks], lines)
 
     known = {task: get_task(task) for task in tasks}
     benchmarks = sorted({task.benchmark for task in known.values()})
@@ -113,6 +115,9 @@ def _scores(theirs: Sequence[float | None], ours: Sequence[float | None]) -> dic
 
 def _number(row: dict[str, Any], name: str, text, theirs: float | None) -> dict[str, str] | None:
     e = row[name]
-    ours = None if e["value"] is None else ("" if row["verdict"] == "VALID" else "~") + text(e["value"])
+    scaled = name == "speed_per_s" and is_scaled(row)
+    ours = None if e["value"] is None else "≈" * scaled + ("" if row["verdict"] == "VALID" else "~") + text(e["value"])
     shown = [part for part in (text(theirs) if theirs else None, ours) if part]
-    return {"text": " ".join(shown), "title": formatting.with_interval(e, text)} if shown else None
+    title = formatting.with_interval(row["measured_speed"] if scaled else e, text)
+    title += f" measured on {row['on']}" if scaled else ""
+    return {"text": " ".join(shown), "title": title} if shown else None

@@ -11,7 +11,7 @@ from typing import Any
 from morocco_lib import formatting
 from morocco_lib.analysis import pareto
 from morocco_lib.reasons import VALID
-from morocco_lib.report import averages, figures
+from morocco_lib.report import averages, figures, machines
 
 LARGEST, SMALLEST = 44, 6  # diameters of discs, pixels
 
@@ -32,19 +32,20 @@ def policy(texts: Sequence[str]) -> str:
 
 
 def views(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the chart can show: the points averaged over tasks, then those of each task.
+    """Return what the chart can show: the points averaged over tasks, then those of each task; of each group of machines.
 
     Each: name, majority (score of the most frequent answer, or None), points. A point: speed, score and their intervals,
     diameter of its disc (its area is the memory), colour, texts, `front` (None | share of draws on the Pareto front),
-    and `row`, its place in `rows`.
+    `row`, its place in `rows`, and `on`, where its speed is scaled, the machine of it.
     """
-    named = [{**row, "row": k} for k, row in enumerate(rows)]
-    shared, mean = averages.averaged(rows)
-    chosen = [(f"mean of {', '.join(shared)}", mean)] if shared else []
-    chosen += [(task, [r for r in named if r["task"] == task]) for task in sorted({r["task"] for r in rows})]
-    colours = figures.colour_of(list(rows))
-    memory = "gpu_ram_bytes" if any(row["gpu_ram_bytes"]["value"] for row in rows) else "ram_bytes"
-    return [view for name, points in chosen if (view := _view(name, points, colours, memory))["points"]]
+    colours, found = figures.colour_of(list(rows)), []
+    for machine, here in machines.groups(rows):
+        shared, mean = averages.averaged(here)
+        chosen = [(f"mean of {', '.join(shared)}", mean)] if shared else []
+        chosen += [(task, [r for r in here if r["task"] == task]) for task in sorted({r["task"] for r in here})]
+        memory = "gpu_ram_bytes" if any(row["gpu_ram_bytes"]["value"] for row in here) else "ram_bytes"
+        found += [_view(f"{machine}: {name}" if machine else name, some, colours, memory) for name, some in chosen]
+    return [view for view in found if view["points"]]
 
 
 def _view(name: str, rows: Sequence[dict[str, Any]], colours: dict[str, str], memory: str) -> dict[str, Any]:
@@ -62,10 +63,11 @@ def _view(name: str, rows: Sequence[dict[str, Any]], colours: dict[str, str], me
             "speed": _ends(row["speed_per_s"]), "score": _ends(row["score"]), "size": round(max(SMALLEST, LARGEST * size**0.5), 1),
             "texts": {
                 "score": formatting.with_interval(row["score"], formatting.score_text),
-                "records/s": formatting.with_interval(row["speed_per_s"], formatting.speed_text),
+                "records/s": machines.scaled_text(row) or formatting.with_interval(row["speed_per_s"], formatting.speed_text),
                 "peak GPU memory" if memory == "gpu_ram_bytes" else "peak memory":
                     formatting.with_interval(row[memory], formatting.bytes_text),
             },
+            **({"on": row["on"]} if machines.is_scaled(row) else {}),
         })  # fmt: skip
     bars = (
         {row["score"]["majority"]["value"] for row in rows if "majority" in row["score"]} if rows[0]["task"] else set()

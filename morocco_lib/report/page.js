@@ -5,30 +5,33 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
   // -- the table ------------------------------------------------------------------------------------------------
-  const body = find("#results tbody"), rows = all("tr", body), heads = all("#results thead th");
-  const key = (row, column) => {
-    const cell = row.cells[column], value = cell.dataset.value;
-    return value === undefined ? cell.textContent.trim() : value === "" ? null : Number(value);
-  };
-  const sort = (column, down) => {
-    const sign = down ? -1 : 1;
-    const ordered = [...rows].sort((a, b) => {
-      const x = key(a, column), y = key(b, column);
-      if (x === null || y === null) return (x === null) - (y === null);  // what was not measured comes last
-      return sign * (typeof x === "number" ? x - y : x.localeCompare(y));
+  const rows = all("[id^=results] tbody tr");
+  for (const table of all("table[id^=results]")) {
+    const body = table.tBodies[0], rows = all("tr", body), heads = all("thead th", table);
+    const key = (row, column) => {
+      const cell = row.cells[column], value = cell.dataset.value;
+      return value === undefined ? cell.textContent.trim() : value === "" ? null : Number(value);
+    };
+    const sort = (column, down) => {
+      const sign = down ? -1 : 1;
+      const ordered = [...rows].sort((a, b) => {
+        const x = key(a, column), y = key(b, column);
+        if (x === null || y === null) return (x === null) - (y === null);  // what was not measured comes last
+        return sign * (typeof x === "number" ? x - y : x.localeCompare(y));
+      });
+      body.append(...ordered);
+      heads.forEach((head, k) => k === column ? head.setAttribute("aria-sort", down ? "descending" : "ascending") : head.removeAttribute("aria-sort"));
+    };
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const before = head.getAttribute("aria-sort"), numeric = rows.some((row) => row.cells[column].dataset.value);
+        sort(column, before ? before === "ascending" : numeric);
+      });
     });
-    body.append(...ordered);
-    heads.forEach((head, k) => k === column ? head.setAttribute("aria-sort", down ? "descending" : "ascending") : head.removeAttribute("aria-sort"));
-  };
-  heads.forEach((head, column) => {
-    const button = document.createElement("button");
-    button.append(...head.childNodes);
-    head.append(button);
-    button.addEventListener("click", () => {
-      const before = head.getAttribute("aria-sort"), numeric = rows.some((row) => row.cells[column].dataset.value);
-      sort(column, before ? before === "ascending" : numeric);
-    });
-  });
+  }
   const filter = find("#filter"), count = find("#count");
   const apply = () => {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -77,14 +80,15 @@
       x: column((p) => p.speed[0]), low: column((p) => p.speed[1]), high: column((p) => p.speed[2]),
       y: column((p) => p.score[0]), bottom: column((p) => p.score[1]), top: column((p) => p.score[2]),
       size: column((p) => p.size), colour, rim: column((p) => p.colour), width: column((p) => (p.front === null ? 1 : 3)),
-      title: column((p) => `${p.model}${p.batch ? `, batch ${p.batch}` : ""}: ${p.verdict}`),
+      title: column((p) => `${p.model}${p.on ? ` on ${p.on}` : ""}${p.batch ? `, batch ${p.batch}` : ""}: ${p.verdict}`),
+      dash: column((p) => (p.on ? "dashed" : "solid")),
       front: column((p) => (p.front === null ? "" : `none is better in everything, sure to ${Math.round(100 * p.front)} %`)),
       ...Object.fromEntries(rows.map((name, k) => [`text${k}`, column((p) => p.texts[name])])),
     } });
     figure.segment({ x0: { field: "low" }, x1: { field: "high" }, y0: { field: "y" }, y1: { field: "y" }, line_color: { field: "colour" }, line_width: 1.5, source });
     figure.segment({ x0: { field: "x" }, x1: { field: "x" }, y0: { field: "bottom" }, y1: { field: "top" }, line_color: { field: "colour" }, line_width: 1.5, source });
     const discs = figure.scatter({ x: { field: "x" }, y: { field: "y" }, size: { field: "size" }, fill_color: { field: "colour" }, fill_alpha: 0.45,
-      line_color: { field: "rim" }, line_width: { field: "width" }, nonselection_fill_alpha: 0.45, source });
+      line_color: { field: "rim" }, line_width: { field: "width" }, line_dash: { field: "dash" }, nonselection_fill_alpha: 0.45, source });
     hover.renderers = [discs];
     source.selected.change.connect(() => {
       const point = points[source.selected.indices[0]];

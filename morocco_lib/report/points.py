@@ -11,7 +11,9 @@ from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import POINT, SCORE, TRAINING, Kinds, shown_as
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import EXIT_CODES, INVALID, VALID, Reason
+from morocco_lib.report import machines
 
+Found = Collection[tuple[Path, dict[str, Any]]]  # step folders and their statuses
 SYNTHETIC = "synthetic"  # where a row's records come from
 WEIGHTS_FILES = ("model.safetensors", "model.json")  # the first that a model has says which weights they are
 ESTIMATES = (
@@ -25,6 +27,7 @@ SCORED = {
     "score": {**ESTIMATE, "n?": (int, None), "majority?": {"value": float}, "metrics?": {str: float}}, "batch_size": (int, None),
     "data": ({"sample": bool, "origin": str, "sha256?": str, "records": int, "official_records": (int, None)}, None),
 }  # fmt: skip
+FIRST_RUN = {"argv": [str], "image_digest": TEXT, "gpu?": ({"devices": [dict]}, str)}
 SHAPES = {  # of results, by what a report shows them as
     SCORE: SCORED,
     POINT: {
@@ -41,63 +44,81 @@ SHAPES = {  # of results, by what a report shows them as
 }  # fmt: skip
 
 
-def collect(plan_dir: Path, kinds: Kinds, folders: Collection[Path] | None = None) -> list[dict[str, Any]]:
+def collect(plan_dir: Path, kinds: Kinds, found: Found | None = None) -> list[dict[str, Any]]:
     """Return the rows of a folder of results, sorted by task, model and batch size.
 
     A row holds task, model, batch_size, input_size, repeats, runner, data, verdict, reasons, score, every estimate as
-    in bench.json, and the folders it came from. The score is eval's where an eval fed the same records to the same
-    weights or command at the same batch size, else the timed runs'; an eval that fits no bench is a row of its own.
+    in bench.json, the folders it came from, `machine`, and `on`, a name of it where there are several. The score is eval's where
+    an eval fed the same records to the same weights or command at the same batch size, else the timed runs'; an eval that fits no
+    bench is a row of its own.
 
     Args:
         kinds: The kinds of steps: which of them are operating points, scores, trainings.
-        folders: Only these step folders (resolved); None: all that were not set aside.
+        found: Folders and statuses of the steps to take; None: all that were not set aside.
     """
     cells: dict[tuple, list[tuple[Path, dict]]] = {}
-    for folder, status in steps.find_steps(plan_dir, folders):
-        if status["task"] and (folders is not None or not steps.is_retired(status)):
+    for folder, status in steps.find_steps(plan_dir) if found is None else found:
+        if status["task"] and (found is not None or not steps.is_retired(status)):
             foreign.check_tree(folder, steps.STATUS)
             cells.setdefault((status["task"], status["model"]), []).append((folder, status))
-    finished = [one for found in cells.values() for one in found if one[1]["state"] == steps.DONE]
-    subjects = {f: _subject(f, s) for f, s in finished if shown_as(s, kinds) in (POINT, SCORE)}
-    evals = {subjects[f]: (f, s) for f, s in finished if shown_as(s, kinds) == SCORE}
+    finished = [one for of_cell in cells.values() for one in of_cell if one[1]["state"] == steps.DONE]
+    timed = {f: _first_run(f) for f, s in finished if shown_as(s, kinds) in (POINT, SCORE)}
+    hosts = {
+        f: machines.text_of(s["host"], timed.get(f, {}).get("gpu")) for of_cell in cells.values() for f, s in of_cell
+    }
+    subjects = {f: _subject(f, s, timed[f]) for f, s in finished if f in timed}
+    evals = {}
+    for f, s in finished:
+        if shown_as(s, kinds) == SCORE:  # of this machine, else of any
+            evals[subjects[f], hosts[f]] = evals[subjects[f]] = (f, s)
     measured = {subjects[f] for f, s in finished if shown_as(s, kinds) == POINT}
     rows = []
-    for (task, model), found in cells.items():
-        done = [(folder, status) for folder, status in found if status["state"] == steps.DONE]
+    for (task, model), of_cell in cells.items():
+        done = [(folder, status) for folder, status in of_cell if status["state"] == steps.DONE]
         here = []
         for folder, status in done:
             if shown_as(status, kinds) == POINT:
-                row, scored = _point(folder, status, plan_dir, kinds), evals.get(subjects[folder])
+                row, subject = _point(folder, status, plan_dir, kinds), subjects[folder]
+                scored = evals.get((subject, hosts[folder])) or evals.get(subject)
+                row["machine"] = hosts[folder]
                 here.append(row | _joined(row, folder, *scored, plan_dir, kinds) if scored else row)
             elif shown_as(status, kinds) == SCORE and subjects[folder] not in measured:
-                here.append({**_empty(), **_score(folder, status, plan_dir, kinds)})
+                here.append({**_empty(), **_score(folder, status, plan_dir, kinds), "machine": hosts[folder]})
         failed = [
             {"step": s["step"], "folder": _name(f, plan_dir), "state": s["state"], "error": s["error"]}
-            for f, s in found
+            for f, s in of_cell
             if s["state"] != steps.DONE
         ]
         if failed and not here:
-            here = [{**_empty(), "verdict": "FAILED"}]
+            here = [{**_empty(), "verdict": "FAILED", "machine": hosts[of_cell[0][0]]}]
         fitted = [read_result(f, s, kinds) for f, s in done if shown_as(s, kinds) == TRAINING]
         trained, selected = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
         for row in here:
             digest = (row["data"] or {}).get("sha256", "")
             known = {"trained_on_these": digest in trained, "chosen_by_these": digest in selected}
             rows.append({"task": task, "model": model, **row, **known, "failed": failed})
-    return sorted(rows, key=lambda row: (row["task"], row["model"], row["batch_size"] or 0, row["bench_folder"] or ""))
+    rows.sort(key=lambda row: (row["task"], row["model"], row["batch_size"] or 0, row["bench_folder"] or ""))
+    return machines.named(rows)
 
 
-def _subject(folder: Path, status: dict[str, Any]) -> Any:
-    """Return what identifies an operating point: records, image or else weights, arguments with batch size; not its name."""
+def _first_run(folder: Path) -> dict[str, Any]:
+    """Return what run.json of a step's first run says of program and GPUs, and `folder`, its place; nothing without a run."""
     for path in sorted(folder.glob("runs/[0-9]*/run.json")):
-        facts = foreign.read_json(path, folder, {"argv": [str], "image_digest": (str, None)})
-        records, argv = read_workload(path.parent)["source"].get("sha256"), facts["argv"]
-        image, weights = facts["image_digest"], _weights(status)
-        if weights and not image:
-            argv = [Path(word).name for word in argv]  # each step may have weights in a folder of its own
-        of_files = image or weights or frozenset(status["inputs"].values())  # of a script
-        return records, of_files, tuple(argv)
-    return folder
+        facts = foreign.read_json(path, folder, FIRST_RUN)
+        return {name: facts.get(name) for name in ("argv", "image_digest", "gpu")} | {"folder": path.parent}
+    return {}
+
+
+def _subject(folder: Path, status: dict[str, Any], run: dict[str, Any]) -> Any:
+    """Return what identifies an operating point: records, image or else weights, arguments with batch size; not its name."""
+    if not run:
+        return folder
+    records, argv = read_workload(run["folder"])["source"].get("sha256"), run["argv"]
+    image, weights = run["image_digest"], _weights(status)
+    if weights and not image:
+        argv = [Path(word).name for word in argv]  # each step may have weights in a folder of its own
+    of_files = image or weights or frozenset(status["inputs"].values())  # of a script
+    return records, of_files, tuple(argv)
 
 
 def _weights(status: dict[str, Any]) -> str | None:
@@ -127,7 +148,7 @@ def _empty() -> dict[str, Any]:
     return {
         "verdict": None, "reasons": [], "disturbed_by": [], "measured": {}, "batch_size": None, "input_size": None,
         "repeats": None, "runner": None, "proven": None, "per_run": [], "data": None, "flips": None, "bench_folder": None, "eval_folder": None,
-        "score": dict(null), **{name: dict(null) for name in ESTIMATES},
+        "machine": None, "score": dict(null), **{name: dict(null) for name in ESTIMATES},
     }  # fmt: skip
 
 
@@ -156,7 +177,8 @@ def _check_values(result: dict[str, Any]) -> None:
 
 
 def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    names = _empty().keys() - {"bench_folder", "eval_folder", "disturbed_by", "measured", "proven", "per_run"}
+    others = {"bench_folder", "eval_folder", "machine", "disturbed_by", "measured", "proven", "per_run"}
+    names = _empty().keys() - others
     result = read_result(folder, status, kinds)
     later = {
         "disturbed_by": result.get("disturbed_by", []),
@@ -164,7 +186,7 @@ def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -
         "proven": result.get("proven"),
         "per_run": result.get("per_run", []),
     }  # older ones lack it
-    return {**_empty(), **_read(folder, status, kinds, names), **later, "bench_folder": _name(folder, plan_dir)}
+    return {**_empty(), **_named(result, names, folder), **later, "bench_folder": _name(folder, plan_dir)}
 
 
 def _measured(result: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
@@ -176,11 +198,11 @@ def _measured(result: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    return {**_read(folder, status, kinds, ("score", "batch_size", "data")), "eval_folder": _name(folder, plan_dir)}
+    result = _named(read_result(folder, status, kinds), ("score", "batch_size", "data"), folder)
+    return {**result, "eval_folder": _name(folder, plan_dir)}
 
 
-def _read(folder: Path, status: dict[str, Any], kinds: Kinds, names: Iterable[str]) -> dict[str, Any]:
-    result = read_result(folder, status, kinds)
+def _named(result: dict[str, Any], names: Iterable[str], folder: Path) -> dict[str, Any]:
     try:
         return {name: result[name] for name in names}
     except (KeyError, TypeError) as error:

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from morocco_lib import fileio, foreign
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import SCORE, TRAINING, Kinds, shown_as
-from morocco_lib.report.points import read_result
+from morocco_lib.report.points import Found, read_result
 
 RESULTS = "results.tsv"
 COLUMNS = (
@@ -39,7 +39,7 @@ def rows(plan_dir: Path, kinds: Kinds) -> list[dict[str, Any]]:
 
 
 def trainings(
-    plan_dir: Path, kinds: Kinds, points: list[dict[str, Any]], folders: Collection[Path] | None = None
+    plan_dir: Path, kinds: Kinds, points: list[dict[str, Any]], found: Found | None = None
 ) -> list[dict[str, Any]]:
     """Return a line for each training: how far its seeds differ, what it cost, and the memory of its weights in use.
 
@@ -48,13 +48,13 @@ def trainings(
 
     Args:
         points: The rows of the report.
-        folders: Only these step folders (resolved); None: all.
+        found: As of `collect`.
     """
-    found = []
-    for folder, status in steps.find_steps(plan_dir, folders):
+    lines = []
+    for folder, status in steps.find_steps(plan_dir) if found is None else found:
         if status["state"] != steps.DONE or shown_as(status, kinds) != TRAINING:
             continue
-        if folders is None and steps.is_retired(status):
+        if found is None and steps.is_retired(status):
             continue
         result = read_result(folder, status, kinds)
         scores = [one["score"] for one in _seeds(result) if one["score"] is not None]
@@ -64,7 +64,7 @@ def trainings(
             for row in points
             if row["ram_bytes"]["value"] and row["measured"].get("weights_sha256") in set(status["outputs"].values())
         ]
-        found.append({
+        lines.append({
             "task": status["task"], "model": status["model"], "seeds": len(scores),
             "mean": fmean(scores) if scores else None, "sd": stdev(scores) if len(scores) > 1 else None,
             "low": min(scores, default=None), "high": max(scores, default=None),
@@ -72,7 +72,7 @@ def trainings(
             "weights_bytes": result.get("weights_bytes"), "ram_bytes": max(held, default=None),
             "folder": folder.relative_to(plan_dir).as_posix(),
         })  # fmt: skip
-    return sorted(found, key=lambda line: (line["task"], line["model"], line["folder"]))
+    return sorted(lines, key=lambda line: (line["task"], line["model"], line["folder"]))
 
 
 def _fitted(plan_dir: Path, kinds: Kinds) -> list[tuple[Path, dict[str, Any], list[tuple[Path, dict[str, Any]]]]]:

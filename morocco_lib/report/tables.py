@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from morocco_lib import foreign, formatting
 from morocco_lib.reasons import DISTURBED, INVALID
+from morocco_lib.report import machines
 from morocco_lib.report.points import ESTIMATES, SYNTHETIC, origin_of
 from morocco_lib.tasks import get_task, task_names
 
@@ -55,9 +56,9 @@ COLUMNS = (
 
 
 def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the mean over all tasks of each benchmark for each model and batch size, null while any is missing.
+    """Return the mean over all tasks of each benchmark for each model, batch size and machine, null while any is missing.
 
-    Each: benchmark, model, batch_size, value, tasks (names), missing (names of those without a score).
+    Each: benchmark, model, batch_size, on, value, tasks (names), missing (names of those without a score).
     """
     listed = []
     for benchmark in sorted({get_task(task).benchmark for task in {row["task"] for row in rows}} - {""}):
@@ -65,12 +66,13 @@ def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         found: dict[tuple, dict[str, float | None]] = {}
         for row in rows:
             if row["task"] in names:
-                found.setdefault((row["model"], row["batch_size"]), {})[row["task"]] = row["score"]["value"]
-        for (model, batch_size), values in sorted(found.items(), key=str):
+                key = row["model"], row["batch_size"], row.get("on", "")
+                found.setdefault(key, {})[row["task"]] = row["score"]["value"]
+        for (model, batch_size, on), values in sorted(found.items(), key=str):
             missing = [name for name in names if values.get(name) is None]
             value = None if missing else sum(values[name] for name in names) / len(names)
-            total = {"model": model, "batch_size": batch_size, "value": value, "tasks": names, "missing": missing}
-            listed.append({"benchmark": benchmark, **total})
+            total = {"benchmark": benchmark, "model": model, "batch_size": batch_size, "on": on}
+            listed.append({**total, "value": value, "tasks": names, "missing": missing})
     return listed
 
 
@@ -82,11 +84,12 @@ def total_lines(rows: list[dict[str, Any]]) -> list[str]:
     sampled = any(origin_of(row) == "sample" for row in rows)
     for total in totals(rows):
         what = f"{len(total['tasks'])} tasks of {total['benchmark']}"
+        model = name_of(total)
         if total["value"] is None:
-            lacking.setdefault((what, *total["missing"]), []).append(total["model"])
+            lacking.setdefault((what, *total["missing"]), []).append(model)
         else:
             note = ", on samples, so not comparable with official totals" if sampled else ""
-            lines.append(f"{total['model']}: {formatting.score_text(total['value'])}, mean of all {what}{note}.")
+            lines.append(f"{model}: {formatting.score_text(total['value'])}, mean of all {what}{note}.")
     for (what, *missing), models in lacking.items():
         lines.append(f"No total over the {what} for {', '.join(dict.fromkeys(models))}; missing {', '.join(missing)}.")
     return lines
@@ -100,7 +103,8 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
     estimates = [f"{name}{part}" for name in ESTIMATES for part in ("", "_low", "_high", "_note")]
     writer = csv.writer(out, lineterminator="\n")
     measured = ["program", "weights_sha256", "precision", "backend", "device", "settings", "commit"]
-    writer.writerow([*plain, *score, *estimates, "bench_folder", "eval_folder", *measured])
+    several = ["machine"] if any(row.get("on") for row in rows) else []
+    writer.writerow([*plain, *score, *estimates, "bench_folder", "eval_folder", *measured, *several])
     for row in rows:
         s = row["score"]
         values = [row[name] for name in plain[:-2]] + [" ".join(row["reasons"]), origin_of(row)]
@@ -111,8 +115,14 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
             values += [e["value"], e.get("low"), e.get("high"), e.get("reason") or disturbed or e.get("method")]
         texts = {**row["measured"], "program": program_text(row), "settings": settings_text(row)}
         values += [row["bench_folder"], row["eval_folder"], *(texts.get(name) for name in measured)]
+        values += [f"{row['on']}: {row['machine']}"] if several else []
         writer.writerow(map(foreign.cell, values))
     return out.getvalue()
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """Return the model of a row, and its machine where there are several."""
+    return f"{row['model']} ({row['on']})" if row.get("on") else row["model"]
 
 
 def program_text(row: dict[str, Any]) -> str:
@@ -126,16 +136,18 @@ def settings_text(row: dict[str, Any]) -> str:
 
 
 def settings_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """Return a line for each setting in which operating points differ, so that their speeds are not comparable."""
-    known = [row for row in rows if row["measured"].get("settings")]
+    """Return a line for each setting in which operating points of a machine differ, so that their speeds are not comparable."""
     lines = []
-    for name in dict.fromkeys(name for row in known for name in row["measured"]["settings"]):
-        values = {str(row["measured"]["settings"].get(name, "not set")): [] for row in known}
-        for row in known:
-            values[str(row["measured"]["settings"].get(name, "not set"))].append(f"{row['model']} on {row['task']}")
-        if len(values) > 1:
-            listed = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
-            lines.append(f"Measured with different {name}, so speeds are not comparable: {listed}.")
+    for machine in dict.fromkeys(row.get("on", "") for row in rows):
+        known = [row for row in rows if row["measured"].get("settings") and row.get("on", "") == machine]
+        for name in dict.fromkeys(name for row in known for name in row["measured"]["settings"]):
+            values: dict[str, list[str]] = {}
+            for row in known:
+                value = str(row["measured"]["settings"].get(name, "not set"))
+                values.setdefault(value, []).append(f"{name_of(row)} on {row['task']}")
+            if len(values) > 1:
+                listed = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
+                lines.append(f"Measured with different {name}, so speeds are not comparable: {listed}.")
     return lines
 
 
@@ -144,7 +156,7 @@ def memory_lines(rows: list[dict[str, Any]]) -> list[str]:
     older = [row for row in rows if row["ram_bytes"].get("method") in ("cgroup v1", "cgroup v2", "proc")]
     if not older or all(row in older for row in rows if row["ram_bytes"]["value"]):
         return []
-    names = ", ".join(f"{row['model']} on {row['task']}" for row in older)
+    names = ", ".join(f"{name_of(row)} on {row['task']}" for row in older)
     return [
         f"Measured before mapped files counted as memory, so their memory is not comparable with the others': {names}."
     ]
@@ -154,7 +166,7 @@ def readable(row: dict[str, Any]) -> dict[str, str]:
     """Return a row as text: task, model, the heads of COLUMNS, verdict."""
     return {
         "task": row["task"] + (" (sample)" if origin_of(row) == "sample" else ""),
-        "model": row["model"] + (f" (batch {row['batch_size']})" if row["batch_size"] else ""),
+        "model": name_of(row) + (f" (batch {row['batch_size']})" if row["batch_size"] else ""),
         **{c.head: "~" * c.disturbed(row) + formatting.with_interval(c.of(row), c.text) for c in COLUMNS},
         "verdict": " ".join([row["verdict"] or "—", *row["reasons"]]),
     }
@@ -176,17 +188,18 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(f"Samples, not the official splits: {', '.join(samples.values())} records.")
     if leaked := sorted({row["task"] for row in rows if row["trained_on_these"]}):
         lines.append(f"{', '.join(leaked)}: scored on the training records themselves.")
-    if selected := sorted({f"{row['model']} on {row['task']}" for row in rows if row["chosen_by_these"]}):
+    if selected := sorted({f"{name_of(row)} on {row['task']}" for row in rows if row["chosen_by_these"]}):
         lines.append(
             f"Scored on the records that selected the checkpoint and seed, so slightly too high: {', '.join(selected)}."
         )
+    lines += machines.lines(rows)
     spans = {row["task"]: row["data"]["unaligned_spans"] for row in rows if (row["data"] or {}).get("unaligned_spans")}
     lines += [f"{task}: {count} marked spans do not match the text of their records." for task, count in spans.items()]
     lines += total_lines(rows)
     lines += disturbance_lines(rows) + settings_lines(rows) + memory_lines(rows)
     reasons: dict[str, list[str]] = {}
     for row in rows:
-        name, value, majority = f"{row['model']} on {row['task']}", row["score"]["value"], _majority(row)
+        name, value, majority = f"{name_of(row)} on {row['task']}", row["score"]["value"], _majority(row)
         if value is not None and value < majority["value"]:
             label = f" ({majority['label']})" if "label" in majority else ""
             lines.append(
@@ -228,7 +241,7 @@ def text_table(rows: list[dict[str, Any]]) -> str:
         values = ((column, column.of(row)["value"]) for column in shown)
         numbers = ("—" if value is None else "~" * c.disturbed(row) + c.text(value) for c, value in values)
         task = row["task"] + ("*" if origin_of(row) == "sample" else "")
-        cells.append((task, row["model"], *numbers, row["verdict"] or "—"))
+        cells.append((task, name_of(row), *numbers, row["verdict"] or "—"))
     return formatting.text_table(cells, right=range(2, 2 + len(shown)))
 
 

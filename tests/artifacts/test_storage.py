@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import founding
 import pytest
 import s3
 from faults import assert_refused
@@ -460,6 +461,17 @@ def test_the_commands_in_help_work(main, s3_server, bucket, tmp_path):
     main("sync", "outputs/demo", "s3://bucket/demo", cwd=tmp_path)
     for words in lines:
         assert main(*words[words.index("sync") :], cwd=tmp_path).returncode == 0, words
+
+
+def test_the_founding_commands_work_as_typed(main, bucket, tmp_path):
+    for name in ("exps/06/tfidf/terra/weights", "preds/terra", "benches/tfidf/terra"):
+        fill(tmp_path / name)
+    rows = founding.rows("S3 server")
+    assert len(rows) == 4
+    for command in (c for row in rows for c in row.commands if c.startswith("morocco sync")):
+        done = founding.typed(command, main, tmp_path, MOROCCO_S3_BUCKET=bucket)
+        assert done.returncode == 0 and " 0 the same" in done.stdout, (command, done.stderr)
+    assert content(tmp_path / "exps/tfidf/terra") == content(tmp_path / "exps/06/tfidf/terra")
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import founding
 import nbformat
 import psutil
 import pytest
@@ -47,6 +48,21 @@ def vm(main, project, ssh_server, capfd):
 def test_a_command_runs_there_on_our_streams_and_its_exit_code_is_ours(vm, morocco, project, ssh_server):
     done = morocco("vm", "ssh", "box", "--command", "pwd; cat; exit 1", "--apply", cwd=project, input="from here\n")
     assert (done.returncode, done.stdout) == (1, f"{ssh_server.home}\nfrom here\n")
+
+
+def test_the_founding_copy_back_brings_results_too(vm, project, ssh_server):
+    (row,) = (row for row in founding.rows("sshd") if "tar xz" in row.ours)
+    for name in ("notebooks/mine.ipynb", "outputs/demo/report.html"):
+        (ssh_server.home / "morocco" / name).parent.mkdir(parents=True, exist_ok=True)
+        (ssh_server.home / "morocco" / name).write_text("of there")
+    command = row.commands[0].replace("yandex-v100", "box").replace("morocco vm", f"{sys.executable} -m morocco_lib vm")
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=project, env=environment(), capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(
+        (project / name).read_text() == "of there" for name in ("notebooks/mine.ipynb", "outputs/demo/report.html")
+    )
 
 
 def test_a_machine_that_does_not_answer_is_exit_3_with_the_command_to_try(vm, ssh_server):

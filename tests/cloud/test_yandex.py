@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+import founding
 import grpc
 import pytest
 from helpers import ROOT, environment
@@ -96,8 +97,9 @@ def test_the_commands_in_help_work(main, cloud, project):
     ]  # fmt: skip
 
 
-def test_the_commands_of_the_page_work(main, cloud, project):
-    page = (ROOT / "docs/vm.md").read_text().replace("\\|", "|")
+def test_the_commands_of_the_pages_work(main, cloud, project):
+    pages = (ROOT / "docs/vm.md", founding.PAGE)
+    page = "\n".join(path.read_text() for path in pages).replace("\\|", "|")
     (project / "records").mkdir()
     typed = dict.fromkeys(re.findall(r"morocco (vm [^`#\n|]*yandex-v100[^`#\n|]*)", page))
     assert len(typed) >= 9

@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import engine
+import founding
 import pytest
 from helpers import own_pip_settings, write_wheel
 
@@ -301,3 +302,23 @@ def test_the_commands_in_the_help_of_build_work(main, built, fitted, tiny_image,
     printed = [main(*line.split()[1:], "--base", tiny_image) for line in lines]  # the last --base counts
     assert [done.returncode for done in printed] == [0, 0], printed
     assert [done.stdout.split() for done in printed] == [["tfidf-terra"], ["majority-lidirus", "majority-terra"]]
+
+
+@pytest.mark.slow
+def test_the_founding_commands_work_as_typed(main, built, fitted, tiny_image, synthetic_data, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/public").symlink_to(synthetic_data)
+    (tmp_path / "exps/tfidf").mkdir(parents=True)
+    (tmp_path / "exps/tfidf/terra").symlink_to(fitted)
+    train = ("train", "majority", "terra", "--data", synthetic_data)
+    assert main(*train, "--out", tmp_path / "outputs/russian-superglue/majority/terra/train-1").returncode == 0
+    commands = [c for row in founding.rows("engine") for c in row.commands if c.startswith(("morocco b", "docker run"))]
+    assert [command.split()[1] for command in commands] == ["build", "build", "build", "run", "bench", "run"]
+    for command in commands:
+        more = ("--base", tiny_image) if " build " in command else ()
+        done = founding.typed(command, main, tmp_path, *more)
+        assert done.returncode == 0, (command, done.stderr)
+    for name in ("preds.jsonl", "pred.jsonl"):
+        assert len((tmp_path / name).read_text().splitlines()) == 300
+    logs = {path.name for path in (tmp_path / "benches").rglob("*.jsonl")}
+    assert logs == {f"{size}_{k:02d}.jsonl" for size in ("1_1", "2000_32") for k in range(1, 6)}

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import engine
+import founding
 import pytest
 from engine import SECRET, USER
 from helpers import ROOT, environment, wait_until
@@ -196,6 +197,18 @@ def test_the_commands_in_help_work(home, docker, docker_engine, image, tmp_path)
                 line = line.replace("morocco ", f"{sys.executable} -m morocco_lib ", 1)
                 done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment(), capture_output=True, text=True)
                 assert done.returncode == 0, (line, done.stderr)
+
+
+@pytest.mark.slow
+def test_the_founding_commands_work_as_typed(main, home, docker, server, image):
+    docker.api.tag(image(), "tfidf-terra:latest")
+    (home / "token.txt").write_text(SECRET)
+    rows = founding.rows("registry")
+    assert [row.commands[0].split()[1] for row in rows] == ["login", "push", "pull"]
+    for command in (row.commands[0] for row in rows):
+        command = command.replace("cr.yandex", server.address).replace("REGISTRY", "r").replace("iam", USER)
+        done = founding.typed(command, main, home)
+        assert done.returncode == 0, (command, done.stderr)
 
 
 @pytest.mark.slow
