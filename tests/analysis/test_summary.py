@@ -366,6 +366,7 @@ def test_predictions_are_written_in_the_order_of_the_records_with_their_own_idx(
     [
         ({"exit": {"code": 3}}, r"m ended with .*NON_ZERO_EXIT.*a program exits 0 when every record was answered"),
         ({"all_fed": False}, "INPUT_NOT_READ"),
+        ({"stdout_bytes": 10**6}, "LOG_TRUNCATED"),
         ({"answers": answers_of(DISTINCT - 1)}, "1 x missing-idx"),
     ],
 )
