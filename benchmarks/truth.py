@@ -59,8 +59,8 @@ def main() -> None:
             wall_s = sum(trial.wall_s for trial in trials)
             print(row(title, "one run", [trial.error for trial in trials], wall_s, trials), flush=True)
         for number, (title, setting) in enumerate(pool.without_readiness(args.seed).items()):
-            trial = pool.ours(setting, base / f"paired{number}", repeats=5)
-            print(row(f"no readiness, {title}", "paired", [trial.error], trial.wall_s, [trial]), flush=True)
+            trial = pool.ours(setting, base / f"fed{number}", repeats=5)
+            print(row(f"no readiness, {title}", "5 runs", [trial.error], trial.wall_s, [trial]), flush=True)
         for number, (title, settings) in enumerate(pool.compared(args.repeats, args.seed).items()):
             trials, others = pool.both(settings, base / f"both{number}")
             wall_s = sum(trial.wall_s for trial in trials)

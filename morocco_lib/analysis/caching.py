@@ -17,10 +17,8 @@ from morocco_lib.analysis.segments import fed_segment
 from morocco_lib.analysis.validity import (
     answer_reasons,
     clock_reasons,
-    exit_reasons,
+    failure_reasons,
     gpu_reasons,
-    log_reasons,
-    stream_reasons,
 )
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import VALID, Reason, verdict
@@ -121,7 +119,5 @@ def _machine_explains(slow: Sequence[Run], fast: Sequence[Run]) -> bool:
 
 def _is_invalid(run: Run) -> bool:
     # Without the load of the machine and gaps between samples: pairs of runs in turn cancel them.
-    facts = run.facts
-    reasons = exit_reasons(facts["exit"]) + stream_reasons(facts) + log_reasons(run.truncated)
-    reasons += clock_reasons(facts["clock"]) + gpu_reasons(facts["gpu"])
+    reasons = failure_reasons(run) + clock_reasons(run.facts["clock"]) + gpu_reasons(run.facts["gpu"])
     return verdict(reasons + answer_reasons(read_answers(run).checked.counts)) != VALID

@@ -21,10 +21,8 @@ from morocco_lib.analysis.validity import (
     disturbances,
     drift_reasons,
     ended_well,
-    exit_reasons,
     failure_reasons,
     run_reasons,
-    stream_reasons,
 )
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.reasons import DISTURBANCES, INVALID, VALID, Reason, verdict
@@ -118,7 +116,7 @@ def derive(folder: Path) -> dict[str, Any]:
     }
     notes += [reason for reason, holds in further.items() if holds]
     judged = [t for t in timed if t in used or t.verdict == INVALID]
-    failed = [reason for runs in stages.values() for run in runs for reason in failure_reasons(run.facts)]
+    failed = [reason for runs in stages.values() for run in runs for reason in failure_reasons(run)]
     reasons = list(dict.fromkeys([*(reason for t in judged for reason in t.reasons), *failed, *notes]))
     if DISTURBANCES & set(reasons):  # then times say nothing about the program
         reasons = [reason for reason in reasons if reason is not Reason.TIMES_DISAGREE]
@@ -308,8 +306,7 @@ def derive_eval(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
     """
     run = read_run(run_folders(folder)[0])
     answers = read_answers(run)
-    reasons = exit_reasons(run.facts["exit"]) + stream_reasons(run.facts)
-    if verdict(reasons) != VALID:
+    if reasons := failure_reasons(run):
         raise InvalidResult(
             f"{run.facts['model']} ended with {run.facts['exit']} ({', '.join(reasons)})",
             rule="a program exits 0 when every record was answered",

@@ -75,9 +75,10 @@ def proof_reasons(facts: dict) -> list[Reason]:
     return [] if kept else [Reason.UNPROVEN]
 
 
-def failure_reasons(facts: dict) -> list[Reason]:
-    """Return the reasons, without notes, that make a run of any stage invalid; `facts` is run.json."""
-    return [r for r in exit_reasons(facts["exit"]) + stream_reasons(facts) if verdict([r]) == INVALID]
+def failure_reasons(run: Run) -> list[Reason]:
+    """Return the reasons, without notes, that make a run of any stage invalid."""
+    reasons = exit_reasons(run.facts["exit"]) + stream_reasons(run.facts) + log_reasons(run.truncated)
+    return [r for r in reasons if verdict([r]) == INVALID]
 
 
 def ended_well(run: Run) -> bool:

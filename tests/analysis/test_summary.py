@@ -145,6 +145,12 @@ def test_a_truncated_file_makes_a_run_invalid(tmp_path):
     assert result["reasons"] == ["LOG_TRUNCATED", "SINGLE_RUN"] and result["verdict"] == "INVALID"
 
 
+@pytest.mark.parametrize("stage", summary.STAGES)
+def test_so_does_one_of_a_run_beside_the_timed_ones(tmp_path, stage):
+    result = derived(tmp_path, {}, **{stage: [{"stdout_bytes": 10**6}]})
+    assert result["reasons"][0] == "LOG_TRUNCATED" and result["verdict"] == "INVALID"
+
+
 def test_speeds_that_fall_from_run_to_run_are_drift(tmp_path):
     result = derived(tmp_path, *({"arrivals": steady(SIZE, 4, rate)} for rate in (500, 490, 480.5, 470, 459.5)))
     assert (result["verdict"], result["reasons"]) == ("DISTURBED", ["DRIFT"])
@@ -348,8 +354,10 @@ def evaluated(tmp_path, **run):
 
 
 def test_predictions_are_written_in_the_order_of_the_records_with_their_own_idx(tmp_path):
-    text, result = evaluated(tmp_path, answers=answers_of(DISTINCT)[::-1])
-    assert [json.loads(line)["idx"] for line in text.splitlines()] == [record["idx"] for record in RECORDS]
+    texts, result = evaluated(tmp_path, answers=answers_of(DISTINCT)[::-1])
+    assert [json.loads(line)["idx"] for line in texts["preds.jsonl"].splitlines()] == [
+        record["idx"] for record in RECORDS
+    ]
     assert result["score"]["value"] == 0.75 and (result["task"], result["batch_size"]) == ("terra", 8)
 
 
@@ -358,6 +366,7 @@ def test_predictions_are_written_in_the_order_of_the_records_with_their_own_idx(
     [
         ({"exit": {"code": 3}}, r"m ended with .*NON_ZERO_EXIT.*a program exits 0 when every record was answered"),
         ({"all_fed": False}, "INPUT_NOT_READ"),
+        ({"stdout_bytes": 10**6}, "LOG_TRUNCATED"),
         ({"answers": answers_of(DISTINCT - 1)}, "1 x missing-idx"),
     ],
 )

@@ -196,7 +196,7 @@ def pools(seed: int) -> dict[str, list[Setting]]:
 
 
 def without_readiness(seed: int) -> dict[str, Setting]:
-    """Return the settings in which only the end of the program shows when its answers were ready; they need 5 repeats."""
+    """Return the settings of programs that print nothing before all answers are ready; they need several runs."""
     steady = Setting(flush="end", ready=False, work_s=1.5, init_s=0.4, seed=str(seed))
     return {"no cold starts": steady, "20 % cold starts": replace(steady, cold_share=0.2)}
 

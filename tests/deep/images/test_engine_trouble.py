@@ -26,14 +26,14 @@ def test_an_engine_that_stops_in_the_middle_of_a_plan_costs_one_step(project, mo
         with engine.running(Path(name) / "e") as address:
             with engine.client(address) as client:
                 engine.tiny_image(client)
-            program = project.start("stops", input_size=20_000)
+            program = project.start("stops", input_size=20_000, quick=True)
             assert wait_until(lambda: list(cell.glob("bench-*/runs/01/run.json")), 90)
         _, talk = program.communicate(timeout=120)
         assert program.returncode == 3 and "Traceback" not in talk, talk
         (bench,) = cell.glob("bench-????????")
         assert steps.read_status(bench)["state"] == "failed" and (bench / "runs/01/run.json").exists()
         with engine.running(Path(name) / "e"):
-            code, talk = project.run("stops", input_size=20_000)
+            code, talk = project.run("stops", input_size=20_000, quick=True)
         assert code == 0 and "train tfidf terra: kept" in talk, talk
         assert (bench.with_name(f"{bench.name}.1") / "runs/01/run.json").exists()  # set aside, not lost
 
@@ -44,10 +44,10 @@ def test_an_engine_without_room_is_an_environment_failure(project, small_disk, m
         with engine.client(address) as client:
             engine.tiny_image(client)
         (small_disk / "filler").write_bytes(b"\0" * (int(os.statvfs(small_disk).f_bavail) * 4096 - 200_000))
-        code, talk = project.run("full")
+        code, talk = project.run("full", quick=True)
         assert code == 3 and "docker system df" in talk and "Traceback" not in talk, talk
         (small_disk / "filler").unlink()
-        code, talk = project.run("full")
+        code, talk = project.run("full", quick=True)
         assert code == 0, talk
 
 

@@ -18,7 +18,7 @@ def project(tmp_path_factory, tiny_image):
 
 
 def test_a_plan_on_real_records(project, real_data, docker):
-    code, talk = project.run("real", tasks=["terra", "muserc"], data_dir=str(real_data / "rsg"))
+    code, talk = project.run("real", tasks=["terra", "muserc"], quick=True, data_dir=str(real_data / "rsg"))
     assert code == 0, talk
     outputs = project.root / "outputs/real"
     benches = sorted(outputs.glob("tfidf/*/bench-????????/bench.json"))
@@ -34,13 +34,13 @@ def test_a_plan_that_is_interrupted_leaves_no_container_and_goes_on(project, doc
         return list(cell.glob("bench-*")) and docker.api.containers(filters={"label": "morocco.owner"})
 
     for number in (signal.SIGINT, signal.SIGKILL):
-        program = project.start("ended", input_size=20_000)
+        program = project.start("ended", input_size=20_000, quick=True)
         assert wait_until(measuring, 90)
         program.send_signal(number)
         program.communicate(timeout=60)
         assert program.returncode in (130, -signal.SIGKILL)
         if number == signal.SIGINT:
             assert engine.left_containers(docker) == []
-    code, talk = project.run("ended", input_size=20_000)
+    code, talk = project.run("ended", input_size=20_000, quick=True)
     assert code == 0, talk
     assert engine.left_containers(docker) == [] and "kept" in talk  # what had been trained
