@@ -10,7 +10,7 @@ import pkgutil
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Task
 
-_SHARED = {"base", "checked", "form", "jsonl", "metrics", "recombine", "spans", "tables"}
+_SHARED = {"base", "checked", "form", "jsonl", "metrics", "number", "recombine", "spans", "tables"}
 
 
 def _modules() -> dict[str, str]:

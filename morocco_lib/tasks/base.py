@@ -31,6 +31,9 @@ class Task(ABC):
     name: ClassVar[str]  # short id: terra
     title: ClassVar[str]  # official folder and submission file name: TERRa
     benchmark: ClassVar[str] = ""  # whose total it counts in; "" for none
+    column: ClassVar[str | None] = (
+        None  # the task it is one task with there, "" if it does not count; else its own name
+    )
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)  # of what `score` returns: their mean is the task's value
     labels: ClassVar[tuple] = ()  # the answers there are; empty where an answer is free text
     files: ClassVar[dict[str, str]] = {}  # split -> official file name, where that is not <split>.jsonl

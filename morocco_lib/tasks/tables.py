@@ -23,6 +23,7 @@ class Table:
             column of `columns`.
         columns: Column -> field of the record; columns that are not named are dropped. Several may name one field.
         idx: The column of the idx; where a file lacks it, rows are numbered from 0.
+        whole: A row with other cells than the header is an error; else it is passed over.
     """
 
     delimiter: str = "\t"
@@ -30,6 +31,7 @@ class Table:
     headless: tuple[str, ...] = ()
     columns: dict[str, str] | None = None
     idx: str = "index"
+    whole: bool = True
 
     def cells(self, line: str) -> list[str]:
         """Return the cells of one line; raises ValueError."""
@@ -56,6 +58,8 @@ class Table:
                         continue
                     header = list(self.headless)
                 if len(cells) != len(header):
+                    if not self.whole:
+                        continue
                     raise _broken(path, number, f"{len(cells)} cells", f"the columns are {', '.join(header)}")
                 yield number, dict(zip(header, cells, strict=True))
 
