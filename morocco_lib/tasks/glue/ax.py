@@ -26,7 +26,7 @@ class AX(MNLI):
     name = "ax"
     title = "AX"
     trained_on = "mnli"
-    column = ""
+    counts_as = ""
     metric_names = ("mcc",)
     hidden = ("label", *GROUPS)
     sizes: ClassVar[dict[str, int]] = {"diagnostic": 1104, "diagnostic-full": 1104}

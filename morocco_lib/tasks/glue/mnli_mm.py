@@ -9,7 +9,7 @@ from morocco_lib.tasks.glue.mnli import MNLI
 class MNLIMismatched(MNLI):
     name = "mnli_mm"
     trained_on = "mnli"
-    column = "mnli"
+    counts_as = "mnli"
     sizes: ClassVar[dict[str, int]] = {"dev_mismatched": 9832, "test_mismatched": 9847}
     files: ClassVar[dict[str, str]] = {"val": "dev_mismatched.tsv", "test": "test_mismatched.tsv"}
     submissions = submission("MNLI-MM")
