@@ -15,7 +15,7 @@ from morocco_lib.artifacts.step_kind import PLAN, Kinds
 from morocco_lib.artifacts.verify import Unchecked, count_numbers
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
-from morocco_lib.report import averages, figures, grids, interactive, pairs, points, seeds_table, tables
+from morocco_lib.report import averages, figures, glue, grids, interactive, pairs, points, seeds_table, tables
 from morocco_lib.report.render import stranger_page
 
 PAGE, RESULT = "report.html", "report.json"
@@ -46,7 +46,7 @@ def _nothing_in(plan_dir: Path) -> UsageError:
 def build(
     plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = False, published: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Write report.html, report.json, table.csv and notebooks/ into `folder`.
+    """Write report.html, report.json, table.csv and notebooks/ into `folder`; of GLUE its tables, too.
 
     Args:
         plan_dir: Folder of step folders.
@@ -83,7 +83,8 @@ def build(
     for page, notebook in pages.items():
         (folder / page).parent.mkdir(exist_ok=True)
         fileio.write_text(folder / page, stranger_page(notebook))
-    fileio.write_text(folder / tables.CSV, tables.to_csv(rows))
+    for name, table in _tables(plan_dir, kinds, rows).items():
+        fileio.write_text(folder / name, table)
     fileio.write_text(folder / PAGE, text)
     fileio.write_json(folder / RESULT, facts)
     return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
@@ -97,6 +98,14 @@ def _counted(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what report.json says of the rows."""
     names = ("task", "model", "batch_size", "verdict", "measured")
     return {"rows": len(rows), "measured": [{name: row[name] for name in names} for row in rows]}
+
+
+def _tables(
+    plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], folders: Collection[Path] | None = None
+) -> dict[str, str]:
+    """Return file name -> text of the tables beside the page."""
+    trainings = seeds_table.trainings(plan_dir, kinds, rows, folders)
+    return {tables.CSV: tables.to_csv(rows), **glue.files(glue.results(rows, trainings))}
 
 
 def _page(
@@ -137,12 +146,14 @@ def _shown(
 ) -> dict[str, Any]:  # fmt: skip
     """Return what the blocks of the page that `rebuild` checks are made of."""
     views, published = interactive.views(rows), facts.get("published")
+    trainings = seeds_table.trainings(plan_dir, kinds, rows, folders)
     return {
         "rows": rows, "columns": [column for column in tables.COLUMNS if column.page],
         "remarks": [line for line in tables.remarks(rows) if not line.startswith("Synthetic")],
         "grids": grids.grids(rows, published and published["models"]), "published_source": published and published["source"],
         "views": Markup(interactive.json_text(views)) if views else None, "shared": averages.averaged(rows)[0],
-        "pairs": pairs.differences(Path(plan_dir), rows), "trainings": seeds_table.trainings(plan_dir, kinds, rows, folders),
+        "pairs": pairs.differences(Path(plan_dir), rows), "trainings": trainings,
+        "glue": glue.results(rows, trainings), "glue_runs": glue.RUNS,
         "pages": {step["folder"]: step["page"] for step in facts.get("trail", ())},
         "cell": _cell, "meaning": MEANING, "program": tables.program_text, "settings": tables.settings_text,
         "runner": formatting.runner_text, "speed": formatting.speed_text, "seconds": formatting.seconds_text,
@@ -165,8 +176,9 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     wrong = [
         f"it rests on {place}, which was set aside" for place in used if steps.is_retired(steps.read_status(place))
     ]
-    kept = foreign.read_text(folder / tables.CSV, folder)
-    wrong += [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
+    for name, table in _tables(plan_dir, kinds, rows, used).items():
+        if foreign.read_text(folder / name, folder) != table:
+            wrong.append(f"{folder / name} does not follow from the steps")
     if any(stored[name] != value for name, value in _counted(rows).items()):
         wrong.append(f"{folder / RESULT} does not follow from the steps")
     page, template = foreign.read_text(folder / PAGE, folder), _template()

@@ -40,9 +40,10 @@ def scripted(monkeypatch):
 
     def script(*pairs):
         left = list(pairs)
-        found = lambda self, gold, given: dict(
-            zip(("f1", "accuracy"), left.pop(0) if left else (0.0, 0.0), strict=True)
-        )
+
+        def found(self, gold, given):
+            return dict(zip(("f1", "accuracy"), left.pop(0) if left else (0.0, 0.0), strict=True))
+
         monkeypatch.setattr(type(get_task("mrpc")), "score", found)
 
     return script
