@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import re
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -350,3 +351,15 @@ def test_synthetic_records_are_of_the_task_a_tenth_wrong_and_learnable(name):
         gold = [task.gold(record) for record in drawn["val"]]
         answers = model_class("tfidf").fit(task, train, 1).answer(drawn["val"])
         assert task_value(task, task.score(gold, answers)) > 0.6
+
+
+# -- programs ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("trained", "name", "kind"), [("stsb", "stsb", "tfidf"), ("mnli", "ax", "majority")])
+def test_a_model_is_a_program_that_keeps_the_contract(trained, name, kind, synthetic_data, main, tmp_path):
+    done = main("train", kind, trained, "--data", synthetic_data, "--out", tmp_path / "fitted")
+    assert done.returncode == 0, done.stderr
+    task = get_task(name)
+    path = splits.find_split(synthetic_data, task, "val")
+    command = f"{sys.executable} -m morocco_lib infer {tmp_path / 'fitted'} {name}"
+    checked = main("check", "--command", command, name, "--data", path)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
