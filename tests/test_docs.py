@@ -300,3 +300,10 @@ def test_quick_start_commands_run_and_print_what_is_shown(tmp_path):
     commands = list(console_blocks(page("quick-start.md")))
     assert len(commands) > 8
     run_as_shown(commands, copy_project(tmp_path / "morocco"))
+
+
+@pytest.mark.slow
+def test_commands_for_glue_run_and_print_what_is_shown(tmp_path):
+    commands = list(console_blocks(page("glue.md")))
+    assert len(commands) == 6
+    run_as_shown(commands, copy_project(tmp_path / "morocco"))

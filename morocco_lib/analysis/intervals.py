@@ -39,6 +39,20 @@ def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -
     return Estimate(ratio, max(0.0, ratio - half), ratio + half)
 
 
+def expected_maximum(n: int) -> float:
+    """Return the expected maximum of n draws of a standard normal: by how many standard deviations the best of n is too good.
+
+    Limits: scores of few records, or of runs of two kinds (learnt or not), are not normal.
+    Source: H. A. David, H. N. Nagaraja, Order Statistics (2003), ch. 3.
+    """
+    import numpy as np
+    from scipy.special import ndtr
+
+    z = np.linspace(-9, 9, 6001)
+    density = n * np.exp(-z * z / 2) / math.sqrt(2 * math.pi) * ndtr(z) ** (n - 1)
+    return float(np.sum(z * density) * (z[1] - z[0]))
+
+
 def estimate_of(ratios: Sequence[tuple[float, float] | Reason], method: str | None = None) -> dict[str, Any]:
     """Return a bench.json estimate of a ratio over runs: value, interval, `method` and scope, or null with its reason.
 

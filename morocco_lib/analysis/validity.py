@@ -26,6 +26,7 @@ RULE_REASONS = {
     "duplicate-idx": Reason.DUPLICATE_IDX,
     "missing-idx": Reason.MISSING_IDX,
     "label": Reason.WRONG_LABEL,
+    "number": Reason.WRONG_LABEL,
 }
 
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from morocco_lib.options import POOLINGS, PRECISIONS
 
+Deciding = Literal["mean", "first", "last"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -26,6 +27,9 @@ class Recipe(BaseModel):
         precision: Of the computations; weights and optimizer are fp32.
         eval_every: Updates between two evaluations on val; 0 is once an epoch.
         max_evals: Evaluations after which training ends; 0 is no limit.
+        select: The evaluation whose weights are kept: the best, or the last at the end of training.
+        select_by: Which of the task's metrics is best: their mean, the first or the last.
+        choose_by: The same for the seed that is kept of several.
         patience: Evaluations without a better score after which training ends; 0 is no limit.
         val_records: Records of val that are evaluated, the first ones; 0 is all.
         report_to: Where transformers sends its curves (tensorboard, wandb ...); "none" sends nothing.
@@ -49,6 +53,9 @@ class Recipe(BaseModel):
     group_by_length: StrictBool = False
     eval_every: StrictInt = Field(default=0, ge=0)
     max_evals: StrictInt = Field(default=0, ge=0)
+    select: Literal["best", "last"] = "best"
+    select_by: Deciding = "mean"
+    choose_by: Deciding = "mean"
     patience: StrictInt = Field(default=0, ge=0)
     val_records: StrictInt = Field(default=0, ge=0)
     report_to: str = "none"

@@ -3,6 +3,8 @@
 A text's vector is count(term) x idf(term), scaled to length 1; the answer is the class with the highest
 coef . vector + intercept (for two classes: the second if that is above 0). Fitted by scikit-learn's TfidfVectorizer
 and LogisticRegression, with their defaults if not said otherwise, whose definitions of term, idf and decision are repeated here.
+
+Where the answer is a number it is slope x cosine + intercept, of the vectors of a record's two texts, by least squares.
 """
 
 import re
@@ -13,6 +15,7 @@ import numpy as np
 
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Prediction, Task
+from morocco_lib.tasks.form import AnswerKind
 from morocco_lib.tasks.jsonl import Record
 
 WORD = re.compile(r"(?u)\b\w\w+\b")  # scikit-learn's default token pattern
@@ -25,9 +28,9 @@ class Tfidf:
         vocabulary: Term -> column.
         idf: Shape (terms,).
         labels: The classes, in the order of `coef`'s rows (two classes: one row, positive for the second); empty for
-            tasks that compare texts of one record, which need no classifier.
-        coef: Shape (classes or 1, terms), None without classes.
-        intercept: Shape (classes or 1,), None without classes.
+            tasks that compare texts of one record, which need no classifier, and for numbers.
+        coef: Shape (classes or 1, terms), or (1, 1) for numbers; None where texts are compared.
+        intercept: Shape (classes or 1,), or (1,) for numbers; None where texts are compared.
         ngrams: A term is up to so many words.
         lowercase: Whether texts are read in lower case.
     """
@@ -39,10 +42,11 @@ class Tfidf:
     ):
         if idf.shape != (len(vocabulary),):
             raise ValueError(f"{len(vocabulary)} terms, but idf {idf.shape}")
-        if bool(labels) == compares(task) or not set(labels) <= set(task.labels):
+        number = task.answer_kind is AnswerKind.NUMBER
+        if bool(labels) == (compares(task) or number) or not set(labels) <= set(task.labels):
             raise ValueError(f"labels {labels} do not fit {task.title}")
-        rows = 1 if len(labels) == 2 else len(labels)
-        if labels and (coef.shape != (rows, len(vocabulary)) or intercept.shape != (rows,)):
+        rows, columns = (1, 1) if number else (1 if len(labels) == 2 else len(labels), len(vocabulary))
+        if not compares(task) and (coef.shape != (rows, columns) or intercept.shape != (rows,)):
             raise ValueError(f"{len(labels)} labels, but coef {coef.shape}, intercept {intercept.shape}")
         self.task, self.vocabulary, self.idf = task, vocabulary, idf
         self.labels, self.coef, self.intercept = labels, coef, intercept
@@ -71,7 +75,8 @@ class Tfidf:
         classifier = LogisticRegression(C=c, random_state=seed)
         try:
             matrix = vectorizer.fit_transform([task.bow_text(record) for record in records])
-            if not compares(task):
+            number = task.answer_kind is AnswerKind.NUMBER
+            if not compares(task) and not number:
                 classifier.fit(matrix, [task.gold(record)["label"] for record in records])
         except ValueError as error:  # one label only, or no term in any text
             raise UsageError(
@@ -82,6 +87,14 @@ class Tfidf:
         vocabulary = {term: int(column) for term, column in sorted(vectorizer.vocabulary_.items())}
         if compares(task):
             return cls(task, vocabulary, vectorizer.idf_, [], ngrams=ngrams, lowercase=lowercase)
+        if number:
+            model = cls(task, vocabulary, vectorizer.idf_, [], np.zeros((1, 1)), np.zeros(1), ngrams, lowercase)
+            cosines = model.cosines(records)
+            slope, intercept = np.linalg.lstsq(
+                np.stack([cosines, np.ones(len(cosines))], axis=1), [task.gold(r)["label"] for r in records], rcond=None
+            )[0]
+            model.coef[0, 0], model.intercept[0] = slope, intercept
+            return model
         classes = classifier.classes_.tolist()
         return cls(
             task, vocabulary, vectorizer.idf_, classes, classifier.coef_, classifier.intercept_, ngrams, lowercase
@@ -97,9 +110,8 @@ class Tfidf:
     def from_state(cls, task: Task, values: dict, arrays: dict) -> "Tfidf":
         vocabulary = {term: column for column, term in enumerate(values["terms"])}
         labels = values["labels"]
-        classifier = (arrays["coef"], arrays["intercept"]) if labels else (None, None)
         reading = values.get("ngrams", 1), values.get("lowercase", True)
-        return cls(task, vocabulary, arrays["idf"], labels, *classifier, *reading)
+        return cls(task, vocabulary, arrays["idf"], labels, arrays.get("coef"), arrays.get("intercept"), *reading)
 
     def terms(self, text: str) -> list[str]:
         """Return the terms of a text, known or not."""
@@ -134,9 +146,20 @@ class Tfidf:
         dense[column[of_context]] = value[of_context]
         return np.bincount(row, value * dense[column], minlength=len(options) + 1)[1:]
 
+    def cosines(self, records: Sequence[Record]) -> np.ndarray:
+        """Return the cosine of the two texts of each record, shape (records,)."""
+        pairs = [self.task.parts(record)[0] for record in records]
+        one, other = (self.vectors(texts) for texts in zip(*((pair.first, pair.second) for pair in pairs), strict=True))
+        keys = (row * len(self.vocabulary) + column for row, column, _ in (one, other))
+        _, here, there = np.intersect1d(*keys, assume_unique=True, return_indices=True)
+        return np.bincount(one[0][here], one[2][here] * other[2][there], minlength=len(records))
+
     def answer(self, records: Sequence[Record]) -> list[Prediction]:
         if compares(self.task):
             return [self._compare(record) for record in records]
+        if self.task.answer_kind is AnswerKind.NUMBER:
+            numbers = self.coef[0, 0] * self.cosines(records) + self.intercept[0]
+            return [self.task.prediction(record, [n]) for record, n in zip(records, numbers.tolist(), strict=True)]
         values = self.decision([self.task.bow_text(record) for record in records])
         best = (values[:, 0] > 0).astype(int) if len(self.labels) == 2 else values.argmax(axis=1)
         return [

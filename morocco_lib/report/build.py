@@ -16,7 +16,7 @@ from morocco_lib.artifacts.step_kind import PLAN, Kinds
 from morocco_lib.artifacts.verify import Unchecked, count_numbers
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
-from morocco_lib.report import averages, figures, grids, interactive, machines, pairs, points, seeds_table, tables
+from morocco_lib.report import averages, figures, glue, grids, interactive, machines, pairs, points, seeds_table, tables
 from morocco_lib.report.points import Found
 from morocco_lib.report.render import stranger_page
 
@@ -62,7 +62,7 @@ def build(
     plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = False, published: dict[str, Any] | None = None,
     plan_dirs: Sequence[Path] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """Write report.html, report.json, table.csv and notebooks/ into `folder`.
+    """Write report.html, report.json, table.csv and notebooks/ into `folder`; of GLUE its tables, too.
 
     Args:
         plan_dir: Folder of step folders.
@@ -101,7 +101,8 @@ def build(
     for page, notebook in pages.items():
         (folder / page).parent.mkdir(exist_ok=True)
         fileio.write_text(folder / page, stranger_page(notebook))
-    fileio.write_text(folder / tables.CSV, tables.to_csv(rows))
+    for name, table in _tables(plan_dir, kinds, rows, found).items():
+        fileio.write_text(folder / name, table)
     fileio.write_text(folder / PAGE, text)
     fileio.write_json(folder / RESULT, facts)
     return {"rows": rows, "page": folder / PAGE, "bytes": len(text.encode())}
@@ -122,6 +123,12 @@ def _counted(rows: list[dict[str, Any]]) -> dict[str, Any]:
     measured = [{name: row[name] for name in names} | ({"on": row["on"]} if row["on"] else {}) for row in rows]
     found = [machine._asdict() for machine in machines.machines(rows)]
     return {"rows": len(rows), "measured": measured, **({"machines": found} if found else {})}
+
+
+def _tables(plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], found: Found) -> dict[str, str]:
+    """Return file name -> text of the tables beside the page."""
+    trainings = seeds_table.trainings(plan_dir, kinds, rows, found)
+    return {tables.CSV: tables.to_csv(rows), **glue.files(glue.results(rows, trainings))}
 
 
 def _page(
@@ -165,6 +172,7 @@ def _shown(
     shared = averages.averaged(groups[0].rows)[0]
     if len(groups) > 1:
         shared = ["the tasks that its name lists"] * any("mean of" in view["name"] for view in views)
+    trainings = seeds_table.trainings(plan_dir, kinds, rows, found)
     return {
         "rows": rows, "columns": [column for column in tables.COLUMNS if column.page], "groups": groups,
         "machines": machines.machines(rows), "scaled": machines.scaled_text, "is_scaled": machines.is_scaled,
@@ -173,7 +181,8 @@ def _shown(
         "grids": [grid for group in groups for grid in grids.grids(group.rows, published and published["models"], group.name)],
         "published_source": published and published["source"],
         "views": Markup(interactive.json_text(views)) if views else None, "shared": shared,
-        "pairs": pairs.differences(Path(plan_dir), rows), "trainings": seeds_table.trainings(plan_dir, kinds, rows, found),
+        "pairs": pairs.differences(Path(plan_dir), rows), "trainings": trainings,
+        "glue": glue.results(rows, trainings), "glue_runs": glue.RUNS,
         "pages": {step["folder"]: step["page"] for step in facts.get("trail", ())},
         "cell": _cell, "meaning": MEANING, "program": tables.program_text, "settings": tables.settings_text,
         "runner": formatting.runner_text, "speed": formatting.speed_text, "seconds": formatting.seconds_text,
@@ -195,8 +204,9 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     found = list(steps.find_steps(plan_dir, used))
     rows = points.collect(plan_dir, kinds, found)
     wrong = [f"it rests on {f.resolve()}, which was set aside" for f, s in found if steps.is_retired(s)]
-    kept = foreign.read_text(folder / tables.CSV, folder)
-    wrong += [] if kept == tables.to_csv(rows) else [f"{folder / tables.CSV} does not follow from the steps"]
+    for name, table in _tables(plan_dir, kinds, rows, found).items():
+        if foreign.read_text(folder / name, folder) != table:
+            wrong.append(f"{folder / name} does not follow from the steps")
     if any(stored.get(name) != value for name, value in _counted(rows).items()):
         wrong.append(f"{folder / RESULT} does not follow from the steps")
     page, template = foreign.read_text(folder / PAGE, folder), _template()

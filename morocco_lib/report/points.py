@@ -37,7 +37,8 @@ SHAPES = {  # of results, by what a report shows them as
         "settings?": ({str: (str, float, None)}, None), **dict.fromkeys(("image_digest?", "precision?", "backend?", "device?"), TEXT),
     },
     TRAINING: {
-        "task": str, "model": str, "seed": int, "seeds?": [{"seed": int, "score": NUMBER}], "data?": {"sha256?": str},
+        "task": str, "model": str, "seed": int, "seeds?": [{"seed": int, "score": NUMBER, "metrics?": {str: float}}],
+        "recipe?": {"select?": str}, "data?": {"sha256?": str},
         "val?": {"sha256?": str}, **dict.fromkeys(("wall_s?", "cpu_s?", "weights_bytes?"), NUMBER),
         "cost?": {"wall_s": NUMBER, "cpu_s": NUMBER, "energy_j?": ({"value": NUMBER}, None)},
     },

@@ -9,11 +9,13 @@ from statistics import fmean, stdev
 from typing import Any
 
 from morocco_lib import fileio, foreign
+from morocco_lib.analysis.intervals import expected_maximum
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import SCORE, TRAINING, Kinds, shown_as
 from morocco_lib.report.points import Found, read_result
 
 RESULTS = "results.tsv"
+KEPT = {"best": "best checkpoint", "last": "end of training"}
 COLUMNS = (
     "task", "model", "seed", "kept", "val_score", "score", "updates", "wall_s", "cpu_s", "process_peak_bytes",
     "gpu_reserved_peak_bytes", "energy_j", "error", "train_step", "eval_step",
@@ -43,8 +45,9 @@ def trainings(
 ) -> list[dict[str, Any]]:
     """Return a line for each training: how far its seeds differ, what it cost, and the memory of its weights in use.
 
-    Each: task, model, seeds (how many have a score), mean, sd, low, high (of val scores; null without), wall_s, cpu_s,
-    energy_j, weights_bytes, ram_bytes (the largest peak measured of these weights, or null), folder.
+    Each: task, model, seeds (how many have a score), mean, sd, low, high (of val scores; null without), gain (how much of the
+    highest is expected by chance alone), kept (which evaluation of a run), metrics (name -> mean, sd, and that of the run that
+    was kept), wall_s, cpu_s, energy_j, weights_bytes, ram_bytes (the largest peak measured of these weights, or null), folder.
 
     Args:
         points: The rows of the report.
@@ -57,7 +60,8 @@ def trainings(
         if found is None and steps.is_retired(status):
             continue
         result = read_result(folder, status, kinds)
-        scores = [one["score"] for one in _seeds(result) if one["score"] is not None]
+        runs = [one for one in _seeds(result) if one["score"] is not None]
+        scores, sd = [one["score"] for one in runs], _sd([one["score"] for one in runs])
         whole = result.get("cost", result)
         held = [
             row["ram_bytes"]["value"]
@@ -66,13 +70,25 @@ def trainings(
         ]
         lines.append({
             "task": status["task"], "model": status["model"], "seeds": len(scores),
-            "mean": fmean(scores) if scores else None, "sd": stdev(scores) if len(scores) > 1 else None,
-            "low": min(scores, default=None), "high": max(scores, default=None),
+            "mean": fmean(scores) if scores else None, "sd": sd, "low": min(scores, default=None), "high": max(scores, default=None),
+            "gain": None if sd is None else expected_maximum(len(scores)) * sd,
+            "kept": KEPT.get(result.get("recipe", {}).get("select", "best")) if scores else None, "metrics": _metrics(runs, result["seed"]),
             "wall_s": whole.get("wall_s"), "cpu_s": whole.get("cpu_s"), "energy_j": (whole.get("energy_j") or {}).get("value"),
             "weights_bytes": result.get("weights_bytes"), "ram_bytes": max(held, default=None),
             "folder": folder.relative_to(plan_dir).as_posix(),
         })  # fmt: skip
     return sorted(lines, key=lambda line: (line["task"], line["model"], line["folder"]))
+
+
+def _sd(values: list[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None
+
+
+def _metrics(runs: list[dict[str, Any]], seed: int) -> dict[str, dict[str, float | None]]:
+    """Return the mean and spread of each metric over runs, and that of the one run that was kept."""
+    kept = next((one["metrics"] for one in runs if one["seed"] == seed and "metrics" in one), {})
+    each = {name: [one["metrics"][name] for one in runs if name in one.get("metrics", {})] for name in kept}
+    return {name: {"mean": fmean(values), "sd": _sd(values), "kept": kept[name]} for name, values in each.items()}
 
 
 def _fitted(plan_dir: Path, kinds: Kinds) -> list[tuple[Path, dict[str, Any], list[tuple[Path, dict[str, Any]]]]]:

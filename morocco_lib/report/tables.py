@@ -3,7 +3,7 @@
 import csv
 import io
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -55,24 +55,41 @@ COLUMNS = (
 )
 
 
+def columns_of(benchmark: str) -> dict[str, list[str]]:
+    """Return what a benchmark's total is the mean of: name -> the tasks that are one there (MNLI on both its files)."""
+    columns: dict[str, list[str]] = {}
+    for name in task_names(benchmark):
+        counts_as = get_task(name).counts_as
+        if column := name if counts_as is None else counts_as:
+            columns.setdefault(column, []).append(name)
+    return columns
+
+
+def mean_of(columns: dict[str, list[str]], values: Mapping[str, float | None]) -> tuple[float | None, list[str]]:
+    """Return (the mean over columns of the mean over their tasks, tasks without a value); no mean while any is missing."""
+    missing = [name for names in columns.values() for name in names if values.get(name) is None]
+    means = [sum(values[name] for name in names) / len(names) for names in columns.values() if not missing]
+    return (None if missing else sum(means) / len(means)), missing
+
+
 def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the mean over all tasks of each benchmark for each model, batch size and machine, null while any is missing.
 
-    Each: benchmark, model, batch_size, on, value, tasks (names), missing (names of those without a score).
+    Each: benchmark, model, batch_size, on, value, tasks (names of what it is the mean of), missing (tasks without a score).
     """
     listed = []
     for benchmark in sorted({get_task(task).benchmark for task in {row["task"] for row in rows}} - {""}):
-        names = task_names(benchmark)
+        columns = columns_of(benchmark)
+        names = {name for tasks in columns.values() for name in tasks}
         found: dict[tuple, dict[str, float | None]] = {}
         for row in rows:
             if row["task"] in names:
                 key = row["model"], row["batch_size"], row.get("on", "")
                 found.setdefault(key, {})[row["task"]] = row["score"]["value"]
         for (model, batch_size, on), values in sorted(found.items(), key=str):
-            missing = [name for name in names if values.get(name) is None]
-            value = None if missing else sum(values[name] for name in names) / len(names)
+            value, missing = mean_of(columns, values)
             total = {"benchmark": benchmark, "model": model, "batch_size": batch_size, "on": on}
-            listed.append({**total, "value": value, "tasks": names, "missing": missing})
+            listed.append({**total, "value": value, "tasks": [*columns], "missing": missing})
     return listed
 
 

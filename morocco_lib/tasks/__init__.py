@@ -4,19 +4,21 @@ May import `errors` alone: every container holds this package.
 """
 
 import difflib
+import functools
 import importlib
 import pkgutil
 
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Task
 
-_SHARED = {"base", "checked", "form", "jsonl", "metrics", "recombine", "spans", "tables"}
+_SHARED = {"base", "checked", "form", "jsonl", "metrics", "number", "recombine", "spans", "tables"}
 
 
-def _modules() -> dict[str, str]:
-    """Return short id -> module of every task."""
+@functools.cache  # a report asks thousands of times
+def _modules(folders: tuple[str, ...]) -> dict[str, str]:
+    """Return short id -> module of every task in the folders of this package."""
     found = {}
-    for module in pkgutil.iter_modules(__path__):
+    for module in pkgutil.iter_modules(folders):
         if module.ispkg:
             package = importlib.import_module(f"{__name__}.{module.name}")
             names = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
@@ -28,7 +30,9 @@ def _modules() -> dict[str, str]:
 
 def task_names(benchmark: str | None = None) -> list[str]:
     """Return the short ids of all tasks, or of those of one benchmark, sorted."""
-    return [name for name in sorted(_modules()) if benchmark is None or get_task(name).benchmark == benchmark]
+    return [
+        name for name in sorted(_modules((*__path__,))) if benchmark is None or get_task(name).benchmark == benchmark
+    ]
 
 
 def get_task(name: str) -> Task:
@@ -45,4 +49,4 @@ def get_task(name: str) -> Task:
             rule=f"tasks: {', '.join(names)}",
             remedy=f"did you mean {near[0]!r}?" if near else "",
         )
-    return importlib.import_module(_modules()[name]).TASK
+    return importlib.import_module(_modules((*__path__,))[name]).TASK

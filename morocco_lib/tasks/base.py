@@ -31,6 +31,7 @@ class Task(ABC):
     name: ClassVar[str]  # short id: terra
     title: ClassVar[str]  # official folder and submission file name: TERRa
     benchmark: ClassVar[str] = ""  # whose total it counts in; "" for none
+    counts_as: ClassVar[str | None] = None  # the task it is one with there, "" for none; itself by default
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)  # of what `score` returns: their mean is the task's value
     labels: ClassVar[tuple] = ()  # the answers there are; empty where an answer is free text
     files: ClassVar[dict[str, str]] = {}  # split -> official file name, where that is not <split>.jsonl
@@ -391,6 +392,11 @@ class LabelTask(Task):
 def task_value(task: Task, scores: Mapping[str, float]) -> float:
     """Return the one number of a task: its single metric or the plain mean of its pair."""
     return sum(scores[name] for name in task.metric_names) / len(task.metric_names)
+
+
+def deciding_value(task: Task, scores: Mapping[str, float], by: str) -> float:
+    """Return the number by which scores of a task are compared: the "first" or "last" of its metrics, or its "mean"."""
+    return task_value(task, scores) if by == "mean" else scores[task.metric_names[0 if by == "first" else -1]]
 
 
 def check_file(task: Task, path: Path, records: Sequence[Record]) -> Checked:

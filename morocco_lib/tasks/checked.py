@@ -75,6 +75,7 @@ RULES = {
     "duplicate-idx": "a record is answered once",
     "missing-idx": "every record is answered",
     "label": "a label is one of the task's labels, spelt as in the records",
+    "number": "the answer is a finite number, and no text",
 }
 
 

@@ -137,3 +137,37 @@ def mcc_of(sums):
     covariance = square.trace(axis1=1, axis2=2) * n - (given * right).sum(axis=1)
     spread = np.sqrt((n**2 - (given**2).sum(axis=1)) * (n**2 - (right**2).sum(axis=1)))
     return np.divide(covariance, spread, out=np.zeros_like(spread), where=spread > 0)
+
+
+# -- correlation of numbers --------------------------------------------------------------------------------------------
+def moments(one: Sequence[float], other: Sequence[float]):
+    """Return what each pair of numbers adds to the sums of `pearson_of`, shape (pairs, 6).
+
+    Both sides are shifted and scaled into -1 to 1 first, which no correlation feels, so that sums of squares stay exact.
+    """
+    import numpy as np
+
+    scaled = []
+    for values in (np.asarray(one, dtype=float), np.asarray(other, dtype=float)):
+        values = values / max(np.abs(values).max(), 1)  # the mean of large numbers overflows
+        values = values - values.mean() if values.min() < values.max() else np.zeros_like(values)
+        scaled.append(values / (np.abs(values).max() or 1))
+    x, y = scaled
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+
+
+def pearson_of(sums):
+    """Return Pearson's correlations, shape (draws, 6) -> (draws,); 0 where one side is constant."""
+    import numpy as np
+
+    n, x, y, xx, yy, xy = sums.T
+    spread = np.sqrt((n * xx - x * x).clip(min=0) * (n * yy - y * y).clip(min=0))
+    return np.divide(n * xy - x * y, spread, out=np.zeros_like(spread), where=spread > 1e-12 * n * n)
+
+
+def ranks(values: Sequence[float]):
+    """Return the places of numbers in their order from 1; equal ones share the mean of theirs."""
+    import numpy as np
+
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[inverse]

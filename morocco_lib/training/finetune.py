@@ -1,4 +1,4 @@
-"""Fine-tunes a transformer on one task with transformers' Trainer, seed by seed; the weights of the best evaluation on val are kept.
+"""Fine-tunes a transformer on one task with transformers' Trainer, seed by seed; the weights of the best evaluation on val, or of the last, are kept.
 
 Run by torchrun the processes share each step's examples: the same ones as a single process would take. The first one
 alone writes. Test records are never read.
@@ -31,7 +31,7 @@ from morocco_lib.models.transformer.padded import positions_of
 from morocco_lib.models.transformer.pooling import pad, pool
 from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.options import Options
-from morocco_lib.tasks.base import Task, task_value
+from morocco_lib.tasks.base import Task, deciding_value
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import distributed
 from morocco_lib.training.backbones import Backbone
@@ -67,15 +67,17 @@ class Trained:
     """One seed's result.
 
     Attributes:
-        fitted: At the best evaluation.
-        score: Of val, the task's value, at the best evaluation.
-        evaluations: (update, score of val) of each.
+        fitted: At the evaluation that was kept.
+        score: Of val at that evaluation, by which seeds are compared.
+        metrics: The task's metrics of val there.
+        evaluations: (update, score of val by which evaluations are compared) of each.
         sequences, truncated: Of the train split, and how many of them were truncated.
         batch_size: Examples computed with at once.
     """
 
     fitted: Fitted
     score: float
+    metrics: dict[str, float]
     evaluations: list[tuple[int, float]]
     updates: int
     sequences: int
@@ -258,12 +260,15 @@ class Fit:
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train(resume_from_checkpoint=last_checkpoint(self._place(seed)))
         # Of an interrupted attempt, too.
-        evaluations = [(one["step"], one["eval_score"]) for one in trainer.state.log_history if "eval_score" in one]
-        best = trainer.accelerator.unwrap_model(trainer.model).state_dict()
+        evaluations = [one for one in trainer.state.log_history if "eval_score" in one]
+        kept = evaluations[-1] if recipe.select == "last" else max(evaluations, key=lambda one: one["eval_score"])
+        metrics = {name: kept[f"eval_{name}"] for name in self.task.metric_names}
+        weights = trainer.accelerator.unwrap_model(trainer.model).state_dict()
         return Trained(
-            fitted=Fitted(values, {name: tensor.float().cpu() for name, tensor in best.items()}, backbone.tokenizer),
-            score=max(score for _, score in evaluations),
-            evaluations=evaluations,
+            fitted=Fitted(values, {name: tensor.float().cpu() for name, tensor in weights.items()}, backbone.tokenizer),
+            score=deciding_value(self.task, metrics, recipe.choose_by),
+            metrics=metrics,
+            evaluations=[(one["step"], one["eval_score"]) for one in evaluations],
             updates=trainer.state.global_step,
             sequences=data.sequences,
             truncated=data.truncated,
@@ -298,7 +303,7 @@ class Fit:
             eval_steps=every,
             save_strategy="steps",
             save_steps=every,
-            load_best_model_at_end=True,
+            load_best_model_at_end=recipe.select == "best",
             metric_for_best_model="score",
             greater_is_better=True,
             restore_callback_states_from_checkpoint=True,  # how long the score has not risen, for one
@@ -316,8 +321,8 @@ class Fit:
             dataloader_pin_memory=torch.cuda.is_available(),
         )
 
-    def _score(self, model: Transformer) -> float:
-        """Return the task's value of val; the processes answer a share each."""
+    def _score(self, model: Transformer) -> dict[str, float]:
+        """Return the task's metrics of val, and as `score` what evaluations are compared by; the processes answer a share each."""
         answered: list[Any] = [None] * len(self.val)
         try:
             mine: Any = model.answer(self.val[distributed.rank() :: world()])
@@ -328,4 +333,6 @@ class Fit:
                 raise share
             answered[number :: world()] = share
         gold = [self.task.gold(record) for record in self.val]
-        return task_value(self.task, self.task.score(gold, answered))
+        scores = self.task.score(gold, answered)
+        metrics = {name: scores[name] for name in self.task.metric_names}
+        return {"score": deciding_value(self.task, metrics, self.recipe.select_by), **metrics}

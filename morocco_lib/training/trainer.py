@@ -25,7 +25,8 @@ class ScoredTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         self.model.eval()
-        metrics = {f"{metric_key_prefix}_score": self._score(self.accelerator.unwrap_model(self.model))}
+        scores = self._score(self.accelerator.unwrap_model(self.model))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

