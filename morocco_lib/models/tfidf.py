@@ -1,7 +1,8 @@
 """TF-IDF and logistic regression: the original's baseline, answered from three arrays without scikit-learn.
 
 A text's vector is count(term) x idf(term), scaled to length 1; the answer is the class with the highest
-coef . vector + intercept (for two classes: the second if that is above 0). Fitted by scikit-learn's TfidfVectorizer
+coef . vector + intercept (for two classes: the second if that is above 0), or each class's probability where the task asks for
+those. Fitted by scikit-learn's TfidfVectorizer
 and LogisticRegression with their defaults, whose definitions of term, idf and decision are repeated here.
 """
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Prediction, Task
+from morocco_lib.tasks.form import AnswerKind
 from morocco_lib.tasks.jsonl import Record
 
 TERM = re.compile(r"(?u)\b\w\w+\b")  # scikit-learn's default token pattern, on lower-cased text
@@ -117,11 +119,23 @@ class Tfidf:
         if compares(self.task):
             return [self._compare(record) for record in records]
         values = self.decision([self.task.bow_text(record) for record in records])
+        if self.task.answer_kind is AnswerKind.PROBABILITIES:
+            shares = self._probabilities(values).tolist()
+            return [self.task.prediction(record, share) for record, share in zip(records, shares, strict=True)]
         best = (values[:, 0] > 0).astype(int) if len(self.labels) == 2 else values.argmax(axis=1)
         return [
             {"idx": self.task.key(record), "label": self.labels[k]}
             for record, k in zip(records, best.tolist(), strict=True)
         ]
+
+    def _probabilities(self, values: np.ndarray) -> np.ndarray:
+        """Return scikit-learn's probabilities of decision values, shape (texts, labels of the task); 0 for labels never seen."""
+        if len(self.labels) == 2:
+            values = np.concatenate([np.zeros_like(values), values], axis=1)
+        powers = np.exp(values - values.max(axis=1, keepdims=True))
+        shares = np.zeros((len(values), len(self.task.labels)))
+        shares[:, [self.task.labels.index(label) for label in self.labels]] = powers / powers.sum(axis=1, keepdims=True)
+        return shares
 
     def _compare(self, record: Record) -> Prediction:
         # A stable order: of equally similar options the first wins, as in the original.
