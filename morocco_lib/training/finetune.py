@@ -29,11 +29,12 @@ from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.transformer.heads import Head, head_of
 from morocco_lib.models.transformer.inputs import Reader
+from morocco_lib.models.transformer.layers import layers_of
 from morocco_lib.models.transformer.model import Transformer, device_of, out_of_memory
 from morocco_lib.models.transformer.padded import positions_of
 from morocco_lib.models.transformer.pooling import pad, pool
 from morocco_lib.models.transformer.sequences import EncodedSequence
-from morocco_lib.options import Options
+from morocco_lib.options import LINEAR, Options
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import distributed
@@ -88,20 +89,17 @@ class Trained:
 
 
 class Net(nn.Module):
-    """Backbone (`body` in the names of the weights), dropout, linear head."""
+    """Backbone (`body` in the names of the weights) and the head's layers."""
 
-    def __init__(self, backbone: nn.Module, head: Head, pooling: str, dropout: float):
+    def __init__(self, backbone: nn.Module, head: Head, pooling: str, dropout: float, name: str = LINEAR):
         super().__init__()
-        self.body, self.pooling, self._inputs, self._loss = backbone, pooling, head.inputs, head.loss
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(head.width(backbone.config.hidden_size), head.outputs)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.body, self.pooling, self._loss = backbone, pooling, head.loss
+        self.head = layers_of(name, head)(head, backbone.config.hidden_size, dropout, backbone)
 
     def forward(self, inputs: dict, spans: torch.Tensor, targets: torch.Tensor, sizes: list[int]) -> dict:
         hidden = self.body(**inputs).last_hidden_state
         features = pool(hidden, inputs["attention_mask"], self.pooling, spans)
-        logits = self.head(self.dropout(self._inputs(features)))
+        logits = self.head(features)
         return {"loss": self._loss(logits, targets, sizes), "logits": logits}
 
 
@@ -154,7 +152,7 @@ class Examples(Sequence):
         return Example(number, sequences, self._task.targets(record))
 
 
-def values_of(backbone: Backbone, task: Task, pooling: str, max_length: int) -> dict[str, Any]:
+def values_of(backbone: Backbone, task: Task, pooling: str, max_length: int, head: str = LINEAR) -> dict[str, Any]:
     """Return what a weights folder says of a model; `max_length` is bounded by the backbone's positions."""
     config = backbone.model.config
     return {
@@ -163,6 +161,7 @@ def values_of(backbone: Backbone, task: Task, pooling: str, max_length: int) -> 
         "max_length": min(max_length, positions_of(backbone.model)),
         "template": {name: list(ids) for name, ids in vars(backbone.template).items()},
         "labels": [str(label) for label in task.labels],
+        **({"head": head} if head != LINEAR else {}),
     }
 
 
@@ -269,6 +268,7 @@ class Fit:
                 remedy="choose a multiple",
             )
         check_reporting(recipe.report_to)
+        layers_of(recipe.head, head_of(task))
         self.make_backbone, self.task, self.recipe, self.work, self.say = make_backbone, task, recipe, work, say
         self.train, self.val = train, val[: recipe.val_records or None]
 
@@ -308,16 +308,15 @@ class Fit:
         config = backbone.model.config
         pooling = recipe.pooling or ("last" if backbone.causal else "first")
         head = head_of(self.task)
-        values = values_of(backbone, self.task, pooling, recipe.max_length)
+        transformers.set_seed(seed)  # making the backbone drew as many random numbers as it has weights
+        net = Net(backbone.model, head, pooling, recipe.dropout, recipe.head)
+        values = values_of(backbone, self.task, pooling, recipe.max_length, recipe.head)
         try:
-            reader = Reader(
-                Tokenizer.from_str(backbone.tokenizer), backbone.template, values["max_length"], backbone.causal
-            )
+            pieces, causal = Tokenizer.from_str(backbone.tokenizer), backbone.causal
+            reader = Reader(pieces, backbone.template, values["max_length"], causal, net.head.mark)
         except ValueError as error:
             raise UsageError(f"{backbone.source}: {error}", remedy="a model that reads longer texts") from None
         data = Examples(self.task, head, reader, self.train)
-        transformers.set_seed(seed)  # making the backbone drew as many random numbers as it has weights
-        net = Net(backbone.model, head, pooling, recipe.dropout)
         trainer = _Trainer(
             model=net,
             args=self._arguments(seed, batch, accumulation, len(data)),

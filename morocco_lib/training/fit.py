@@ -166,7 +166,8 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, origi
     def make_backbone(seed: int) -> backbones.Backbone:
         if model.scratch:
             return backbones.from_scratch(model.scratch, texts, seed, recipe.body_dropout)
-        return backbones.load(str(local or model.source), recipe.body_dropout, model.revision or None)
+        pooler = recipe.head.startswith("segment")
+        return backbones.load(str(local or model.source), recipe.body_dropout, model.revision or None, pooler)
 
     val = read_labelled(task, plan.files["val"])
     files = plan.files | sources(model, plan.root)

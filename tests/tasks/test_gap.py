@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from morocco_lib import data
+from morocco_lib.benchmark.evaluate import answers_table, facets_table
 from morocco_lib.data import synthetic
 from morocco_lib.errors import UsageError
 from morocco_lib.models import model_class
@@ -192,7 +193,7 @@ def test_a_row_of_no_probabilities_is_refused(main, tmp_path, bad):
     assert done.returncode == 1 and "p.csv, line 2" in done.stderr
 
 
-@pytest.mark.parametrize("bad", [True, "0.5", None, 10**301, [1]])
+@pytest.mark.parametrize("bad", [True, "0.5", None, 1e301, [1]])
 def test_a_line_of_no_probabilities_is_refused(tmp_path, bad):
     (tmp_path / "gold.tsv").write_text(f"{HEADER}\n{ROW}\n")
     (tmp_path / "p.jsonl").write_text(json.dumps({"idx": "x-1", "A": bad, "B": 0.5, "NEITHER": 0.5}) + "\n")
@@ -275,3 +276,16 @@ def test_facets_name_gender_order_and_the_distance_of_the_right_name():
     assert GAP.facets(record | {"label": "A"}) == {"gender": "feminine", "order": "A P B", "distance": "below 150"}
     assert GAP.facets(record)["distance"] == GAP.facets(record | {"label": "B"})["distance"] == "below 50"
     assert GAP.facets(record | {"label": "A", "Pronoun-offset": 200})["distance"] == "150 or more"
+
+
+def test_errors_are_counted_by_the_groups_of_the_task(official, tmp_path):
+    path, records = official["validation"]
+    answers = [GAP.prediction(r, [0.1, 0.2, 0.7]) for r in records]
+    (tmp_path / "preds.jsonl").write_text("".join(GAP.format(answer) + "\n" for answer in answers))
+    table = facets_table(GAP, path, tmp_path)
+    assert table.loc["gender", "records"].to_dict() == {"feminine": 227, "masculine": 227}
+    for _, rows in table.groupby("facet"):
+        assert (rows["records"].sum(), rows["right"].sum()) == (454, 205)
+    assert table.loc["order"].index.tolist() == ["A B P", "A P B", "P A B"]
+    shown = answers_table(GAP, path, tmp_path)
+    assert set(shown["given"]) == {"B"} and (shown["right"] == "B").sum() == 205
