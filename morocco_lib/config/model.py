@@ -26,7 +26,8 @@ class ModelParams(Schema):
         cwd: Working folder of the command; relative ones count from the project root.
         env: Names of environment variables that the program needs; a container is handed these and no others, a command
             these and what most programs need (`runners.process.HANDED`).
-        source: A hub id, or a folder as transformers saves it (relative ones count from the project root).
+        source: A hub id, a folder as transformers saves it (relative ones count from the project root), or `package:NAME/FOLDER`
+            in an installed package.
         revision: Of the hub's repository.
         scratch: Instead of a source: `model_type` and settings of a model with random weights.
         recipe: How it is trained: a name in params/recipes, or what such a file holds.

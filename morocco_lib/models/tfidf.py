@@ -1,8 +1,7 @@
 """TF-IDF and logistic regression: the original's baseline, answered from three arrays without scikit-learn.
 
 A text's vector is count(term) x idf(term), scaled to length 1; the answer is the class with the highest
-coef . vector + intercept (for two classes: the second if that is above 0), or each class's probability where the task asks for
-those. Fitted by scikit-learn's TfidfVectorizer
+coef . vector + intercept (for two classes: the second if that is above 0). Fitted by scikit-learn's TfidfVectorizer
 and LogisticRegression with their defaults, whose definitions of term, idf and decision are repeated here.
 """
 

@@ -292,7 +292,7 @@ def _embeddings_of(model: PreTrainedModel, source: str) -> int:
 
 def template_of(tokenizer: tokenizers.Tokenizer, source: str) -> Template:
     """Return what an encoder's tokenizer puts around and between two texts; raises UsageError."""
-    tokenizer.no_truncation(), tokenizer.no_padding()  # which a tokenizer.json may ask for, to a fixed length
+    tokenizer.no_truncation(), tokenizer.no_padding()  # some come with both, and padding is no part of a template
     encoded = tokenizer.encode("a", "b")
     texts = encoded.sequence_ids
     if 0 not in texts or 1 not in texts:

@@ -20,7 +20,7 @@ import transformers
 from accelerate.utils import gather_object
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -256,11 +256,14 @@ class Fit:
         recipe: Already the task's own: see `Recipe.of_task`.
         work: Folder for checkpoints; what an earlier attempt left there is resumed from.
         say: Called with progress messages.
+        callbacks: Further ones of the Trainer.
+        backend: What several processes exchange gradients by; None is what suits the device.
     """
 
     def __init__(
-        self, make_backbone, task: Task, recipe: Recipe, train: list[Record], val: list[Record], work: Path, say
-    ):
+        self, make_backbone, task: Task, recipe: Recipe, train: list[Record], val: list[Record], work: Path, say,
+        callbacks: Sequence[TrainerCallback] = (), backend: str | None = None,
+    ):  # fmt: skip
         if recipe.batch_size % (world() * recipe.accumulation):
             raise UsageError(
                 f"a batch of {recipe.batch_size} cannot be shared by {world()} processes x {recipe.accumulation} accumulated steps",
@@ -271,6 +274,7 @@ class Fit:
         layers_of(recipe.head, head_of(task))
         self.make_backbone, self.task, self.recipe, self.work, self.say = make_backbone, task, recipe, work, say
         self.train, self.val = train, val[: recipe.val_records or None]
+        self.callbacks, self.backend = callbacks, backend
 
     def seed(self, seed: int) -> Trained:
         """Train with one seed.
@@ -325,7 +329,7 @@ class Fit:
             ),
             train_dataset=data,
             eval_dataset=[data[0]],  # required by the Trainer; `evaluate` reads val
-            callbacks=[EarlyStoppingCallback(recipe.patience)] if recipe.patience else [],
+            callbacks=[*([EarlyStoppingCallback(recipe.patience)] if recipe.patience else []), *self.callbacks],
             score=lambda net: self._score(Transformer(self.task, values, net.state_dict(), backbone.tokenizer)),
         )
         trainer.remove_callback(transformers.PrinterCallback)
@@ -383,7 +387,7 @@ class Fit:
             data_seed=seed,
             train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
             use_cpu=device_of(Options()).type == "cpu",
-            ddp_backend="gloo" if world() > 1 and not torch.cuda.is_available() else None,
+            ddp_backend=self.backend or ("gloo" if world() > 1 and not torch.cuda.is_available() else None),
             disable_tqdm=not (sys.stderr and sys.stderr.isatty()),
             remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),

@@ -1,5 +1,6 @@
 """Fit one model on one task and write the result into a step folder."""
 
+import importlib.util
 import os
 import resource
 import sys
@@ -22,6 +23,7 @@ from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
 
 RESULT = "train.json"
+PACKAGE = "package:"  # begins a source that is a folder of an installed package
 LAUNCHED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # torchrun sets all of them
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 
@@ -57,7 +59,17 @@ def splits(model: ModelParams) -> tuple[str, ...]:
 
 
 def local_source(model: ModelParams, root: Path) -> Path | None:
-    """Return the folder a model starts from, None for a hub id or random weights."""
+    """Return the folder a model starts from, None for a hub id or random weights.
+
+    Raises:
+        UsageError: it is in a package that is not installed.
+    """
+    if model.source.startswith(PACKAGE):
+        name, _, inside = model.source.removeprefix(PACKAGE).partition("/")
+        if not (found := importlib.util.find_spec(name)):
+            remedy = f"run `pip install {name.replace('_', '-')}`"
+            raise UsageError(f"{model.name} is in the package {name}, which is not installed", remedy=remedy)
+        return Path(found.submodule_search_locations[0]) / inside
     folder = root / fileio.expand(model.source)
     return folder if model.source and folder.is_dir() else None
 
@@ -148,20 +160,17 @@ def fit(plan: Plan, folder: Path) -> dict[str, Any]:
     return result
 
 
-def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, origin: dict) -> dict[str, Any]:
-    try:
-        with warnings.catch_warnings():  # in a notebook tqdm asks for a package that would draw its bars
-            warnings.filterwarnings("ignore", message="IProgress not found")
-            from morocco_lib.training import backbones, distributed, finetune, seeds
-    except ModuleNotFoundError as error:
-        raise EnvironmentFailure(
-            f"{error.name} is not installed",
-            rule="transformers need the `torch` extra",
-            remedy="run `make setup-torch`",
-        ) from None
-    model, recipe = plan.model, plan.model.recipe.of_task(task.name)
+def make_job(plan: Plan, records: list[Record], val: list[Record], work: Path, **options: Any):
+    """Return the `finetune.Fit` of a plan's transformer.
+
+    Args:
+        options: Further arguments of it.
+    """
+    from morocco_lib.training import backbones, finetune
+
+    model, task = plan.model, get_task(get_task(plan.task).trained_on)
+    recipe, local = model.recipe.of_task(task.name), local_source(model, plan.root)
     texts = backbones.texts_of(records, task) if model.scratch else []
-    local = local_source(model, plan.root)
 
     def make_backbone(seed: int) -> backbones.Backbone:
         if model.scratch:
@@ -169,12 +178,27 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, origi
         pooler = recipe.head.startswith("segment")
         return backbones.load(str(local or model.source), recipe.body_dropout, model.revision or None, pooler)
 
+    return finetune.Fit(make_backbone, task, recipe, records, val, work, say, **options)
+
+
+def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, origin: dict) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings():  # in a notebook tqdm asks for a package that would draw its bars
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            from morocco_lib.training import distributed, seeds
+    except ModuleNotFoundError as error:
+        raise EnvironmentFailure(
+            f"{error.name} is not installed",
+            rule="transformers need the `torch` extra",
+            remedy="run `make setup-torch`",
+        ) from None
+    model = plan.model
     val = read_labelled(task, plan.files["val"])
     files = plan.files | sources(model, plan.root)
     digests = {name: fileio.sha256_file(path) for name, path in files.items()}
     key = steps.make_key("train", {"model": model.model_dump(), "task": task.name}, digests)  # whatever the seeds
     try:
-        job = finetune.Fit(make_backbone, task, recipe, records, val, seeds.work_folder(folder), say)
+        job = make_job(plan, records, val, seeds.work_folder(folder))
         found = seeds.fit(job, plan.seeds, folder, name=model.name, key=key, trained_on=origin)
         return {"val": {"path": str(plan.files["val"]), "sha256": digests["val"]}, **found}
     finally:

@@ -132,7 +132,9 @@ def load_layers(name: str, head: Head, hidden: int, tensors: dict[str, torch.Ten
     """Return layers with the weights of a folder; raises ValueError if these do not fit."""
     made = layers_of(name, head)(head, hidden)
     weights = {key.removeprefix("head."): one.float() for key, one in tensors.items() if key.startswith("head.")}
-    found, wanted = ({key: tuple(one.shape) for key, one in some.items()} for some in (weights, made.state_dict()))
+    found, wanted = (
+        {key: tuple(one.shape) for key, one in sorted(some.items())} for some in (weights, made.state_dict())
+    )
     if found != wanted:
         raise ValueError(f"a head {name} with {found} does not fit {head.task.title}, which takes {wanted}")
     made.load_state_dict(weights)
