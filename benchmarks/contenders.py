@@ -59,7 +59,7 @@ def fixed(folder: Path) -> Answer:
 
     def batch(records: list[Record]) -> torch.Tensor:
         sequences: list[EncodedSequence] = [one for (one,) in model.reader([task.parts(r) for r in records])]
-        return torch.nn.functional.linear(backend.features(sequences), model.weight, model.bias)
+        return model.layers(backend.features(sequences))
 
     def answer(records: list[Record]) -> torch.Tensor:
         with torch.inference_mode():
@@ -94,7 +94,7 @@ def cross_encoder(folder: Path) -> Answer:
     config = BertConfig(**model.values["config"] | {"num_labels": len(task.labels)})
     theirs = BertForSequenceClassification(config)
     theirs.bert.load_state_dict(reference_backbone(model, folder).state_dict(), strict=False)
-    theirs.classifier.load_state_dict({"weight": model.weight, "bias": model.bias})
+    theirs.classifier.load_state_dict(model.layers.state_dict())
     names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
     tokenizer = tokenizers.Tokenizer.from_str(model.tokenizer_text)
     with tempfile.TemporaryDirectory() as place:

@@ -12,6 +12,7 @@ KINDS = {
     "transformer": "transformer.model.Transformer",
 }  # kind -> class in `models`
 PRECISIONS, BACKENDS = ("fp32", "bf16", "fp16"), ("torch", "openvino")
+HEADS = (LINEAR := "linear", "concat", "mul", "segment", "segment-init")  # `models.transformer.layers`
 POOLINGS = ("first", "last", "mean", "max")
 
 

@@ -10,12 +10,13 @@ from morocco_lib.benchmark.run import RunSeries
 from morocco_lib.benchmark.target import Target
 from morocco_lib.data import workload
 from morocco_lib.tasks.base import Task, check_file
+from morocco_lib.tasks.form import AnswerKind
 
 
 def answers_table(task: Task, source: Path, folder: Path):
     """Return a DataFrame of the answered records: the record's own columns, `right` (None without label) and `given`.
 
-    Answers that are more than a label are shown as their line of the submission.
+    Of probabilities the most probable label is shown; other answers that are more than a label as their line of the submission.
     """
     import pandas
 
@@ -23,11 +24,33 @@ def answers_table(task: Task, source: Path, folder: Path):
     predictions = check_file(task, folder / PREDICTIONS, records).predictions
 
     def shown(prediction):
-        return None if prediction is None else prediction.get("label", task.format(prediction))
+        if prediction is None:
+            return None
+        if task.answer_kind is AnswerKind.PROBABILITIES:
+            return task.labels_in(prediction)[0]
+        return prediction.get("label", task.format(prediction))
 
     right = [shown(task.gold(r)) for r in records]
     columns = {"right": right, "given": [shown(predictions[task.key(r)]) for r in records]}
     return pandas.DataFrame([task.strip_labels(r) for r in records]).set_index("idx").assign(**columns)
+
+
+def facets_table(task: Task, source: Path, folder: Path):
+    """Return a DataFrame of the groups of labelled records that the task tells apart: records, and how many of them were answered right.
+
+    Its index is (facet, group); it is empty where the task has no `facets`, or no record a label.
+    """
+    import pandas
+
+    answers = answers_table(task, source, folder)
+    found = [
+        (facet, group, right == given)
+        for record, right, given in zip(task.read(source), answers["right"], answers["given"], strict=True)
+        if pandas.notna(right)
+        for facet, group in task.facets(record).items()
+    ]
+    grouped = pandas.DataFrame(found, columns=["facet", "group", "right"]).groupby(["facet", "group"])["right"]
+    return grouped.agg(["size", "sum", "mean"]).set_axis(["records", "right", "accuracy"], axis=1)
 
 
 def evaluate(target: Target, task: Task, source: Path, folder: Path, *, batch_size: int = 32) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from morocco_lib.config.notebooks import BenchParams as BenchParams
 from morocco_lib.config.notebooks import EvalParams as EvalParams
 from morocco_lib.config.notebooks import OriginalParams as OriginalParams
 from morocco_lib.config.notebooks import ReportParams as ReportParams
+from morocco_lib.config.notebooks import SearchParams as SearchParams
+from morocco_lib.config.notebooks import SpeedParams as SpeedParams
 from morocco_lib.config.notebooks import TrainParams as TrainParams
 from morocco_lib.config.notebooks import of_notebook as of_notebook
 from morocco_lib.config.plan import PlanParams as PlanParams

@@ -3,16 +3,16 @@
 import difflib
 from collections.abc import Container
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import Field, PositiveFloat, StrictBool, StrictInt
 
 from morocco_lib.config.machine import MachineParams
 from morocco_lib.config.model import ModelParams
 from morocco_lib.config.schema import Count, CountOrFound, Schema, Seeds, parse_seeds, validate
 from morocco_lib.config.task import TaskParams
 from morocco_lib.errors import UsageError
-from morocco_lib.options import SYNTHETIC
+from morocco_lib.options import HEADS, LINEAR, SYNTHETIC
 
 
 class Common(Schema):
@@ -35,6 +35,24 @@ class TrainParams(Common):
     def all_seeds(self) -> list[int]:
         """The seeds to train with: `seeds`, else the one `seed`."""
         return parse_seeds(self.seeds) if self.seeds else [self.seed]
+
+
+class SearchParams(Common):
+    """Parameters of search.ipynb: what is drawn from, how often, and the seeds that the best is trained with again."""
+
+    trials: Count = 8
+    learning_rates: tuple[PositiveFloat, PositiveFloat] = (1e-4, 2e-3)
+    batch_sizes: list[Count] = Field(default=[16, 32], min_length=1)
+    heads: list[Literal[HEADS]] = Field(default=[LINEAR], min_length=1)
+    epochs: list[PositiveFloat] = Field(default=[1, 2], min_length=1)
+    again: Seeds = "101-103"
+
+
+class SpeedParams(Common):
+    """Parameters of speed.ipynb."""
+
+    steps: Count = 10
+    warmup: Count = 3
 
 
 class ProtocolSettings(Schema):

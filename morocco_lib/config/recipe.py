@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
-from morocco_lib.options import POOLINGS, PRECISIONS
+from morocco_lib.options import HEADS, LINEAR, POOLINGS, PRECISIONS
 
 Deciding = Literal["mean", "first", "last"]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -20,7 +20,8 @@ class Recipe(BaseModel):
         warmup: Share of all steps in which the learning rate rises.
         batch_size: Examples of a step, on all devices together: a sequence, or a record where its sequences compete.
         accumulation: Steps of a device whose gradients are added up before one update; they divide `batch_size`.
-        dropout: Before the head.
+        head: What makes logits of features; others than the kit's own are for three marked spans: see `models.transformer.layers`.
+        dropout: Before the kit's own head.
         body_dropout: Of the backbone, attention included; None leaves what its configuration says.
         max_length: Tokens of a sequence.
         pooling: What of a sequence the head reads; None is the first token of encoders and the last of decoders.
@@ -45,6 +46,7 @@ class Recipe(BaseModel):
     max_grad_norm: float = Field(default=1.0, gt=0)
     batch_size: StrictInt = Field(default=32, ge=1)
     accumulation: StrictInt = Field(default=1, ge=1)
+    head: Literal[HEADS] = LINEAR
     dropout: Share = 0.1
     body_dropout: Share | None = None
     max_length: StrictInt = Field(default=256, ge=16)

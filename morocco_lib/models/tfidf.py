@@ -161,11 +161,23 @@ class Tfidf:
             numbers = self.coef[0, 0] * self.cosines(records) + self.intercept[0]
             return [self.task.prediction(record, [n]) for record, n in zip(records, numbers.tolist(), strict=True)]
         values = self.decision([self.task.bow_text(record) for record in records])
+        if self.task.answer_kind is AnswerKind.PROBABILITIES:
+            shares = self._probabilities(values).tolist()
+            return [self.task.prediction(record, share) for record, share in zip(records, shares, strict=True)]
         best = (values[:, 0] > 0).astype(int) if len(self.labels) == 2 else values.argmax(axis=1)
         return [
             {"idx": self.task.key(record), "label": self.labels[k]}
             for record, k in zip(records, best.tolist(), strict=True)
         ]
+
+    def _probabilities(self, values: np.ndarray) -> np.ndarray:
+        """Return scikit-learn's probabilities of decision values, shape (texts, labels of the task); 0 for labels never seen."""
+        if len(self.labels) == 2:
+            values = np.concatenate([np.zeros_like(values), values], axis=1)
+        powers = np.exp(values - values.max(axis=1, keepdims=True))
+        shares = np.zeros((len(values), len(self.task.labels)))
+        shares[:, [self.task.labels.index(label) for label in self.labels]] = powers / powers.sum(axis=1, keepdims=True)
+        return shares
 
     def _compare(self, record: Record) -> Prediction:
         # A stable order: of equally similar options the first wins, as in the original.

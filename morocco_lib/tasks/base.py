@@ -4,6 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import eq
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,6 +106,10 @@ class Task(ABC):
     def unaligned(self, records: Sequence[Record]) -> int | None:
         """Return how many marked spans are not where the records say, None for tasks without spans."""
         return None
+
+    def facets(self, record: Record) -> dict[str, str]:
+        """Return the groups, by name, in which the errors of a record are counted: {"gender": "feminine"}."""
+        return {}
 
     def strip_labels(self, record: Record) -> Record:
         """Return the record without anything that gives the answer away, at every depth."""
@@ -379,8 +384,7 @@ class LabelTask(Task):
         return self.confusion(gold, predictions), metrics.accuracy_of
 
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
-        right = sum(g["label"] == p["label"] for g, p in zip(gold, predictions, strict=True))
-        return metrics.wilson_interval(right, len(gold))
+        return metrics.wilson_interval(sum(map(eq, *self.columns(gold, predictions))), len(gold))
 
     def labels_in(self, answer: Prediction) -> list:
         return [answer["label"]]

@@ -74,6 +74,7 @@ RULES = {
     "unknown-idx": "a prediction answers a record that was given",
     "duplicate-idx": "a record is answered once",
     "missing-idx": "every record is answered",
+    "probabilities": "each label has a probability, at least one of them above 0",
     "label": "a label is one of the task's labels, spelt as in the records",
     "number": "the answer is a finite number, and no text",
 }

@@ -58,13 +58,14 @@ class Backbone:
         return is_causal(self.model.config.to_dict())
 
 
-def load(source: str, dropout: float | None = None, revision: str | None = None) -> Backbone:
+def load(source: str, dropout: float | None = None, revision: str | None = None, pooler: bool = False) -> Backbone:
     """Return a backbone from a local folder or the hub.
 
     Args:
         source: A folder as transformers saves it, or a hub id.
         dropout: Replaces every dropout rate of its configuration.
         revision: Of the hub's repository.
+        pooler: With its pooler, where it has one.
     Raises:
         UsageError: it holds no model, no tokenizer, weights that do not fit its configuration, or needs code of its own,
             which is never run.
@@ -97,7 +98,7 @@ def load(source: str, dropout: float | None = None, revision: str | None = None)
             config.attention_type = FULL
         _set_dropout(config, dropout)
         tokenizer = _tokenizer(source, options)
-        made = {"add_pooling_layer": False} if config.model_type in POOLED else {}
+        made = {"add_pooling_layer": pooler} if config.model_type in POOLED else {}
         made |= {"dtype": torch.float32, "output_loading_info": True}
         with _silent():
             model, found = AutoModel.from_pretrained(source, config=config, **options, **made)

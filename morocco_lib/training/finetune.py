@@ -19,18 +19,19 @@ import transformers
 from accelerate.utils import gather_object
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.transformer.heads import Head, head_of
 from morocco_lib.models.transformer.inputs import Reader
+from morocco_lib.models.transformer.layers import layers_of
 from morocco_lib.models.transformer.model import Transformer, device_of, out_of_memory
 from morocco_lib.models.transformer.padded import positions_of
 from morocco_lib.models.transformer.pooling import pad, pool
 from morocco_lib.models.transformer.sequences import EncodedSequence
-from morocco_lib.options import Options
+from morocco_lib.options import LINEAR, Options
 from morocco_lib.tasks.base import Task, deciding_value
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import distributed
@@ -86,20 +87,17 @@ class Trained:
 
 
 class Net(nn.Module):
-    """Backbone (`body` in the names of the weights), dropout, linear head."""
+    """Backbone (`body` in the names of the weights) and the head's layers."""
 
-    def __init__(self, backbone: nn.Module, head: Head, pooling: str, dropout: float):
+    def __init__(self, backbone: nn.Module, head: Head, pooling: str, dropout: float, name: str = LINEAR):
         super().__init__()
-        self.body, self.pooling, self._inputs, self._loss = backbone, pooling, head.inputs, head.loss
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(head.width(backbone.config.hidden_size), head.outputs)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.body, self.pooling, self._loss = backbone, pooling, head.loss
+        self.head = layers_of(name, head)(head, backbone.config.hidden_size, dropout, backbone)
 
     def forward(self, inputs: dict, spans: torch.Tensor, targets: torch.Tensor, sizes: list[int]) -> dict:
         hidden = self.body(**inputs).last_hidden_state
         features = pool(hidden, inputs["attention_mask"], self.pooling, spans)
-        logits = self.head(self.dropout(self._inputs(features)))
+        logits = self.head(features)
         return {"loss": self._loss(logits, targets, sizes), "logits": logits}
 
 
@@ -152,7 +150,7 @@ class Examples(Sequence):
         return Example(number, sequences, self._task.targets(record))
 
 
-def values_of(backbone: Backbone, task: Task, pooling: str, max_length: int) -> dict[str, Any]:
+def values_of(backbone: Backbone, task: Task, pooling: str, max_length: int, head: str = LINEAR) -> dict[str, Any]:
     """Return what a weights folder says of a model; `max_length` is bounded by the backbone's positions."""
     config = backbone.model.config
     return {
@@ -161,6 +159,7 @@ def values_of(backbone: Backbone, task: Task, pooling: str, max_length: int) -> 
         "max_length": min(max_length, positions_of(backbone.model)),
         "template": {name: list(ids) for name, ids in vars(backbone.template).items()},
         "labels": [str(label) for label in task.labels],
+        **({"head": head} if head != LINEAR else {}),
     }
 
 
@@ -185,11 +184,14 @@ class Fit:
         recipe: Already the task's own: see `Recipe.of_task`.
         work: Folder for checkpoints; what an earlier attempt left there is resumed from.
         say: Called with progress messages.
+        callbacks: Further ones of the Trainer.
+        backend: What several processes exchange gradients by; None is what suits the device.
     """
 
     def __init__(
-        self, make_backbone, task: Task, recipe: Recipe, train: list[Record], val: list[Record], work: Path, say
-    ):
+        self, make_backbone, task: Task, recipe: Recipe, train: list[Record], val: list[Record], work: Path, say,
+        callbacks: Sequence[TrainerCallback] = (), backend: str | None = None,
+    ):  # fmt: skip
         if recipe.batch_size % (world() * recipe.accumulation):
             raise UsageError(
                 f"a batch of {recipe.batch_size} cannot be shared by {world()} processes x {recipe.accumulation} accumulated steps",
@@ -197,8 +199,10 @@ class Fit:
                 remedy="choose a multiple",
             )
         check_reporting(recipe.report_to)
+        layers_of(recipe.head, head_of(task))
         self.make_backbone, self.task, self.recipe, self.work, self.say = make_backbone, task, recipe, work, say
         self.train, self.val = train, val[: recipe.val_records or None]
+        self.callbacks, self.backend = callbacks, backend
 
     def seed(self, seed: int) -> Trained:
         """Train with one seed.
@@ -236,16 +240,15 @@ class Fit:
         config = backbone.model.config
         pooling = recipe.pooling or ("last" if backbone.causal else "first")
         head = head_of(self.task)
-        values = values_of(backbone, self.task, pooling, recipe.max_length)
+        transformers.set_seed(seed)  # making the backbone drew as many random numbers as it has weights
+        net = Net(backbone.model, head, pooling, recipe.dropout, recipe.head)
+        values = values_of(backbone, self.task, pooling, recipe.max_length, recipe.head)
         try:
-            reader = Reader(
-                Tokenizer.from_str(backbone.tokenizer), backbone.template, values["max_length"], backbone.causal
-            )
+            pieces, causal = Tokenizer.from_str(backbone.tokenizer), backbone.causal
+            reader = Reader(pieces, backbone.template, values["max_length"], causal, net.head.mark)
         except ValueError as error:
             raise UsageError(f"{backbone.source}: {error}", remedy="a model that reads longer texts") from None
         data = Examples(self.task, head, reader, self.train)
-        transformers.set_seed(seed)  # making the backbone drew as many random numbers as it has weights
-        net = Net(backbone.model, head, pooling, recipe.dropout)
         trainer = ScoredTrainer(
             model=net,
             args=self._arguments(seed, batch, accumulation, len(data)),
@@ -254,7 +257,7 @@ class Fit:
             ),
             train_dataset=data,
             eval_dataset=[data[0]],  # required by the Trainer; `evaluate` reads val
-            callbacks=[EarlyStoppingCallback(recipe.patience)] if recipe.patience else [],
+            callbacks=[*([EarlyStoppingCallback(recipe.patience)] if recipe.patience else []), *self.callbacks],
             score=lambda net: self._score(Transformer(self.task, values, net.state_dict(), backbone.tokenizer)),
         )
         trainer.remove_callback(transformers.PrinterCallback)
@@ -315,7 +318,7 @@ class Fit:
             data_seed=seed,
             train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
             use_cpu=device_of(Options()).type == "cpu",
-            ddp_backend="gloo" if world() > 1 and not torch.cuda.is_available() else None,
+            ddp_backend=self.backend or ("gloo" if world() > 1 and not torch.cuda.is_available() else None),
             disable_tqdm=not (sys.stderr and sys.stderr.isatty()),
             remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),

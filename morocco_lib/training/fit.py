@@ -185,32 +185,45 @@ def _fit_once_or_best(plan: Plan, task: Task, records: list[Record]) -> tuple[Mo
     return models[best], {"grid": grid, "chosen": grid[best], "val": about_val}
 
 
+def make_job(plan: Plan, records: list[Record], val: list[Record], work: Path, **options: Any):
+    """Return the `finetune.Fit` of a plan's transformer.
+
+    Args:
+        options: Further arguments of it.
+    """
+    from morocco_lib.training import backbones, finetune
+
+    model, task = plan.model, get_task(get_task(plan.task).trained_on)
+    recipe, local = model.recipe.of_task(task.name), local_source(model, plan.root)
+    texts = backbones.texts_of(records, task) if model.scratch else []
+
+    def make_backbone(seed: int) -> backbones.Backbone:
+        if model.scratch:
+            return backbones.from_scratch(model.scratch, texts, seed, recipe.body_dropout)
+        pooler = recipe.head.startswith("segment")
+        return backbones.load(str(local or model.source), recipe.body_dropout, model.revision or None, pooler)
+
+    return finetune.Fit(make_backbone, task, recipe, records, val, work, say, **options)
+
+
 def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, origin: dict) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():  # in a notebook tqdm asks for a package that would draw its bars
             warnings.filterwarnings("ignore", message="IProgress not found")
-            from morocco_lib.training import backbones, distributed, finetune, seeds
+            from morocco_lib.training import distributed, seeds
     except ModuleNotFoundError as error:
         raise EnvironmentFailure(
             f"{error.name} is not installed",
             rule="transformers need the `torch` extra",
             remedy="run `make setup-torch`",
         ) from None
-    model, recipe = plan.model, plan.model.recipe.of_task(task.name)
-    texts = backbones.texts_of(records, task) if model.scratch else []
-    local = local_source(model, plan.root)
-
-    def make_backbone(seed: int) -> backbones.Backbone:
-        if model.scratch:
-            return backbones.from_scratch(model.scratch, texts, seed, recipe.body_dropout)
-        return backbones.load(str(local or model.source), recipe.body_dropout, model.revision or None)
-
+    model = plan.model
     val = read_labelled(task, plan.files["val"])
     files = plan.files | sources(model, plan.root)
     digests = {name: fileio.sha256_file(path) for name, path in files.items()}
     key = steps.make_key("train", {"model": model.model_dump(), "task": task.name}, digests)  # whatever the seeds
     try:
-        job = finetune.Fit(make_backbone, task, recipe, records, val, seeds.work_folder(folder), say)
+        job = make_job(plan, records, val, seeds.work_folder(folder))
         found = seeds.fit(job, plan.seeds, folder, name=model.name, key=key, trained_on=origin)
         return {"val": {"path": str(plan.files["val"]), "sha256": digests["val"]}, **found}
     finally:

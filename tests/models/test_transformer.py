@@ -201,8 +201,8 @@ def test_windows_are_bounded_in_records_and_in_text(made, synthetic_data, monkey
     ("spoil", "message"),
     [
         (lambda d, t: d["values"].update(labels=["a", "b"]), "labels a, b do not fit TERRa"),
-        (lambda d, t: t.update({"head.weight": torch.zeros(3, 32)}), "does not give 2 logits"),
-        (lambda d, t: t.update({"head.weight": torch.zeros(2, 160)}), "over 160 features does not fit TERRa, which takes 32"),
+        (lambda d, t: t.update({"head.weight": torch.zeros(3, 32)}), "does not fit TERRa, which takes {'bias': (2,), 'weight': (2, 32)"),
+        (lambda d, t: t.update({"head.weight": torch.zeros(2, 160)}), "'weight': (2, 160)} does not fit"),
         (lambda d, t: t.pop("head.bias"), "bias"),
         (lambda d, t: t.pop("body.encoder.layer.1.output.dense.weight"), "encoder.layer.1.output.dense.weight"),
         (lambda d, t: d["values"]["config"].pop("hidden_size"), "do not fit a bert"),

@@ -27,6 +27,7 @@ from morocco_lib.pipeline.session import Facts, Verdict
 from morocco_lib.pipeline.step_kinds import KINDS, verify
 
 NAMES = ("train", "bench", "eval", "report")
+ALL = (*NAMES, "search", "speed")
 SMALL = {"input_size": 2000, "repeats": 2}  # of a bench: long enough for a speed beside noise
 QUICK = {"input_size": 60, "repeats": 2, "quick": True}
 
@@ -58,7 +59,7 @@ def papermill(root, *args):
     return subprocess.run(argv, cwd=root, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "original"])
+@pytest.mark.parametrize("name", [*ALL, "original"])
 def test_source_notebooks_hold_no_outputs_and_stay_thin(name):
     code = [c for c in source(name).cells if c.cell_type == "code"]
     assert not any(c.outputs or c.execution_count for c in code)
@@ -69,7 +70,7 @@ def test_source_notebooks_hold_no_outputs_and_stay_thin(name):
     assert source(name).cells[0].source.startswith("# ") and source(name).cells[0].source.splitlines()[0].endswith("?")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_every_parameter_has_a_type_a_comment_and_the_default_of_the_library(name):
     lines = parameter_cell(name).source.splitlines()
     given = {}
@@ -85,7 +86,7 @@ def test_every_parameter_has_a_type_a_comment_and_the_default_of_the_library(nam
             assert getattr(validated, field) == info.default, field
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_second_cell_imports_everything_and_checks_the_parameters(name):
     code = [c for c in source(name).cells if c.cell_type == "code"]
     assert code[0] == parameter_cell(name)
@@ -93,7 +94,7 @@ def test_the_second_cell_imports_everything_and_checks_the_parameters(name):
     assert not [c for c in code[2:] if re.search(r"^\s*(from|import) ", c.source, re.MULTILINE)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_papermill_lists_type_default_and_meaning_of_every_parameter_and_nothing_else(name):
     listed = inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb"))
     for line in parameter_cell(name).source.splitlines():
@@ -152,7 +153,7 @@ def test_every_notebook_ends_in_its_verdict_and_leaves_a_step_that_verifies(type
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_names_of_a_notebooks_own_cells_are_no_parameters_when_it_runs_again(name):
     cells = [ast.parse(cell.source) for cell in source(name).cells if cell.cell_type == "code"]
     first, *later = (

@@ -111,7 +111,7 @@ def test_a_transformer_learns_a_new_task_and_its_weights_are_read_back(source, m
     model = ModelParams(name="tiny", kind="transformer", scratch=TINY[kind], recipe=recipe)
     result = fit.fit(fit.Plan(model, task.name, files, [1]), tmp_path / "step")
     fitted, _ = weights.load(tmp_path / "step")
-    assert fitted.weight.shape[1] == features * 32
+    assert fitted.layers.weight.shape[1] == features * 32
     answers = fitted.answer([task.strip_labels(record) for record in records["val"]])
     lines = [f"{task.format(answer)}\n".encode() for answer in answers]
     assert task.check(lines, {record["idx"]: record for record in records["val"]}, "answers").ok

@@ -209,7 +209,7 @@ def test_half_a_batch_twice_gives_the_weights_of_a_whole_one(small, tmp_path):
         (tmp_path / name).mkdir()
         fit.fit(plan(small, accumulation=accumulation), tmp_path / name)
         found.append(weights.load(tmp_path / name)[0])
-    assert torch.allclose(found[0].weight, found[1].weight, atol=1e-4)
+    assert torch.allclose(found[0].layers.weight, found[1].layers.weight, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 Which texts, spans and options a record has, its task declares (`Task.parts`). What matters is never truncated away.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.tasks.form import TextPair
 
 LOOKAHEAD = 4  # tokens after a marked word that are pooled with it in a decoder, which knows what follows only there
+Mark = Callable[[EncodedSequence], EncodedSequence]
 SECOND_SHARE = 0.75  # of a sequence that the question and answer may take from their passage
 
 
@@ -71,15 +72,18 @@ class Reader:
         max_length: Tokens of a sequence at most, special ones included.
         causal: For a decoder: the tokens after a marked word are pooled with it, and backends are told which leading
             tokens the sequences of a record have in common.
+        mark: What a head makes of each sequence.
     Attributes:
         truncated: Sequences that were truncated so far.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: Template, max_length: int, causal: bool = False):
+    def __init__(
+        self, tokenizer: Tokenizer, template: Template, max_length: int, causal: bool = False, mark: Mark | None = None
+    ):
         if max_length < template.size + 8:
             raise ValueError(f"max_length {max_length} leaves no room for text")
         self.tokenizer, self.template, self.max_length, self.causal = tokenizer, template, max_length, causal
-        self.truncated = 0
+        self.truncated, self.mark = 0, mark or (lambda sequence: sequence)
         tokenizer.no_truncation(), tokenizer.no_padding()
 
     def __call__(self, records: Sequence[Sequence[TextPair]]) -> list[list[EncodedSequence]]:
@@ -131,7 +135,7 @@ class Reader:
         if second:
             ids += [*template.middle, *second[0]]
         ids += template.end
-        return EncodedSequence(ids, before[1] if second else len(ids), tuple(spans), shared)
+        return self.mark(EncodedSequence(ids, before[1] if second else len(ids), tuple(spans), shared))
 
 
 def _tokens_of(encoded: Any, start: int, end: int) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""A transformer with a linear head, answering records: sorted by length in windows, no padding where that can be."""
+"""A transformer with a head, answering records: sorted by length in windows, no padding where that can be."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch.nn import functional
 
 from morocco_lib import foreign
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.models.transformer.heads import head_of
 from morocco_lib.models.transformer.inputs import Reader, Template
+from morocco_lib.models.transformer.layers import layers_of, load_layers
 from morocco_lib.models.transformer.packed import ENCODERS, Packed
 from morocco_lib.models.transformer.packing import groups
 from morocco_lib.models.transformer.padded import Padded, backbone_of
 from morocco_lib.models.transformer.sequences import Backend, EncodedSequence
-from morocco_lib.options import POOLINGS, Options
+from morocco_lib.options import LINEAR, POOLINGS, Options
 from morocco_lib.tasks.base import Prediction, Task
 from morocco_lib.tasks.form import TextPair
 from morocco_lib.tasks.jsonl import Record
@@ -36,9 +36,9 @@ class Transformer:
 
     Args:
         values: What `model.json` holds: config (the backbone's, as transformers writes it), pooling, max_length, template,
-            labels.
-        tensors: The weights by their names in `model.safetensors`: `body.` before transformers' own name; `head.weight`
-            (outputs, features) and `head.bias` (outputs,).
+            labels, and head where it is not `linear`.
+        tensors: The weights by their names in `model.safetensors`: `body.` before transformers' own name; `head.` before those
+            of the layers.
         tokenizer: The text of `tokenizer.json`.
         options: Precision and backend; see `Options`.
     Raises:
@@ -62,9 +62,6 @@ class Transformer:
             raise ValueError(f"no pooling {values['pooling']!r}; there are {', '.join(POOLINGS)}")
         if values["labels"] != [str(label) for label in task.labels]:
             raise ValueError(f"labels {', '.join(values['labels']) or 'none'} do not fit {task.title}")
-        self.weight, self.bias = tensors["head.weight"].float(), tensors["head.bias"].float()
-        if self.weight.shape[0] != self.head.outputs or self.bias.shape != (self.head.outputs,):
-            raise ValueError(f"a head of {tuple(self.weight.shape)} does not give {self.head.outputs} logits")
         self.tokenizer_text = tokenizer
         self.causal = is_causal(values["config"])
         template = Template.of(values["template"])
@@ -73,15 +70,11 @@ class Transformer:
         if min(ids) < 0 or max(ids) >= values["config"]["vocab_size"]:
             size = values["config"]["vocab_size"]
             raise ValueError(f"ids from {min(ids)} to {max(ids)} do not fit a vocabulary of {size}")
-        self.reader = Reader(pieces, template, values["max_length"], self.causal)
+        mark = layers_of(name := values.get("head", LINEAR), self.head).mark
+        self.reader = Reader(pieces, template, values["max_length"], self.causal, mark)
         self.device = device_of(options)
         self.backend = make_backend(values, backbone_weights(tensors), options, self.device)
-        width = self.head.width(self.backend.hidden)
-        if self.weight.shape[1] != width:
-            raise ValueError(
-                f"a head over {self.weight.shape[1]} features does not fit {task.title}, which takes {width}"
-            )
-        self.weight, self.bias = self.weight.to(self.device), self.bias.to(self.device)
+        self.layers = load_layers(name, self.head, self.backend.hidden, tensors).to(self.device)
         self.step_tokens = STEP_TOKENS[self.device.type]
 
     def __repr__(self) -> str:
@@ -173,7 +166,7 @@ class Transformer:
 
     def _step(self, batch: list[EncodedSequence]) -> torch.Tensor:
         try:
-            return functional.linear(self.head.inputs(self.backend.features(batch)), self.weight, self.bias)
+            return self.layers(self.backend.features(batch))
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not out_of_memory(error) or len(batch) == 1:
                 raise

@@ -115,6 +115,11 @@ class Packing:
         self.positions = torch.arange(self.rows, device=device) - shift
         second = self._tensor([piece.second for piece in self.pieces])
         self.types = (self.positions >= second.repeat_interleave(self.lengths, output_size=self.rows)).long()
+        placed = zip(self._starts, self.pieces, strict=False)
+        own = [(start + at, kind) for start, one in placed if one.place != NONE for at, kind in batch[one.place].types]
+        if own:
+            places, kinds = self._tensor(own).unbind(1)
+            self.types[places] = kinds
 
     def _tensor(self, values: list) -> torch.Tensor:
         return torch.tensor(values, device=self.device)

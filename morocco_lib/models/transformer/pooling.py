@@ -22,6 +22,9 @@ def pad(batch: Sequence[EncodedSequence], padding: int, segments: bool) -> tuple
     }
     if segments:
         types = [(torch.arange(len(one.ids)) >= one.second).long() for one in batch]
+        for row, one in zip(types, batch, strict=True):
+            for place, kind in one.types:
+                row[place] = kind
         inputs["token_type_ids"] = pad_sequence(types, batch_first=True)
     spans = torch.tensor([one.spans for one in batch], dtype=torch.long).view(len(batch), -1, 2)
     return inputs, spans

@@ -18,12 +18,14 @@ class EncodedSequence:
         spans: Places (start, exclusive end) of marked words, not empty; all sequences of a batch have equally many.
         shared: How many leading ids are those of the sequence before or after it in the batch as well, 0 for none. An
             backend may compute with them once; the answers do not change.
+        types: (place, token type) of tokens whose type is not that of their segment.
     """
 
     ids: list[int]
     second: int
     spans: tuple[tuple[int, int], ...] = ()
     shared: int = 0
+    types: tuple[tuple[int, int], ...] = ()
 
     def begins_as(self, other: "EncodedSequence") -> bool:
         """Tell whether the leading ids that both share with their neighbours are the same."""
