@@ -20,7 +20,7 @@ import transformers
 from accelerate.utils import gather_object
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -39,6 +39,7 @@ from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import distributed
 from morocco_lib.training.backbones import Backbone
 from morocco_lib.training.distributed import world
+from morocco_lib.training.pretraining.sparsity import Masks
 
 NEWEST = "newest"  # in the folder of checkpoints: the name of the last one that is whole
 
@@ -164,6 +165,16 @@ def values_of(backbone: Backbone, task: Task, pooling: str, max_length: int) -> 
         "template": {name: list(ids) for name, ids in vars(backbone.template).items()},
         "labels": [str(label) for label in task.labels],
     }
+
+
+class KeepZero(TrainerCallback):
+    """Sets the weights of a sparse backbone that are off to zero after every update."""
+
+    def __init__(self, masks: Masks):
+        self.masks = masks
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        self.masks.apply(model)
 
 
 class _Trainer(Trainer):
@@ -326,7 +337,10 @@ class Fit:
             ),
             train_dataset=data,
             eval_dataset=[data[0]],  # required by the Trainer; `evaluate` reads val
-            callbacks=[EarlyStoppingCallback(recipe.patience)] if recipe.patience else [],
+            callbacks=[
+                *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else []),
+                *([KeepZero(backbone.masks)] if backbone.masks else []),
+            ],
             score=lambda net: self._score(Transformer(self.task, values, net.state_dict(), backbone.tokenizer)),
         )
         trainer.remove_callback(transformers.PrinterCallback)
