@@ -6,7 +6,7 @@ from pathlib import Path
 
 from morocco_lib.cli.arguments import positive, seconds, seeds
 from morocco_lib.cli.output import put, say, show
-from morocco_lib.errors import MoroccoError, UsageError
+from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.fileio import expand
 from morocco_lib.options import BACKENDS, PRECISIONS
 
@@ -63,6 +63,27 @@ def add(command: Callable) -> None:
     option("--seeds", type=seeds, metavar="A-B", help="train a transformer with each, as 1-5; the best by val is kept")
     option("--recipe", metavar="NAME", help="how a transformer is trained: one of params/recipes, or a file")
     option("--json", action="store_true", help="print train.json")
+
+    option = command(
+        "pretrain", pretrain, "train an encoder with random weights on text by masked language modelling",
+        "morocco pretrain tiny --corpus corpus.txt --out pretrained",
+        "morocco pretrain tiny-sparse --corpus corpus.jsonl --field text --tokenizer pretrained/model --seed 2 --out pretrained2",
+    ).add_argument  # fmt: skip
+    option("recipe", metavar="RECIPE", help="a name in params/pretraining, or a file")
+    what = "text (a document a line), JSON Lines, either as .gz, or folders that `datasets` saved"
+    option("--corpus", type=expand, required=True, nargs="+", metavar="FILE", help=what)
+    option("--field", default="text", metavar="KEY", help="of the documents in JSON Lines and data sets (default text)")
+    option(
+        "--tokenizer",
+        type=expand,
+        metavar="FILE",
+        help="tokenizer.json, or its folder (default: one is trained on the corpus)",
+    )
+    option("--seed", type=int, default=1)
+    option(
+        "--out", type=expand, required=True, metavar="DIR", help="new or empty folder; gets model/ and pretrain.json"
+    )
+    option("--json", action="store_true", help="print pretrain.json")
 
     option = command(
         "infer", infer, "answer JSONL records on stdin with JSONL predictions on stdout",
@@ -177,6 +198,29 @@ def train(args) -> int:
         for warning in result.get("warnings", []):
             say(f"warning: {warning}")
         put(args.out / "weights")
+    return 0
+
+
+def pretrain(args) -> int:
+    from morocco_lib import config
+    from morocco_lib.artifacts import steps
+    from morocco_lib.config.pretraining import load_pretraining
+    from morocco_lib.training.fit import is_first
+
+    try:
+        from morocco_lib.training.pretraining import corpus
+        from morocco_lib.training.pretraining import pretrain as pretraining
+    except ModuleNotFoundError as error:
+        raise EnvironmentFailure(f"{error.name} is not installed", remedy="run `make setup-torch`") from None
+    recipe = load_pretraining(args.recipe, config.find_root(Path.cwd()))
+    source = corpus.Source(tuple(args.corpus), args.field)
+    if is_first():
+        steps.check_empty(args.out)
+        args.out.mkdir(parents=True, exist_ok=True)
+    told = say if is_first() else lambda text: None
+    result = pretraining.pretrain(recipe, source, args.out, tokenizer=args.tokenizer, seed=args.seed, say=told)
+    if is_first():
+        show(result) if args.json else put(args.out / pretraining.MODEL)
     return 0
 
 

@@ -38,7 +38,15 @@ class Tfidf:
     kind = "tfidf"
 
     def __init__(
-        self, task: Task, vocabulary: dict[str, int], idf, labels: list, coef=None, intercept=None, ngrams=1, lowercase=True
+        self,
+        task: Task,
+        vocabulary: dict[str, int],
+        idf,
+        labels: list,
+        coef=None,
+        intercept=None,
+        ngrams=1,
+        lowercase=True,
     ):
         if idf.shape != (len(vocabulary),):
             raise ValueError(f"{len(vocabulary)} terms, but idf {idf.shape}")

@@ -21,6 +21,7 @@ from morocco_lib.models.transformer.inputs import Template
 from morocco_lib.models.transformer.model import is_causal
 from morocco_lib.tasks.base import Task
 from morocco_lib.tasks.jsonl import Record
+from morocco_lib.training.pretraining.sparsity import Masks
 
 DECODER_TOKENS = ("<start>", "<delim>", "<extract>")  # around and between the texts of a decoder, as in the original
 WORDPIECE = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
@@ -46,12 +47,14 @@ class Backbone:
     Attributes:
         tokenizer: The text of `tokenizer.json`.
         source: Where it comes from, for messages.
+        masks: Which of its weights are on, of a sparse one; what is off stays zero.
     """
 
     model: PreTrainedModel
     tokenizer: str
     template: Template
     source: str
+    masks: Masks | None = None
 
     @property
     def causal(self) -> bool:
@@ -131,7 +134,9 @@ def load(source: str, dropout: float | None = None, revision: str | None = None,
             rule="the tokenizer is one that the library tokenizers reads",
             remedy="convert it to a tokenizer.json",
         )
-    return _prepared(model, backend, source)
+    made = _prepared(model, backend, source)
+    made.masks = Masks.load(Path(source)) if local else None
+    return made
 
 
 def _tokenizer(source: str, options: dict[str, Any]):

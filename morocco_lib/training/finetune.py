@@ -37,7 +37,7 @@ from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import distributed
 from morocco_lib.training.backbones import Backbone
 from morocco_lib.training.distributed import world
-from morocco_lib.training.trainer import ScoredTrainer, last_checkpoint
+from morocco_lib.training.trainer import KeepZero, ScoredTrainer, last_checkpoint
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,11 @@ class Fit:
             ),
             train_dataset=data,
             eval_dataset=[data[0]],  # required by the Trainer; `evaluate` reads val
-            callbacks=[*([EarlyStoppingCallback(recipe.patience)] if recipe.patience else []), *self.callbacks],
+            callbacks=[
+                *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else []),
+                *([KeepZero(backbone.masks)] if backbone.masks else []),
+                *self.callbacks,
+            ],
             score=lambda net: self._score(Transformer(self.task, values, net.state_dict(), backbone.tokenizer)),
         )
         trainer.remove_callback(transformers.PrinterCallback)

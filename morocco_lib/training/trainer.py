@@ -5,15 +5,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from morocco_lib import fileio
 from morocco_lib.errors import InvalidResult
 from morocco_lib.training import distributed
 from morocco_lib.training.distributed import world
+from morocco_lib.training.pretraining.sparsity import Masks
 
 NEWEST = "newest"  # in the folder of checkpoints: the name of the last one that is whole
+
+
+class KeepZero(TrainerCallback):
+    """Sets the weights of a sparse backbone that are off to zero after every update."""
+
+    def __init__(self, masks: Masks):
+        self.masks = masks
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        self.masks.apply(model)
 
 
 class ScoredTrainer(Trainer):

@@ -1,0 +1,134 @@
+"""Recipes of pre-training (params/pretraining): a model, what hides, how it learns. One may extend another."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool, StrictInt, model_validator
+
+from morocco_lib.config.schema import Count, CountOrFound, Schema, read_yaml, validate
+from morocco_lib.errors import UsageError
+from morocco_lib.options import PRECISIONS
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+ABOVE_0 = Annotated[float, Field(gt=0)]
+SHAPES = {  # heads, layers, hidden, feed-forward, positions of BERT: 4.12 M, 10.6 M, 27.5 M and 108 M weights
+    "tiny": (2, 2, 128, 512, 128),
+    "mini": (4, 4, 256, 1024, 128),
+    "small": (8, 4, 512, 2048, 128),
+    "base": (12, 12, 768, 3072, 512),
+}
+
+
+class Sparsity(Schema):
+    """Weights that are off; see `training.pretraining.sparsity`."""
+
+    level: Share
+    what: Literal["encoder", "feed_forward", "fully"] = "fully"
+
+
+class RigL(Schema):
+    """Every so many updates a share of the weights on is moved, less and less."""
+
+    share: Share = 0.3
+    every: Count = 100
+
+
+class Gradual(Schema):
+    """Pruning by magnitude from dense to a share of all weights off, every so many updates."""
+
+    level: Share
+    every: Count = 100
+    what: Literal["encoder", "feed_forward", "fully"] = "fully"
+
+
+class Distill(Schema):
+    """A teacher with the same tokenizer; factor and temperature move in a straight line from the first to the second."""
+
+    teacher: str
+    factor: tuple[float, float] = (1.0, 1.0)
+    temperature: tuple[ABOVE_0, ABOVE_0] = (1.0, 1.0)
+
+
+class PretrainRecipe(Schema):
+    """A way of pre-training.
+
+    Attributes:
+        model: A shape by name, or settings of a BERT's configuration.
+        vocabulary: Tokens of a tokenizer that is trained on the corpus, where none is given.
+        length: Tokens of a sequence.
+        by_line: A document a sequence, instead of concatenated and cut ones.
+        masked, whole_words: Share of tokens to be told, and whether all pieces of a word are.
+        validation: Share of the sequences that is held back, the first ones.
+        batch_size: Sequences of an update, on all devices together; accumulation: passes that share one.
+        learning_rate: Its peak.
+        warmup: Updates of a linear schedule; rise: share of one cycle.
+        eval_every, save_every: Updates; 0: at the end alone.
+    """
+
+    model: Literal["tiny", "mini", "small", "base"] | dict[str, Any] = "tiny"
+    vocabulary: Count = 28996
+    length: Annotated[StrictInt, Field(ge=8)] = 128
+    by_line: StrictBool = False
+    masked: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    whole_words: StrictBool = True
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    steps: Count = 100_000
+    batch_size: Count = 256
+    accumulation: Count = 1
+    learning_rate: ABOVE_0 = 1e-4
+    schedule: Literal["linear", "one_cycle"] = "linear"
+    warmup: CountOrFound = 2000
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: ABOVE_0 = 1.0
+    dropout: Share = 0.1
+    precision: Literal[PRECISIONS] = "fp32"
+    sparsity: Sparsity | None = None
+    rigl: RigL | None = None
+    gradual: Gradual | None = None
+    distill: Distill | None = None
+    eval_every: CountOrFound = 0
+    save_every: CountOrFound = 5000
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PretrainRecipe":
+        if self.rigl and not self.sparsity:
+            raise ValueError("rigl moves the weights of a sparse model: give sparsity")
+        if self.gradual and self.sparsity:
+            raise ValueError("gradual pruning begins dense: leave sparsity out")
+        if self.batch_size % self.accumulation:
+            raise ValueError("accumulation divides batch_size")
+        return self
+
+
+def merged(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    """Return parent's values with child's in their place, at every depth; null takes a whole part away."""
+    made = dict(parent)
+    for name, value in child.items():
+        below = made.get(name)
+        made[name] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return made
+
+
+def load_pretraining(name: str, root: Path | None) -> PretrainRecipe:
+    """Return params/pretraining/<name>.yaml, or the recipe of a file, with all that it extends.
+
+    Raises:
+        UsageError: missing, unknown or impossible, or it extends itself.
+    """
+    folder = (root or Path()) / "params/pretraining"
+    seen: list[str] = []
+
+    def read(name: str) -> dict[str, Any]:
+        if name in seen:
+            raise UsageError(f"{' -> '.join([*seen, name])}", rule="a recipe does not extend itself")
+        seen.append(name)
+        path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+            raise UsageError(f"no recipe {name!r}", rule=f"recipes in {folder}: {known}")
+        values = dict(read_yaml(path).get("pretraining") or {})
+        above = values.pop("extends", None)
+        return merged(read(above), values) if above else values
+
+    return validate(PretrainRecipe, read(name), name)

@@ -1,0 +1,310 @@
+"""The loop: sequences in an order that the seed decides, one update a step, evaluations, checkpoints to go on from.
+
+An update is the same whatever number of processes and passes shares it: the loss is a sum over the tokens to be told of all of
+them, divided by their number. Run by torchrun the first process alone writes.
+"""
+
+import json
+import math
+import shutil
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
+
+from morocco_lib import fileio
+from morocco_lib.config.pretraining import PretrainRecipe
+from morocco_lib.errors import InvalidResult, UsageError
+from morocco_lib.training.distributed import rank, world
+from morocco_lib.training.pretraining import distill, schedules, sparsity
+from morocco_lib.training.pretraining.corpus import Sequences
+from morocco_lib.training.pretraining.masking import Batch, Masker
+from morocco_lib.training.pretraining.sparsity import Masks
+
+STATE, TENSORS, CHECKPOINT = "state.json", "state.safetensors", "checkpoint"
+EVALUATED = 64  # sequences computed with at once
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Net(nn.Module):
+    """A masked language model that computes logits of the tokens to be told alone."""
+
+    def __init__(self, model: transformers.PreTrainedModel):
+        super().__init__()
+        self.model, self.head = model, getattr(model, "cls", None) or model.lm_head
+
+    def forward(self, ids: torch.Tensor, attention: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Return logits, shape (tokens to be told, vocabulary)."""
+        states = self.model.base_model(input_ids=ids, attention_mask=attention).last_hidden_state
+        return self.head(states[hidden])
+
+
+@dataclass
+class Progress:
+    """Where a training is: updates done, and what was seen at evaluations."""
+
+    step: int = 0
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    hidden: int = 0  # tokens told so far, and all tokens that were not padding
+    tokens: int = 0
+
+
+class Pretraining:
+    """Pre-training of one model.
+
+    Args:
+        model: With random weights, or those to go on from.
+        train, val: See `corpus.encode`.
+        folder: Gets checkpoints; what an interrupted attempt left there is gone on from.
+        teacher: For `recipe.distill`.
+        say: Called with progress messages.
+    """
+
+    def __init__(
+        self,
+        recipe: PretrainRecipe,
+        model: transformers.PreTrainedModel,
+        masker: Masker,
+        train: Sequences,
+        val: Sequences,
+        folder: Path,
+        *,
+        seed: int,
+        teacher: transformers.PreTrainedModel | None = None,
+        say=lambda text: None,
+    ):
+        if recipe.batch_size % (world() * recipe.accumulation):
+            raise UsageError(
+                f"a batch of {recipe.batch_size} cannot be shared by {world()} processes x {recipe.accumulation} passes",
+                rule="batch_size is of all devices together", remedy="choose a multiple",
+            )  # fmt: skip
+        self.recipe, self.masker, self.train, self.val, self.folder, self.seed, self.say = (
+            recipe, masker, train, val, Path(folder), seed, say
+        )  # fmt: skip
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        )
+        self.model, self.net = model, Net(model).to(self.device)
+        self.teacher = Net(teacher).to(self.device).eval().requires_grad_(False) if teacher else None
+        self.progress = Progress()
+        self.masks = self._first_masks()
+        self.optimizer = self._optimizer()
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.wrapped = nn.parallel.DistributedDataParallel(self.net) if world() > 1 else self.net
+
+    # -- what is set up once -------------------------------------------------------------------------------------
+    def _first_masks(self) -> Masks | None:
+        recipe = self.recipe
+        if recipe.gradual:
+            return Masks.dense(self.model, recipe.gradual.what)
+        if not recipe.sparsity:
+            return None
+        masks = Masks.drawn(self.model, recipe.sparsity.what, recipe.sparsity.level, self.seed)
+        masks.apply(self.model)
+        return masks
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        decayed = [p for p in self.model.parameters() if p.dim() > 1]
+        plain = [p for p in self.model.parameters() if p.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
+
+    # -- one update ----------------------------------------------------------------------------------------------
+    def run(self) -> Progress:
+        """Train to the last update.
+
+        Raises:
+            InvalidResult: a loss is not finite.
+        """
+        recipe = self.recipe
+        torch.manual_seed(self.seed * 1009 + rank())
+        self._resume()
+        began = time.monotonic()
+        while self.progress.step < recipe.steps:
+            loss = self._update(self.progress.step)
+            self.progress.step += 1
+            step, last = self.progress.step, self.progress.step == recipe.steps
+            if last or (recipe.eval_every and step % recipe.eval_every == 0):
+                found = self.evaluate()
+                self.progress.evaluations.append(
+                    {"step": step, "train_loss": loss, "seconds": time.monotonic() - began, **found}
+                )
+                self.say(
+                    f"update {step} of {recipe.steps}: loss {found['loss']:.4f}, perplexity {found['perplexity']:.2f}"
+                )
+            if last or (recipe.save_every and step % recipe.save_every == 0):
+                self.save()
+        return self.progress
+
+    def _update(self, step: int) -> float:
+        """Make one update; returns the mean loss over its tokens."""
+        recipe = self.recipe
+        self._set_rate(step)
+        self.wrapped.train()
+        passes = [batch.to(self.device) for batch in self._batches(step)]
+        told = torch.tensor([sum(len(batch.labels) for batch in passes), sum(int(b.attention.sum()) for b in passes)])
+        told = self._summed(told)
+        self.progress.hidden, self.progress.tokens = (
+            self.progress.hidden + int(told[0]),
+            self.progress.tokens + int(told[1]),
+        )
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for place, batch in enumerate(passes):
+            shared = place == len(passes) - 1 or world() == 1
+            with nullcontext() if shared else self.wrapped.no_sync():
+                loss = self._loss(batch, step)
+                self.scaler.scale(loss * (world() / told[0].item())).backward()
+            total += loss.detach().double()
+        mean = self._summed(total).item() / told[0].item()
+        if not math.isfinite(mean):
+            raise InvalidResult(
+                f"the loss is {mean} at update {step + 1}", rule="training continues as long as the loss is finite",
+                remedy="lower learning_rate, or train in fp32 or bf16",
+            )  # fmt: skip
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.net.parameters(), recipe.max_grad_norm)
+        self._move_masks(step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.masks:
+            self.masks.apply(self.model)
+        return mean
+
+    def _set_rate(self, step: int) -> None:
+        recipe = self.recipe
+        if recipe.schedule == schedules.ONE_CYCLE:
+            factor = schedules.one_cycle(step, recipe.steps, recipe.rise)
+        else:
+            factor = schedules.linear(step, recipe.steps, recipe.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * factor
+            if recipe.schedule == schedules.ONE_CYCLE:
+                group["betas"] = (schedules.one_cycle_beta(step, recipe.steps, recipe.rise), group["betas"][1])
+
+    def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (sequence numbers, places in the endless stream of epochs) of an update, whoever computes them."""
+        stream = np.arange(step * self.recipe.batch_size, (step + 1) * self.recipe.batch_size)
+        numbers = np.empty_like(stream)
+        for epoch in np.unique(stream // len(self.train)):
+            order = np.random.default_rng((self.seed, int(epoch))).permutation(len(self.train))
+            inside = stream // len(self.train) == epoch
+            numbers[inside] = order[stream[inside] % len(self.train)]
+        return numbers, stream
+
+    def _batches(self, step: int) -> list[Batch]:
+        """Return this process's share of an update, pass by pass."""
+        numbers, stream = (values[rank() :: world()] for values in self.places(step))
+        parts = zip(
+            np.split(numbers, self.recipe.accumulation), np.split(stream, self.recipe.accumulation), strict=True
+        )
+        return [self.masker(self.train.ids[n], self.train.lengths[n], s, self.seed) for n, s in parts]
+
+    def _loss(self, batch: Batch, step: int) -> torch.Tensor:
+        """Return the summed loss over the tokens to be told."""
+        with self._autocast():
+            logits = self.wrapped(batch.ids, batch.attention, batch.hidden)
+        if not self.recipe.distill:
+            return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+        with self._autocast(), torch.no_grad():
+            teacher = self.teacher(batch.ids, batch.attention, batch.hidden)
+        factor, temperature = (
+            distill.between(*ends, step, self.recipe.steps)
+            for ends in (self.recipe.distill.factor, self.recipe.distill.temperature)
+        )
+        return distill.loss(logits, teacher, batch.labels, factor, temperature)
+
+    def _autocast(self):
+        dtype = DTYPES.get(self.recipe.precision)
+        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+
+    def _move_masks(self, step: int) -> None:
+        """RigL and gradual pruning, once an update, by the gradient of that update's own batch."""
+        rigl, gradual = self.recipe.rigl, self.recipe.gradual
+        if rigl and step % rigl.every == 0:
+            share = sparsity.rigl_share(step, self.recipe.steps, rigl.share, rigl.every)
+            self.masks.regrow(self.model, share)
+        elif gradual and (step % gradual.every == 0 or step + 1 == self.recipe.steps):
+            may = sum(mask.numel() for mask in self.masks.on.values())
+            self.masks.prune_to(
+                self.model, sparsity.gradual_on(step + 1, self.recipe.steps, may, round((1 - gradual.level) * may))
+            )
+
+    def _summed(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all processes."""
+        if world() == 1:
+            return value
+        value = value.to(self.device)
+        torch.distributed.all_reduce(value)
+        return value
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+    def evaluate(self) -> dict[str, float]:
+        """Return loss and perplexity of the validation sequences: over all their hidden tokens, which are the same each time."""
+        self.wrapped.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        mine = np.arange(len(self.val))[rank() :: world()]
+        with torch.inference_mode(), self._autocast():
+            for first in range(0, len(mine), EVALUATED):
+                some = mine[first : first + EVALUATED]
+                batch = self.masker(self.val.ids[some], self.val.lengths[some], some, 0).to(self.device)
+                logits = self.net(batch.ids, batch.attention, batch.hidden).float()
+                sums[0] += functional.cross_entropy(logits, batch.labels, reduction="none").double().sum().cpu()
+                sums[1] += len(batch.labels)
+        total, count = self._summed(sums).tolist()
+        return {"loss": total / count, "perplexity": math.exp(min(total / count, 700.0)), "tokens": int(count)}
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+    def save(self) -> None:
+        """Write a checkpoint beside the last one, then take its place."""
+        rngs = gather_object([torch.get_rng_state()]) if world() > 1 else [torch.get_rng_state()]
+        if rank() > 0:
+            return
+        tensors = {f"rng.{place}": rng for place, rng in enumerate(rngs)}
+        for name, parameter in self.model.named_parameters():
+            tensors[f"model.{name}"] = parameter.detach().cpu().contiguous()
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().contiguous()
+        if self.masks:
+            tensors |= {f"mask.{name}": mask.cpu() for name, mask in self.masks.on.items()}
+        new, place = self.folder / f"{CHECKPOINT}.new", self.folder / CHECKPOINT
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        save_file(tensors, new / TENSORS)
+        fileio.write_json(new / STATE, {**vars(self.progress), "scaler": self.scaler.state_dict()})
+        old = self.folder / f"{CHECKPOINT}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if place.exists():
+            place.rename(old)
+        new.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        place = next(
+            (p for p in (self.folder / CHECKPOINT, self.folder / f"{CHECKPOINT}.old") if (p / STATE).is_file()), None
+        )
+        if place is None:
+            return
+        state, tensors = json.loads((place / STATE).read_text()), load_file(place / TENSORS)
+        self.scaler.load_state_dict(state.pop("scaler"))
+        self.progress = Progress(**state)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+                keys = ("step", "exp_avg", "exp_avg_sq")
+                self.optimizer.state[parameter] = {
+                    key: tensors[f"optimizer.{key}.{name}"].to(self.device if key != "step" else "cpu") for key in keys
+                }
+        if self.masks:
+            self.masks = Masks({n.removeprefix("mask."): m for n, m in tensors.items() if n.startswith("mask.")})
+        torch.set_rng_state(tensors[f"rng.{rank()}"])
+        self.say(f"going on after update {self.progress.step}")
