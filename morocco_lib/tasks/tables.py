@@ -56,7 +56,7 @@ class Table:
                         continue
                     header = list(self.headless)
                 if len(cells) != len(header):
-                    raise _broken(path, number, f"{len(cells)} cells", f"the columns are {', '.join(header)}")
+                    raise _damaged(path, number, f"{len(cells)} cells", f"the columns are {', '.join(header)}")
                 yield number, dict(zip(header, cells, strict=True))
 
     def _read(self, lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -67,7 +67,7 @@ class Table:
                     yield number, self.cells(line.decode())
         except ValueError as error:
             what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-            raise _broken(path, number, what, "a table is UTF-8 text, a row a line") from None
+            raise _damaged(path, number, what, "a table is UTF-8 text, a row a line") from None
 
 
 def _joined(numbered: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
@@ -82,7 +82,7 @@ def _joined(numbered: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]
         yield first, held
 
 
-def _broken(path: Path, number: int, seen: str, rule: str) -> UsageError:
+def _damaged(path: Path, number: int, seen: str, rule: str) -> UsageError:
     return UsageError(f"{path}, line {number}: {seen}", rule=rule, remedy="give the file as it was published")
 
 
