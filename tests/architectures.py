@@ -11,7 +11,10 @@ from transformers.models.auto.modeling_auto import AutoModel
 
 from morocco_lib.models.transformer.heads import head_of
 from morocco_lib.models.transformer.model import Transformer
+from morocco_lib.models.transformer.openvino import OpenVINO
+from morocco_lib.models.transformer.packed import Packed
 from morocco_lib.models.transformer.sequences import EncodedSequence
+from morocco_lib.options import POOLINGS
 from morocco_lib.training import backbones, finetune
 
 WORDS, HIDDEN, LAYERS = 90, 48, 3
@@ -111,6 +114,17 @@ def check_that_passages_are_computed_once(model, records, monkeypatch):
     plain = model.logits(sequences, 64)
     assert (fast - plain).abs().max() / plain.std() < 1e-4
     assert shared < sum(computed) / 3
+
+
+def check_that_openvino_computes_as_torch(name):
+    config, module = make(name)
+    backend = OpenVINO(config, module.state_dict(), "first", "fp32")
+    for pooling, lengths in zip(POOLINGS, ([7, 40, 1, 23, 7], [17], [9] * 5, [60, 3]), strict=True):
+        backend.pooling = pooling  # the compiled part ends before it
+        batch = sequences(lengths, spans=3)
+        found, wanted = backend.features(batch), Packed(config, module.state_dict(), pooling).features(batch)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
 
 
 def check_that_padding_changes_nothing(model, records):

@@ -76,7 +76,7 @@ def write_run(
     described = {**load.describe(), "source": data.describe(source, TERRA, records)}
     facts = {
         **{"schema": 1, "purpose": purpose, "run": number, "task": "terra", "model": model, "runner": "process"},
-        **{"argv": [model, "--batch-size", str(batch)], "image_digest": None, "settings": {"cores": 2}, "batch_size": batch},
+        **{"argv": [model, "--batch-size", str(batch)], "image_digest": None, "settings": {"OMP_NUM_THREADS": "2", "cores": 2}, "batch_size": batch},
         "proven": {"memory": True, "isolation": False},
         "limits": {"timeout_s": 60.0, "memory_bytes": None, "pids": None, "cpus": None},
         "withheld": {"most_s": 9.0, "least_s": 0.0, "ready": True, "quiet_s": READY_S + 0.01},

@@ -11,7 +11,15 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers, whose module is converted")
 pytest.importorskip("openvino", reason="needs the openvino extra")
 
-from architectures import CONFIGS, SIZES, WORDS, group, make, sequences, untrained
+from architectures import (
+    SIZES,
+    WORDS,
+    check_that_openvino_computes_as_torch,
+    group,
+    make,
+    sequences,
+    untrained,
+)
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel
 
@@ -22,7 +30,6 @@ from morocco_lib.models.transformer.openvino import OpenVINO, check_precision, r
 from morocco_lib.models.transformer.packed import Packed
 from morocco_lib.models.transformer.padded import Padded
 from morocco_lib.models.transformer.sequences import EncodedSequence
-from morocco_lib.options import POOLINGS
 from morocco_lib.tasks import get_task
 
 
@@ -33,18 +40,10 @@ def bert():
     return OpenVINO(config, module.state_dict(), "first", "fp32")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "camembert", "electra-narrow", "gpt2-inner"])
 def test_features_equal_those_of_torch(name):
-    config, module = make(name)
-    backend = OpenVINO(config, module.state_dict(), "first", "fp32")
-    for pooling, lengths in zip(POOLINGS, ([7, 40, 1, 23, 7], [17], [9] * 5, [60, 3]), strict=True):
-        backend.pooling = pooling  # the compiled part ends before it
-        batch = sequences(lengths, spans=3)
-        found = backend.features(batch)
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(
-            found, Packed(config, module.state_dict(), pooling).features(batch), atol=1e-4, rtol=0
-        )
+    """Each embedding, activation and order of layers once; tests/deep has the other configurations."""
+    check_that_openvino_computes_as_torch(name)
 
 
 def test_features_outlast_the_next_batch(bert):
@@ -126,30 +125,22 @@ def fitted(synthetic_data, tmp_path_factory):
     return folder, "".join(json.dumps(task.strip_labels(record)) + "\n" for record in records)
 
 
-def infer(fitted, *options):
-    argv = [sys.executable, "-m", "morocco_lib", "infer", str(fitted[0]), *options]
-    return subprocess.run(argv, input=fitted[1], capture_output=True, text=True)
-
-
-def test_infer_answers_as_with_torch(fitted):
-    found, wanted = infer(fitted, "--backend", "openvino"), infer(fitted)
+def test_infer_answers_as_with_torch_and_imports_neither_transformers_nor_telemetry(fitted, main):
+    code = "import sys; from morocco_lib.cli.entry import main; code = main(sys.argv[1:])\n"
+    code += "print(*sys.modules, file=sys.stderr); sys.exit(code)"
+    argv = [sys.executable, "-c", code, "infer", str(fitted[0]), "--backend", "openvino"]
+    found = subprocess.run(argv, input=fitted[1], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert found.stdout == wanted.stdout and found.stdout.count("\n") == 40
+    assert found.stdout == main("infer", fitted[0], input=fitted[1]).stdout and found.stdout.count("\n") == 40
     assert {json.loads(line)["label"] for line in found.stdout.splitlines()} == {"true", "false"}
-    event = json.loads(found.stderr.splitlines()[0].removeprefix("morocco: "))
+    ready, *_, imported = found.stderr.splitlines()
+    event = json.loads(ready.removeprefix("morocco: "))
     assert event == {"event": "ready", "precision": "fp32", "backend": "openvino", "device": "cpu", "threads": 1}
+    assert "openvino" in imported.split() and "transformers" not in imported.split()  # of a known architecture
+    assert not [name for name in imported.split() if name.startswith("openvino_telemetry.")]
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EnvironmentFailure, match=r"openvino is not installed.*pip install openvino=="):
         runtime()
-
-
-def test_neither_transformers_nor_telemetry_is_imported_for_a_known_architecture(fitted):
-    code = "import sys; from morocco_lib.models import weights; from morocco_lib.options import Options; "
-    code += "weights.load(sys.argv[1], options=Options(backend='openvino')); print(*sys.modules)"
-    argv = [sys.executable, "-c", code, str(fitted[0])]
-    imported = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
-    assert "openvino" in imported and "transformers" not in imported
-    assert not [name for name in imported if name.startswith("openvino_telemetry.")]

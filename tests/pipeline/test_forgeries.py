@@ -466,6 +466,11 @@ def more_was_fed(plan):
     facts(plan.bench, lambda f: f.update(bytes_fed=10 * f["bytes_fed"]))
 
 
+@found("bench", "its records are of no file that the step read")
+def fed_with_other_records(plan):
+    loads(plan.bench, lambda load: load["source"].update(sha256="0" * 64))
+
+
 @found("train", "data is of no file that the step read")
 def trained_on_other_records(plan):
     edit(plan.train / "train.json", lambda result: result["data"].update(sha256="0" * 64))
@@ -491,6 +496,27 @@ def a_verdict_in_the_json(plan):
 def a_number_on_the_page(plan):
     path = plan.report / "report.html"
     path.write_text(path.read_text().replace("0.750", "0.950"))
+
+
+def on_the_page(plan, shown: str, other: str) -> None:
+    path = plan.report / "report.html"
+    assert shown in path.read_text()
+    path.write_text(path.read_text().replace(shown, other))
+
+
+@found("report", "report.html: what it shows as")
+def a_verdict_on_the_page(plan):
+    on_the_page(plan, ">VALID<", ">INVALID<")
+
+
+@found("report", "report.html: what it shows as")
+def a_unit_on_the_page(plan):
+    on_the_page(plan, "MiB", "KiB")
+
+
+@found("report", "report.html: what it shows as")
+def a_setting_on_the_page(plan):
+    on_the_page(plan, "OMP_NUM_THREADS", "OMP_THREADS")
 
 
 @found("report", "does not follow from the steps")
@@ -614,6 +640,17 @@ def test_figures_drawn_with_something_else_are_counted_and_the_rest_is_compared(
     assert re.search(r"not checked: .*2 figures not drawn anew", said(forged.report))
     a_second_table_in_front(forged)
     assert only(forged.report, forged.plan) != []
+
+
+def test_a_page_of_before_says_nothing_of_isolation_and_verifies(forged):
+    for folder in (forged.bench, forged.eval):
+        facts(folder, lambda f: f.pop("proven"))
+    derive(forged.bench)
+    edit(forged.bench / summary.BENCH, lambda result: result.pop("proven"))
+    on_the_page(forged, "<small>process: no isolation</small>", "")
+    for folder in (forged.bench, forged.eval, forged.report):
+        reseal(folder)
+    assert [f.seen for f in verify(forged.plan) if not f.ok and f.what == "numbers"] == []
 
 
 def test_a_report_of_before_is_named(forged):

@@ -130,21 +130,25 @@ def test_names_that_lead_elsewhere_are_refused(bucket, copy, tmp_path, s3_server
 
 # -- whole plans ---------------------------------------------------------------------------------------------------
 @pytest.mark.slow
-def test_a_plan_that_was_killed_goes_on_where_its_folder_is_not(main, tmp_path, bucket, s3_server):
+def test_a_plan_that_was_killed_goes_on_here_and_where_its_folder_is_not(main, tmp_path, bucket, s3_server):
     plan, out = write_plan(tmp_path, input_size=100_000), tmp_path / "out"
     words = ("run", plan, "--out", out, "--sync", f"s3://{bucket}/plan", "--json")
     process = start_plan(plan, out, "killed", "--sync", f"s3://{bucket}/plan")
     assert wait_until(lambda: list(out.glob("*/terra/bench-*/runs/.01.partial/chunks.jsonl")), 200)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=200)
-    (trained,) = out.glob("majority/terra/train-*")
+    (trained,), (killed,) = out.glob("majority/terra/train-*"), out.glob("majority/terra/bench-*")
     status = (trained / steps.STATUS).read_text()
-    for states in (["kept", "done", "done", "done"], ["kept"] * 4):
-        shutil.rmtree(out)
+    assert main("verify", out).returncode == 1
+    for lost, states in ((trained, ["kept", "done", "done", "done"]), (out, ["kept"] * 4)):
+        shutil.rmtree(lost)
         done = main(*words, cwd=ROOT, env={"MOROCCO_DATA": ""})
         assert done.returncode == 0, done.stderr
         assert [s["state"] for s in json.loads(done.stdout)["steps"]] == states
         assert (trained / steps.STATUS).read_text() == status and main("verify", out).returncode == 0
+        if lost == trained:
+            aside = killed.with_name(f"{killed.name}.1")
+            assert steps.read_status(aside)["state"] == "killed" and not list((aside / "runs").glob("[0-9]*/run.json"))
     assert not [path for path in out.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
     s3_server.tell(fail=10**6, status=503)
     shutil.rmtree(out)

@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,6 +31,24 @@ from morocco_lib.training import backbones, finetune, fit, seeds, trainer
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, synthetic_data):
     return few_records(synthetic_data, tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def finished(small, tmp_path_factory):
+    """A training with seed 1 that ended before anything was removed: its `result` and its step's `folder`."""
+    folder = tmp_path_factory.mktemp("finished") / "step"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seeds.shutil, "rmtree", lambda *args, **kwargs: None)
+        return SimpleNamespace(result=fit.fit(plan(small), folder), folder=folder)
+
+
+@pytest.fixture
+def resumed(finished, tmp_path):
+    """An empty step folder beside what that training left."""
+    shutil.copytree(seeds.work_folder(finished.folder), seeds.work_folder(tmp_path / "step"))
+    (tmp_path / "step").mkdir()
+    return tmp_path / "step"
 
 
 def test_the_best_evaluation_of_the_best_seed_is_kept_and_nothing_else(small, tmp_path, capsys):
@@ -57,12 +77,13 @@ def test_the_best_evaluation_of_the_best_seed_is_kept_and_nothing_else(small, tm
     assert "seed 2: " in capsys.readouterr().err
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_others(small, tmp_path):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(finished, small, tmp_path):
+    for name, seed in (("again", 1), ("other", 2)):
         (tmp_path / name).mkdir()
         fit.fit(plan(small, seeds=(seed,)), tmp_path / name)
-    a, b, c = ((tmp_path / name / "weights" / "model.safetensors").read_bytes() for name in "abc")
-    assert a == b != c
+    folders = (finished.folder, tmp_path / "again", tmp_path / "other")
+    first, again, other = ((folder / "weights/model.safetensors").read_bytes() for folder in folders)
+    assert first == again != other
 
 
 def test_a_score_that_gets_no_better_ends_training_and_one_no_better_than_the_majoritys_is_reported(small, tmp_path):
@@ -183,13 +204,12 @@ def full_memory():
     torch.empty(1 << 46)  # as torch reports it of the CPU
 
 
-@pytest.mark.parametrize("full", [full_gpu, full_memory])
-def test_out_of_memory_halves_the_batch_and_says_so(full, small, tmp_path, monkeypatch, capsys):
+def test_out_of_memory_halves_the_batch_and_says_so(small, tmp_path, monkeypatch, capsys):
     whole = finetune.Net.forward
 
     def small_device(self, **inputs):
         if len(inputs["sizes"]) > 4:
-            full()
+            full_gpu()
         return whole(self, **inputs)
 
     monkeypatch.setattr(finetune.Net, "forward", small_device)
@@ -198,7 +218,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(full, small, tmp_path, monke
     assert "out of memory; continuing with 8 examples at once, 2 times an update" in messages
     assert "out of memory; continuing with 4 examples at once, 4 times an update" in messages
     assert result["seeds"][0]["batch_size"] == 4
-    monkeypatch.setattr(finetune.Net, "forward", lambda self, **inputs: full())
+    monkeypatch.setattr(finetune.Net, "forward", lambda self, **inputs: full_memory())
     with pytest.raises(EnvironmentFailure, match="out of memory with 1 examples at once"):
         fit.fit(plan(small), tmp_path / "none")
 
@@ -225,10 +245,13 @@ def test_variables_of_other_tools_change_nothing(small, tmp_path):
     assert one == other
 
 
+LONGER = {"epochs": 16, "eval_every": 20}
+
+
 # -- interruptions -------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_where_it_was(small, tmp_path):
-    root = model_file(tmp_path / "project", recipe={**QUICK, "epochs": 40, "eval_every": 50})
+    root = model_file(tmp_path / "project", recipe={**QUICK, **LONGER})
     argv = ("train", "small", "rwsd", "--data", small, "--out", tmp_path / "out", "--seeds", "1-2")
     work = seeds.work_folder(tmp_path / "out")
     running = program(root, *argv)
@@ -247,13 +270,12 @@ def test_an_interrupted_training_goes_on_where_it_was(small, tmp_path):
     assert again.returncode == 0, messages
     result = json.loads((tmp_path / "out" / "train.json").read_text())
     assert "seed 1: done before" in messages and result["seeds"][0] == known[0]
-    assert result["seeds"][1]["updates"] == result["seeds"][0]["updates"] == 400
+    assert result["seeds"][1]["updates"] == result["seeds"][0]["updates"] == 160
     assert len(result["seeds"][1]["looks"]) == 8 and not work.exists()
     # Gone on with, not begun again: the first evaluation is the one from before.
-    whole = program(root, *argv[:-4], "--out", tmp_path / "whole", "--seeds", "2")
-    assert whole.wait(300) == 0
-    evaluations = json.loads((tmp_path / "whole" / "train.json").read_text())["seeds"][0]["looks"]
-    assert result["seeds"][1]["looks"][0] == evaluations[0]
+    (tmp_path / "whole").mkdir()
+    whole = fit.fit(plan(small, seeds=(2,), **LONGER), tmp_path / "whole")
+    assert result["seeds"][1]["looks"][0] == list(whole["seeds"][0]["looks"][0])
 
 
 def test_patience_goes_on_where_it_was(small, tmp_path, monkeypatch):
@@ -279,21 +301,15 @@ def test_patience_goes_on_where_it_was(small, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("left", ["half-written", "given"])
-def test_a_kill_while_the_best_weights_are_put_away_loses_nothing(left, small, tmp_path, monkeypatch):
-    (tmp_path / "one").mkdir()
-    monkeypatch.setattr(seeds.shutil, "rmtree", lambda *args, **kwargs: None)  # ended before anything is removed
-    whole = fit.fit(plan(small), tmp_path / "one")
-    monkeypatch.undo()
-    work = seeds.work_folder(tmp_path / "one")
+def test_a_kill_while_the_best_weights_are_put_away_loses_nothing(left, small, finished, resumed):
+    work, whole = seeds.work_folder(resumed), finished.result
     (work / "best.new").mkdir()
     if left == "half-written":
         (work / "seeds.json").unlink()
-    (tmp_path / "one").rename(tmp_path / "one.1")
-    (tmp_path / "one").mkdir()
-    again = fit.fit(plan(small), tmp_path / "one")
+    again = fit.fit(plan(small), resumed)
     assert again["val_score"] == whole["val_score"] and not work.exists()
     assert (again["seeds"] == json.loads(json.dumps(whole["seeds"]))) == (left == "given")  # not trained again
-    one, other = (tmp_path / name / "weights" / "model.safetensors" for name in ("one", "one.1"))
+    one, other = (folder / "weights/model.safetensors" for folder in (resumed, finished.folder))
     assert one.read_bytes() == other.read_bytes()
 
 
@@ -321,15 +337,9 @@ def test_a_kill_while_better_weights_are_written_keeps_the_seeds_of_before(small
     ids=["more seeds", "other seeds", "another recipe"],
 )
 def test_what_an_interrupted_training_finished_is_kept_or_set_aside_and_said(
-    again, kept, small, tmp_path, monkeypatch, capsys
+    again, kept, small, resumed, tmp_path, capsys
 ):
-    (tmp_path / "step").mkdir()
-    monkeypatch.setattr(seeds.shutil, "rmtree", lambda *args, **kwargs: None)  # ended before anything is removed
-    fit.fit(plan(small, seeds=(1,)), tmp_path / "step")
-    monkeypatch.undo()
-    (tmp_path / "step").rename(tmp_path / "step.1")
-    (tmp_path / "step").mkdir()
-    result = fit.fit(plan(small, **again), tmp_path / "step")
+    result = fit.fit(plan(small, **again), resumed)
     assert [one["seed"] for one in result["seeds"]] == list(again["seeds"])
     aside, said = tmp_path / "step.checkpoints.1", capsys.readouterr().err
     assert ("seed 1: done before" in said) == kept and ("set aside as step.checkpoints.1" in said) == (not kept)

@@ -5,7 +5,13 @@ import pytest
 pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
 pytest.importorskip("transformers", reason="needs the torch extra: make setup-torch")
 
-from architectures import SIZES, check_that_padding_changes_nothing, check_that_passages_are_computed_once, loaded
+from architectures import (
+    SIZES,
+    check_that_openvino_computes_as_torch,
+    check_that_padding_changes_nothing,
+    check_that_passages_are_computed_once,
+    loaded,
+)
 
 from morocco_lib import data
 from morocco_lib.tasks import get_task
@@ -39,3 +45,9 @@ def test_what_padding_would_change_is_computed_without(kind, synthetic_data):
     task = get_task("terra")
     records = data.read_split(synthetic_data, task, "val")[1][:12]
     check_that_padding_changes_nothing(loaded({"model_type": kind, **MIXING[kind]}, task, records, "mean"), records)
+
+
+@pytest.mark.parametrize("name", ["roberta", "electra", "gpt2"])
+def test_openvino_computes_as_torch(name):
+    pytest.importorskip("openvino", reason="needs the openvino extra")
+    check_that_openvino_computes_as_torch(name)
