@@ -83,6 +83,17 @@ def test_two_sizes_of_a_bench_share_an_eval(tmp_path):
     assert rows(tmp_path) == JOINED * 2
 
 
+def test_a_bench_gets_the_eval_of_its_own_machine_and_else_that_of_another(tmp_path, monkeypatch):
+    facts = steps.host_facts()
+    for cpu in ("a", "b", "c"):
+        monkeypatch.setattr(steps, "host_facts", lambda cpu=cpu: {**facts, "cpu": cpu})
+        step(tmp_path / f"{cpu}/terra/bench-1", "bench", model=cpu)
+        if cpu != "c":
+            step(tmp_path / f"{cpu}/terra/eval-1", "eval", model=cpu)
+    found = {row["bench_folder"][0]: row["eval_folder"][0] for row in points.collect(tmp_path, KINDS)}
+    assert found == {"a": "a", "b": "b", "c": "b"}
+
+
 @pytest.mark.parametrize(("flips", "limit", "reasons"), [(1, 0.05, []), (1, 0.049, ["EVAL_FLIPS"])])
 def test_an_eval_that_answers_otherwise_makes_the_row_invalid(tmp_path, monkeypatch, flips, limit, reasons):
     monkeypatch.setattr(points, "EVAL_SHARE", limit)

@@ -239,6 +239,13 @@ def test_an_anchor_on_the_processor_says_nothing_of_programs_on_the_gpu():
     )
 
 
+def test_a_machine_is_its_processor_cores_memory_gpus_and_kernel():
+    host = {"cpu": "Xeon", "cores": 8, "memory_bytes": 96 << 30, "kernel": "5.4", "hostname": "gpu", "boot_id": "1"}
+    gpus = {"devices": [{"name": "V100"}, {"name": "V100"}]}
+    assert machines.text_of(host, gpus) == "Xeon, 8 cores, 96 GiB, 2 x V100, Linux 5.4"
+    assert machines.text_of({**host, "memory_bytes": None, "cpu": None}, "NO_GPU") == "unknown CPU, 8 cores, Linux 5.4"
+
+
 def test_several_anchors_show_how_far_programs_differ():
     rows = [row("a", name, speed) for name, speed in (("x", 200.0), ("y", 240.0), ("z", 100.0))]
     rows += [row("b", name) for name in ("x", "y")]
