@@ -95,7 +95,8 @@ class Tfidf:
     def from_state(cls, task: Task, values: dict, arrays: dict) -> "Tfidf":
         vocabulary = {term: column for column, term in enumerate(values["terms"])}
         labels = values["labels"]
-        return cls(task, vocabulary, arrays["idf"], labels, arrays.get("coef"), arrays.get("intercept"))
+        linear = () if compares(task) else (arrays["coef"], arrays["intercept"])
+        return cls(task, vocabulary, arrays["idf"], labels, *linear)
 
     def vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (row, column, value) of the texts' vectors, each of length 1, or 0 without a known term."""
