@@ -104,7 +104,7 @@ def _tables(
     plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], folders: Collection[Path] | None = None
 ) -> dict[str, str]:
     """Return file name -> text of the tables beside the page."""
-    trainings = seeds_table.trainings(plan_dir, kinds, rows, folders)
+    trainings = seeds_table.trainings(plan_dir, kinds, rows, folders) if glue.rows_of(rows) else []
     return {tables.CSV: tables.to_csv(rows), **glue.files(glue.results(rows, trainings))}
 
 

@@ -39,7 +39,7 @@ def results(rows: Sequence[dict[str, Any]], trainings: Sequence[dict[str, Any]])
     model on a task it is that of the VALID one with the most records a second.
     """
     columns = tables.columns_of(BENCHMARK)
-    of_glue = [row for row in rows if get_task(row["task"]).benchmark == BENCHMARK]
+    of_glue = rows_of(rows)
     if not of_glue:
         return None
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -65,6 +65,11 @@ def results(rows: Sequence[dict[str, Any]], trainings: Sequence[dict[str, Any]])
     heads = ["model", *AVERAGES, *columns, *PRETRAINING]
     units = [UNITS.get(head, "Accuracy") for head in heads]
     return Results(heads, units, lines, _runs(trainings), notes + _of_what(of_glue))
+
+
+def rows_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of its tasks."""
+    return [row for row in rows if get_task(row["task"]).benchmark == BENCHMARK]
 
 
 def _whole(row: dict[str, Any]) -> bool:
