@@ -118,8 +118,9 @@ class Tfidf:
     def from_state(cls, task: Task, values: dict, arrays: dict) -> "Tfidf":
         vocabulary = {term: column for column, term in enumerate(values["terms"])}
         labels = values["labels"]
+        linear = (None, None) if compares(task) else (arrays["coef"], arrays["intercept"])
         reading = values.get("ngrams", 1), values.get("lowercase", True)
-        return cls(task, vocabulary, arrays["idf"], labels, arrays.get("coef"), arrays.get("intercept"), *reading)
+        return cls(task, vocabulary, arrays["idf"], labels, *linear, *reading)
 
     def terms(self, text: str) -> list[str]:
         """Return the terms of a text, known or not."""

@@ -127,7 +127,7 @@ def _counted(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _tables(plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], found: Found) -> dict[str, str]:
     """Return file name -> text of the tables beside the page."""
-    trainings = seeds_table.trainings(plan_dir, kinds, rows, found)
+    trainings = seeds_table.trainings(plan_dir, kinds, rows, found) if glue.rows_of(rows) else []
     return {tables.CSV: tables.to_csv(rows), **glue.files(glue.results(rows, trainings))}
 
 

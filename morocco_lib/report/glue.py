@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from morocco_lib import foreign
 from morocco_lib.report import tables
+from morocco_lib.report.points import SYNTHETIC, origin_of
 from morocco_lib.tasks import get_task
 
 NAME = "glue"  # of the files beside table.csv
@@ -38,57 +39,77 @@ def results(rows: Sequence[dict[str, Any]], trainings: Sequence[dict[str, Any]])
     model on a task it is that of the VALID one with the most records a second.
     """
     columns = tables.columns_of(BENCHMARK)
-    of_glue = [row for row in rows if get_task(row["task"]).benchmark == BENCHMARK]
+    of_glue = rows_of(rows)
     if not of_glue:
         return None
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in sorted(of_glue, key=lambda r: (r["verdict"] == "VALID", r["speed_per_s"]["value"] or 0)):
-        whole = row["score"]["value"] is not None and row["score"].get("n") == row["data"]["records"]
-        found.setdefault(row["model"], {})[row["task"]] = row["score"] if whole else {"value": None}
+    for row in sorted(of_glue, key=lambda r: (_whole(r), r["verdict"] == "VALID", r["speed_per_s"]["value"] or 0)):
+        found.setdefault(row["model"], {})[row["task"]] = row["score"] if _whole(row) else {"value": None}
     lines, notes = [], []
     for model, scores in sorted(found.items()):
         values = {task: score["value"] for task, score in scores.items()}
-        cells, lacking = [], []
+        cells, missing = [], []
         for left_out in AVERAGES.values():
-            value, lacking = tables.mean_of({c: names for c, names in columns.items() if c not in left_out}, values)
+            value, missing = tables.mean_of({c: names for c, names in columns.items() if c not in left_out}, values)
             cells.append(_percent(value))
-        if lacking:
-            notes.append(f"{model}: no average of all tasks; missing {', '.join(lacking)}.")
+        if missing:
+            notes.append(f"{model}: no average of all tasks; missing {', '.join(missing)}.")
         for names in columns.values():
-            parts = [
-                scores.get(name, {}).get("metrics", {}).get(m) for name in names for m in get_task(name).metric_names
+            metrics = [
+                (scores.get(name, {}).get("metrics", {}), metric)
+                for name in names
+                for metric in get_task(name).metric_names
             ]
-            cells.append("/".join(_percent(part) or "-" for part in parts) if any(p is not None for p in parts) else "")
+            cells.append(_joined([known.get(metric) for known, metric in metrics]))
         lines.append([model, *cells, *("" for _ in PRETRAINING)])
-    scored = {
-        row["task"]: f"{row['task']} {row['score']['n']} of {row['data']['records']}"
-        for row in of_glue
-        if row["score"].get("n")
-    }
-    notes.append(f"Records scored, of those in the file: {', '.join(scored.values()) or 'none'}.")
     heads = ["model", *AVERAGES, *columns, *PRETRAINING]
-    return Results(heads, [UNITS.get(head, "Accuracy") for head in heads], lines, _runs(trainings), notes)
+    units = [UNITS.get(head, "Accuracy") for head in heads]
+    return Results(heads, units, lines, _runs(trainings), notes + _of_what(of_glue))
+
+
+def rows_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of its tasks."""
+    return [row for row in rows if get_task(row["task"]).benchmark == BENCHMARK]
+
+
+def _whole(row: dict[str, Any]) -> bool:
+    """Tell whether a row has a score of every record of its file."""
+    return row["score"]["value"] is not None and row["score"].get("n") == row["data"]["records"]
+
+
+def _of_what(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what the scores are of: how many records of each file, the least of all models, and whether the files are official."""
+    scored: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        if n := row["score"].get("n"):
+            scored[row["task"]] = min((n, row["data"]["records"]), scored.get(row["task"], (n, row["data"]["records"])))
+    notes = [
+        f"Records scored, of those in the file: {', '.join(f'{t} {n} of {all_}' for t, (n, all_) in scored.items()) or 'none'}."
+    ]
+    origins = {row["task"]: origin_of(row) for row in rows}
+    for origin, what in (
+        ("sample", "Not the official files, so not comparable with published scores"),
+        (SYNTHETIC, "Synthetic records"),
+    ):
+        if names := [task for task, one in origins.items() if one == origin]:
+            notes.append(f"{what}: {', '.join(names)}.")
+    return notes
 
 
 def _runs(trainings: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return what the runs of each training say: their spread, and all metrics of the one run that was kept."""
     lines = []
     for one in trainings:
-        if get_task(one["task"]).benchmark == BENCHMARK and one["metrics"]:
-            spread = [
-                "/".join(_percent(m[name]) or "-" for m in one["metrics"].values()) for name in ("mean", "sd", "kept")
-            ]
-            lines.append(
-                [
-                    one["task"],
-                    one["model"],
-                    PROTOCOLS.get(one["kept"], "-"),
-                    str(one["seeds"]),
-                    *spread,
-                    _percent(one["gain"]) or "-",
-                ]
-            )
+        if one["metrics"] and get_task(one["task"]).benchmark == BENCHMARK:
+            spread = [_joined([metric[name] for metric in one["metrics"].values()]) for name in ("mean", "sd", "kept")]
+            protocol, gain = PROTOCOLS.get(one["kept"], ""), _percent(one["gain"])
+            lines.append([one["task"], one["model"], protocol, str(one["seeds"]), *spread, gain])
     return lines
+
+
+def _joined(values: Sequence[float | None]) -> str:
+    """Return the metrics of a task as a cell, "" without any."""
+    return "/".join(_percent(value) or "-" for value in values) if any(v is not None for v in values) else ""
 
 
 def _percent(value: float | None) -> str:

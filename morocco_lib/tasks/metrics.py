@@ -150,7 +150,7 @@ def moments(one: Sequence[float], other: Sequence[float]):
     scaled = []
     for values in (np.asarray(one, dtype=float), np.asarray(other, dtype=float)):
         values = values / max(np.abs(values).max(), 1)  # the mean of large numbers overflows
-        values = values - values.mean() if values.min() < values.max() else np.zeros_like(values)
+        values = values - values.mean()
         scaled.append(values / (np.abs(values).max() or 1))
     x, y = scaled
     return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)

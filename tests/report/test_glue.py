@@ -106,6 +106,20 @@ def test_a_score_of_some_of_the_records_is_missing_and_coverage_is_shown():
     found = glue.results(rows, [])
     assert found.lines[0][1:4] == ["", "", ""] and "missing cola" in found.notes[0]
     assert "Records scored, of those in the file: cola 9 of 10, mnli 10 of 10" in found.notes[1]
+    whole = row("a", "cola", {"mcc": 0.5653}, verdict=None, speed_per_s={"value": None})  # of an eval without a bench
+    assert glue.results([whole, *rows], []).lines[0][1:4] == ["81.67", "78.85", "56.53"]
+
+
+@pytest.mark.parametrize(
+    ("data", "note"),
+    [
+        ({"origin": "synthetic"}, "Synthetic records: wnli."),
+        ({"sample": True}, "Not the official files, so not comparable with published scores: wnli."),
+    ],
+)
+def test_what_is_no_official_file_is_said(data, note):
+    one = row("a", "wnli", {"accuracy": 0.5})
+    assert glue.results([one | {"data": one["data"] | data}], []).notes[-1] == note
 
 
 def test_other_benchmarks_have_no_such_table():
