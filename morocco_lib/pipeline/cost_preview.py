@@ -12,6 +12,7 @@ from morocco_lib.artifacts import steps
 from morocco_lib.config.model import TRANSFORMER, ModelParams
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.tasks import get_task
+from morocco_lib.training.fit import local_source
 
 WEIGHT_BYTES = 4  # of a parameter: weights are kept in fp32
 CHECKPOINT_BYTES = 24  # of a parameter while it trains: two checkpoints, each with AdamW's two moments
@@ -32,7 +33,7 @@ def lines(
     listed = [this for this in listed if not KINDS[this.step].trains or this in fitted.values()]
     training = [models[this.model] for this in fitted.values() if models[this.model].kind == TRANSFORMER]
     found = []
-    hub = {m.name: m for m in training if m.source and not (root / m.source).is_dir() and not in_cache(m)}
+    hub = {m.name: m for m in training if m.source and not local_source(m, root) and not in_cache(m)}
     if hub:
         size = formatting.bytes_text(sum((m.parameters or 0) * WEIGHT_BYTES for m in hub.values()))
         found.append(f"downloads: about {size} of weights for {', '.join(hub)}")
