@@ -21,7 +21,7 @@ from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.jsonl import Record
 
-RESULT = "train.json"
+RESULT, PRETRAINED = "train.json", "pretrain.json"
 LAUNCHED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # torchrun sets all of them
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 
@@ -59,6 +59,11 @@ def splits(model: ModelParams) -> tuple[str, ...]:
 def is_grid(model: ModelParams) -> bool:
     """Tell whether a model is fitted several times, and the best on val is taken."""
     return len(model.tfidf.c) > 1
+
+
+def pretrained_model(folder: Path) -> Path:
+    """Return the transformers folder that a step of pre-training left."""
+    return folder / "model"
 
 
 def local_source(model: ModelParams, root: Path) -> Path | None:
