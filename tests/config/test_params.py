@@ -146,7 +146,11 @@ def plan(tmp_path):
 
 def test_a_plan_has_defaults_for_all_but_name_models_and_tasks(plan):
     p = plan(PLAN)
-    assert (p.models, p.tasks, p.steps) == (["majority", "tfidf"], ["terra"], ["pretrain", "train", "bench", "eval", "report"])
+    assert (p.models, p.tasks, p.steps) == (
+        ["majority", "tfidf"],
+        ["terra"],
+        ["pretrain", "train", "bench", "eval", "report"],
+    )
     assert (p.machine, p.data_dir, p.batch_size, p.repeats, p.overrides) == ("local", "synthetic", 32, 3, [])
 
 
