@@ -90,7 +90,8 @@ class Session:
     @cached_property
     def pretraining(self) -> Any:
         """What to pre-train: `minibatch` shows what is hidden, `run` trains and writes into the step folder."""
-        from morocco_lib.training.pretraining import pretrain
+        with fit.without_bars_warning():
+            from morocco_lib.training.pretraining import pretrain
 
         return pretrain.prepare(self.p.model.pretraining, self.root, self.folder, seed=self.p.seed, say=print)
 

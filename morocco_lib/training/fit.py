@@ -94,6 +94,14 @@ def _without_other_tools() -> Iterator[None]:
         os.environ |= hidden
 
 
+@contextmanager
+def without_bars_warning() -> Iterator[None]:
+    """Import what imports tqdm, which in a notebook asks for a package that would draw its bars."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        yield
+
+
 def say(text: str) -> None:
     """Print a progress message to stderr, once for all processes."""
     if is_first() and sys.stderr is not None:
@@ -180,8 +188,7 @@ def _fit_once_or_best(plan: Plan, task: Task, records: list[Record]) -> tuple[Mo
 
 def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, origin: dict) -> dict[str, Any]:
     try:
-        with warnings.catch_warnings():  # in a notebook tqdm asks for a package that would draw its bars
-            warnings.filterwarnings("ignore", message="IProgress not found")
+        with without_bars_warning():
             from morocco_lib.training import backbones, distributed, finetune, seeds
     except ModuleNotFoundError as error:
         raise EnvironmentFailure(

@@ -158,7 +158,8 @@ class Job:
 
     def _write(self, result: dict[str, Any]) -> None:
         place = pretrained_model(self.folder)
-        self.loop.model.save_pretrained(place)
+        with backbones.silent():
+            self.loop.model.save_pretrained(place)
         made = transformers.PreTrainedTokenizerFast(
             tokenizer_object=tokenizers.Tokenizer.from_str(self.tokenizer),
             **{f"{name}_token": token for name, token in backbones.WORDPIECE.items()},
