@@ -34,7 +34,8 @@ def test_a_plan_pre_trains_a_model_once_and_trains_it_on_each_task(tmp_path, syn
         return done.returncode, done.stdout, done.stderr
 
     code, out, err = run("--dry-run")
-    assert [line.split()[2:] for line in out.splitlines() if line.startswith("to do")][0] == ["pretrain", "little"], out
+    listed = (line for line in out.splitlines() if line.startswith("to do"))
+    assert next(listed).split()[2:] == ["pretrain", "little"], out
     code, out, err = run()
     assert code == 0 and "[3/3] train little rucola: done" in err, err
     folder = root / "outputs/small"
