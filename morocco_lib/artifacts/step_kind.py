@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CELL, PLAN = "cell", "plan"  # scopes: one model on one task; all that a plan made
+CELL, MODEL, PLAN = "cell", "model", "plan"  # scopes: one model on one task; one model; all that a plan made
 POINT, SCORE, TRAINING = "operating point", "score", "training"
 
 
@@ -18,11 +18,12 @@ class StepKind:
         params: The schema of the notebook's parameters.
         inputs: (parameters, project root) -> name and path of every file it reads; raises UsageError.
         result: The JSON file that it leaves in its folder.
-        scope: CELL or PLAN.
+        scope: CELL, MODEL or PLAN.
         shows: What a report shows its result as: POINT (a row of estimates), SCORE (of a row, or a row of its own), TRAINING
             (the cost and the seeds); "" for nothing.
         trains: It makes the weights that the other steps of its cell read, from the records that the task's models are
             trained on.
+        start: Of scope MODEL: folder of a finished step -> the folder that the model is trained from.
         in_turn: The models of a plan are measured together, one run of each after the other.
         exit_code: Folder of a finished step -> its exit code.
         rebuild: Folder -> (how many numbers follow from its files alone, what does not); None: nothing can be rebuilt.
@@ -37,6 +38,7 @@ class StepKind:
     scope: str = CELL
     shows: str = ""
     trains: bool = False
+    start: Callable[[Path], Path] | None = None
     in_turn: bool = False
     exit_code: Callable[[Path], int] = lambda folder: 0
     rebuild: Callable[[Path], tuple[int, list[str]]] | None = None

@@ -204,23 +204,26 @@ def train(args) -> int:
 def pretrain(args) -> int:
     from morocco_lib import config
     from morocco_lib.artifacts import steps
+    from morocco_lib.config.model import PretrainingParams
     from morocco_lib.config.pretraining import load_pretraining
-    from morocco_lib.training.fit import is_first
+    from morocco_lib.training.fit import is_first, pretrained_model
 
     try:
-        from morocco_lib.training.pretraining import corpus
-        from morocco_lib.training.pretraining import pretrain as pretraining
+        from morocco_lib.training.pretraining.pretrain import prepare
     except ModuleNotFoundError as error:
         raise EnvironmentFailure(f"{error.name} is not installed", remedy="run `make setup-torch`") from None
-    recipe = load_pretraining(args.recipe, config.find_root(Path.cwd()))
-    source = corpus.Source(tuple(args.corpus), args.field)
-    if is_first():
-        steps.check_empty(args.out)
-        args.out.mkdir(parents=True, exist_ok=True)
-    told = say if is_first() else lambda text: None
-    result = pretraining.pretrain(recipe, source, args.out, tokenizer=args.tokenizer, seed=args.seed, say=told)
-    if is_first():
-        show(result) if args.json else put(args.out / pretraining.MODEL)
+    given = PretrainingParams(
+        recipe=load_pretraining(args.recipe, config.find_root(Path.cwd())), corpus=list(map(str, args.corpus)), field=args.field,
+        tokenizer=str(args.tokenizer or ""),
+    )  # fmt: skip
+    if not is_first():
+        prepare(given, Path.cwd(), args.out, seed=args.seed, say=lambda text: None).run()
+        return 0
+    inputs = {f"corpus/{number}": path for number, path in enumerate(args.corpus, start=1) if path.is_file()}
+    parameters = given.model_dump() | {"seed": args.seed}
+    with steps.Step.begin(args.out, "pretrain", parameters=parameters, inputs=inputs):
+        result = prepare(given, Path.cwd(), args.out, seed=args.seed, say=say).run()
+    show(result) if args.json else put(pretrained_model(args.out))
     return 0
 
 

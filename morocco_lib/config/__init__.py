@@ -14,6 +14,7 @@ from morocco_lib.config.model import with_recipe as with_recipe
 from morocco_lib.config.notebooks import BenchParams as BenchParams
 from morocco_lib.config.notebooks import EvalParams as EvalParams
 from morocco_lib.config.notebooks import OriginalParams as OriginalParams
+from morocco_lib.config.notebooks import PretrainParams as PretrainParams
 from morocco_lib.config.notebooks import ReportParams as ReportParams
 from morocco_lib.config.notebooks import SearchParams as SearchParams
 from morocco_lib.config.notebooks import SpeedParams as SpeedParams

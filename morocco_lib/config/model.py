@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, ValidationError, field_validator, model_serializer, model_validator
 
+from morocco_lib.config.pretraining import PretrainRecipe, load_pretraining
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.config.schema import Schema, find_root, load, refuse
 from morocco_lib.errors import UsageError
@@ -27,6 +28,22 @@ class TfidfParams(Schema):
     c: list[Annotated[float, Field(gt=0)]] = Field(default=[1.0], min_length=1)
 
 
+class PretrainingParams(Schema):
+    """How a model is pre-trained before it is trained on a task: see `training.pretraining`.
+
+    Attributes:
+        recipe: A name in params/pretraining, or what such a file holds.
+        corpus: Files of text or JSON Lines, or folders that `datasets` saved; relative ones count from the project root.
+        field: The key of a document.
+        tokenizer: A tokenizer.json or its folder; "": one is trained on the corpus.
+    """
+
+    recipe: PretrainRecipe | str
+    corpus: list[str] = Field(min_length=1)
+    field: str = "text"
+    tokenizer: str = ""
+
+
 class ModelParams(Schema):
     """A model config: a params/models file. One of the kit's kinds, or a program of one's own with `command` or `image`.
 
@@ -40,6 +57,7 @@ class ModelParams(Schema):
             in an installed package.
         revision: Of the hub's repository.
         scratch: Instead of a source: `model_type` and settings of a model with random weights.
+        pretraining: Instead of a source: how it is pre-trained.
         recipe: How it is trained: a name in params/recipes, or what such a file holds.
         tfidf: How a tf-idf model is fitted.
         precision, backend: Of inference.
@@ -55,6 +73,7 @@ class ModelParams(Schema):
     source: str = ""
     revision: str = ""
     scratch: dict[str, Any] = Field(default_factory=dict)
+    pretraining: PretrainingParams | None = None
     recipe: Recipe | str = ""
     tfidf: TfidfParams = Field(default_factory=TfidfParams)
     precision: Literal[PRECISIONS] = "fp32"
@@ -82,8 +101,8 @@ class ModelParams(Schema):
             raise ValueError(f"{', '.join(own)}: for transformers only")
         if self.kind != TFIDF and self.tfidf != TfidfParams():
             raise ValueError("tfidf: for models of that kind only")
-        if self.kind == TRANSFORMER and bool(self.source) == bool(self.scratch):
-            raise ValueError("a transformer has either source or scratch")
+        if self.kind == TRANSFORMER and sum(map(bool, (self.source, self.scratch, self.pretraining))) != 1:
+            raise ValueError("a transformer has either source, scratch or pretraining")
         if self.scratch and not isinstance(self.scratch.get("model_type"), str):
             raise ValueError("scratch has a model_type, as bert or gpt2")
         return self
@@ -134,6 +153,9 @@ def with_recipe(model: ModelParams, root: Path | None) -> ModelParams:
     """Return a model config with its recipe read; raises UsageError."""
     if model.kind != TRANSFORMER:
         return model
+    if model.pretraining and isinstance(model.pretraining.recipe, str):
+        read = load_pretraining(model.pretraining.recipe, root)
+        model = model.model_copy(update={"pretraining": model.pretraining.model_copy(update={"recipe": read})})
     if isinstance(model.recipe, Recipe):
         check_tasks(model.recipe, f"{model.name}: recipe")
         return model

@@ -5,7 +5,7 @@ from collections.abc import Container
 from types import ModuleType
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, StrictBool, StrictInt
+from pydantic import Field, PositiveFloat, StrictBool, StrictInt, field_validator
 
 from morocco_lib.config.machine import MachineParams
 from morocco_lib.config.model import ModelParams
@@ -24,6 +24,21 @@ class Common(Schema):
     data_dir: str = SYNTHETIC
     out_dir: str = ""
     seed: StrictInt = 1
+
+
+class PretrainParams(Schema):
+    """Parameters of pretrain.ipynb: a model with `pretraining`."""
+
+    model: ModelParams
+    out_dir: str = ""
+    seed: StrictInt = 1
+
+    @field_validator("model")
+    @classmethod
+    def _is_pretrained(cls, model: ModelParams) -> ModelParams:
+        if not model.pretraining:
+            raise ValueError(f"{model.name} has no `pretraining`")
+        return model
 
 
 class TrainParams(Common):

@@ -46,7 +46,7 @@ class PlanParams(PlanScalars):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     models: list[str] = Field(min_length=1)
     tasks: list[str] = Field(min_length=1)
-    steps: list[str] = Field(default=["train", "bench", "eval", "report"], min_length=1)
+    steps: list[str] = Field(default=["pretrain", "train", "bench", "eval", "report"], min_length=1)
     machine: str = "local"
     data_dir: str = SYNTHETIC
     seed: StrictInt = 1

@@ -6,7 +6,7 @@ from typing import Any
 
 from morocco_lib import fileio
 from morocco_lib.artifacts import steps
-from morocco_lib.artifacts.step_kind import PLAN, StepKind
+from morocco_lib.artifacts.step_kind import CELL, PLAN, StepKind
 
 PATHS = ("data_dir", "out_dir", "weights_dir", "plan_dir")  # where, not what: no part of a step's key
 
@@ -34,13 +34,18 @@ class Job:
         values = p.model_dump(exclude={"machine": {"chosen"}})  # why a runner was chosen
         inputs, parameters = kind.inputs(p, root), {n: v for n, v in values.items() if n not in PATHS} | also
         key = steps.make_key(kind.name, parameters, {name: fileio.sha256_file(path) for name, path in inputs.items()})
-        parent = plan_dir if kind.scope == PLAN else plan_dir / p.model.name / p.task.name
+        parent = plan_dir.joinpath(*_names(kind, p).values())
         return cls(kind, p, inputs, parameters, key, parent / f"{kind.name}-{key}")
 
     def begin(self, folder: Path | None = None, parameters: dict[str, Any] | None = None) -> steps.Step:
         """Begin the step in its own folder or another; see `Step.begin`."""
-        names = {} if self.kind.scope == PLAN else {"model": self.p.model.name, "task": self.p.task.name}
         return steps.Step.begin(
-            folder or self.folder, self.kind.name, **names, parameters=parameters or self.parameters,
+            folder or self.folder, self.kind.name, **_names(self.kind, self.p), parameters=parameters or self.parameters,
             inputs=self.inputs, key=self.key,
         )  # fmt: skip
+
+
+def _names(kind: StepKind, p: Any) -> dict[str, str]:
+    """Return the names of the model and the task of a step, as far as it has them."""
+    names = {} if kind.scope == PLAN else {"model": p.model.name}
+    return names | {"task": p.task.name} if kind.scope == CELL else names

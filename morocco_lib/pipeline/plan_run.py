@@ -15,7 +15,7 @@ from typing import Any
 
 from morocco_lib import config
 from morocco_lib.artifacts import steps
-from morocco_lib.artifacts.step_kind import CELL, PLAN, POINT, SCORE, StepKind
+from morocco_lib.artifacts.step_kind import CELL, MODEL, PLAN, POINT, SCORE, StepKind
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.options import SYNTHETIC
 from morocco_lib.pipeline import scheduler, targets
@@ -66,12 +66,21 @@ class PlanRun:
         return [name for name in steps_of if not (ready and KINDS[name].trains)]
 
     def plan_steps(self) -> list[StepKind]:
-        return [kind for name, kind in KINDS.items() if kind.scope == PLAN and name in self.plan.steps]
+        return self._of_scope(PLAN)
+
+    def model_steps(self) -> list[tuple[str, StepKind]]:
+        """Return (model, kind) of what is done with a model before all tasks."""
+        return [(name, kind) for name, m in self.models.items() if m.pretraining for kind in self._of_scope(MODEL)]
+
+    def _of_scope(self, scope: str) -> list[StepKind]:
+        return [kind for name, kind in KINDS.items() if kind.scope == scope and name in self.plan.steps]
 
     @property
     def total(self) -> int:
         """The number of steps of the plan."""
-        return sum(len(self.cell_steps(model)) for model, _ in self.cells()) + len(self.plan_steps())
+        return sum(len(self.cell_steps(model)) for model, _ in self.cells()) + len(
+            [*self.plan_steps(), *self.model_steps()]
+        )
 
     def order(self) -> Iterator[tuple[str, str]]:
         """Yield (task, step) in the order of execution: each step with all models before the next step."""
@@ -119,6 +128,16 @@ class PlanRun:
         result = PlanResult(self.plan_dir, [this for cell in cells.values() for this in cell.values()])
         if self.data_dir == SYNTHETIC:
             self.data_dir = self._path(synthetic_step(self.plan_dir, list(self.tasks), self.plan.seed))
+        unmade: dict[str, str] = {}  # model -> what failed
+        for model, kind in self.model_steps():
+            this = StepResult(model, None, kind.name, SKIPPED)
+            result.steps.append(this)
+            self._step(this, partial(self._of_model, kind, model), progress, check)
+            if this.state == FAILED:
+                unmade[model] = kind.name
+            else:
+                self.models[model] = self._started_from(model, kind.start(this.folder))
+            between()
         for task, step in self.order():
             due = []
             for model in self.plan.models:
@@ -126,7 +145,7 @@ class PlanRun:
                 if step not in cell:
                     continue
                 this, trained = cell[step], next((s for s in cell.values() if KINDS[s.step].trains), None)
-                if broken := next((s.step for s in cell.values() if s.state == FAILED), None):
+                if broken := unmade.get(model) or next((s.step for s in cell.values() if s.state == FAILED), None):
                     this.error = f"{broken} failed"
                     progress(this, "end")
                     continue
@@ -184,6 +203,13 @@ class PlanRun:
         also = targets.image_of_program(self.models[model])
         return Job.of(kind, self.parameters(step, model, task, weights_dir), self.root, self.plan_dir, **also)
 
+    def _of_model(self, kind: StepKind, model: str) -> Job:
+        p = kind.params(model=self.models[model], seed=self.plan.seed)
+        return Job.of(kind, p, self.root, self.plan_dir)
+
+    def _started_from(self, model: str, folder: Path) -> config.ModelParams:
+        return self.models[model].model_copy(update={"source": self._path(folder), "pretraining": None})
+
     def _of_plan(self, kind: StepKind) -> Job:
         job = Job.of(kind, kind.params(plan_dir=self._path(self.plan_dir)), self.root, self.plan_dir)
         for older, status in list(steps.find_steps(self.plan_dir)):
@@ -216,10 +242,21 @@ class PlanRun:
         """Tell whether a step is kept as it is: it is done, and was not disturbed."""
         return status["state"] == steps.DONE and status["exit"] != EXIT_CODES[DISTURBED] and not self.force
 
+    @staticmethod
+    def _is_done(folder: Path) -> bool:
+        return (folder / steps.STATUS).exists() and steps.read_status(folder)["state"] == steps.DONE
+
     def preview(self) -> list[StepResult]:
         """Return what `run` would do, in its order, as far as it is known before weights exist; writes nothing."""
         listed, weights_dirs, trained = [], {}, set()
         known = dict.fromkeys(self.cells(), self.data_dir != SYNTHETIC)
+        for model, kind in self.model_steps():
+            listed.append(this := StepResult(model, None, kind.name, TO_DO))
+            this.folder = self._of_model(kind, model).folder
+            if self._is_done(this.folder):
+                this.state, self.models[model] = KEPT, self._started_from(model, kind.start(this.folder))
+            else:
+                known |= {cell: False for cell in known if cell[0] == model}
         for (task, step), model in product(self.order(), self.plan.models):
             if step not in self.cell_steps(model):
                 continue
@@ -237,7 +274,7 @@ class PlanRun:
                 this.state, this.exit, this.error = FAILED, error.exit_code, str(error)
                 known[cell] = False
                 continue
-            done = (this.folder / steps.STATUS).exists() and steps.read_status(this.folder)["state"] == steps.DONE
+            done = self._is_done(this.folder)
             if done and self._kept(steps.read_status(this.folder)):
                 this.state = KEPT
             if KINDS[step].trains:

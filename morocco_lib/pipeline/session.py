@@ -9,7 +9,7 @@ from typing import Any
 
 from morocco_lib import config, data, fileio, formatting
 from morocco_lib.artifacts import steps
-from morocco_lib.artifacts.step_kind import CELL, PLAN, POINT, SCORE, StepKind, shown_as
+from morocco_lib.artifacts.step_kind import CELL, MODEL, PLAN, POINT, SCORE, StepKind, shown_as
 from morocco_lib.benchmark.target import Hooks, Target
 from morocco_lib.errors import UsageError
 from morocco_lib.monitors.host import host_facts
@@ -38,7 +38,8 @@ class Session:
     given: frozenset[str]  # global names before the later cells defined theirs
 
     def __repr__(self) -> str:
-        what = f" of {self.p.model.name} on {self.p.task.name}" if self.kind.scope == CELL else ""
+        what = f" of {self.p.model.name}" if self.kind.scope != PLAN else ""
+        what += f" on {self.p.task.name}" if self.kind.scope == CELL else ""
         return f"<{self.kind.name}{what} in {config.from_root(self.folder, self.root)}>"
 
     @property
@@ -85,6 +86,14 @@ class Session:
         files = {split: self.inputs[split] for split in fit.splits(self.p.model)}
         seeds = getattr(self.p, "all_seeds", [self.p.seed])
         return fit.Plan(self.p.model, self.task.trained_on, files, seeds, self.root)
+
+    @cached_property
+    def pretraining(self) -> Any:
+        """What to pre-train: `minibatch` shows what is hidden, `run` trains and writes into the step folder."""
+        with fit.without_bars_warning():
+            from morocco_lib.training.pretraining import pretrain
+
+        return pretrain.prepare(self.p.model.pretraining, self.root, self.folder, seed=self.p.seed, say=print)
 
     @cached_property
     def scheduled(self) -> scheduler.Client:
@@ -191,6 +200,8 @@ def start_session(step: str, names: dict[str, Any]) -> Session:
     if kind.scope == PLAN:
         plan_dir = config.resolve(p.plan_dir, root) if p.plan_dir else newest_plan(root)
         p = p.model_copy(update={"plan_dir": str(plan_dir)})
+    elif kind.scope == MODEL:
+        p = p.model_copy(update={"model": config.with_recipe(p.model, root)})
     else:
         p = _resolved(p, root, plan_dir)
     job = Job.of(kind, p, root, plan_dir)

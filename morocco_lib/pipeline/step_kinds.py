@@ -12,10 +12,11 @@ from morocco_lib.analysis import summary
 from morocco_lib.analysis.run_files import read_workload
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts import verify as verification
-from morocco_lib.artifacts.step_kind import PLAN, POINT, SCORE, TRAINING, StepKind
+from morocco_lib.artifacts.step_kind import MODEL, PLAN, POINT, SCORE, TRAINING, StepKind
 from morocco_lib.benchmark.crosscheck import contradictions
 from morocco_lib.config import resolve
 from morocco_lib.data import workload
+from morocco_lib.errors import UsageError
 from morocco_lib.models import weights
 from morocco_lib.options import SYNTHETIC
 from morocco_lib.pipeline import targets
@@ -26,6 +27,24 @@ from morocco_lib.training import fit
 
 
 # -- inputs -------------------------------------------------------------------------------------------------------
+def pretrain_inputs(p: Any, root: Path) -> dict[str, Path]:
+    """Return the files of the corpus, and the tokenizer and the teacher, where they are given."""
+    given = p.model.pretraining
+    found = {}
+    for number, name in enumerate(given.corpus, start=1):
+        path = resolve(name, root)
+        inside = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+        found |= {f"corpus/{number}/{one.name}": one for one in inside}
+    if given.tokenizer:
+        path = resolve(given.tokenizer, root)
+        found["tokenizer"] = path / "tokenizer.json" if path.is_dir() else path
+    if given.recipe.distill:
+        found["teacher"] = resolve(given.recipe.distill.teacher, root) / "model.safetensors"
+    if missing := [path for path in found.values() if not path.is_file()]:
+        raise UsageError(f"no file {missing[0]}", rule="a model is pre-trained on files that are there")
+    return found
+
+
 def train_inputs(p: Any, root: Path) -> dict[str, Path]:
     """Return the splits that a model is fitted on, and the local folder it starts from."""
     task = get_task(p.task.name)
@@ -164,6 +183,10 @@ def rebuild_synthetic(folder: Path) -> tuple[int, list[str]]:
 KINDS: dict[str, StepKind] = {
     kind.name: kind
     for kind in (
+        StepKind(
+            "pretrain", config.PretrainParams, pretrain_inputs, fit.PRETRAINED, scope=MODEL, start=fit.pretrained_model,
+            unchecked=not_repeated,
+        ),
         StepKind(
             "train", config.TrainParams, train_inputs, fit.RESULT, shows=TRAINING, trains=True,
             rebuild=rebuild_train, unchecked=not_repeated,

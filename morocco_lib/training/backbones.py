@@ -103,7 +103,7 @@ def load(source: str, dropout: float | None = None, revision: str | None = None,
         tokenizer = _tokenizer(source, options)
         made = {"add_pooling_layer": pooler} if config.model_type in POOLED else {}
         made |= {"dtype": torch.float32, "output_loading_info": True}
-        with _silent():
+        with silent():
             model, found = AutoModel.from_pretrained(source, config=config, **options, **made)
     except UsageError:
         raise
@@ -323,7 +323,7 @@ def _set_dropout(config: Any, rate: float | None) -> None:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep transformers from printing while weights are loaded; what is missing raises an error here."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()

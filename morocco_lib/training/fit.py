@@ -22,7 +22,7 @@ from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.jsonl import Record
 
-RESULT = "train.json"
+RESULT, PRETRAINED = "train.json", "pretrain.json"
 PACKAGE = "package:"  # begins a source that is a folder of an installed package
 LAUNCHED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # torchrun sets all of them
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
@@ -63,6 +63,11 @@ def is_grid(model: ModelParams) -> bool:
     return len(model.tfidf.c) > 1
 
 
+def pretrained_model(folder: Path) -> Path:
+    """Return the transformers folder that a step of pre-training left."""
+    return folder / "model"
+
+
 def local_source(model: ModelParams, root: Path) -> Path | None:
     """Return the folder a model starts from, None for a hub id or random weights.
 
@@ -99,6 +104,14 @@ def _without_other_tools() -> Iterator[None]:
         yield
     finally:
         os.environ |= hidden
+
+
+@contextmanager
+def without_bars_warning() -> Iterator[None]:
+    """Import what imports tqdm, which in a notebook asks for a package that would draw its bars."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        yield
 
 
 def say(text: str) -> None:
@@ -208,8 +221,7 @@ def make_job(plan: Plan, records: list[Record], val: list[Record], work: Path, *
 
 def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, origin: dict) -> dict[str, Any]:
     try:
-        with warnings.catch_warnings():  # in a notebook tqdm asks for a package that would draw its bars
-            warnings.filterwarnings("ignore", message="IProgress not found")
+        with without_bars_warning():
             from morocco_lib.training import distributed, seeds
     except ModuleNotFoundError as error:
         raise EnvironmentFailure(

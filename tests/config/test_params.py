@@ -7,6 +7,7 @@ import pytest
 from helpers import ROOT
 
 from morocco_lib import config
+from morocco_lib.config.pretraining import load_pretraining, merged
 from morocco_lib.errors import UsageError
 from morocco_lib.pipeline import targets
 from morocco_lib.pipeline.step_kinds import KINDS
@@ -38,6 +39,8 @@ def test_every_parameter_file_of_the_project_is_valid(path):
         for name in plan.tasks:
             config.load_task(name, ROOT)
         config.load_machine(plan.machine, ROOT)
+    elif kind == "pretraining":
+        assert load_pretraining(path.stem, ROOT).steps > 0
     elif kind == "recipes":
         assert config.load_recipe(path.stem, ROOT).of_task("terra").tasks == {}
     else:
@@ -143,7 +146,11 @@ def plan(tmp_path):
 
 def test_a_plan_has_defaults_for_all_but_name_models_and_tasks(plan):
     p = plan(PLAN)
-    assert (p.models, p.tasks, p.steps) == (["majority", "tfidf"], ["terra"], ["train", "bench", "eval", "report"])
+    assert (p.models, p.tasks, p.steps) == (
+        ["majority", "tfidf"],
+        ["terra"],
+        ["pretrain", "train", "bench", "eval", "report"],
+    )
     assert (p.machine, p.data_dir, p.batch_size, p.repeats, p.overrides) == ("local", "synthetic", 32, 3, [])
 
 
@@ -157,7 +164,7 @@ def test_a_byte_order_mark_before_a_plan_is_fine(plan):
         (PLAN + "repeat: 3\n", r"unknown parameter 'repeat'; did you mean 'repeats'\?"),
         (PLAN + "overrides: [{modl: tfidf}]\n", r"unknown parameter 'overrides\.0\.modl'; did you mean 'model'\?"),
         ("name: demo\nmodels: [tfidf, majority, tfidf]\ntasks: [terra]\n", r"'models'.*duplicate: tfidf"),
-        (PLAN + "steps: [pack]\n", r"no step 'pack'; steps: train, bench, eval, report"),
+        (PLAN + "steps: [pack]\n", r"no step 'pack'; steps: pretrain, train, bench, eval, report"),
         (PLAN + "seeds: 1-x\n", r"'seeds' is '1-x'"),
         (PLAN + "overrides: [{}, {model: bert}]\n", r"overrides\.1 is for model 'bert'; the plan has majority, tfidf"),
         (PLAN + "overrides: [{model: tfidf, batch_size: 0}]\n", r"'overrides\.0\.batch_size' is 0"),
@@ -287,3 +294,41 @@ def test_paths_are_read_as_people_write_them(project, monkeypatch):
 def test_a_recipe_in_a_model_file_is_refused_by_what_the_user_wrote(recipe, message):
     values = {"name": "m", "kind": "transformer", "source": "a/b", "recipe": recipe}
     assert refused(config.ModelParams, values) == message
+
+
+# -- recipes of pre-training ---------------------------------------------------------------------------------------
+def pretraining(folder, **recipes):
+    (folder / "params/pretraining").mkdir(parents=True)
+    for name, text in recipes.items():
+        (folder / f"params/pretraining/{name}.yaml").write_text(f"pretraining: {text}\n")
+    return folder
+
+
+def test_a_recipe_that_extends_another_changes_what_it_names_at_every_depth(tmp_path):
+    root = pretraining(
+        tmp_path,
+        above="{steps: 7, sparsity: {level: 0.5, what: encoder}, rigl: {share: 0.2, every: 9}}",
+        below="{extends: above, sparsity: {level: 0.8}, rigl: {every: 4}}",
+        dense="{extends: below, sparsity: null, rigl: null}",
+    )
+    below = load_pretraining("below", root)
+    assert (below.steps, below.sparsity.level, below.sparsity.what) == (7, 0.8, "encoder")
+    assert (below.rigl.share, below.rigl.every) == (0.2, 4)
+    dense = load_pretraining("dense", root)
+    assert (dense.steps, dense.sparsity, dense.rigl) == (7, None, None)
+    assert merged({"a": {"b": 1}}, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{extends: one}", "one -> one; a recipe does not extend itself"),
+        ("{extends: tiny}", "no recipe 'tiny'; recipes in .*: one"),
+        ("{step: 5}", "unknown parameter 'step'; did you mean 'steps'"),
+        ("{rigl: {}}", "rigl moves the weights of a sparse model"),
+        ("{gradual: {level: 0.5}, sparsity: {level: 0.5}}", "gradual pruning begins dense"),
+    ],
+)
+def test_an_impossible_recipe_is_refused(tmp_path, text, message):
+    with pytest.raises(UsageError, match=message):
+        load_pretraining("one", pretraining(tmp_path, one=text))

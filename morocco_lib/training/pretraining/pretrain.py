@@ -5,8 +5,9 @@ import resource
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 import torch
@@ -16,15 +17,20 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from morocco_lib import fileio, foreign
 from morocco_lib.artifacts import steps
+from morocco_lib.config.model import PretrainingParams
 from morocco_lib.config.pretraining import SHAPES, PretrainRecipe
 from morocco_lib.errors import UsageError
 from morocco_lib.training import backbones, distributed, seeds
 from morocco_lib.training.distributed import rank
+from morocco_lib.training.fit import PRETRAINED, pretrained_model
 from morocco_lib.training.pretraining import corpus, sparsity
 from morocco_lib.training.pretraining.loop import Pretraining
 from morocco_lib.training.pretraining.masking import Masker
 
-RESULT, MODEL, KEY = "pretrain.json", "model", "key"
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY = "key"
 TOKENIZER_DOCUMENTS = 100_000  # that a tokenizer is trained on
 
 
@@ -55,12 +61,12 @@ def model_of(recipe: PretrainRecipe, vocabulary: int, seed: int) -> transformers
     return model
 
 
-def teacher_of(folder: str, tokenizer_text: str, length: int) -> transformers.PreTrainedModel:
+def teacher_of(folder: Path, tokenizer_text: str, length: int) -> transformers.PreTrainedModel:
     """Return the model that is learnt from; raises UsageError if it reads other tokens, or fewer."""
-    path = fileio.expand(folder)
-    if not (path / "tokenizer.json").is_file() or foreign.read_text(path / "tokenizer.json") != tokenizer_text:
+    file = folder / "tokenizer.json"
+    if not file.is_file() or foreign.read_text(file) != tokenizer_text:
         raise UsageError(f"{folder} has another tokenizer", rule="a teacher reads the tokens of its student")
-    model = AutoModelForMaskedLM.from_pretrained(path, trust_remote_code=False)
+    model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=False)
     if model.config.max_position_embeddings < length:
         raise UsageError(
             f"{folder} has {model.config.max_position_embeddings} positions", rule=f"sequences have {length}"
@@ -82,78 +88,119 @@ def tokenizer_for(recipe: PretrainRecipe, source: corpus.Source, given: Path | N
     return text
 
 
-def pretrain(
-    recipe: PretrainRecipe,
-    source: corpus.Source,
-    folder: Path,
-    *,
-    tokenizer: Path | None = None,
-    seed: int = 1,
-    say=print,
-) -> dict[str, Any]:
-    """Pre-train and write `model/` and pretrain.json into a folder; an interrupted attempt at the same is gone on with.
+@dataclass
+class Job:
+    """A pre-training that is prepared: corpus read, model made. `minibatch` shows what is hidden, `run` trains.
 
-    While it works, `<folder>.checkpoints/` beside the folder holds its last checkpoint.
-
-    Returns:
-        What pretrain.json holds.
-    Raises:
-        UsageError: the corpus, the tokenizer or the teacher cannot be used.
-        InvalidResult: the loss was not finite.
+    Attributes:
+        tokenizer: The text of its tokenizer.json.
+        digests: Of corpus and tokenizer.
+        began: By the monotonic clock, and in CPU seconds.
     """
-    began, cpu_began = time.monotonic(), time.process_time()
-    distributed.join()
-    text = tokenizer_for(recipe, source, tokenizer)
-    sequences = corpus.encode(source, text, recipe.length, fileio.state("corpus"), by_line=recipe.by_line)
-    train, val = corpus.split(sequences, recipe.validation)
-    model = model_of(recipe, tokenizers.Tokenizer.from_str(text).get_vocab_size(), seed)
-    teacher = teacher_of(recipe.distill.teacher, text, recipe.length) if recipe.distill else None
-    masker = Masker(text, recipe.masked, recipe.whole_words)
-    digests = {"corpus": source.digest(), "tokenizer": hashlib.sha256(text.encode()).hexdigest()}
-    work = _work_folder(folder, steps.make_key("pretrain", {"recipe": recipe.model_dump(), "seed": seed}, digests), say)
-    job = Pretraining(recipe, model, masker, train, val, work, seed=seed, teacher=teacher, say=say)
-    prepared = time.monotonic()
-    progress = job.run()
-    trained_s = time.monotonic() - prepared
-    last = progress.evaluations[-1]
-    off = job.masks.weights_off() if job.masks else 0
-    result = {
-        "schema": 1,
-        "recipe": recipe.model_dump(),
-        "seed": seed,
-        "corpus": {"files": [str(path) for path in source.files], "sha256": digests["corpus"], "sequences": len(train), "held_back": len(val)},
-        "tokenizer": {"sha256": digests["tokenizer"], "tokens": model.config.vocab_size},
-        "weights": {
-            "backbone": sparsity.count(model.base_model), "whole": sparsity.count(model), "off": off,
-            "sparsity": off / sparsity.count(model.base_model), "density": job.masks.density() if job.masks else {},
-        },
-        "updates": progress.step,
-        "loss": last["loss"],
-        "perplexity": last["perplexity"],
-        "masked": progress.hidden / progress.tokens,
-        "tokens": progress.tokens,
-        "evaluations": progress.evaluations,
-        "tokens_per_s": progress.tokens / trained_s,
-        "wall_s": time.monotonic() - began,
-        "cpu_s": time.process_time() - cpu_began,
-        "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "processes": distributed.world(),
-        "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    if rank() == 0:
-        place = folder / MODEL
-        model.save_pretrained(place)
+
+    loop: Pretraining
+    source: corpus.Source
+    tokenizer: str
+    folder: Path
+    digests: dict[str, str]
+    began: tuple[float, float]
+
+    def minibatch(self, rows: int = 4) -> "pd.DataFrame":
+        """Return sequences of the first update as a model sees them, hidden tokens in place, and the share that is told."""
+        import pandas as pd
+
+        numbers, stream = (values[:rows] for values in self.loop.places(0))
+        batch = self.loop.masker(self.loop.train.ids[numbers], self.loop.train.lengths[numbers], stream, self.loop.seed)
+        reader = tokenizers.Tokenizer.from_str(self.tokenizer)
+        shares = batch.hidden.sum(1) / (batch.attention.sum(1) - 2)
+        texts = [reader.decode(ids, skip_special_tokens=False) for ids in batch.ids.tolist()]
+        return pd.DataFrame({"told": [f"{share:.1%}" for share in shares], "text": texts})
+
+    def run(self) -> dict[str, Any]:
+        """Train, write `model/` and pretrain.json into the folder, and return what the latter holds; raises InvalidResult."""
+        job, recipe, began = self.loop, self.loop.recipe, time.monotonic()
+        model, progress = job.model, job.run()
+        trained_s = time.monotonic() - began
+        off, backbone, last = (
+            job.masks.weights_off() if job.masks else 0,
+            sparsity.count(model.base_model),
+            progress.evaluations[-1],
+        )
+        result = {
+            "schema": 1,
+            "recipe": recipe.model_dump(),
+            "seed": job.seed,
+            "corpus": {
+                "files": [str(path) for path in self.source.files], "sha256": self.digests["corpus"],
+                "sequences": len(job.train), "held_back": len(job.val),
+            },
+            "tokenizer": {"sha256": self.digests["tokenizer"], "tokens": model.config.vocab_size},
+            "weights": {
+                "backbone": backbone, "whole": sparsity.count(model), "off": off, "sparsity": off / backbone,
+                "density": job.masks.density() if job.masks else {},
+            },
+            "updates": progress.step,
+            "loss": last["loss"],
+            "perplexity": last["perplexity"],
+            "masked": progress.hidden / progress.tokens,
+            "tokens": progress.tokens,
+            "evaluations": progress.evaluations,
+            "tokens_per_s": progress.tokens / trained_s,
+            "wall_s": time.monotonic() - self.began[0],
+            "cpu_s": time.process_time() - self.began[1],
+            "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "processes": distributed.world(),
+            "threads": torch.get_num_threads(),
+        }  # fmt: skip
+        if rank() == 0:
+            self._write(result)
+        return result
+
+    def _write(self, result: dict[str, Any]) -> None:
+        place = pretrained_model(self.folder)
+        with backbones.silent():
+            self.loop.model.save_pretrained(place)
         made = transformers.PreTrainedTokenizerFast(
-            tokenizer_object=tokenizers.Tokenizer.from_str(text),
+            tokenizer_object=tokenizers.Tokenizer.from_str(self.tokenizer),
             **{f"{name}_token": token for name, token in backbones.WORDPIECE.items()},
         )
         made.save_pretrained(place)
-        fileio.write_text(place / "tokenizer.json", text)  # byte for byte: it is what a student's is held against
-        if job.masks:
-            job.masks.save(place)
-        fileio.write_json(folder / RESULT, result)
-        shutil.rmtree(work)
-    return result
+        fileio.write_text(place / "tokenizer.json", self.tokenizer)  # byte for byte: a student's is held against it
+        if self.loop.masks:
+            self.loop.masks.save(place)
+        fileio.write_json(self.folder / PRETRAINED, result)
+        shutil.rmtree(self.loop.folder)
+
+
+def prepare(given: PretrainingParams, root: Path, folder: Path, *, seed: int = 1, say=print) -> Job:
+    """Return a pre-training whose corpus is read and whose model is made.
+
+    While it works, `<folder>.checkpoints/` beside the folder holds its last checkpoint; an interrupted attempt at the same is
+    gone on with.
+
+    Args:
+        given: Its recipe read: see `config.with_recipe`.
+        root: Relative paths count from here.
+        folder: An existing folder.
+    Raises:
+        UsageError: the corpus, the tokenizer or the teacher cannot be used.
+    """
+    began = time.monotonic(), time.process_time()
+    distributed.join()
+    recipe, source = (
+        given.recipe,
+        corpus.Source(tuple(root / fileio.expand(name) for name in given.corpus), given.field),
+    )
+    text = tokenizer_for(recipe, source, root / fileio.expand(given.tokenizer) if given.tokenizer else None)
+    sequences = corpus.encode(source, text, recipe.length, fileio.state("corpus"), by_line=recipe.by_line)
+    train, val = corpus.split(sequences, recipe.validation)
+    model = model_of(recipe, tokenizers.Tokenizer.from_str(text).get_vocab_size(), seed)
+    teacher = teacher_of(root / fileio.expand(recipe.distill.teacher), text, recipe.length) if recipe.distill else None
+    masker = Masker(text, recipe.masked, recipe.whole_words)
+    digests = {"corpus": source.digest(), "tokenizer": hashlib.sha256(text.encode()).hexdigest()}
+    work = _work_folder(folder, steps.make_key("pretrain", {"recipe": recipe.model_dump(), "seed": seed}, digests), say)
+    loop = Pretraining(recipe, model, masker, train, val, work, seed=seed, teacher=teacher, say=say)
+    return Job(loop, source, text, folder, digests, began)
 
 
 def _work_folder(folder: Path, key: str, say: Callable[[str], None]) -> Path:

@@ -137,7 +137,8 @@ class Masks:
         with torch.no_grad():
             size = torch.cat([torch.where(m.to(w.device), w.abs(), math.inf).flatten() for w, m in pairs])
             self._set(pairs, size.topk(moved, largest=False).indices, False)
-                        gain = torch.cat([torch.where(m.to(w.device), -1.0, w.grad.abs()).flatten() for w, m in pairs])
+            self.apply(model)
+            gain = torch.cat([torch.where(m.to(w.device), -1.0, w.grad.abs()).flatten() for w, m in pairs])
             self._set(pairs, gain.topk(moved).indices, True)
         return moved
 

@@ -17,6 +17,7 @@ from small_training import plan, two_processes
 from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM
 
+from morocco_lib.config.model import PretrainingParams
 from morocco_lib.config.pretraining import SHAPES, PretrainRecipe
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.models import weights as weights_format
@@ -170,10 +171,10 @@ def test_passes_that_share_an_update_change_nothing(job):
 PROGRAM = """
 import sys
 from pathlib import Path
-from morocco_lib.config.pretraining import PretrainRecipe
-from morocco_lib.training.pretraining import corpus, pretrain
-recipe = PretrainRecipe.model_validate_json(sys.argv[1])
-pretrain.pretrain(recipe, corpus.Source((Path(sys.argv[2]),)), Path(sys.argv[3]), seed=1, say=lambda text: None)
+from morocco_lib.config.model import PretrainingParams
+from morocco_lib.training.pretraining import pretrain
+given = PretrainingParams.model_validate_json(sys.argv[1])
+pretrain.prepare(given, Path(), Path(sys.argv[2]), say=lambda text: None).run()
 """
 
 
@@ -187,7 +188,12 @@ def test_two_processes_make_the_weights_of_one(text, tmp_path):
     program.write_text(PROGRAM)
     for name, argv in (("one", two_processes()[:1]), ("two", two_processes())):
         (tmp_path / name).mkdir()
-        given = [*argv, program, recipe.model_dump_json(), text, tmp_path / name]
+        given = [
+            *argv,
+            program,
+            PretrainingParams(recipe=recipe, corpus=[str(text)]).model_dump_json(),
+            tmp_path / name,
+        ]
         subprocess.run(
             list(map(str, given)), check=True, env=environment({"XDG_STATE_HOME": str(tmp_path)}), capture_output=True
         )
