@@ -16,7 +16,7 @@ def run_plan(main, real_data, tmp_path):
     def run(name, **changes):
         folder, plan = tmp_path / name, tmp_path / f"{name}.yaml"
         values = yaml.safe_load((ROOT / f"params/plans/{name}.yaml").read_text())
-        plan.write_text(yaml.safe_dump(values | {"quick": True, "repeats": 2, "input_size": 500, **changes}))
+        plan.write_text(yaml.safe_dump(values | {"quick": True, "repeats": 1, "input_size": 200, **changes}))
         variables = {"MOROCCO_DATA": str(real_data / "rsg")}
         done = main("run", plan, "--out", folder, "--json", cwd=ROOT, env=variables)
         assert done.returncode == 0, done.stderr
