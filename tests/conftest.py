@@ -30,6 +30,8 @@ from morocco_lib.tasks import get_task
 # For torch here, which reads it when it is imported, and for all that tests start.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+sys.modules.setdefault("rfc3987_syntax", None)  # as in pipeline/notebook_runner.py, before a test imports nbformat
+
 BUDGET_S = 8.0  # of an unmarked test on a quiet machine, what its fixtures take excluded
 UNLIMITED = ("slow", "gpu")
 ENGINES = {"docker_engine", "engine"}  # fixtures; one engine a session, so those who use it run in one worker

@@ -1,6 +1,7 @@
 """Run folders written from a few numbers, as `morocco bench` would leave them: what the analysis is tested on."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def run_of(arrivals, *, ready_s=None, samples=(), gpu_samples=(), folder=None, *
     return Run(folder, facts, list(arrivals), list(samples), list(gpu_samples))
 
 
+@cache
+def _described(size: int) -> dict:
+    return workload.build(TERRA, RECORDS, size, 1).describe()
+
+
 def write_run(folder: Path, arrivals=None, *, load=None, answers=None, samples=None, **changed) -> Path:
     """Write runs/NN into a folder and return it.
 
@@ -114,11 +120,12 @@ def write_run(folder: Path, arrivals=None, *, load=None, answers=None, samples=N
     if samples is None:
         marks = {"ready": 0.5, "first_answer": 0.6, "last_answer": 1.6}
         samples = [sample(1000), *(sample(900, cpu_s=cpu_s, mark=mark) for mark, cpu_s in marks.items())]
-    load = load or workload.build(TERRA, RECORDS, size, 1)
     facts = facts_of(arrivals, **{"stdout_bytes": sum(map(len, printed)), **changed})
     files = {
         "run.json": json.dumps(facts),
-        "workload.json": json.dumps({**load.describe(), "source": {"path": "val.jsonl"}}),
+        "workload.json": json.dumps(
+            {**(load.describe() if load else _described(size)), "source": {"path": "val.jsonl"}}
+        ),
         "chunks.jsonl": "".join(json.dumps(chunk) + "\n" for chunk in chunks),
         "samples.jsonl": "".join(json.dumps(s) + "\n" for s in samples),
     }

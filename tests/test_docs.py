@@ -293,13 +293,13 @@ def test_a_page_is_renewed_by_what_is_printed_and_lost_words_are_named():
     assert missing == ["gone"]
 
 
-# -- quick start ---------------------------------------------------------------------------------------------------
+# -- README and quick start ----------------------------------------------------------------------------------------
 @pytest.mark.slow
 @pytest.mark.long
-def test_quick_start_commands_run_and_print_what_is_shown(tmp_path):
-    commands = list(console_blocks(page("quick-start.md")))
-    assert len(commands) > 8
-    run_as_shown(commands, copy_project(tmp_path / "morocco"))
+def test_the_commands_of_readme_and_quick_start_run_and_print_what_is_shown(tmp_path):
+    pages = [list(console_blocks(path.read_text())) for path in (ROOT / "README.md", DOCS / "quick-start.md")]
+    assert [commands[0][0] for commands in pages] == ["make demo"] * 2 and min(map(len, pages)) > 8
+    run_as_shown([command for commands in pages for command in commands], copy_project(tmp_path / "morocco"))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The repository keeps its promises to a stranger: one set of versions, clean rooms, a README that works."""
+"""The repository keeps its promises to a stranger: one set of versions, and clean rooms."""
 
 import ast
 import re
@@ -7,9 +7,8 @@ import tomllib
 from graphlib import TopologicalSorter
 from importlib import metadata
 
-import pytest
 import yaml
-from helpers import ROOT, console_blocks, copy_project, run_as_shown, tracked
+from helpers import ROOT, tracked
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -132,12 +131,3 @@ def test_every_deep_test_is_in_one_shard():
     names = " ".join(runpy.run_path(str(ROOT / "tests/deep/conftest.py"))["SHARDS"]).split()
     files = [path.relative_to(ROOT / "tests/deep").as_posix() for path in (ROOT / "tests/deep").rglob("test_*.py")]
     assert sorted(names) == sorted(files)
-
-
-# -- README --------------------------------------------------------------------------------------------------------
-@pytest.mark.slow
-@pytest.mark.long
-def test_readme_commands_run_and_print_what_is_shown(tmp_path):
-    commands = list(console_blocks((ROOT / "README.md").read_text()))
-    assert commands[0][0] == "make demo" and len(commands) >= 5
-    run_as_shown(commands, copy_project(tmp_path / "morocco"))

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -75,6 +76,8 @@ def _papermill(
     slot: scheduler.WorkerSlot | None = None,
 ) -> None:  # fmt: skip
     with _starting:
+        # jsonschema would read a grammar of addresses for two seconds; the schema of notebooks has none.
+        sys.modules.setdefault("rfc3987_syntax", None)
         import papermill
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
         from papermill.exceptions import PapermillExecutionError

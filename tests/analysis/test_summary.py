@@ -8,6 +8,7 @@ from run_folders import (
     DISTINCT,
     NO,
     RECORDS,
+    TERRA,
     YES,
     answers_of,
     at_once,
@@ -252,9 +253,12 @@ def test_the_score_is_that_of_the_first_answers_to_records_of_the_file(tmp_path,
     assert score["low"] == pytest.approx(0.531, abs=1e-3) and score["high"] == pytest.approx(0.888, abs=1e-3)
 
 
-def test_records_without_labels_have_no_score(tmp_path, monkeypatch):
-    monkeypatch.setattr("run_folders.RECORDS", [{k: v for k, v in r.items() if k != "label"} for r in RECORDS])
-    assert derived(tmp_path, {})["score"] == {"value": None, "reason": "NO_GOLD"}
+def test_records_without_labels_have_no_score(tmp_path):
+    unlabelled = [{k: v for k, v in r.items() if k != "label"} for r in RECORDS]
+    assert derived(tmp_path, {"load": workload.build(TERRA, unlabelled, SIZE, 1)})["score"] == {
+        "value": None,
+        "reason": "NO_GOLD",
+    }
 
 
 def test_flips_are_counted_within_runs_and_from_run_to_run(tmp_path):

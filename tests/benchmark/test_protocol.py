@@ -336,7 +336,7 @@ def test_else_each_run_has_a_smaller_one_of_whole_batches_beside_it(simulated):
 
 
 def test_sizes_are_drawn_anew(simulated):
-    simulated.bench(holds_back, {"repeats": 9})
+    simulated.bench(holds_back, {"repeats": 5})
     assert len({run.lines for run in stage(simulated, "smaller")}) > 1
 
 

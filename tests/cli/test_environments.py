@@ -91,6 +91,8 @@ def made(project, program, place):
     ):
         done = program(*args)
         assert done.returncode == 0, done.stderr
+    infer = program("infer", folder / "fit", input=(folder / "записи/TERRa/val.jsonl").read_bytes())
+    (folder / "preds.jsonl").write_text(infer.stdout, encoding="utf-8")
     subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
     return folder
 
@@ -202,7 +204,7 @@ def test_a_report_is_drawn_and_nothing_is_reported(program, made, tmp_path, vari
 
 
 # -- streams and folders -------------------------------------------------------------------------------------------
-PRINTING = {"help": ["--help"], "verify": ["verify", "b"]}
+PRINTING = {"help": ["--help"], "a result": ["eval", "terra", "preds.jsonl", "записи/TERRa/val.jsonl"]}
 printing = pytest.mark.parametrize("args", PRINTING.values(), ids=PRINTING)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from morocco_lib.leaderboard import checks
 
-COUNT, PARTS = 300, 4
+COUNT, PARTS = 160, 4
 
 
 @pytest.fixture(scope="session")
