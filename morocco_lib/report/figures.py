@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import formatting
+from morocco_lib import fileio, formatting
 from morocco_lib.analysis.memory import held_bytes
 from morocco_lib.analysis.run_files import Run, read_run, readable
 from morocco_lib.report import machines
@@ -52,12 +52,13 @@ def _settings() -> None:
 
 @functools.cache
 def drawn_with() -> dict[str, str]:
-    """Return what decides the bytes of a figure beside its numbers."""
+    """Return what decides the bytes of figures and scripts beside the numbers."""
     _settings()  # without pyplot, which takes a second
     from matplotlib import font_manager
 
     versions = {name: importlib.metadata.version(name) for name in ("matplotlib", "seaborn", "bokeh")}
-    return {**versions, "font": Path(font_manager.findfont(font_manager.FontProperties())).name}
+    script = fileio.sha256_file(Path(__file__).with_name("page.js"))[:12]
+    return {**versions, "font": Path(font_manager.findfont(font_manager.FontProperties())).name, "page.js": script}
 
 
 def colour_of(rows: list[dict[str, Any]]) -> dict[str, str]:
