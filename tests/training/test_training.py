@@ -314,8 +314,8 @@ def test_a_kill_while_the_best_weights_are_put_away_loses_nothing(left, small, f
 
 
 def test_a_kill_while_better_weights_are_written_keeps_the_seeds_of_before(small, tmp_path, monkeypatch):
-    scores = iter(range(1, 100))
-    monkeypatch.setattr(finetune.Fit, "_score", lambda *args: next(scores) / 100)  # each is better than those before
+    scores = iter(range(1, 100))  # each is better than those before
+    monkeypatch.setattr(finetune.Fit, "_score", lambda *args: dict.fromkeys(("score", "acc"), next(scores) / 100))
     save = weights.save
 
     def ended(*args, trained_on, **kwargs):
