@@ -7,23 +7,23 @@ from itertools import islice
 from pathlib import Path
 
 from morocco_lib import foreign
-from morocco_lib.tasks.jsonl import open_lines, split_lines
+from morocco_lib.tasks.base import Task
 
 ROUNDS, RECORDS = 5, 2000
 
 
-def json_bound(records: Path, predictions: Path) -> float:
+def json_bound(task: Task, records: Path, predictions: Path) -> float:
     """Return the records per second that one Python process parses, and answers with, as JSON: a program without a model.
 
     Args:
-        records: A JSONL file of the task's records, as it is or with gzip.
+        records: A file of the task's records, JSON Lines or a table; they are parsed as they are fed.
         predictions: What a program printed: its JSON lines are serialized, once for each record.
     Returns:
         The fastest of five rounds over at most 2,000 records, in this process.
-    Limits: bounds a Python program that computes in one process; labels, which are not fed, are parsed here too.
+    Limits: bounds a Python program that computes in one process.
     """
-    with open_lines(records) as file:
-        lines = list(islice((line for _, line in split_lines(file) if line.strip()), RECORDS))
+    fed = map(task.strip_labels, task.read(records)[:RECORDS])
+    lines = [json.dumps(record, ensure_ascii=False).encode() for record in fed]
     given = []
     with foreign.opened(predictions) as file:
         for line in islice(file, len(lines)):
