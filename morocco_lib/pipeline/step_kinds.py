@@ -199,12 +199,12 @@ KINDS: dict[str, StepKind] = {
             "eval", config.EvalParams, answer_inputs, summary.SCORE, shows=SCORE,
             rebuild=rebuild_eval, contradictions=contradictions, unchecked=not_held_against_the_data,
         ),
-        StepKind("search", config.SearchParams, train_inputs, "search.json", unchecked=not_repeated),
-        StepKind("speed", config.SpeedParams, train_inputs, "speed.json", unchecked=not_repeated),
         StepKind(
             "report", config.ReportParams, report_inputs, build.RESULT, scope=PLAN,
             rebuild=lambda folder: build.rebuild(folder, KINDS), unchecked=build.unchecked,
         ),
+        StepKind("search", config.SearchParams, train_inputs, "search.json", unchecked=not_repeated),
+        StepKind("speed", config.SpeedParams, train_inputs, "speed.json", unchecked=not_repeated),
     )
 }  # fmt: skip
 

@@ -47,8 +47,8 @@ def search(plan: Plan, p: SearchParams, folder: Path) -> dict[str, Any]:
         plan: The model whose recipe is searched around, its files, and the seed of the search and of its trainings.
         p: What is drawn from, how many trials, and the other seeds.
     Returns:
-        What `search.json` holds: the trials, the best settings as a recipe, its scores with the other seeds, and by how much
-        the best trial's score is above their mean.
+        What `search.json` holds: the trials, the best settings, their scores with the other seeds, and by how much the best
+        trial's score is above the mean of these.
     Raises:
         InvalidResult: no trial came to its end.
     """
@@ -59,6 +59,7 @@ def search(plan: Plan, p: SearchParams, folder: Path) -> dict[str, Any]:
     study = _study(work, plan.seeds[0])
 
     def trained(settings: dict[str, Any], seed: int, callbacks: Sequence[TrainerCallback] = ()) -> float:
+        shutil.rmtree(work / "training", ignore_errors=True)  # of a trial that was killed: no checkpoint of this one
         recipe = plan.model.recipe.of_task(task.name).model_copy(update=settings)
         own = Plan(plan.model.model_copy(update={"recipe": recipe}), plan.task, plan.files, [seed], plan.root)
         try:

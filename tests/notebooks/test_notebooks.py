@@ -296,3 +296,28 @@ def test_run_all_from_the_notebooks_folder_with_untouched_defaults_works(project
     folders = {folder.name.split("-")[0] for folder, _ in steps.find_steps(project / "outputs")}
     assert folders == {"synthetic", "train", "eval", "report"}
     assert all(status["state"] == "done" for _, status in steps.find_steps(project / "outputs"))
+
+
+TINY = """
+model: {name: tiny, kind: transformer, scratch: {model_type: bert, vocab_size: 600, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2},
+  recipe: {batch_size: 16, val_records: 40}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "chosen", "result"),
+    [
+        ("search", "{trials: 2, epochs: [0.1], batch_sizes: [16], again: '7'}", "search.json"),
+        ("speed", "{steps: 1, warmup: 1}", "speed.json"),
+    ],
+)
+def test_notebooks_on_training_run_on_tiny_settings(project, tmp_path, name, chosen, result):
+    pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
+    pytest.importorskip("optuna", reason="needs the search extra: make setup-torch")
+    out = tmp_path / "out.ipynb"
+    done = papermill(project, f"notebooks/{name}.ipynb", out, "-y", TINY, "-y", chosen)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ((folder, status),) = ((f, s) for f, s in steps.find_steps(project / "outputs") if s["step"] == name)
+    assert status["state"] == "done" and (folder / result).is_file() and "VALID" in out.read_text()
+    assert all(finding.ok for finding in verify(folder))

@@ -38,6 +38,8 @@ def learn(monkeypatch):
 
     def use(scores):
         def make_job(own, records, val, work, callbacks):
+            assert not work.exists()  # with checkpoints of another trial
+
             def seed(number):
                 given.append((own.model.recipe, number))
                 for score in (found := scores(len(given), own.model.recipe, number)):
@@ -98,6 +100,7 @@ def test_an_interrupted_search_goes_on_and_repeats_nothing_that_was_finished(sma
     for _ in range(2):  # in the search, and among the new seeds
         with pytest.raises(KeyboardInterrupt):
             run(small, tmp_path / "step")
+    (tmp_path / "step.study/training").mkdir()
     result = run(small, tmp_path / "step")
     assert len(given) == 6 + 3 + 2  # both interrupted ones twice
     states = [row["state"] for row in result["trials"]]
