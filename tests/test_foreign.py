@@ -50,6 +50,9 @@ OURS = {  # module, or module:function -> why it may
     "artifacts/verify.py:compare": "what it has just dumped",
     "training/trainer.py:last_checkpoint": "what this user's interrupted training left",
     "training/finetune.py:values_of": "what transformers has just returned",
+    "training/pretraining/loop.py:_resume": "what this user's interrupted training left",
+    "training/pretraining/pretrain.py:_work_folder": "the same",
+    "training/pretraining/sparsity.py:load": "safetensors, of a path that the gate has checked",
     "training/seeds.py:_resume": "what this user's interrupted training left",
     "pipeline/saved_notebooks.py:scrub": "the project's own notebooks",
 }

@@ -26,7 +26,8 @@ from morocco_lib.analysis.validity import (
 )
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.reasons import DISTURBANCES, INVALID, VALID, Reason, verdict
-from morocco_lib.tasks.base import submission_text, task_value
+from morocco_lib.tasks.base import task_value
+from morocco_lib.tasks.checking import submission_text
 
 BENCH, SCORE, PREDICTIONS, PROTOCOL = "bench.json", "score.json", "preds.jsonl", "protocol.json"
 REPORTED = ("precision", "backend", "device")  # by the ready line

@@ -9,7 +9,8 @@ from morocco_lib.analysis.summary import PREDICTIONS, SCORE, derive_eval
 from morocco_lib.benchmark.run import RunSeries
 from morocco_lib.benchmark.target import Target
 from morocco_lib.data import workload
-from morocco_lib.tasks.base import Task, check_file
+from morocco_lib.tasks.base import Task
+from morocco_lib.tasks.checking import check_file
 from morocco_lib.tasks.form import AnswerKind
 
 

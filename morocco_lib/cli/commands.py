@@ -236,7 +236,7 @@ def infer(args) -> int:
 
 def evaluate(args) -> int:
     from morocco_lib.tasks import get_task
-    from morocco_lib.tasks.base import check_file, submission_text
+    from morocco_lib.tasks.checking import check_file, submission_text
     from morocco_lib.tasks.jsonl import is_jsonl, read_objects
 
     task = get_task(args.task)

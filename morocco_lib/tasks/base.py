@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from morocco_lib.errors import UsageError
 from morocco_lib.foreign import parse_object
-from morocco_lib.tasks import metrics
-from morocco_lib.tasks.checked import AnswerError, Checked, Idx, Prediction, Problem, shown
+from morocco_lib.tasks import checking, metrics
+from morocco_lib.tasks.checked import AnswerError, Checked, Idx, Prediction, shown
 from morocco_lib.tasks.form import AnswerKind, TextPair
-from morocco_lib.tasks.jsonl import Record, is_jsonl, open_lines, read_objects, split_lines
+from morocco_lib.tasks.jsonl import Record, is_jsonl, read_objects, split_lines
 from morocco_lib.tasks.recombine import Opening
 from morocco_lib.tasks.tables import Row, Submission, Table
 
@@ -177,63 +177,11 @@ class Task(ABC):
 
     def check(self, lines: Iterable[bytes], records: Mapping[Idx, Record], file: str) -> Checked:
         """Check predictions against the records (or skeletons) they answer; never raises for bad predictions."""
-        remedy = "print one JSON object a record and nothing else"
-        return self._check(_parsed(split_lines(lines), self.parse), records, file, "broken-line", remedy)
+        return checking.check_lines(self, split_lines(lines), records, file)
 
     def check_table(self, numbered: Iterable[tuple[int, bytes]], records: Mapping[Idx, Record], file: str) -> Checked:
-        """Check a submission that is a table, by numbered lines; see `check`.
-
-        Its rows may be numbered from 0 in the order of the records instead of by their idx, as leaderboards do.
-        """
-        numbered = [(number, line) for number, line in numbered if line]
-        form, header = self._form(numbered[0][1] if numbered else b"")
-        if form is None:
-            checked = Checked(expected=len(records))
-            seen = f"the first line is {numbered[0][1][:60]!r}" if numbered else "an empty file"
-            forms = " or ".join(one.delimiter.join(one.columns) for one in self.submissions)
-            checked.add(Problem(file, 1, None, "broken-table", seen, f"write {forms!r}, or JSON Lines"))
-            return checked
-        rows = list(_parsed(numbered[form.header :], lambda line: self.from_submission(form.row(line, header))))
-        answers = [row for _, _, row in rows if isinstance(row, dict)]
-        given, keys = [answer["idx"] for answer in answers], list(records)
-        by_number = set(given) == set(range(len(keys))) != set(keys)
-        for answer in answers if by_number else ():
-            answer["idx"] = keys[answer["idx"]]
-        checked = self._check(rows, records, file, "broken-table", f"every row has {', '.join(form.columns)}")
-        checked.noncanonical["row number for idx"] += by_number * len(records)
-        return checked
-
-    def _form(self, line: bytes) -> tuple[Submission | None, list[str]]:
-        """Return which table a first line begins, and its columns."""
-        for form in self.submissions:
-            cells = line.decode(errors="replace").split(form.delimiter)
-            if form.fits(cells):
-                return form, cells if form.header else list(form.columns)
-        return None, []
-
-    def _check(self, parsed, records: Mapping[Idx, Record], file: str, broken: str, remedy: str) -> Checked:
-        checked = Checked(expected=len(records))
-        for number, line, prediction in parsed:
-            checked.read += 1
-            idx = None
-            if isinstance(prediction, ValueError):
-                checked.add(Problem(file, number, None, broken, f"{prediction}: {line[:60]!r}", remedy))
-                continue
-            try:
-                found = self.read_idx(prediction, checked)
-                idx = found
-                if idx not in records:
-                    raise AnswerError("unknown-idx", "no record has this idx", "predict the records that were given")
-                if idx in checked.predictions:
-                    raise AnswerError("duplicate-idx", "answered before", "print one line a record")
-                checked.predictions[idx] = None  # answered, if wrongly: not missing as well
-                checked.predictions[idx] = self.read_answer(prediction, records[idx], checked)
-            except AnswerError as error:
-                checked.add(Problem(file, number, idx, error.rule, error.seen, error.remedy))
-        for idx in records:
-            if idx not in checked.predictions:
-                checked.add(Problem(file, None, idx, "missing-idx", "no prediction", "predict every record"))
-        return checked
+        """Check a submission that is a table, by numbered lines; see `check`."""
+        return checking.check_table(self, numbered, records, file)
 
     def from_submission(self, row: Row) -> Prediction:
         """Return the prediction of a row of a table; raises ValueError."""
@@ -401,29 +349,3 @@ def task_value(task: Task, scores: Mapping[str, float]) -> float:
 def deciding_value(task: Task, scores: Mapping[str, float], by: str) -> float:
     """Return the number by which scores of a task are compared: the "first" or "last" of its metrics, or its "mean"."""
     return task_value(task, scores) if by == "mean" else scores[task.metric_names[0 if by == "first" else -1]]
-
-
-def check_file(task: Task, path: Path, records: Sequence[Record]) -> Checked:
-    """Check a file of predictions, JSON Lines or a table, against its records; raises UsageError if it cannot be read."""
-    by_key = {task.key(record): record for record in records}
-    with open_lines(Path(path)) as lines:
-        if not task.submissions:
-            return task.check(lines, by_key, str(path))
-        numbered = list(split_lines(lines))
-    if not numbered or numbered[0][1].lstrip().startswith(b"{"):
-        return task.check((line for _, line in numbered), by_key, str(path))
-    return task.check_table(numbered, by_key, str(path))
-
-
-def submission_text(task: Task, predictions: Iterable[Prediction]) -> str:
-    """Return the contents of the table that the task's leaderboard takes."""
-    return task.submissions[0].text(map(task.to_submission, predictions))
-
-
-def _parsed(numbered: Iterable[tuple[int, bytes]], parse: Callable[[bytes], Prediction]):
-    """Yield (line number, line, prediction or the ValueError of its parsing)."""
-    for number, line in numbered:
-        try:
-            yield number, line, parse(line)
-        except ValueError as error:
-            yield number, line, error

@@ -4,7 +4,6 @@ Steps are the kit's own training steps, as many in each setting and on the same 
 this machine lacks is null with the reason. `python -m morocco_lib.training.speed JOB` is one process of one setting.
 """
 
-import json
 import os
 import resource
 import socket
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from morocco_lib import fileio
+from morocco_lib import fileio, foreign
 from morocco_lib.config.model import ModelParams
 from morocco_lib.config.notebooks import SpeedParams
 from morocco_lib.options import PRECISIONS
@@ -189,4 +188,4 @@ def table(result: dict[str, Any]):
 
 
 if __name__ == "__main__":
-    work(json.loads(Path(sys.argv[1]).read_text()))
+    work(foreign.read_json(Path(sys.argv[1])))

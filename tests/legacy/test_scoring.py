@@ -8,7 +8,8 @@ import pytest
 from morocco_lib import data
 from morocco_lib.errors import InvalidResult
 from morocco_lib.legacy.scoring import score, score_file
-from morocco_lib.tasks import base, get_task
+from morocco_lib.tasks import get_task
+from morocco_lib.tasks.checking import check_file
 
 TERRA, MUSERC, RUCOS, RCB = map(get_task, ("terra", "muserc", "rucos", "rcb"))
 YES, NO = TERRA.labels
@@ -163,7 +164,7 @@ def test_on_complete_and_valid_predictions_both_ways_agree(real_data, tmp_path, 
     records = task.read(sample)
     path = tmp_path / "preds.jsonl"
     path.write_text("\n".join(task.format(some_answer(task, record, rng)) for record in records), encoding="utf-8")
-    checked = base.check_file(task, path, records)
+    checked = check_file(task, path, records)
     strict = task.score([task.gold(r) for r in records], [checked.predictions[task.key(r)] for r in records])
     lenient = score_file(task, path, records)
     assert checked.ok and lenient == pytest.approx(strict, abs=1e-12)

@@ -14,7 +14,7 @@ from morocco_lib.data import synthetic
 from morocco_lib.errors import UsageError
 from morocco_lib.models import model_class
 from morocco_lib.tasks import get_task
-from morocco_lib.tasks.base import check_file
+from morocco_lib.tasks.checking import check_file
 from morocco_lib.tasks.recombine import Opening
 
 GAP = get_task("gap")

@@ -16,7 +16,8 @@ from morocco_lib.data import splits, synthetic
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.models import model_class
 from morocco_lib.tasks import get_task, metrics, task_names
-from morocco_lib.tasks.base import check_file, submission_text, task_value
+from morocco_lib.tasks.base import task_value
+from morocco_lib.tasks.checking import check_file, submission_text
 
 NAMES = task_names("GLUE")
 LABELLED = {  # task -> a labelled file of the shared folder

@@ -18,7 +18,8 @@ from morocco_lib import data
 from morocco_lib.legacy import scoring
 from morocco_lib.models import model_class, weights
 from morocco_lib.tasks import get_task, task_names
-from morocco_lib.tasks.base import check_file, task_value
+from morocco_lib.tasks.base import task_value
+from morocco_lib.tasks.checking import check_file
 
 NINE = task_names("Russian SuperGLUE")
 TOTALS = {

@@ -8,7 +8,7 @@ import pytest
 
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
-from morocco_lib.tasks.base import check_file, submission_text
+from morocco_lib.tasks.checking import check_file, submission_text
 from morocco_lib.tasks.tables import Submission, Table
 
 RUCOLA = get_task("rucola")

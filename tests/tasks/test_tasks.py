@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from morocco_lib import data
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.tasks import get_task, metrics, task_names
-from morocco_lib.tasks.base import check_file
 from morocco_lib.tasks.checked import SHOWN_PROBLEMS
+from morocco_lib.tasks.checking import check_file
 
 TERRA = get_task("terra")
 LABELS = TERRA.labels

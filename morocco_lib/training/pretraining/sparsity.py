@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from morocco_lib import foreign
 from morocco_lib.errors import UsageError
 
 FILE = "sparsity.safetensors"  # beside the weights
@@ -94,7 +95,7 @@ class Masks:
     def load(cls, folder: Path) -> "Masks | None":
         """Return the masks beside a model's weights, None where there are none."""
         path = Path(folder) / FILE
-        return cls(load_file(path)) if path.is_file() else None
+        return cls(load_file(foreign.check(path))) if path.is_file() else None
 
     def save(self, folder: Path) -> None:
         save_file({name: mask.contiguous().cpu() for name, mask in self.on.items()}, Path(folder) / FILE)

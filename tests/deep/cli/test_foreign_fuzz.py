@@ -36,7 +36,7 @@ from morocco_lib.report import interactive, points, render, tables
 from morocco_lib.runners import engine
 from morocco_lib.runners.contract import parse_event
 from morocco_lib.tasks import get_task, task_names
-from morocco_lib.tasks.base import check_file
+from morocco_lib.tasks.checking import check_file
 
 BUDGET_S = float(os.environ.get("MOROCCO_FUZZ_S", 5))
 CASE_S, LEAST = 20, 4  # seconds of one case, and how many cases, on a busy machine, too
