@@ -14,7 +14,7 @@ NAME = "glue"  # of the files beside table.csv
 BENCHMARK = "GLUE"
 AVERAGES = {"average_bert": ("wnli",), "average_glue": ()}  # without these
 UNITS = {
-    "average_bert": "Average w/o wnli", "average_glue": "Average all tasks", "cola": "Matthew's corr", "mnli": "Matched acc./Mismatched acc.",
+    "average_bert": "Average without wnli", "average_glue": "Average all tasks", "cola": "Matthew's corr", "mnli": "Matched acc./Mismatched acc.",
     "mrpc": "F1/Accuracy", "qqp": "Accuracy/F1", "stsb": "Pearson/Spearman corr.", "eval loss": "log(perplexity)", "model": "", "perplexity": "",
 }  # fmt: skip
 PROTOCOLS = {"end of training": "seed: end of training", "best checkpoint": "final: best checkpoint"}

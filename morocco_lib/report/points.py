@@ -93,13 +93,19 @@ def collect(plan_dir: Path, kinds: Kinds, found: Found | None = None) -> list[di
         if failed and not here:
             here = [{**_empty(), "verdict": "FAILED", "machine": hosts[of_cell[0][0]]}]
         fitted = [read_result(f, s, kinds) for f, s in done if shown_as(s, kinds) == TRAINING]
-        trained, selected = ({one.get(name, {}).get("sha256") for one in fitted} for name in ("data", "val"))
+        trained = {one.get("data", {}).get("sha256") for one in fitted}
+        selected = {one.get("val", {}).get("sha256") for one in fitted if _selected(one)}
         for row in here:
             digest = (row["data"] or {}).get("sha256", "")
             known = {"trained_on_these": digest in trained, "chosen_by_these": digest in selected}
             rows.append({"task": task, "model": model, **row, **known, "failed": failed})
     rows.sort(key=lambda row: (row["task"], row["model"], row["batch_size"] or 0, row["bench_folder"] or ""))
     return machines.named(rows)
+
+
+def _selected(trained: dict[str, Any]) -> bool:
+    """Tell whether val had a say in which weights were kept: not for the end of training with one seed."""
+    return trained.get("recipe", {}).get("select") != "last" or len(trained.get("seeds", ())) > 1
 
 
 def _first_run(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT, write_plan
 
 from morocco_lib.analysis.intervals import expected_maximum
-from morocco_lib.report import glue, seeds_table, tables
+from morocco_lib.report import glue, points, seeds_table, tables
 from morocco_lib.tasks import get_task, task_names
 
 HEADS = ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"]
@@ -165,6 +165,15 @@ def test_runs_have_mean_and_spread_and_the_maximum_is_one_run_with_its_optimism(
     texts = glue.files(found)
     assert list(csv.reader(io.StringIO(texts["glue-runs.csv"]))) == [list(glue.RUNS), *found.runs]
     assert "| mrpc | m |" in texts["glue.md"]
+
+
+@pytest.mark.parametrize(
+    ("select", "runs", "had"),
+    [("best", 1, True), ("best", 2, True), ("last", 1, False), ("last", 2, True), (None, 1, True)],
+)
+def test_the_end_of_training_with_one_seed_is_not_chosen_by_val(select, runs, had):
+    recipe = {"recipe": {"select": select}} if select else {}  # older ones have none
+    assert points._selected({**recipe, "seeds": [{}] * runs}) == had
 
 
 # -- a plan --------------------------------------------------------------------------------------------------------
