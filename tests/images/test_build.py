@@ -301,3 +301,17 @@ def test_the_commands_in_the_help_of_build_work(main, built, fitted, tiny_image,
     printed = [main(*line.split()[1:], "--base", tiny_image) for line in lines]  # the last --base counts
     assert [done.returncode for done in printed] == [0, 0], printed
     assert [done.stdout.split() for done in printed] == [["tfidf-terra"], ["majority-lidirus", "majority-terra"]]
+
+
+@pytest.mark.slow
+def test_a_model_that_answers_with_numbers_is_built_checked_and_measured(main, tiny_image, synthetic_data, tmp_path):
+    assert main("train", "tfidf", "stsb", "--data", synthetic_data, "--out", tmp_path / "fitted").returncode == 0
+    done = main("build", tmp_path / "fitted", "stsb", "--base", tiny_image)
+    assert done.returncode == 0 and done.stdout.split() == ["tfidf-stsb"], done.stderr
+    records = synthetic_data / "STS-B" / "dev.jsonl"
+    sizes = ("--input-size", "2000", "--batch-size", "32", "--repeats", "1", "--quick")
+    done = main(
+        "bench", "--image", "tfidf-stsb", "stsb", "--data", records, *sizes, "--out", tmp_path / "bench", "--json"
+    )
+    assert done.returncode in (0, 3), done.stderr  # 3: beside load
+    assert json.loads(done.stdout)["score"]["metrics"].keys() == {"pearson", "spearman"}
