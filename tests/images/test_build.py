@@ -322,3 +322,17 @@ def test_the_founding_commands_work_as_typed(main, built, fitted, tiny_image, sy
         assert len((tmp_path / name).read_text().splitlines()) == 300
     logs = {path.name for path in (tmp_path / "benches").rglob("*.jsonl")}
     assert logs == {f"{size}_{k:02d}.jsonl" for size in ("1_1", "2000_32") for k in range(1, 6)}
+
+
+@pytest.mark.slow
+def test_a_model_that_answers_with_numbers_is_built_checked_and_measured(main, tiny_image, synthetic_data, tmp_path):
+    assert main("train", "tfidf", "stsb", "--data", synthetic_data, "--out", tmp_path / "fitted").returncode == 0
+    done = main("build", tmp_path / "fitted", "stsb", "--base", tiny_image)
+    assert done.returncode == 0 and done.stdout.split() == ["tfidf-stsb"], done.stderr
+    records = synthetic_data / "STS-B" / "dev.jsonl"
+    sizes = ("--input-size", "2000", "--batch-size", "32", "--repeats", "1", "--quick")
+    done = main(
+        "bench", "--image", "tfidf-stsb", "stsb", "--data", records, *sizes, "--out", tmp_path / "bench", "--json"
+    )
+    assert done.returncode in (0, 3), done.stderr  # 3: beside load
+    assert json.loads(done.stdout)["score"]["metrics"].keys() == {"pearson", "spearman"}
