@@ -181,8 +181,10 @@ def _scratch(target: Path, needed: int) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)  # of a sync that was killed
             scratch.mkdir(parents=True)
             if (free := shutil.disk_usage(target).free) < needed:
-                what = f"cannot write {target}: {needed:,} bytes are needed, {free:,} are free"
-                raise EnvironmentFailure(what, remedy="free or choose another disk")
+                raise EnvironmentFailure(
+                    f"cannot write {target}: {needed:,} bytes are needed, {free:,} are free",
+                    remedy="free or choose another disk",
+                )
             yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

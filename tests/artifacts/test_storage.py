@@ -465,7 +465,7 @@ def test_the_commands_in_help_work(main, s3_server, bucket, tmp_path):
 
 def test_the_founding_commands_work_as_typed(main, bucket, tmp_path):
     for name in ("exps/06/tfidf/terra/weights", "preds/terra", "benches/tfidf/terra"):
-        fill(tmp_path / name)
+        fill(tmp_path / name, FILES)
     rows = founding.rows("S3 server")
     assert len(rows) == 4
     for command in (c for row in rows for c in row.commands if c.startswith("morocco sync")):

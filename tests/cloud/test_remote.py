@@ -151,6 +151,7 @@ def test_setup_copies_the_project_installs_it_and_examines_the_machine(morocco, 
 def test_a_copy_that_fails_there_is_told(vm, ssh_server, project):
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
     (project / "large").write_bytes(os.urandom(2**21))  # more than pipes and ssh hold
+    shutil.rmtree(ssh_server.home / "morocco", ignore_errors=True)  # of other tests
     (ssh_server.home / "morocco").touch()
     try:
         done = vm("setup", "box", "--apply")
