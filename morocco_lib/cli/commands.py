@@ -66,8 +66,8 @@ def add(command: Callable) -> None:
 
     option = command(
         "pretrain", pretrain, "train an encoder with random weights on text by masked language modelling",
-        "morocco pretrain tiny --corpus corpus.txt --out pretrained",
-        "morocco pretrain tiny-sparse --corpus corpus.jsonl --field text --tokenizer pretrained/model --seed 2 --out pretrained2",
+        "morocco pretrain tiny-short --corpus records/TERRa/train.jsonl --field premise --out pretrained",
+        "morocco pretrain tiny-short --corpus records/TERRa/*.jsonl --field premise --tokenizer pretrained/model --out pretrained2",
     ).add_argument  # fmt: skip
     option("recipe", metavar="RECIPE", help="a name in params/pretraining, or a file")
     what = "text (a document a line), JSON Lines, either as .gz, or folders that `datasets` saved"

@@ -110,7 +110,21 @@ def workplace(tmp_path_factory, synthetic_data):
     return folder
 
 
-ORDER = ("doctor", "data", "train", "infer", "check", "eval", "bench", "run", "report", "verify", "pack", "rank")
+ORDER = (
+    "doctor",
+    "data",
+    "train",
+    "pretrain",
+    "infer",
+    "check",
+    "eval",
+    "bench",
+    "run",
+    "report",
+    "verify",
+    "pack",
+    "rank",
+)
 OF_IMAGES = ("build", "login", "push", "pull")  # typed in test_images.py and test_registry.py, where an engine runs
 OF_LOGS = ("stats", "plot")  # typed in legacy/test_corrected.py, where there are logs
 OF_CLOUDS = ("vm",)  # typed in cloud/test_yandex.py, where there is an account
@@ -126,7 +140,10 @@ def test_the_commands_in_help_work(workplace):
     search = f"{workplace / 'bin'}:{os.environ['PATH']}"
 
     def type_in(line):
-        argv, variables = ["bash", "-o", "pipefail", "-c", line], environment({"PATH": search})
+        argv, variables = (
+            ["bash", "-o", "pipefail", "-c", line],
+            environment({"PATH": search, "XDG_STATE_HOME": str(workplace)}),
+        )
         done = subprocess.run(argv, cwd=workplace, env=variables, capture_output=True, text=True)
         assert done.returncode == 0, (line, done.stderr)
 

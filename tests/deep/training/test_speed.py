@@ -1,0 +1,29 @@
+"""Speeds of training, measured with a tiny model in all settings that this machine has."""
+
+import json
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
+pytest.importorskip("transformers", reason="needs the torch extra: make setup-torch")
+
+import torch
+from small_training import few_records, plan
+
+from morocco_lib.config import SpeedParams
+from morocco_lib.training import speed
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, synthetic_data):
+    return few_records(synthetic_data, tmp_path_factory.mktemp("small"))
+
+
+def test_one_process_and_two_are_measured_and_the_rest_is_null(small, tmp_path):
+    p = SpeedParams(model=plan(small).model.model_dump(), task={"name": "rwsd"}, steps=2, warmup=1)
+    result = speed.compare(plan(small), p, tmp_path)
+    known = {(row["processes"], row["precision"]): row for row in result["rows"] if row["rows_per_s"]["value"]}
+    assert set(known) == {(1, "fp32"), (1, "bf16"), (2, "fp32"), (2, "bf16")} or torch.cuda.is_available()
+    assert all(len(row["peak_bytes"]) == row["processes"] for row in known.values())
+    assert all(row["rows_per_s"]["reason"] for row in result["rows"] if row["rows_per_s"]["value"] is None)
+    assert len(result["rows"]) == 10 and json.loads((tmp_path / "speed.json").read_text()) == result
