@@ -1,8 +1,6 @@
 """Factors of the learning rate by update, and Adam's first beta."""
 
-import math
-
-LINEAR, ONE_CYCLE, RANGE = "linear", "one_cycle", "range"
+LINEAR, ONE_CYCLE = "linear", "one_cycle"
 DIVIDE, FINAL_DIVIDE = 25.0, 1e4  # of one cycle: what it begins and ends below its peak (Smith & Topin, 2019)
 BETA_HIGH, BETA_LOW = 0.95, 0.85
 
@@ -28,16 +26,3 @@ def one_cycle_beta(step: int, steps: int, rise: float) -> float:
     top = rise * steps - 1
     up = step / max(top, 1) if step <= top else 1 - min(1.0, (step - top) / max(steps - 1 - top, 1))
     return BETA_HIGH + (BETA_LOW - BETA_HIGH) * up
-
-
-def range_rate(step: int, steps: int, lowest: float, highest: float, exponential: bool = False) -> float:
-    """Return the learning rate of a range test at an update."""
-    share = step / max(steps - 1, 1)
-    if exponential:
-        return lowest * math.pow(highest / lowest, share)
-    return lowest + (highest - lowest) * share
-
-
-def suggested_peak(rates: list[float], losses: list[float]) -> float:
-    """Return where the validation loss of a range test is lowest: peaks are taken at or below that rate."""
-    return rates[min(range(len(losses)), key=losses.__getitem__)]
