@@ -223,7 +223,9 @@ def pretrain(args) -> int:
     parameters = given.model_dump() | {"seed": args.seed}
     with steps.Step.begin(args.out, "pretrain", parameters=parameters, inputs=inputs):
         result = prepare(given, Path.cwd(), args.out, seed=args.seed, say=say).run()
-    show(result) if args.json else put(pretrained_model(args.out))
+    if found := result.get("range_test"):
+        say(f"suggested maximum of the learning rate: {found['suggested']:.2g}" if found["suggested"] else found["reason"])
+    show(result) if args.json else put(pretrained_model(args.out) if "range_test" not in result else args.out)
     return 0
 
 

@@ -9,6 +9,7 @@ from morocco_lib.config.schema import Count, CountOrFound, Schema, read_yaml, va
 from morocco_lib.errors import UsageError
 from morocco_lib.options import PRECISIONS
 
+RANGE_TEST = "range_test"
 Share = Annotated[float, Field(ge=0, lt=1)]
 ABOVE_0 = Annotated[float, Field(gt=0)]
 SHAPES = {  # heads, layers, hidden, feed-forward, positions of BERT: 4.12 M, 10.6 M, 27.5 M and 108 M weights
@@ -61,6 +62,7 @@ class PretrainRecipe(Schema):
         validation: Share of the sequences that is held back, the first ones.
         batch_size: Sequences of an update, on all devices together; accumulation: passes that share one.
         learning_rate: Its peak.
+        schedule: range_test: from `lowest` to the peak, to find how high it may be; leaves no model.
         warmup: Updates of a linear schedule; rise: share of one cycle.
         eval_every, save_every: Updates; 0: at the end alone.
     """
@@ -76,7 +78,8 @@ class PretrainRecipe(Schema):
     batch_size: Count = 256
     accumulation: Count = 1
     learning_rate: ABOVE_0 = 1e-4
-    schedule: Literal["linear", "one_cycle"] = "linear"
+    schedule: Literal["linear", "one_cycle", RANGE_TEST] = "linear"
+    lowest: ABOVE_0 = 1e-6
     warmup: CountOrFound = 2000
     rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -98,6 +101,8 @@ class PretrainRecipe(Schema):
             raise ValueError("gradual pruning begins dense: leave sparsity out")
         if self.batch_size % self.accumulation:
             raise ValueError("accumulation divides batch_size")
+        if self.schedule == RANGE_TEST and (self.eval_every != 1 or self.lowest >= self.learning_rate):
+            raise ValueError("a range test evaluates each update (eval_every: 1), and begins below learning_rate (lowest)")
         return self
 
 

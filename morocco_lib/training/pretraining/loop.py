@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from morocco_lib import fileio
-from morocco_lib.config.pretraining import PretrainRecipe
+from morocco_lib.config.pretraining import RANGE_TEST, PretrainRecipe
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.training.distributed import rank, world
 from morocco_lib.training.pretraining import distill, schedules, sparsity
@@ -121,6 +121,8 @@ class Pretraining:
     def run(self) -> Progress:
         """Train to the last update.
 
+        A range test ends where the loss has diverged.
+
         Raises:
             InvalidResult: a loss is not finite.
         """
@@ -129,19 +131,26 @@ class Pretraining:
         self._resume()
         began = time.monotonic()
         while self.progress.step < recipe.steps:
-            loss = self._update(self.progress.step)
+            try:
+                loss = self._update(self.progress.step)
+            except InvalidResult:
+                if recipe.schedule == RANGE_TEST and self.progress.evaluations:
+                    break
+                raise
             self.progress.step += 1
             step, last = self.progress.step, self.progress.step == recipe.steps
             if last or (recipe.eval_every and step % recipe.eval_every == 0):
                 found = self.evaluate()
                 self.progress.evaluations.append(
-                    {"step": step, "train_loss": loss, "seconds": time.monotonic() - began, **found}
+                    {"step": step, "train_loss": loss, "seconds": time.monotonic() - began, "learning_rate": self.optimizer.param_groups[0]["lr"], **found}
                 )
                 self.say(
                     f"update {step} of {recipe.steps}: loss {found['loss']:.4f}, perplexity {found['perplexity']:.2f}"
                 )
             if last or (recipe.save_every and step % recipe.save_every == 0):
                 self.save()
+            if recipe.schedule == RANGE_TEST and schedules.has_diverged(self.progress.evaluations):
+                break
         return self.progress
 
     def _update(self, step: int) -> float:
@@ -183,6 +192,8 @@ class Pretraining:
         recipe = self.recipe
         if recipe.schedule == schedules.ONE_CYCLE:
             factor = schedules.one_cycle(step, recipe.steps, recipe.rise)
+        elif recipe.schedule == RANGE_TEST:
+            factor = schedules.range_test(step, recipe.steps, recipe.lowest / recipe.learning_rate)
         else:
             factor = schedules.linear(step, recipe.steps, recipe.warmup)
         for group in self.optimizer.param_groups:

@@ -18,12 +18,12 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 from morocco_lib import fileio, foreign
 from morocco_lib.artifacts import steps
 from morocco_lib.config.model import PretrainingParams
-from morocco_lib.config.pretraining import SHAPES, PretrainRecipe
+from morocco_lib.config.pretraining import RANGE_TEST, SHAPES, PretrainRecipe
 from morocco_lib.errors import UsageError
 from morocco_lib.training import backbones, distributed, seeds
 from morocco_lib.training.distributed import rank
 from morocco_lib.training.fit import PRETRAINED, pretrained_model
-from morocco_lib.training.pretraining import corpus, sparsity
+from morocco_lib.training.pretraining import corpus, schedules, sparsity
 from morocco_lib.training.pretraining.loop import Pretraining
 from morocco_lib.training.pretraining.masking import Masker
 
@@ -117,7 +117,10 @@ class Job:
         return pd.DataFrame({"told": [f"{share:.1%}" for share in shares], "text": texts})
 
     def run(self) -> dict[str, Any]:
-        """Train, write `model/` and pretrain.json into the folder, and return what the latter holds; raises InvalidResult."""
+        """Train, write `model/` and pretrain.json into the folder, and return what the latter holds; raises InvalidResult.
+
+        A range test leaves no model.
+        """
         job, recipe, began = self.loop, self.loop.recipe, time.monotonic()
         model, progress = job.model, job.run()
         trained_s = time.monotonic() - began
@@ -151,13 +154,19 @@ class Job:
             "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "processes": distributed.world(),
             "threads": torch.get_num_threads(),
+            **({"range_test": schedules.suggest(progress.evaluations)} if recipe.schedule == RANGE_TEST else {}),
         }  # fmt: skip
         if rank() == 0:
             self._write(result)
         return result
 
     def _write(self, result: dict[str, Any]) -> None:
-        place = pretrained_model(self.folder)
+        if self.loop.recipe.schedule != RANGE_TEST:
+            self._write_model(pretrained_model(self.folder))
+        fileio.write_json(self.folder / PRETRAINED, result)
+        shutil.rmtree(self.loop.folder)
+
+    def _write_model(self, place: Path) -> None:
         with backbones.silent():
             self.loop.model.save_pretrained(place)
         made = transformers.PreTrainedTokenizerFast(
@@ -168,8 +177,6 @@ class Job:
         fileio.write_text(place / "tokenizer.json", self.tokenizer)  # byte for byte: a student's is held against it
         if self.loop.masks:
             self.loop.masks.save(place)
-        fileio.write_json(self.folder / PRETRAINED, result)
-        shutil.rmtree(self.loop.folder)
 
 
 def prepare(given: PretrainingParams, root: Path, folder: Path, *, seed: int = 1, say=print) -> Job:

@@ -22,7 +22,7 @@ from morocco_lib.config.pretraining import SHAPES, PretrainRecipe
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.models import weights as weights_format
 from morocco_lib.training import backbones, fit
-from morocco_lib.training.pretraining import corpus, distill, loop, schedules, sparsity
+from morocco_lib.training.pretraining import corpus, distill, loop, pretrain, schedules, sparsity
 from morocco_lib.training.pretraining.masking import Masker
 from morocco_lib.training.pretraining.pretrain import model_of
 from morocco_lib.training.pretraining.sparsity import Masks
@@ -31,6 +31,8 @@ LENGTH = 32
 SMALL = {
     "num_attention_heads": 2, "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": LENGTH
 }  # fmt: skip
+
+SHORT = {"model": SMALL, "length": LENGTH, "vocabulary": 200, "batch_size": 8, "dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -351,6 +353,31 @@ def test_one_cycle_is_torchs():
         optimizer.step()
         if step < 49:
             theirs.step()
+
+
+def test_a_range_test_finds_where_the_loss_turns_up_and_leaves_no_model(job, text, tmp_path):
+    settings = {"schedule": "range_test", "lowest": 1e-4, "learning_rate": 10.0, "eval_every": 1, "steps": 60}
+    one = job(**settings)
+    found = one.run().evaluations
+    rates = [each["learning_rate"] for each in found]
+    assert rates[0] == pytest.approx(1e-4) and rates[9] / rates[8] == pytest.approx(rates[1] / rates[0])
+    said, losses = schedules.suggest(found), [each["loss"] for each in found]
+    assert rates[losses.index(min(losses))] == pytest.approx(said["turns_up_at"], rel=1.0)
+    assert said["suggested"] == said["turns_up_at"] / 2 and 1e-3 < said["suggested"] < 1.0
+    assert schedules.suggest(found[: losses.index(min(losses))])["reason"].startswith("the loss still falls")
+    with pytest.raises(ValueError, match="evaluates each update"):
+        PretrainRecipe(**{**settings, "eval_every": 2})
+    (made := tmp_path / "made").mkdir()
+    given = PretrainingParams(recipe=PretrainRecipe(**{**settings, **SHORT}), corpus=[str(text)])
+    result = pretrain.prepare(given, tmp_path, made, say=lambda text: None).run()
+    assert set(result["range_test"]) >= {"turns_up_at", "suggested"} and not (made / "model").exists()
+
+
+def test_a_range_test_ends_where_the_loss_has_diverged():
+    def falls_then(last):
+        return [{"loss": 8.0}, {"loss": 4.0}, {"loss": last}]
+
+    assert schedules.has_diverged(falls_then(8.1)) and not schedules.has_diverged(falls_then(7.9))
 
 
 def test_a_teacher_is_learnt_from_with_its_temperature_and_true_labels_with_the_rest():
