@@ -224,7 +224,11 @@ def pretrain(args) -> int:
     with steps.Step.begin(args.out, "pretrain", parameters=parameters, inputs=inputs):
         result = prepare(given, Path.cwd(), args.out, seed=args.seed, say=say).run()
     if found := result.get("range_test"):
-        say(f"suggested maximum of the learning rate: {found['suggested']:.2g}" if found["suggested"] else found["reason"])
+        say(
+            f"suggested maximum of the learning rate: {found['suggested']:.2g}"
+            if found["suggested"]
+            else found["reason"]
+        )
     show(result) if args.json else put(pretrained_model(args.out) if "range_test" not in result else args.out)
     return 0
 

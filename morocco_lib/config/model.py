@@ -2,19 +2,22 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, ValidationError, field_validator, model_serializer, model_validator
 
-from morocco_lib.config.pretraining import PretrainRecipe, load_pretraining
+from morocco_lib.config.pretraining import PretrainRecipe, load_pretraining, read_pretraining
 from morocco_lib.config.recipe import Recipe
-from morocco_lib.config.schema import Schema, find_root, load, refuse
+from morocco_lib.config.schema import Schema, Seeds, extended, find_root, load, read_under, refuse, validate
 from morocco_lib.errors import UsageError
 from morocco_lib.options import BACKENDS, KINDS, PRECISIONS
 from morocco_lib.tasks import get_task
 
 TRANSFORMER, TFIDF, PROGRAM = "transformer", "tfidf", "program"
+NONE: Mapping[str, Any] = MappingProxyType({})
 OF_PROGRAMS = ("command", "image", "cwd", "env")
 
 
@@ -36,12 +39,14 @@ class PretrainingParams(Schema):
         corpus: Files of text or JSON Lines, or folders that `datasets` saved; relative ones count from the project root.
         field: The key of a document.
         tokenizer: A tokenizer.json or its folder; "": one is trained on the corpus.
+        seeds: "1-3": a plan pre-trains it with each, and goes on from the first; "": with the plan's own.
     """
 
     recipe: PretrainRecipe | str
     corpus: list[str] = Field(min_length=1)
     field: str = "text"
     tokenizer: str = ""
+    seeds: Seeds = ""
 
 
 class ModelParams(Schema):
@@ -120,17 +125,18 @@ class ModelParams(Schema):
         return kept
 
 
-def load_model(name: str, root: Path | None = None) -> ModelParams:
+def load_model(name: str, root: Path | None = None, own: Mapping[str, dict[str, Any]] = NONE) -> ModelParams:
     """Return a model config, its recipe read.
 
     Args:
+        own: Configs that stand in a plan; they and those of files may extend others of both.
         name: Of params/models/<name>.yaml; else a kind of the kit that needs no settings, a folder as transformers saves
             it, or a hub id.
     """
     root = root or find_root(Path.cwd())
     path = root / "params" / "models" / f"{name}.yaml" if root else None
-    if path and path.is_file():
-        return with_recipe(load("model", ModelParams, path), root)
+    if name in own or (path and path.is_file()):
+        return with_recipe(validate(ModelParams, _extended(name, root, own), name if name in own else str(path)), root)
     if "/" in name or Path(name).is_dir():
         short = re.sub(r"[^a-z0-9._-]+", "-", Path(name).resolve().name.lower()).strip("-._") or "model"
         return ModelParams(name=short, kind=TRANSFORMER, source=name, recipe=Recipe())
@@ -147,6 +153,29 @@ def load_model(name: str, root: Path | None = None) -> ModelParams:
             remedy=f"did you mean {near[0]!r}?" if near else "",
         )
     return ModelParams(name=name, kind=name)
+
+
+def _extended(name: str, root: Path | None, own: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the values of a model config, and of the pre-training recipe in it, with what they extend."""
+
+    def find(name: str) -> dict[str, Any]:
+        path = (root or Path()) / "params" / "models" / f"{name}.yaml"
+        if name not in own and not path.is_file():
+            raise UsageError(f"no model {name!r} to extend", rule="a model of the plan, or of params/models")
+        values = own[name] if name in own else read_under("model", path)
+        if not isinstance(values, dict):
+            validate(ModelParams, values, str(path))
+        given = values.get("pretraining")
+        if isinstance(given, dict) and isinstance(given.get("recipe"), str):  # so that a part of it can be replaced
+            values = values | {"pretraining": given | {"recipe": {"extends": given["recipe"]}}}
+        return values
+
+    values = extended({"extends": name}, find)
+    given = values.get("pretraining")
+    if isinstance(given, dict) and isinstance(given.get("recipe"), dict):
+        recipe = extended(given["recipe"], lambda one: read_pretraining(one, root))
+        values = values | {"pretraining": given | {"recipe": recipe}}
+    return values
 
 
 def with_recipe(model: ModelParams, root: Path | None) -> ModelParams:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictInt, create_model, field_validator
 from pydantic.fields import FieldInfo
@@ -41,10 +41,10 @@ Override = create_model(
 
 
 class PlanParams(PlanScalars):
-    """A params/plans file: models x tasks, step by step."""
+    """A params/plans file: models x tasks, step by step. A model is a name in params/models, or a config that may extend one."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    models: list[str] = Field(min_length=1)
+    models: list[str | dict[str, Any]] = Field(min_length=1)
     tasks: list[str] = Field(min_length=1)
     steps: list[str] = Field(default=["pretrain", "train", "bench", "eval", "report"], min_length=1)
     machine: str = "local"
@@ -52,12 +52,24 @@ class PlanParams(PlanScalars):
     seed: StrictInt = 1
     overrides: list[Override] = Field(default_factory=list)
 
+    @property
+    def own(self) -> dict[str, dict[str, Any]]:
+        """Name -> values of the model configs that stand in the plan itself."""
+        return {m["name"]: m for m in self.models if isinstance(m, dict)}
+
+    @property
+    def model_names(self) -> list[str]:
+        return [m if isinstance(m, str) else m["name"] for m in self.models]
+
     @field_validator("models", "tasks", "steps")
     @classmethod
-    def _once(cls, names: list[str]) -> list[str]:
+    def _once(cls, entries: list) -> list:
+        if unnamed := [m for m in entries if isinstance(m, dict) and not isinstance(m.get("name"), str)]:
+            raise ValueError(f"a model without a name: {unnamed[0]}")
+        names = [m["name"] if isinstance(m, dict) else m for m in entries]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"duplicate: {', '.join(twice)}")
-        return names
+        return entries
 
 
 def load_plan(path: Path, steps: Collection[str]) -> PlanParams:
@@ -70,7 +82,7 @@ def load_plan(path: Path, steps: Collection[str]) -> PlanParams:
     if unknown := [name for name in plan.steps if name not in steps]:
         raise UsageError(f"{path}: steps: no step {unknown[0]!r}", rule=f"steps: {', '.join(steps)}")
     for number, override in enumerate(plan.overrides):
-        for key, names in (("model", plan.models), ("task", plan.tasks)):
+        for key, names in (("model", plan.model_names), ("task", plan.tasks)):
             name = getattr(override, key)
             if name is not None and name not in names:
                 raise UsageError(

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
-from morocco_lib.config.schema import Count, CountOrFound, Schema, read_yaml, validate
+from morocco_lib.config.schema import Count, CountOrFound, Schema, extended, read_yaml, validate
 from morocco_lib.errors import UsageError
 from morocco_lib.options import PRECISIONS
 
@@ -102,17 +102,10 @@ class PretrainRecipe(Schema):
         if self.batch_size % self.accumulation:
             raise ValueError("accumulation divides batch_size")
         if self.schedule == RANGE_TEST and (self.eval_every != 1 or self.lowest >= self.learning_rate):
-            raise ValueError("a range test evaluates each update (eval_every: 1), and begins below learning_rate (lowest)")
+            raise ValueError(
+                "a range test evaluates each update (eval_every: 1), and begins below learning_rate (lowest)"
+            )
         return self
-
-
-def merged(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
-    """Return parent's values with child's in their place, at every depth; null takes a whole part away."""
-    made = dict(parent)
-    for name, value in child.items():
-        below = made.get(name)
-        made[name] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return made
 
 
 def load_pretraining(name: str, root: Path | None) -> PretrainRecipe:
@@ -121,19 +114,14 @@ def load_pretraining(name: str, root: Path | None) -> PretrainRecipe:
     Raises:
         UsageError: missing, unknown or impossible, or it extends itself.
     """
+    return validate(PretrainRecipe, extended({"extends": name}, lambda one: read_pretraining(one, root)), name)
+
+
+def read_pretraining(name: str, root: Path | None) -> dict[str, Any]:
+    """Return what params/pretraining/<name>.yaml, or a file, holds, and nothing that it extends; raises UsageError."""
     folder = (root or Path()) / "params/pretraining"
-    seen: list[str] = []
-
-    def read(name: str) -> dict[str, Any]:
-        if name in seen:
-            raise UsageError(f"{' -> '.join([*seen, name])}", rule="a recipe does not extend itself")
-        seen.append(name)
-        path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
-            raise UsageError(f"no recipe {name!r}", rule=f"recipes in {folder}: {known}")
-        values = dict(read_yaml(path).get("pretraining") or {})
-        above = values.pop("extends", None)
-        return merged(read(above), values) if above else values
-
-    return validate(PretrainRecipe, read(name), name)
+    path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+        raise UsageError(f"no recipe {name!r}", rule=f"recipes in {folder}: {known}")
+    return read_yaml(path).get("pretraining") or {}

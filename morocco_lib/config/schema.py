@@ -1,6 +1,7 @@
 """Validation of values from YAML files and notebooks: unknown, duplicate and impossible ones are refused by name."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -89,7 +90,10 @@ def refuse(error: ValidationError, where: str, known: type[BaseModel]) -> UsageE
 
 
 def _place(loc: tuple) -> str:
-    return ".".join(str(part) for part in loc if not str(part)[:1].isupper())  # not the class of a union's member
+    inside = (str(part) for part in loc)
+    return ".".join(
+        part for part in inside if not (part[:1].isupper() or "[" in part)
+    )  # not the class of a union's member
 
 
 def _names_at(known: type[BaseModel], loc: tuple) -> list[str]:
@@ -147,10 +151,42 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load(kind: str, known: type[BaseModel], path: Path):
+    return validate(known, read_under(kind, path), str(path))
+
+
+def read_under(kind: str, path: Path) -> Any:
+    """Return what a YAML file holds under its one top-level key; raises UsageError."""
     value = read_yaml(path)
     if set(value) != {kind}:
         raise UsageError(f"{path} has the keys {', '.join(map(str, value))}", rule=f"one top-level key, {kind}:")
-    return validate(known, value[kind] or {}, str(path))
+    return value[kind] or {}
+
+
+def merged(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    """Return parent's values with child's in their place, at every depth; null takes a whole part away."""
+    made = dict(parent)
+    for name, value in child.items():
+        below = made.get(name)
+        made[name] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return made
+
+
+def extended(
+    values: dict[str, Any], find: Callable[[str], dict[str, Any]], seen: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return a mapping with what it `extends` below it, and what that extends.
+
+    Args:
+        find: Name -> mapping; raises UsageError.
+    Raises:
+        UsageError: it extends itself.
+    """
+    values = dict(values)
+    if not (above := values.pop("extends", None)):
+        return values
+    if above in seen:
+        raise UsageError(f"{' -> '.join([*seen, above])}", rule="nothing extends itself")
+    return merged(extended(find(above), find, (*seen, above)), values)
 
 
 def parse_seeds(text: str) -> list[int]:

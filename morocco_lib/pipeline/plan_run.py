@@ -4,7 +4,7 @@ import fcntl
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +16,8 @@ from typing import Any
 from morocco_lib import config
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import CELL, MODEL, PLAN, POINT, SCORE, StepKind
+from morocco_lib.config.pretraining import RANGE_TEST
+from morocco_lib.config.schema import parse_seeds
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.options import SYNTHETIC
 from morocco_lib.pipeline import scheduler, targets
@@ -49,14 +51,33 @@ class PlanRun:
         self.plan, self.root, self.plan_dir, self.force = plan, root, Path(plan_dir), force
         self.data_dir = data_dir or plan.data_dir
         self.machine = targets.resolve_runner(config.load_machine(plan.machine, root))
-        self.models = {name: config.load_model(name, root) for name in plan.models}
+        self.models = {name: config.load_model(name, root, plan.own) for name in plan.model_names}
+        self._check_pretraining()
         trained = {get_task(name).trained_on for name in plan.tasks}  # LiDiRus is answered with TERRa's weights
         self.tasks = {name: config.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}
+
+    def _check_pretraining(self) -> None:
+        names = list(self.models)
+        for place, name in enumerate(names):
+            given, teacher = self.models[name].pretraining, self._teacher(name)
+            if given and given.recipe.schedule == RANGE_TEST and self.cell_steps(name):
+                raise UsageError(f"{name} is a range test, which leaves no model", remedy="steps: [pretrain]")
+            if teacher and (teacher not in names[:place] or not self.models[teacher].pretraining):
+                raise UsageError(
+                    f"{name} learns from {teacher}",
+                    rule="a teacher of the plan is pre-trained in it, before its students",
+                )
+
+    def _teacher(self, model: str) -> str | None:
+        """Return the model of the plan that a model is pre-trained by."""
+        given = self.models[model].pretraining
+        distill = given.recipe.distill if given else None
+        return distill.teacher if distill and distill.teacher in self.models else None
 
     def cells(self) -> Iterator[tuple[str, str]]:
         """Yield (model, task) in the order of the plan, task by task."""
         for task in self.plan.tasks:
-            for model in self.plan.models:
+            for model in self.models:
                 yield model, task
 
     def cell_steps(self, model: str | None = None) -> list[str]:
@@ -68,9 +89,15 @@ class PlanRun:
     def plan_steps(self) -> list[StepKind]:
         return self._of_scope(PLAN)
 
-    def model_steps(self) -> list[tuple[str, StepKind]]:
-        """Return (model, kind) of what is done with a model before all tasks."""
-        return [(name, kind) for name, m in self.models.items() if m.pretraining for kind in self._of_scope(MODEL)]
+    def model_steps(self) -> list[tuple[str, StepKind, int]]:
+        """Return (model, kind, seed) of what is done with a model before all tasks."""
+        return [
+            (name, kind, seed)
+            for name, m in self.models.items()
+            if m.pretraining
+            for kind in self._of_scope(MODEL)
+            for seed in (parse_seeds(m.pretraining.seeds) if m.pretraining.seeds else [self.plan.seed])
+        ]
 
     def _of_scope(self, scope: str) -> list[StepKind]:
         return [kind for name, kind in KINDS.items() if kind.scope == scope and name in self.plan.steps]
@@ -129,18 +156,24 @@ class PlanRun:
         if self.data_dir == SYNTHETIC:
             self.data_dir = self._path(synthetic_step(self.plan_dir, list(self.tasks), self.plan.seed))
         unmade: dict[str, str] = {}  # model -> what failed
-        for model, kind in self.model_steps():
+        started: dict[str, config.ModelParams] = {}  # from the first seed
+        for model, kind, seed in self.model_steps():
             this = StepResult(model, None, kind.name, SKIPPED)
             result.steps.append(this)
-            self._step(this, partial(self._of_model, kind, model), progress, check)
+            if (broken := self._teacher(model)) in unmade:
+                this.state, this.error, unmade[model] = FAILED, f"{broken}: {unmade[broken]} failed", kind.name
+                progress(this, "end")
+                continue
+            self._step(this, partial(self._of_model, kind, model, seed, started), progress, check)
             if this.state == FAILED:
                 unmade[model] = kind.name
             else:
-                self.models[model] = self._started_from(model, kind.start(this.folder))
+                started.setdefault(model, self._started_from(model, kind.start(this.folder)))
             between()
+        self.models |= started
         for task, step in self.order():
             due = []
-            for model in self.plan.models:
+            for model in self.models:
                 cell = cells[model, task]
                 if step not in cell:
                     continue
@@ -203,8 +236,12 @@ class PlanRun:
         also = targets.image_of_program(self.models[model])
         return Job.of(kind, self.parameters(step, model, task, weights_dir), self.root, self.plan_dir, **also)
 
-    def _of_model(self, kind: StepKind, model: str) -> Job:
-        p = kind.params(model=self.models[model], seed=self.plan.seed)
+    def _of_model(self, kind: StepKind, model: str, seed: int, started: Mapping[str, config.ModelParams]) -> Job:
+        given = self.models[model].pretraining.model_copy(update={"seeds": ""})
+        if teacher := self._teacher(model):
+            distill = given.recipe.distill.model_copy(update={"teacher": started[teacher].source})
+            given = given.model_copy(update={"recipe": given.recipe.model_copy(update={"distill": distill})})
+        p = kind.params(model=self.models[model].model_copy(update={"pretraining": given}), seed=seed)
         return Job.of(kind, p, self.root, self.plan_dir)
 
     def _started_from(self, model: str, folder: Path) -> config.ModelParams:
@@ -250,14 +287,18 @@ class PlanRun:
         """Return what `run` would do, in its order, as far as it is known before weights exist; writes nothing."""
         listed, weights_dirs, trained = [], {}, set()
         known = dict.fromkeys(self.cells(), self.data_dir != SYNTHETIC)
-        for model, kind in self.model_steps():
+        started: dict[str, config.ModelParams] = {}
+        for model, kind, seed in self.model_steps():
             listed.append(this := StepResult(model, None, kind.name, TO_DO))
-            this.folder = self._of_model(kind, model).folder
+            if (teacher := self._teacher(model)) and teacher not in started:
+                continue
+            this.folder = self._of_model(kind, model, seed, started).folder
             if self._is_done(this.folder):
-                this.state, self.models[model] = KEPT, self._started_from(model, kind.start(this.folder))
-            else:
-                known |= {cell: False for cell in known if cell[0] == model}
-        for (task, step), model in product(self.order(), self.plan.models):
+                this.state = KEPT
+                started.setdefault(model, self._started_from(model, kind.start(this.folder)))
+        self.models |= started
+        known |= {cell: False for cell in known if self.models[cell[0]].pretraining}
+        for (task, step), model in product(self.order(), self.models):
             if step not in self.cell_steps(model):
                 continue
             cell, this = (model, task), StepResult(model, task, step, TO_DO)

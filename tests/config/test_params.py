@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 
 from morocco_lib import config
-from morocco_lib.config.pretraining import load_pretraining, merged
+from morocco_lib.config.pretraining import load_pretraining
 from morocco_lib.errors import UsageError
 from morocco_lib.pipeline import targets
 from morocco_lib.pipeline.step_kinds import KINDS
@@ -34,8 +34,8 @@ def test_every_parameter_file_of_the_project_is_valid(path):
     if kind == "plans":
         plan = config.load_plan(path, KINDS)
         assert plan.name == path.stem
-        for name in plan.models:
-            config.load_model(name, ROOT)
+        for name in plan.model_names:
+            config.load_model(name, ROOT, plan.own)
         for name in plan.tasks:
             config.load_task(name, ROOT)
         config.load_machine(plan.machine, ROOT)
@@ -316,13 +316,35 @@ def test_a_recipe_that_extends_another_changes_what_it_names_at_every_depth(tmp_
     assert (below.rigl.share, below.rigl.every) == (0.2, 4)
     dense = load_pretraining("dense", root)
     assert (dense.steps, dense.sparsity, dense.rigl) == (7, None, None)
-    assert merged({"a": {"b": 1}}, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
+
+
+def test_a_model_of_a_plan_extends_others_and_changes_parts_of_their_recipes(tmp_path):
+    root = pretraining(tmp_path, above="{steps: 7, sparsity: {level: 0.5}}", other="{steps: 9, sparsity: {level: 0.9}}")
+    (root / "params/models").mkdir()
+    (root / "params/models/filed.yaml").write_text(
+        "model: {name: filed, kind: transformer, pretraining: {recipe: above, corpus: [a.txt], seeds: 1-3}}\n"
+    )
+    own = {
+        "one": {"name": "one", "extends": "filed", "pretraining": {"recipe": {"sparsity": {"what": "encoder"}}}},
+        "two": {"name": "two", "extends": "one", "pretraining": {"recipe": "other"}},
+        "lost": {"name": "lost", "extends": "nobody"},
+    }
+    one, two = (config.load_model(name, root, own) for name in ("one", "two"))
+    assert (one.name, one.pretraining.corpus, one.pretraining.seeds) == ("one", ["a.txt"], "1-3")
+    assert (one.pretraining.recipe.steps, one.pretraining.recipe.sparsity.level) == (7, 0.5)
+    assert one.pretraining.recipe.sparsity.what == two.pretraining.recipe.sparsity.what == "encoder"
+    assert (two.pretraining.recipe.steps, two.pretraining.recipe.sparsity.level) == (9, 0.9)
+    own["two"]["pretraining"]["recipe"] = {"sparsity": {"level": "half"}}
+    with pytest.raises(UsageError, match=r"parameter 'pretraining\.recipe\.sparsity\.level' is 'half'"):
+        config.load_model("two", root, own)
+    with pytest.raises(UsageError, match="no model 'nobody' to extend"):
+        config.load_model("lost", root, own)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{extends: one}", "one -> one; a recipe does not extend itself"),
+        ("{extends: one}", "one -> one; nothing extends itself"),
         ("{extends: tiny}", "no recipe 'tiny'; recipes in .*: one"),
         ("{step: 5}", "unknown parameter 'step'; did you mean 'steps'"),
         ("{rigl: {}}", "rigl moves the weights of a sparse model"),

@@ -142,7 +142,13 @@ class Pretraining:
             if last or (recipe.eval_every and step % recipe.eval_every == 0):
                 found = self.evaluate()
                 self.progress.evaluations.append(
-                    {"step": step, "train_loss": loss, "seconds": time.monotonic() - began, "learning_rate": self.optimizer.param_groups[0]["lr"], **found}
+                    {
+                        "step": step,
+                        "train_loss": loss,
+                        "seconds": time.monotonic() - began,
+                        "learning_rate": self.optimizer.param_groups[0]["lr"],
+                        **found,
+                    }
                 )
                 self.say(
                     f"update {step} of {recipe.steps}: loss {found['loss']:.4f}, perplexity {found['perplexity']:.2f}"

@@ -58,6 +58,10 @@ def suggest(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
     smooth = [median(losses[max(0, k - half) : k + half + 1]) for k in range(len(losses))]
     lowest = min(range(len(smooth)), key=smooth.__getitem__)
     if lowest >= len(smooth) - half:
-        return {"turns_up_at": None, "suggested": None, "reason": "the loss still falls at the highest rate: raise learning_rate"}
+        return {
+            "turns_up_at": None,
+            "suggested": None,
+            "reason": "the loss still falls at the highest rate: raise learning_rate",
+        }
     rate = evaluations[lowest]["learning_rate"]
     return {"turns_up_at": rate, "suggested": rate / 2}
