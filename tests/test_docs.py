@@ -146,7 +146,7 @@ def test_every_metric_and_task_is_named():
 
 # What makes an environment failure, and which of its arguments is the message. A function whose message is an argument
 # of its own (`_refused(archive, what)`) is named here, so that the messages of those who call it are looked at.
-MAKERS = {"EnvironmentFailure": 0, "_broken": 1, "_refused": 1, "failure": 1}
+MAKERS = {"EnvironmentFailure": 0, "Stalled": 0, "_broken": 1, "_refused": 1, "failure": 1}
 
 
 def constant_parts(node):

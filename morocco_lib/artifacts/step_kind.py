@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 CELL, MODEL, PLAN = "cell", "model", "plan"  # scopes: one model on one task; one model; all that a plan made
-POINT, SCORE, TRAINING = "operating point", "score", "training"
+POINT, SCORE, TRAINING, PRETRAINING = "operating point", "score", "training", "pre-training"
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,11 @@ class StepKind:
         result: The JSON file that it leaves in its folder.
         scope: CELL, MODEL or PLAN.
         shows: What a report shows its result as: POINT (a row of estimates), SCORE (of a row, or a row of its own), TRAINING
-            (the cost and the seeds); "" for nothing.
+            (the cost and the seeds), PRETRAINING (perplexities); "" for nothing.
         trains: It makes the weights that the other steps of its cell read, from the records that the task's models are
             trained on.
         start: Of scope MODEL: folder of a finished step -> the folder that the model is trained from.
+        heartbeat: Folder of a step -> a file whose time changes while it gets on, where and as long as that is there.
         in_turn: The models of a plan are measured together, one run of each after the other.
         exit_code: Folder of a finished step -> its exit code.
         rebuild: Folder -> (how many numbers follow from its files alone, what does not); None: nothing can be rebuilt.
@@ -39,6 +40,7 @@ class StepKind:
     shows: str = ""
     trains: bool = False
     start: Callable[[Path], Path] | None = None
+    heartbeat: Callable[[Path], Path] | None = None
     in_turn: bool = False
     exit_code: Callable[[Path], int] = lambda folder: 0
     rebuild: Callable[[Path], tuple[int, list[str]]] | None = None

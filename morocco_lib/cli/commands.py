@@ -51,6 +51,14 @@ def add(command: Callable) -> None:
     option("--labels", action="store_true", help="with the labels")
 
     option = command(
+        "texts", texts, "print the texts of train splits, a line each and each once: a corpus to pre-train on",
+        "morocco data texts terra rucola --data records > corpus.txt",
+        "morocco data texts rwsd --data records", among=kinds,
+    ).add_argument  # fmt: skip
+    option("tasks", nargs="+", metavar="TASK")
+    option("--data", type=expand, required=True, metavar="DIR", help="folder in the official layout")
+
+    option = command(
         "train", train, "fit a model on a task's train split", "morocco train tfidf terra --data records --out fitted",
         "morocco train majority terra --data records --out fitted-majority --json",
     ).add_argument  # fmt: skip
@@ -66,7 +74,7 @@ def add(command: Callable) -> None:
 
     option = command(
         "pretrain", pretrain, "train an encoder with random weights on text by masked language modelling",
-        "morocco pretrain tiny-short --corpus records/TERRa/train.jsonl --field premise --out pretrained",
+        "morocco pretrain tiny-short --corpus corpus.txt --out pretrained",
         "morocco pretrain tiny-short --corpus records/TERRa/*.jsonl --field premise --tokenizer pretrained/model --out pretrained2",
     ).add_argument  # fmt: skip
     option("recipe", metavar="RECIPE", help="a name in params/pretraining, or a file")
@@ -144,6 +152,21 @@ def records(args) -> int:
     task = get_task(args.task)
     for record in task.read(args.file):
         put(json.dumps(record if args.labels else task.strip_labels(record), ensure_ascii=False))
+    return 0
+
+
+def texts(args) -> int:
+    from morocco_lib import data
+    from morocco_lib.tasks import get_task
+
+    known = set()
+    for task in map(get_task, args.tasks):
+        for record in task.read(data.find_split(args.data, task, "train")):
+            for part in task.parts(record):
+                for text in filter(None, (part.first, part.second)):
+                    if (line := " ".join(text.split())) not in known:
+                        known.add(line)
+                        put(line)
     return 0
 
 

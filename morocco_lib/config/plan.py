@@ -8,7 +8,7 @@ from pydantic import Field, StrictInt, create_model, field_validator
 from pydantic.fields import FieldInfo
 
 from morocco_lib.config.notebooks import ProtocolSettings
-from morocco_lib.config.schema import Schema, Seeds, read_yaml, validate
+from morocco_lib.config.schema import CountOrFound, Schema, Seeds, read_yaml, validate
 from morocco_lib.errors import UsageError
 from morocco_lib.options import SYNTHETIC
 
@@ -50,6 +50,7 @@ class PlanParams(PlanScalars):
     machine: str = "local"
     data_dir: str = SYNTHETIC
     seed: StrictInt = 1
+    stall_s: CountOrFound = 600  # without an update a training is ended and started again; 0: it never is
     overrides: list[Override] = Field(default_factory=list)
 
     @property

@@ -36,7 +36,35 @@ def check_loopback() -> None:
         ) from None
 
 
-def run_notebook(job: Job, root: Path, check: Callable[[], None], slot: scheduler.WorkerSlot | None = None) -> int:
+class Stalled(errors.EnvironmentFailure):
+    """A training made no update for too long."""
+
+
+class Watch:
+    """Raises `Stalled` where a file's time has not changed for `limit_s`, as long as the file is there."""
+
+    def __init__(self, file: Path, limit_s: int):
+        file.unlink(missing_ok=True)  # of an attempt before
+        self.file, self.limit_s = file, limit_s
+        self.seen, self.since = None, 0.0
+
+    def __call__(self) -> None:
+        try:
+            now = self.file.stat().st_mtime_ns
+        except OSError:
+            now = None
+        if now is None or now != self.seen:
+            self.seen, self.since = now, time.monotonic()
+        elif time.monotonic() - self.since > self.limit_s:
+            raise Stalled(
+                f"no update for {self.limit_s} s", rule="a training that stalls is ended (stall_s of the plan)",
+                remedy="run the plan again: it goes on from its last checkpoint",
+            )  # fmt: skip
+
+
+def run_notebook(
+    job: Job, root: Path, check: Callable[[], None], slot: scheduler.WorkerSlot | None = None, stall_s: int = 0
+) -> int:
     """Run a step's notebook in a fresh kernel, keep it executed and rendered in its folder, and return its exit code.
 
     The status is written here: papermill records a dead kernel or a timeout as completed.
@@ -44,7 +72,9 @@ def run_notebook(job: Job, root: Path, check: Callable[[], None], slot: schedule
     Args:
         check: Called ten times a second; what it raises ends the notebook.
         slot: The kernel's, if it is measured in turn with others that run at the same time.
+        stall_s: So long may a training take for an update; 0: any time.
     Raises:
+        Stalled: it made no update for `stall_s`.
         MoroccoError: the notebook failed; its status says so too.
     """
     kind, folder = job.kind, job.folder
@@ -52,9 +82,12 @@ def run_notebook(job: Job, root: Path, check: Callable[[], None], slot: schedule
         attempt = job.begin()
     with attempt:
         notebook = folder / "notebook.ipynb"
-        parameters = {**job.p.model_dump(), "out_dir": config.from_root(folder, root)}
+        watch = Watch(kind.heartbeat(folder), stall_s) if kind.heartbeat and stall_s else lambda: None
+        parameters = {**job.p.model_dump(mode="json"), "out_dir": config.from_root(folder, root)}
         try:
-            _papermill(root / "notebooks" / f"{kind.name}.ipynb", notebook, parameters, root, check, slot)
+            _papermill(
+                root / "notebooks" / f"{kind.name}.ipynb", notebook, parameters, root, lambda: (check(), watch()), slot
+            )
         except BaseException:
             if kind.scope == CELL:
                 targets.remove_orphans(job.p.machine)

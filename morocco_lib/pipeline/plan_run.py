@@ -22,7 +22,7 @@ from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.options import SYNTHETIC
 from morocco_lib.pipeline import scheduler, targets
 from morocco_lib.pipeline.job import Job
-from morocco_lib.pipeline.notebook_runner import run_notebook
+from morocco_lib.pipeline.notebook_runner import Stalled, run_notebook
 from morocco_lib.pipeline.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, StepResult
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.pipeline.synthetic_step import synthetic_step
@@ -31,6 +31,7 @@ from morocco_lib.report import build, seeds_table
 from morocco_lib.tasks import get_task
 
 LOCK = ".lock"
+ATTEMPTS = 3  # at a training that stalls
 DATA_VARIABLE = "MOROCCO_DATA"  # read here and nowhere else, and injected as data_dir
 
 
@@ -267,8 +268,17 @@ class PlanRun:
             else:
                 if status and status["state"] == steps.DONE:
                     (self.plan_dir / seeds_table.RESULTS).unlink(missing_ok=True)  # it may list what is set aside
-                steps.retire(this.folder)
-                this.exit = run_notebook(job, self.root, check, slot)
+                for attempt in range(1, ATTEMPTS + 1):
+                    steps.retire(this.folder)
+                    try:
+                        this.exit = run_notebook(job, self.root, check, slot, self.plan.stall_s)
+                        break
+                    except Stalled as error:
+                        if attempt == ATTEMPTS:
+                            raise
+                        this.error = (
+                            f"stalled {attempt} time{'s' if attempt > 1 else ''} ({str(error).partition(';')[0]})"
+                        )
                 this.state = DONE
         except MoroccoError as error:
             this.state, this.exit, this.error = FAILED, error.exit_code, str(error)

@@ -12,7 +12,7 @@ from morocco_lib.analysis import summary
 from morocco_lib.analysis.run_files import read_workload
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts import verify as verification
-from morocco_lib.artifacts.step_kind import MODEL, PLAN, POINT, SCORE, TRAINING, StepKind
+from morocco_lib.artifacts.step_kind import MODEL, PLAN, POINT, PRETRAINING, SCORE, TRAINING, StepKind
 from morocco_lib.benchmark.crosscheck import contradictions
 from morocco_lib.config import resolve
 from morocco_lib.data import workload
@@ -23,7 +23,7 @@ from morocco_lib.pipeline import targets
 from morocco_lib.reasons import EXIT_CODES
 from morocco_lib.report import build, seeds_table
 from morocco_lib.tasks import get_task
-from morocco_lib.training import fit
+from morocco_lib.training import fit, heartbeat
 
 
 # -- inputs -------------------------------------------------------------------------------------------------------
@@ -184,11 +184,11 @@ KINDS: dict[str, StepKind] = {
     kind.name: kind
     for kind in (
         StepKind(
-            "pretrain", config.PretrainParams, pretrain_inputs, fit.PRETRAINED, scope=MODEL, start=fit.pretrained_model,
-            unchecked=not_repeated,
+            "pretrain", config.PretrainParams, pretrain_inputs, fit.PRETRAINED, scope=MODEL, shows=PRETRAINING,
+            start=fit.pretrained_model, heartbeat=heartbeat.of_step, unchecked=not_repeated,
         ),
         StepKind(
-            "train", config.TrainParams, train_inputs, fit.RESULT, shows=TRAINING, trains=True,
+            "train", config.TrainParams, train_inputs, fit.RESULT, shows=TRAINING, trains=True, heartbeat=heartbeat.of_step,
             rebuild=rebuild_train, unchecked=not_repeated,
         ),
         StepKind(

@@ -16,7 +16,19 @@ from morocco_lib.artifacts.step_kind import PLAN, Kinds
 from morocco_lib.artifacts.verify import Unchecked, count_numbers
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import MEANING
-from morocco_lib.report import averages, figures, glue, grids, interactive, machines, pairs, points, seeds_table, tables
+from morocco_lib.report import (
+    averages,
+    figures,
+    glue,
+    grids,
+    interactive,
+    machines,
+    pairs,
+    points,
+    pretraining,
+    seeds_table,
+    tables,
+)
 from morocco_lib.report.points import Found
 from morocco_lib.report.render import stranger_page
 
@@ -34,7 +46,7 @@ def inputs_of(plan_dir: Path, among: Collection[Path] | None = None) -> dict[str
     found = {
         folder.relative_to(plan_dir).as_posix(): folder / steps.STATUS
         for folder, status in steps.find_steps(plan_dir, among)
-        if status["task"] and not steps.is_retired(status) and status["state"] != steps.RUNNING
+        if status["model"] and not steps.is_retired(status) and status["state"] != steps.RUNNING
     }
     if not found:
         raise _nothing_in(plan_dir)
@@ -128,7 +140,8 @@ def _counted(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _tables(plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], found: Found) -> dict[str, str]:
     """Return file name -> text of the tables beside the page."""
     trainings = seeds_table.trainings(plan_dir, kinds, rows, found) if glue.rows_of(rows) else []
-    return {tables.CSV: tables.to_csv(rows), **glue.files(glue.results(rows, trainings))}
+    made = pretraining.pretrainings(plan_dir, kinds, found)
+    return {tables.CSV: tables.to_csv(rows), **glue.files(glue.results(rows, trainings, made))}
 
 
 def _page(
@@ -173,6 +186,7 @@ def _shown(
     if len(groups) > 1:
         shared = ["the tasks that its name lists"] * any("mean of" in view["name"] for view in views)
     trainings = seeds_table.trainings(plan_dir, kinds, rows, found)
+    pretrainings = pretraining.pretrainings(plan_dir, kinds, found)
     return {
         "rows": rows, "columns": [column for column in tables.COLUMNS if column.page], "groups": groups,
         "machines": machines.machines(rows), "scaled": machines.scaled_text, "is_scaled": machines.is_scaled,
@@ -182,7 +196,7 @@ def _shown(
         "published_source": published and published["source"],
         "views": Markup(interactive.json_text(views)) if views else None, "shared": shared,
         "pairs": pairs.differences(Path(plan_dir), rows), "trainings": trainings,
-        "glue": glue.results(rows, trainings), "glue_runs": glue.RUNS,
+        "pretrainings": pretrainings, "glue": glue.results(rows, trainings, pretrainings), "glue_runs": glue.RUNS,
         "pages": {step["folder"]: step["page"] for step in facts.get("trail", ())},
         "cell": _cell, "meaning": MEANING, "program": tables.program_text, "settings": tables.settings_text,
         "runner": formatting.runner_text, "speed": formatting.speed_text, "seconds": formatting.seconds_text,

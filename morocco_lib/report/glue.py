@@ -32,8 +32,10 @@ class Results(NamedTuple):
     notes: list[str]
 
 
-def results(rows: Sequence[dict[str, Any]], trainings: Sequence[dict[str, Any]]) -> Results | None:
-    """Return the tables of a report's rows and trainings; None without a task of GLUE.
+def results(
+    rows: Sequence[dict[str, Any]], trainings: Sequence[dict[str, Any]], pretrainings: Sequence[dict[str, Any]] = ()
+) -> Results | None:
+    """Return the tables of a report's rows, trainings and pre-trainings; None without a task of GLUE.
 
     A score that is not of every record of its file is not shown, and counts as missing. Of several operating points of a
     model on a task it is that of the VALID one with the most records a second.
@@ -61,7 +63,8 @@ def results(rows: Sequence[dict[str, Any]], trainings: Sequence[dict[str, Any]])
                 for metric in get_task(name).metric_names
             ]
             cells.append(_joined([known.get(metric) for known, metric in metrics]))
-        lines.append([model, *cells, *("" for _ in PRETRAINING)])
+        made = next((one for one in pretrainings if one["model"] == model), None)
+        lines.append([model, *cells, *([f"{made['perplexity']:.3f}", f"{made['loss']:.3f}"] if made else ["", ""])])
     heads = ["model", *AVERAGES, *columns, *PRETRAINING]
     units = [UNITS.get(head, "Accuracy") for head in heads]
     return Results(heads, units, lines, _runs(trainings), notes + _of_what(of_glue))

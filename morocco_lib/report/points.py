@@ -8,7 +8,7 @@ from morocco_lib import foreign
 from morocco_lib.analysis.predictions import differing, read_answers
 from morocco_lib.analysis.run_files import read_run, read_workload, run_folders
 from morocco_lib.artifacts import steps
-from morocco_lib.artifacts.step_kind import POINT, SCORE, TRAINING, Kinds, shown_as
+from morocco_lib.artifacts.step_kind import POINT, PRETRAINING, SCORE, TRAINING, Kinds, shown_as
 from morocco_lib.errors import UsageError
 from morocco_lib.reasons import EXIT_CODES, INVALID, VALID, Reason
 from morocco_lib.report import machines
@@ -41,6 +41,10 @@ SHAPES = {  # of results, by what a report shows them as
         "recipe?": {"select?": str}, "data?": {"sha256?": str},
         "val?": {"sha256?": str}, **dict.fromkeys(("wall_s?", "cpu_s?", "weights_bytes?"), NUMBER),
         "cost?": {"wall_s": NUMBER, "cpu_s": NUMBER, "energy_j?": ({"value": NUMBER}, None)},
+    },
+    PRETRAINING: {
+        "seed": int, "updates": int, **dict.fromkeys(("loss", "perplexity", "tokens_per_s", "wall_s"), float),
+        "weights": {"backbone": int, "sparsity": float},
     },
 }  # fmt: skip
 

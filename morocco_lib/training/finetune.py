@@ -37,7 +37,7 @@ from morocco_lib.tasks.jsonl import Record
 from morocco_lib.training import distributed
 from morocco_lib.training.backbones import Backbone
 from morocco_lib.training.distributed import world
-from morocco_lib.training.trainer import KeepZero, ScoredTrainer, last_checkpoint
+from morocco_lib.training.trainer import Heartbeat, KeepZero, ScoredTrainer, last_checkpoint
 
 
 @dataclass(frozen=True)
@@ -260,6 +260,7 @@ class Fit:
             callbacks=[
                 *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else []),
                 *([KeepZero(backbone.masks)] if backbone.masks else []),
+                Heartbeat(self.work),
                 *self.callbacks,
             ],
             score=lambda net: self._score(Transformer(self.task, values, net.state_dict(), backbone.tokenizer)),

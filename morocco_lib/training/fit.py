@@ -21,6 +21,7 @@ from morocco_lib.models import Model, model_class, weights
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.base import Task, task_value
 from morocco_lib.tasks.jsonl import Record
+from morocco_lib.training import heartbeat
 
 RESULT, PRETRAINED = "train.json", "pretrain.json"
 PACKAGE = "package:"  # begins a source that is a folder of an installed package
@@ -235,7 +236,7 @@ def _finetune(plan: Plan, task: Task, records: list[Record], folder: Path, origi
     digests = {name: fileio.sha256_file(path) for name, path in files.items()}
     key = steps.make_key("train", {"model": model.model_dump(), "task": task.name}, digests)  # whatever the seeds
     try:
-        job = make_job(plan, records, val, seeds.work_folder(folder))
+        job = make_job(plan, records, val, heartbeat.work_folder(folder))
         found = seeds.fit(job, plan.seeds, folder, name=model.name, key=key, trained_on=origin)
         return {"val": {"path": str(plan.files["val"]), "sha256": digests["val"]}, **found}
     finally:

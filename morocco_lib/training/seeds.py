@@ -31,18 +31,13 @@ SEEDS, BEST, KEY = "seeds.json", "best", "key"
 DONE, FAILED = "done", "failed"
 
 
-def work_folder(folder: Path) -> Path:
-    """Return where a train step keeps what it needs to go on after an interruption."""
-    return folder.with_name(f"{folder.name}.checkpoints")
-
-
 def fit(
     job: finetune.Fit, seeds: list[int], folder: Path, *, name: str, key: str, trained_on: dict[str, Any]
 ) -> dict[str, Any]:
     """Train with every seed and write the best one's `weights/` into a step folder.
 
     Args:
-        job: Its work folder is that of `work_folder`.
+        job: Its work folder is that of `heartbeat.work_folder`.
         name: The model's.
         key: Of everything but the seeds; what another training left beside the folder is set aside, not resumed from.
     Returns:

@@ -10,7 +10,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from morocco_lib import fileio
 from morocco_lib.errors import InvalidResult
-from morocco_lib.training import distributed
+from morocco_lib.training import distributed, heartbeat
 from morocco_lib.training.distributed import world
 from morocco_lib.training.pretraining.sparsity import Masks
 
@@ -25,6 +25,23 @@ class KeepZero(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
         self.masks.apply(model)
+
+
+class Heartbeat(TrainerCallback):
+    """Says that updates follow each other: see `heartbeat`."""
+
+    def __init__(self, work: Path):
+        self.work = work
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero:
+            (heartbeat.pause if control.should_evaluate else heartbeat.beat)(self.work)
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero:
+            heartbeat.pause(self.work)
+
+    on_train_begin = on_evaluate = on_step_end
 
 
 class ScoredTrainer(Trainer):

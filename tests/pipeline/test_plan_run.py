@@ -1,6 +1,7 @@
 """Plans: from one command to verified results; what is done is kept, what fails is named and repeated."""
 
 import json
+import os
 import shutil
 import sys
 import threading
@@ -13,7 +14,8 @@ from morocco_lib import config
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.verify import table
 from morocco_lib.errors import InvalidResult
-from morocco_lib.pipeline import plan_run, scheduler, synthetic_step
+from morocco_lib.pipeline import notebook_runner, plan_run, scheduler, synthetic_step
+from morocco_lib.pipeline.notebook_runner import Stalled
 from morocco_lib.pipeline.plan_run import PlanRun
 from morocco_lib.pipeline.step_kinds import KINDS, verify
 from morocco_lib.report import seeds_table
@@ -77,7 +79,7 @@ def planned(tmp_path, monkeypatch, synthetic_data):
     monkeypatch.setattr(seeds_table, "write", lambda plan_dir, kinds: None)
 
     def make(act=lambda job: None, force=False, **changes) -> PlanRun:
-        def run_notebook(job, root, check, slot=None):
+        def run_notebook(job, root, check, slot=None, stall_s=0):
             with job.begin():
                 act(job)
             return 0
@@ -110,6 +112,49 @@ def test_a_failed_step_takes_only_the_later_steps_of_its_cell_with_it(planned):
         ("majority", "bench"): "failed", ("majority", "eval"): "skipped",
         ("tfidf", "bench"): "done", ("tfidf", "eval"): "done",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("stalls", "state"), [(2, "done"), (3, "failed")])
+def test_a_training_that_stalls_is_tried_three_times_and_what_it_left_is_kept(planned, tmp_path, stalls, state):
+    tried = []
+
+    def act(job):
+        tried.append(job)
+        if len(tried) <= stalls:
+            raise Stalled("no update for 4 s", rule="updates follow each other")
+
+    (step,) = planned(act, steps=["train"]).run(lambda this, moment: None).steps
+    assert (step.state, step.exit, len(tried)) == (state, 0 if state == "done" else 3, 3)
+    assert step.error.startswith("stalled 2 times (no update for 4 s)" if state == "done" else "no update for 4 s")
+    assert len(list((tmp_path / "out/majority/terra").glob("train-*.[12]"))) == 2
+
+
+def test_a_step_is_stalled_where_its_heartbeat_stays_the_same_while_it_is_there(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(notebook_runner.time, "monotonic", lambda: now[0])
+    file = tmp_path / "heartbeat"
+    file.touch()
+    watch = notebook_runner.Watch(file, 10)
+    assert not file.exists()  # it was of an attempt before
+
+    def after(seconds, stamp=None):
+        now[0] += seconds
+        if stamp is not None:
+            file.touch()
+            os.utime(file, ns=(stamp, stamp))
+        watch()
+
+    after(100)
+    after(1, stamp=1)
+    after(9)
+    after(9, stamp=2)
+    after(9)
+    file.unlink()
+    after(100)
+    after(1, stamp=2)
+    after(9)
+    with pytest.raises(Stalled, match="no update for 10 s"):
+        after(2)
 
 
 def test_more_models_than_slots_are_measured_in_groups(planned, monkeypatch):

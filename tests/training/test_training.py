@@ -25,7 +25,7 @@ from morocco_lib.models import weights
 from morocco_lib.models.transformer.heads import head_of
 from morocco_lib.models.transformer.inputs import Reader
 from morocco_lib.tasks import get_task
-from morocco_lib.training import backbones, finetune, fit, seeds, trainer
+from morocco_lib.training import backbones, finetune, fit, heartbeat, seeds, trainer
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,26 @@ def finished(small, tmp_path_factory):
 @pytest.fixture
 def resumed(finished, tmp_path):
     """An empty step folder beside what that training left."""
-    shutil.copytree(seeds.work_folder(finished.folder), seeds.work_folder(tmp_path / "step"))
+    shutil.copytree(heartbeat.work_folder(finished.folder), heartbeat.work_folder(tmp_path / "step"))
     (tmp_path / "step").mkdir()
     return tmp_path / "step"
+
+
+def test_its_heartbeat_is_there_while_updates_follow_each_other(small, tmp_path, monkeypatch):
+    seen, kind = set(), trainer.ScoredTrainer
+
+    def watched(name, real):
+        def recorded(*args, **options):
+            seen.add((name, heartbeat.of_step(tmp_path / "step").exists()))
+            return real(*args, **options)
+
+        monkeypatch.setattr(kind, name, recorded)
+
+    watched("training_step", kind.training_step)
+    watched("evaluate", kind.evaluate)
+    (tmp_path / "step").mkdir()
+    fit.fit(plan(small), tmp_path / "step")
+    assert seen == {("training_step", True), ("evaluate", False)}
 
 
 def test_the_best_evaluation_of_the_best_seed_is_kept_and_nothing_else(small, tmp_path, capsys):
@@ -253,7 +270,7 @@ LONGER = {"epochs": 16, "eval_every": 20}
 def test_an_interrupted_training_goes_on_where_it_was(small, tmp_path):
     root = model_file(tmp_path / "project", recipe={**QUICK, **LONGER})
     argv = ("train", "small", "rwsd", "--data", small, "--out", tmp_path / "out", "--seeds", "1-2")
-    work = seeds.work_folder(tmp_path / "out")
+    work = heartbeat.work_folder(tmp_path / "out")
     running = program(root, *argv)
     until = time.monotonic() + 120
     while not list(
@@ -302,7 +319,7 @@ def test_patience_goes_on_where_it_was(small, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("left", ["half-written", "given"])
 def test_a_kill_while_the_best_weights_are_put_away_loses_nothing(left, small, finished, resumed):
-    work, whole = seeds.work_folder(resumed), finished.result
+    work, whole = heartbeat.work_folder(resumed), finished.result
     (work / "best.new").mkdir()
     if left == "half-written":
         (work / "seeds.json").unlink()
@@ -326,7 +343,7 @@ def test_a_kill_while_better_weights_are_written_keeps_the_seeds_of_before(small
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(seeds.weights, "save", ended)
         fit.fit(plan(small, seeds=(1, 2)), tmp_path)
-    known = json.loads((seeds.work_folder(tmp_path) / "seeds.json").read_text())
+    known = json.loads((heartbeat.work_folder(tmp_path) / "seeds.json").read_text())
     again = fit.fit(plan(small, seeds=(1, 2)), tmp_path)
     assert [again["seeds"][0]] == known and again["chosen_seed"] == 2
 

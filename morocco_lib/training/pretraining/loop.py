@@ -23,6 +23,7 @@ from torch.nn import functional
 from morocco_lib import fileio
 from morocco_lib.config.pretraining import RANGE_TEST, PretrainRecipe
 from morocco_lib.errors import InvalidResult, UsageError
+from morocco_lib.training import heartbeat
 from morocco_lib.training.distributed import rank, world
 from morocco_lib.training.pretraining import distill, schedules, sparsity
 from morocco_lib.training.pretraining.corpus import Sequences
@@ -89,6 +90,7 @@ class Pretraining:
         self.recipe, self.masker, self.train, self.val, self.folder, self.seed, self.say = (
             recipe, masker, train, val, Path(folder), seed, say
         )  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         )
@@ -131,6 +133,7 @@ class Pretraining:
         self._resume()
         began = time.monotonic()
         while self.progress.step < recipe.steps:
+            self._beat()
             try:
                 loss = self._update(self.progress.step)
             except InvalidResult:
@@ -157,7 +160,13 @@ class Pretraining:
                 self.save()
             if recipe.schedule == RANGE_TEST and schedules.has_diverged(self.progress.evaluations):
                 break
+        if rank() == 0:
+            heartbeat.pause(self.folder)
         return self.progress
+
+    def _beat(self) -> None:
+        if rank() == 0:
+            heartbeat.beat(self.folder)
 
     def _update(self, step: int) -> float:
         """Make one update; returns the mean loss over its tokens."""
@@ -271,6 +280,7 @@ class Pretraining:
         mine = np.arange(len(self.val))[rank() :: world()]
         with torch.inference_mode(), self._autocast():
             for first in range(0, len(mine), EVALUATED):
+                self._beat()
                 some = mine[first : first + EVALUATED]
                 batch = self.masker(self.val.ids[some], self.val.lengths[some], some, 0).to(self.device)
                 logits = self.net(batch.ids, batch.attention, batch.hidden).float()

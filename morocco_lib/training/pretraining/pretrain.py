@@ -20,7 +20,7 @@ from morocco_lib.artifacts import steps
 from morocco_lib.config.model import PretrainingParams
 from morocco_lib.config.pretraining import RANGE_TEST, SHAPES, PretrainRecipe
 from morocco_lib.errors import UsageError
-from morocco_lib.training import backbones, distributed, seeds
+from morocco_lib.training import backbones, distributed, heartbeat
 from morocco_lib.training.distributed import rank
 from morocco_lib.training.fit import PRETRAINED, pretrained_model
 from morocco_lib.training.pretraining import corpus, schedules, sparsity
@@ -212,7 +212,7 @@ def prepare(given: PretrainingParams, root: Path, folder: Path, *, seed: int = 1
 
 def _work_folder(folder: Path, key: str, say: Callable[[str], None]) -> Path:
     """Return where checkpoints are; those of another training are set aside."""
-    work = seeds.work_folder(folder)
+    work = heartbeat.work_folder(folder)
     if rank() == 0:
         if work.is_dir() and (not (work / KEY).is_file() or (work / KEY).read_text() != key):
             say(f"{work} is of another training; set aside as {steps.retire(work).name}")

@@ -10,7 +10,7 @@ pytest.importorskip("transformers", reason="needs the torch extra: make setup-to
 
 from small_training import QUICK, SPOILT, few_records, model_file, trained_by_two
 
-from morocco_lib.training import seeds
+from morocco_lib.training import heartbeat
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_a_training_of_two_processes_that_is_interrupted_again_and_again_ends_wi
         "dropout": 0.1,
     }
     root, out = model_file(tmp_path / "project", recipe=recipe), tmp_path / "out"
-    work = seeds.work_folder(out)
+    work = heartbeat.work_folder(out)
 
     def updates():  # of seed 2 that are behind its newest evaluation
         return max(

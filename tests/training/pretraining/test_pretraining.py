@@ -164,6 +164,15 @@ def test_a_killed_training_goes_on_to_the_same_weights(job):
     assert whole.progress.hidden == again.progress.hidden
 
 
+def test_its_heartbeat_is_there_and_renewed_at_every_update_and_evaluation_and_gone_at_the_end(job, monkeypatch):
+    one, beats = job(steps=3, eval_every=1), []
+    monkeypatch.setattr(
+        loop.heartbeat, "beat", lambda work: beats.append(one.progress.step) or (work / "heartbeat").touch()
+    )
+    one.run()
+    assert beats == [0, 1, 1, 2, 2, 3] and not (one.folder / "heartbeat").exists()
+
+
 def test_passes_that_share_an_update_change_nothing(job):
     one, four = job("one"), job("four", accumulation=4)
     one.run(), four.run()
