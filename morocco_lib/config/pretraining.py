@@ -21,10 +21,22 @@ SHAPES = {  # heads, layers, hidden, feed-forward, positions of BERT: 4.12 M, 10
 
 
 class Sparsity(Schema):
-    """Weights that are off; see `training.pretraining.sparsity`."""
+    """Weights that are off; see `training.pretraining.sparsity`.
 
-    level: Share
+    Attributes:
+        level: Share of each row that is off, or one for each weight by its name in the backbone.
+        weights_on: Instead of it: about how many weights of the backbone are on, dense ones included.
+    """
+
+    level: Share | dict[str, Share] | None = None
+    weights_on: Count | None = None
     what: Literal["encoder", "feed_forward", "fully"] = "fully"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Sparsity":
+        if (self.level is None) == (self.weights_on is None):
+            raise ValueError("sparsity has either level or weights_on")
+        return self
 
 
 class RigL(Schema):

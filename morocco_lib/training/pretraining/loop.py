@@ -107,9 +107,12 @@ class Pretraining:
         recipe = self.recipe
         if recipe.gradual:
             return Masks.dense(self.model, recipe.gradual.what)
-        if not recipe.sparsity:
+        if not (given := recipe.sparsity):
             return None
-        masks = Masks.drawn(self.model, recipe.sparsity.what, recipe.sparsity.level, self.seed)
+        level = given.level
+        if given.weights_on is not None:
+            level = sparsity.level_for(given.weights_on, self.model.base_model, given.what)
+        masks = Masks.drawn(self.model, given.what, level, self.seed)
         masks.apply(self.model)
         return masks
 

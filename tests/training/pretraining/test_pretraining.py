@@ -290,6 +290,21 @@ def test_rows_have_equal_numbers_on_and_what_is_off_stays_zero(job):
     assert not any("LayerNorm" in name or "position" in name or "bias" in name for name in one.masks.on)
 
 
+def test_a_wished_number_of_weights_on_and_a_level_for_each_weight(job):
+    dense = job(sparsity={"level": 0.0})
+    wished = round(0.6 * sparsity.count(dense.model.base_model))
+    one = job(sparsity={"weights_on": wished})
+    on = sparsity.count(one.model.base_model) - one.masks.weights_off()
+    assert on == pytest.approx(wished, rel=0.02)
+    levels = dict.fromkeys(one.masks.on, 0.5) | {"encoder.layer.0.output.dense.weight": 0.75}
+    density = job(sparsity={"level": levels}).masks.density()
+    assert density.pop("encoder.layer.0.output.dense.weight") == 0.25 and set(density.values()) == {0.5}
+    with pytest.raises(UsageError, match="no sparsity for embeddings"):
+        job(sparsity={"level": {"encoder.layer.0.output.dense.weight": 0.75}})
+    with pytest.raises(ValueError, match="either level or weights_on"):
+        PretrainRecipe(sparsity={"level": 0.5, "weights_on": 9})
+
+
 def test_growth_is_by_gradient_and_pruning_by_size_over_all_layers(job):
     one = job(sparsity={"level": 0.5})
     pairs = one.masks._pairs(one.model)
