@@ -97,6 +97,7 @@ class Pretraining:
         self.model, self.net = model, Net(model).to(self.device)
         self.teacher = Net(teacher).to(self.device).eval().requires_grad_(False) if teacher else None
         self.progress = Progress()
+        self._epoch: tuple[int, np.ndarray] = -1, np.empty(0, int)
         self.masks = self._first_masks()
         self.optimizer = self._optimizer()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
@@ -120,7 +121,7 @@ class Pretraining:
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         plain = [p for p in self.model.parameters() if p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
+        return torch.optim.AdamW(groups, lr=self.recipe.learning_rate, fused=True)
 
     # -- one update ----------------------------------------------------------------------------------------------
     def run(self) -> Progress:
@@ -224,10 +225,15 @@ class Pretraining:
         stream = np.arange(step * self.recipe.batch_size, (step + 1) * self.recipe.batch_size)
         numbers = np.empty_like(stream)
         for epoch in np.unique(stream // len(self.train)):
-            order = np.random.default_rng((self.seed, int(epoch))).permutation(len(self.train))
             inside = stream // len(self.train) == epoch
-            numbers[inside] = order[stream[inside] % len(self.train)]
+            numbers[inside] = self._order(int(epoch))[stream[inside] % len(self.train)]
         return numbers, stream
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the numbers of all sequences as an epoch has them: seconds for millions, so the last one is kept."""
+        if self._epoch[0] != epoch:
+            self._epoch = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.train))
+        return self._epoch[1]
 
     def _batches(self, step: int) -> list[Batch]:
         """Return this process's share of an update, pass by pass."""
@@ -332,7 +338,7 @@ class Pretraining:
                 parameter.copy_(tensors[f"model.{name}"])
                 keys = ("step", "exp_avg", "exp_avg_sq")
                 self.optimizer.state[parameter] = {
-                    key: tensors[f"optimizer.{key}.{name}"].to(self.device if key != "step" else "cpu") for key in keys
+                    key: tensors[f"optimizer.{key}.{name}"].to(self.device) for key in keys
                 }
         if self.masks:
             self.masks = Masks({n.removeprefix("mask."): m for n, m in tensors.items() if n.startswith("mask.")})

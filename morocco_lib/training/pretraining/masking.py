@@ -1,6 +1,7 @@
 """Which tokens are hidden: whole words, by the number of the sequence alone, whatever batch and process it is in."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -78,11 +79,13 @@ class Masker:
         inside = np.flatnonzero(~self.special[ids])
         begins = ~self.continues[ids[inside]]
         begins[:1] = True
-        words = np.split(inside, np.flatnonzero(begins)[1:])
+        ends = [*np.flatnonzero(begins).tolist(), len(inside)]
+        words = list(pairwise(ends))
         wanted, taken = max(1, round(self.probability * len(inside))), []
         for word in rng.permutation(len(words)):
-            if len(taken) + len(words[word]) <= wanted:
-                taken += words[word].tolist()
+            first, end = words[word]
+            if len(taken) + end - first <= wanted:
+                taken += range(first, end)
             if len(taken) >= wanted:
                 break
-        return np.array(sorted(taken or words[0].tolist()), np.int64)
+        return inside[sorted(taken or range(*words[0]))]

@@ -104,7 +104,7 @@ class Masks:
         """Set what is off to zero, in the backbone that masks were made for or in a model around it."""
         with torch.no_grad():
             for weight, mask in self._pairs(model):
-                weight.mul_(mask.to(weight.device))
+                weight.mul_(mask)
 
     def _pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
         parameters = dict(model.named_parameters())
@@ -113,7 +113,8 @@ class Masks:
             match = [full for full in parameters if full == name or full.endswith(f".{name}")]
             if len(match) != 1 or parameters[match[0]].shape != mask.shape:
                 raise UsageError(f"no weight {name} of shape {tuple(mask.shape)}", rule="masks belong to their model")
-            found.append((parameters[match[0]], mask))
+            self.on[name] = mask.to(parameters[match[0]].device)  # where it stays
+            found.append((parameters[match[0]], self.on[name]))
         return found
 
     def density(self) -> dict[str, float]:
@@ -136,10 +137,10 @@ class Masks:
         if not moved:
             return 0
         with torch.no_grad():
-            size = torch.cat([torch.where(m.to(w.device), w.abs(), math.inf).flatten() for w, m in pairs])
+            size = torch.cat([torch.where(m, w.abs(), math.inf).flatten() for w, m in pairs])
             self._set(pairs, size.topk(moved, largest=False).indices, False)
             self.apply(model)
-            gain = torch.cat([torch.where(m.to(w.device), -1.0, w.grad.abs()).flatten() for w, m in pairs])
+            gain = torch.cat([torch.where(m, -1.0, w.grad.abs()).flatten() for w, m in pairs])
             self._set(pairs, gain.topk(moved).indices, True)
         return moved
 
@@ -149,13 +150,13 @@ class Masks:
         surplus = self.weights_on() - total_on
         if surplus > 0:
             with torch.no_grad():
-                size = torch.cat([torch.where(m.to(w.device), w.abs(), math.inf).flatten() for w, m in pairs])
+                size = torch.cat([torch.where(m, w.abs(), math.inf).flatten() for w, m in pairs])
                 self._set(pairs, size.topk(surplus, largest=False).indices, False)
             self.apply(model)
 
     def _set(self, pairs: Sequence[tuple[nn.Parameter, torch.Tensor]], places: torch.Tensor, value: bool) -> None:
         """Set masks at places of all of them, counted one after the other."""
-        places, first = places.cpu().sort().values, 0
+        places, first = places.sort().values, 0
         for _, mask in pairs:
             inside = places[(places >= first) & (places < first + mask.numel())] - first
             mask.view(-1)[inside] = value

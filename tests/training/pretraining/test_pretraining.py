@@ -240,6 +240,13 @@ def test_every_sequence_is_seen_once_an_epoch(job):
     assert sorted(seen[:n]) == sorted(seen[n : 2 * n]) == list(range(n)) and (seen[:n] != seen[n : 2 * n]).any()
 
 
+def test_an_epoch_is_ordered_once(job, monkeypatch):
+    one, real, asked = job(), np.random.default_rng, []
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: asked.append(seed) or real(seed))
+    found = np.concatenate([one.places(step)[0] for step in range(4)])
+    assert asked == [(1, 0)] and len(set(found)) == 32
+
+
 def test_a_loss_that_is_not_finite_ends_it(job):
     one = job(learning_rate=1e30, warmup=0)
     with pytest.raises(InvalidResult, match=r"the loss is (nan|inf) at update \d"):
