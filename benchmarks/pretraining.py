@@ -211,7 +211,7 @@ class Contender:
         return json.loads(line)
 
     def end(self) -> None:
-        self.process.stdin.close()
+        self.process.kill()
         self.process.wait()
 
 
