@@ -11,7 +11,7 @@ KINDS = {
     "tfidf": "tfidf.Tfidf",
     "transformer": "transformer.model.Transformer",
 }  # kind -> class in `models`
-PRECISIONS, BACKENDS = ("fp32", "bf16", "fp16"), ("torch", "openvino")
+PRECISIONS, BACKENDS = ("fp32", "bf16", "fp16"), ("torch", "openvino", "sparse")
 HEADS = (LINEAR := "linear", "concat", "mul", "segment", "segment-init")  # `models.transformer.layers`
 POOLINGS = ("first", "last", "mean", "max")
 

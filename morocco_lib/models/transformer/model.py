@@ -28,6 +28,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WINDOW_BATCHES = 16  # sequences sorted together: so many batches, at first fewer, for answers to come soon
 WINDOW_CHARACTERS = 1 << 20  # ... or so much text, whichever is reached first: bounds memory
 STEP_TOKENS = {"cpu": 2048, "cuda": 32768}  # computed with at once
+SPARSE_STEP_TOKENS = 512  # more do not stay in the cache while the columns of a sparse weight are gone through
 Window = tuple[list[Record], list[list[EncodedSequence]]]  # records answered together, and the sequences of each
 
 
@@ -75,7 +76,7 @@ class Transformer:
         self.device = device_of(options)
         self.backend = make_backend(values, backbone_weights(tensors), options, self.device)
         self.layers = load_layers(name, self.head, self.backend.hidden, tensors).to(self.device)
-        self.step_tokens = STEP_TOKENS[self.device.type]
+        self.step_tokens = SPARSE_STEP_TOKENS if options.backend == "sparse" else STEP_TOKENS[self.device.type]
 
     def __repr__(self) -> str:
         return f"<Transformer of {self.task.title}: {self.values['config']['model_type']}, {self.options.precision}>"
@@ -266,5 +267,11 @@ def make_backend(values: dict, backbone: dict, options: Options, device: torch.d
 
         return OpenVINO(config, backbone, values["pooling"], options.precision)
     if Packed.supports(config):
-        return Packed(config, backbone, values["pooling"], dtype=dtype, device=device)
-    return Padded(backbone_of(config, backbone).to(device, dtype), values["pooling"], share=is_causal(config))
+        backend = Packed(config, backbone, values["pooling"], dtype=dtype, device=device)
+    else:
+        backend = Padded(backbone_of(config, backbone).to(device, dtype), values["pooling"], share=is_causal(config))
+    if options.backend == "sparse":
+        from morocco_lib.models.transformer.sparse import compress
+
+        compress(backend, options.precision)
+    return backend
