@@ -1,6 +1,8 @@
 """A lean_albert computes what its description says, keeps one set of matrices, and is read as it was published."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -19,7 +21,7 @@ from morocco_lib.errors import UsageError
 from morocco_lib.models import lean_albert, weights
 from morocco_lib.models.lean_albert import checkpoint
 from morocco_lib.models.lean_albert.configuration import LeanAlbertConfig
-from morocco_lib.models.lean_albert.modeling import LeanAlbertForPreTraining, LeanAlbertModel
+from morocco_lib.models.lean_albert.modeling import LeanAlbertForMaskedLM, LeanAlbertForPreTraining, LeanAlbertModel
 from morocco_lib.models.transformer.padded import Padded, backbone_of
 from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.training import backbones, fit
@@ -164,6 +166,27 @@ def test_without_mask_and_types_all_tokens_are_real_and_of_the_first_text():
     assert torch.allclose(short.last_hidden_state, long.last_hidden_state, atol=1e-6)
 
 
+def test_it_gives_tuples_where_they_are_asked_for_and_attends_as_transformers_would():
+    model, given = tiny(), inputs()
+    assert model.config._attn_implementation == "sdpa"
+    with torch.inference_mode():
+        words, order = model(**given, return_dict=False)
+        states, pooled = model.albert(**given, return_dict=False)
+        assert torch.equal(words, model(**given)[0]) and torch.equal(words, model.predictions(states))
+        assert torch.equal(order, model.sop_classifier(pooled))
+    (again,) = tiny(LeanAlbertForMaskedLM)(**given, return_dict=False)
+    assert again.shape == words.shape
+
+
+def test_dropout_is_of_training_alone():
+    given = inputs()
+    for only in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        model = tiny(LeanAlbertModel, **{only: 0.5})
+        with torch.inference_mode():
+            assert torch.equal(model(**given)[0], tiny(LeanAlbertModel)(**given)[0])
+            assert not torch.equal(model.train()(**given)[0], tiny(LeanAlbertModel)(**given)[0])
+
+
 def losses(model, given):
     labels = torch.where(given["attention_mask"] == 1, given["input_ids"], -100)
     return model(**given, labels=labels, sentence_order_label=torch.tensor([0, 1]))
@@ -201,7 +224,9 @@ def test_half_precision_is_finite_and_close():
         with torch.autocast("cpu", torch.bfloat16):
             mixed = model(**given).prediction_logits
         half = model.to(torch.bfloat16)(**given).prediction_logits
+        layers = model.albert(**given, output_hidden_states=True).hidden_states
     assert half.dtype == mixed.dtype == torch.bfloat16
+    assert [one.dtype for one in layers[:-1]] == [torch.float32] * LAYERS  # sums stay whole
     for one in (half, mixed):
         assert one.isfinite().all() and (one.float() - plain).abs().max() < 0.1 * plain.std()
 
@@ -247,6 +272,7 @@ def test_a_saved_model_holds_each_weight_once_and_is_read_back(tmp_path):
     for auto, of in ((AutoModelForPreTraining, model), (AutoModelForMaskedLM, model), (AutoModel, model.albert)):
         read, found = auto.from_pretrained(tmp_path, output_loading_info=True)
         assert not found["missing_keys"], auto
+        assert auto is AutoModel or not found["unexpected_keys"], auto
         words = read.get_input_embeddings().weight
         if auto is not AutoModel:
             assert read.get_output_embeddings().weight is words
@@ -260,6 +286,11 @@ def test_new_weights_are_drawn_as_the_configuration_says():
     for spread, expected in ((0.05, 0.05), (None, (2 / (5 * 64)) ** 0.5)):
         values = {**PUBLISHED, **TINY, "hidden_size": 64, "initializer_range": spread}
         model = LeanAlbertForPreTraining(LeanAlbertConfig(**values))
+        assert not model.get_input_embeddings().weight[0].any()
+        with torch.no_grad():
+            for one in model.parameters():
+                one.fill_(7)
+        model.apply(model._init_weights)
         for name, one in model.named_parameters():
             if name.endswith("bias"):
                 assert not one.any(), name
@@ -267,7 +298,6 @@ def test_new_weights_are_drawn_as_the_configuration_says():
                 assert (one == 1).all(), name
             elif one.numel() > 1000:
                 assert one.std().item() == pytest.approx(expected, rel=0.1), name
-        assert not model.get_input_embeddings().weight[0].any()
 
 
 # -- as it was published -------------------------------------------------------------------------------------------
@@ -374,6 +404,10 @@ def without_aliases(state):
     return {"model": {name: tensor.clone() for name, tensor in state.items()}}
 
 
+def halved(state):
+    return {"model": {name: tensor.half() for name, tensor in state.items()}}
+
+
 def of_a_classifier(state):
     body = {name: one for name, one in state.items() if name.startswith("albert.") and "pooler" not in name}
     return {"model": body | {"classifier.1.weight": torch.ones(2, 2)}}
@@ -393,6 +427,21 @@ def of_a_classifier(state):
 def test_other_forms_are_read(change, name, publish):
     folder, model = publish(change, name)
     check_same(backbones.load(str(folder)), model)
+
+
+def test_weights_of_half_precision_are_trained_in_float32(publish):
+    folder, model = publish(halved)
+    read, expected = backbones.load(str(folder)).model.state_dict(), model.albert.state_dict()
+    assert all(
+        one.dtype == torch.float32 and torch.equal(one, expected[name].half().float()) for name, one in read.items()
+    )
+
+
+def test_a_state_beside_another_kind_of_model_is_left_alone(tmp_path):
+    made = backbones.from_scratch({"model_type": "bert", "hidden_size": 32, "num_attention_heads": 2}, ["а б"], 1)
+    backbones.save_folder(made, tmp_path)
+    (tmp_path / "state.pth").write_bytes(b"")
+    assert backbones.load(str(tmp_path)).model.config.model_type == "bert"
 
 
 def test_the_heads_that_were_pre_trained_are_read_too(publish):
@@ -435,6 +484,7 @@ def without(name):
     [
         (changed(SHARED, lambda one: one + 1), f"has another {SHARED} than the one that it shares"),
         (changed("predictions.decoder.weight", lambda one: one + 1), "has another predictions.decoder.weight than"),
+        (changed("predictions.bias", lambda one: one + 1), "has another predictions.bias than"),
         (
             changed(TYPES, lambda one: one[:1]),
             rf"has {TYPES} of shape \(1, 8\) where \(2, 8\) is asked for; it fits config",
@@ -488,6 +538,12 @@ def test_a_published_model_is_fitted_and_answers(publish, synthetic_data, tmp_pa
     fitted, _ = weights.load(out)
     val = RWSD.read(small / "RWSD" / "val.jsonl")
     assert RWSD.score([RWSD.gold(r) for r in val], fitted.answer(val))["acc"] == result["val_score"]
+    argv = [sys.executable, "-m", "morocco_lib", "infer", str(out)]
+    with (small / "RWSD" / "val.jsonl").open("rb") as file:
+        done = subprocess.run(argv, stdin=file, capture_output=True, check=True)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        json.loads(RWSD.format(one)) for one in fitted.answer(val)
+    ]
     with safe_open(out / "weights/model.safetensors", "np") as file:
         names = [name for name in file.keys() if name.startswith("body.")]  # noqa: SIM118
         count = sum(file.get_tensor(name).size for name in names)
