@@ -42,6 +42,7 @@ OURS = {  # module, or module:function -> why it may
     "config/schema.py:read_yaml": "the one reader of YAML: bytes from the gate, values counted by it",
     "leaderboard/archive.py": "what it writes, and the gate for archives",
     "legacy/logs.py:_within_archive": "an archive unpacked by the gate",
+    "models/lean_albert/checkpoint.py:weights_of": "tensors alone, of a path that the gate has checked",
     "models/weights.py:load": "safetensors, of a path that the gate has checked",
     "models/transformer/model.py:from_folder": "the same",
     "report/interactive.py:scripts": "the package's own, and of its charting library",

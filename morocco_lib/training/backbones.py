@@ -17,6 +17,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoTokenizer, P
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
+from morocco_lib.models import lean_albert
+from morocco_lib.models.lean_albert import checkpoint
 from morocco_lib.models.transformer.inputs import Template
 from morocco_lib.models.transformer.model import is_causal
 from morocco_lib.tasks.base import Task
@@ -35,9 +37,11 @@ POOLED = {
     "xlm-roberta",
     "camembert",
     "albert",
+    "lean_albert",
     "mpnet",
 }  # their pooler is left out: heads replace it
 FULL = "original_full"  # attention of a BigBird, which otherwise depends on the length of its batch
+lean_albert.register()
 
 
 @dataclass
@@ -65,7 +69,7 @@ def load(source: str, dropout: float | None = None, revision: str | None = None,
     """Return a backbone from a local folder or the hub.
 
     Args:
-        source: A folder as transformers saves it, or a hub id.
+        source: A folder as transformers saves it or a RuLeanALBERT is published, or a hub id.
         dropout: Replaces every dropout rate of its configuration.
         revision: Of the hub's repository.
         pooler: With its pooler, where it has one.
@@ -75,9 +79,11 @@ def load(source: str, dropout: float | None = None, revision: str | None = None,
         EnvironmentFailure: the hub does not give it.
     """
     local = Path(source).is_dir()
-    if local and not any((Path(source) / name).is_file() for name in TOKENIZERS):
+    published = local and checkpoint.state_file(Path(source)) is not None
+    place = Path(source, checkpoint.TOKENIZER if published else "")
+    if local and not any((place / name).is_file() for name in TOKENIZERS):
         raise UsageError(
-            f"no tokenizer in {source}",
+            f"no tokenizer in {place}",
             rule=f"looked for {', '.join(TOKENIZERS)}",
             remedy="save the tokenizer the model was trained with beside it",
         )
@@ -100,11 +106,15 @@ def load(source: str, dropout: float | None = None, revision: str | None = None,
         if config.model_type == "big_bird":
             config.attention_type = FULL
         _set_dropout(config, dropout)
-        tokenizer = _tokenizer(source, options)
         made = {"add_pooling_layer": pooler} if config.model_type in POOLED else {}
-        made |= {"dtype": torch.float32, "output_loading_info": True}
-        with silent():
-            model, found = AutoModel.from_pretrained(source, config=config, **options, **made)
+        if published:
+            tokenizer = checkpoint.tokenizer_of(Path(source))
+            model, found = checkpoint.load(Path(source), config, len(tokenizer), **made), {"missing_keys": ()}
+        else:
+            tokenizer = _tokenizer(source, options)
+            made |= {"dtype": torch.float32, "output_loading_info": True}
+            with silent():
+                model, found = AutoModel.from_pretrained(source, config=config, **options, **made)
     except UsageError:
         raise
     except Exception as error:  # whatever a folder or a repository may hold

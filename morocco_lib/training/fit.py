@@ -87,8 +87,10 @@ def local_source(model: ModelParams, root: Path) -> Path | None:
 
 def sources(model: ModelParams, root: Path) -> dict[str, Path]:
     """Return name -> file of the local folder a model starts from; empty for others."""
-    folder = local_source(model, root)
-    return {f"source/{path.name}": path for path in sorted(folder.iterdir()) if path.is_file()} if folder else {}
+    if not (folder := local_source(model, root)):
+        return {}
+    paths = sorted([*folder.iterdir(), *(folder / "tokenizer").glob("*")])  # a RuLeanALBERT's is below
+    return {f"source/{path.relative_to(folder)}": path for path in paths if path.is_file()}
 
 
 def is_first() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from morocco_lib.models import lean_albert
 from morocco_lib.models.transformer.packing import groups
 from morocco_lib.models.transformer.pooling import pad, pool
 from morocco_lib.models.transformer.sequences import EncodedSequence, check_lengths
@@ -30,6 +31,7 @@ def backbone_of(config: Mapping[str, Any], backbone: Mapping[str, torch.Tensor])
     """
     from transformers import AutoConfig, AutoModel
 
+    lean_albert.register()
     values = _floats(dict(config))
     kind = values.pop("model_type")
     model = AutoModel.from_config(AutoConfig.for_model(kind, **values))  # SDPA where the architecture has it
