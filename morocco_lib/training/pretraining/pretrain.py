@@ -20,6 +20,7 @@ from morocco_lib.artifacts import steps
 from morocco_lib.config.model import PretrainingParams
 from morocco_lib.config.pretraining import RANGE_TEST, SHAPES, PretrainRecipe
 from morocco_lib.errors import UsageError
+from morocco_lib.models.transformer.padded import positions_of
 from morocco_lib.training import backbones, distributed, heartbeat
 from morocco_lib.training.distributed import rank
 from morocco_lib.training.fit import PRETRAINED, pretrained_model
@@ -67,10 +68,8 @@ def teacher_of(folder: Path, tokenizer_text: str, length: int) -> transformers.P
     if not file.is_file() or foreign.read_text(file) != tokenizer_text:
         raise UsageError(f"{folder} has another tokenizer", rule="a teacher reads the tokens of its student")
     model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=False)
-    if model.config.max_position_embeddings < length:
-        raise UsageError(
-            f"{folder} has {model.config.max_position_embeddings} positions", rule=f"sequences have {length}"
-        )
+    if (positions := positions_of(model)) < length:
+        raise UsageError(f"{folder} has {positions} positions", rule=f"sequences have {length}")
     return model
 
 
