@@ -156,6 +156,17 @@ def val(synthetic_data) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small(synthetic_data, tmp_path_factory) -> Path:
+    """A data folder with a few records of RWSD, and no test split: what small_training.py trains on."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "RWSD").mkdir()
+    for split, size in (("train", 160), ("val", 60)):
+        lines = (synthetic_data / "RWSD" / f"{split}.jsonl").read_bytes().splitlines(keepends=True)
+        (folder / "RWSD" / f"{split}.jsonl").write_bytes(b"".join(lines[:size]))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def fitted(synthetic_data, tmp_path_factory) -> Path:
     """The weights folder of a tfidf model of terra, fitted on synthetic records."""
     task = get_task("terra")
