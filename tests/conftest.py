@@ -31,6 +31,7 @@ from morocco_lib.tasks import get_task
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 sys.modules.setdefault("rfc3987_syntax", None)  # as in pipeline/notebook_runner.py, before a test imports nbformat
+sys.modules.setdefault("openvino_telemetry", None)  # as in models/transformer/openvino.py: threads that would report us
 
 BUDGET_S = 8.0  # of an unmarked test on a quiet machine, what its fixtures take excluded
 UNLIMITED = ("slow", "gpu")
@@ -153,6 +154,17 @@ def synthetic_data(tmp_path_factory) -> Path:
 def val(synthetic_data) -> Path:
     """The file of TERRa's synthetic val records."""
     return synthetic_data / "TERRa" / "val.jsonl"
+
+
+@pytest.fixture(scope="session")
+def small(synthetic_data, tmp_path_factory) -> Path:
+    """A data folder with a few records of RWSD, and no test split: what small_training.py trains on."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "RWSD").mkdir()
+    for split, size in (("train", 160), ("val", 60)):
+        lines = (synthetic_data / "RWSD" / f"{split}.jsonl").read_bytes().splitlines(keepends=True)
+        (folder / "RWSD" / f"{split}.jsonl").write_bytes(b"".join(lines[:size]))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ Import after `pytest.importorskip` for torch and transformers.
 import multiprocessing
 import os
 import pkgutil
+import runpy
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import yaml
 
 from morocco_lib.config import model as model_config
 from morocco_lib.tasks import get_task
-from morocco_lib.training import backbones, fit, trainer
+from morocco_lib.training import backbones, distributed, fit, trainer
 
 RWSD = get_task("rwsd")
 TINY = {
@@ -24,15 +25,6 @@ TINY = {
     "gpt2": {"model_type": "gpt2", "vocab_size": 600, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 256},
 }  # fmt: skip
 QUICK = {"epochs": 0.25, "learning_rate": 1e-3, "batch_size": 16, "dropout": 0.0, "body_dropout": 0.0, "eval_every": 6}
-
-
-def few_records(synthetic_data, folder):
-    """Write a data folder with a few records of RWSD, and no test split; returns it."""
-    (folder / "RWSD").mkdir()
-    for split, size in (("train", 160), ("val", 60)):
-        lines = (synthetic_data / "RWSD" / f"{split}.jsonl").read_bytes().splitlines(keepends=True)
-        (folder / "RWSD" / f"{split}.jsonl").write_bytes(b"".join(lines[:size]))
-    return folder
 
 
 def plan(small, seeds=(1,), begin=None, **recipe):
@@ -102,20 +94,16 @@ def trained_by_two(program, root, small, out):
     )  # fmt: skip
 
 
-# -- processes that end at a named place ---------------------------------------------------------------------------
+# -- processes without torchrun ------------------------------------------------------------------------------------
 FORKS = multiprocessing.get_context("forkserver")  # torch and transformers are imported once
 FORKS.set_forkserver_preload(["small_training", "morocco_lib.training.seeds"])
 
 
-def trained(described, folder, processes, place=None):
-    """Train in so many processes, which end at a place if one is named; returns their exit codes.
-
-    The number of training steps of one that came to its end is in the file `steps`.
-    """
-    launched = (
-        {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()} if processes > 1 else {}
-    )
-    started = [FORKS.Process(target=_train, args=(described, folder, n, launched, place)) for n in range(processes)]
+def together(count, function, *args, **env):
+    """Call a function in so many processes that train together; returns their exit codes."""
+    if count > 1:
+        env |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [FORKS.Process(target=_in_process, args=(n, env, function, args)) for n in range(count)]
     for process in started:
         process.start()
     for process in started:
@@ -125,15 +113,37 @@ def trained(described, folder, processes, place=None):
     return [process.exitcode for process in started]
 
 
-def _train(described, folder, rank, launched, place):
-    if launched:
-        os.environ |= {name: str(value) for name, value in {**launched, "RANK": rank, "LOCAL_RANK": rank}.items()}
+def _in_process(rank, env, function, args):
+    os.environ |= env | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in env else {})
+    function(*args)
+
+
+def run_program(count, program, *argv, **env):
+    """Run a program in so many processes that train together."""
+    assert together(count, _run, str(program), [str(arg) for arg in argv], **env) == [0] * count
+
+
+def _run(program, argv):
+    sys.argv = [program, *argv]
+    runpy.run_path(program, run_name="__main__")
+
+
+# -- processes that end at a named place ---------------------------------------------------------------------------
+def trained(described, folder, processes, place=None):
+    """Train in so many processes, which end at a place if one is named; returns their exit codes.
+
+    The number of training steps of one that came to its end is in the file `steps`.
+    """
+    return together(processes, _train, described, folder, place)
+
+
+def _train(described, folder, place):
     step, steps = trainer.ScoredTrainer.training_step, []
     trainer.ScoredTrainer.training_step = lambda *args, **kwargs: steps.append(args) or step(*args, **kwargs)
     if place:
-        _end_at(rank, *place)
+        _end_at(distributed.rank(), *place)
     fit.fit(described, folder)
-    if rank == 0:
+    if distributed.rank() == 0:
         (folder / "steps").write_text(str(len(steps)))
 
 

@@ -33,7 +33,8 @@ def add(command: Callable) -> None:
     sub = command(
         "bench", bench, "measure speed, start-up, memory and score of a program",
         "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --input-size 2000 --repeats 3 --out bench1",
-        "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --batch-size 1,8 --repeats 1 --out bench2 --json",
+        "morocco bench --command 'morocco infer fitted' terra --data records/TERRa/val.jsonl --batch-size 1,8 "
+        "--input-size 800 --repeats 1 --out bench2 --json",
     )  # fmt: skip
     add_program(sub)
     option = sub.add_argument

@@ -32,6 +32,7 @@ ENVIRONMENTS = {
     "as in images": {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"},
     "optimised": {"PYTHONOPTIMIZE": "2", "PYTHONSAFEPATH": "1"},
 }
+PLANS = {"tiny": ("train", "bench", "eval", "report"), "bench": ("bench", "report")}  # name -> steps
 
 
 # -- the surroundings ----------------------------------------------------------------------------------------------
@@ -51,9 +52,11 @@ def project(place):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     shutil.copy(ROOT / "pyproject.toml", root)
     (root / "outputs").mkdir()
-    (root / "params/plans/tiny.yaml").write_text(
-        "name: tiny\nmodels: [tfidf]\ntasks: [terra]\ninput_size: 300\nrepeats: 2\nquick: true\n"
-    )
+    for name, made in PLANS.items():
+        (root / f"params/plans/{name}.yaml").write_text(
+            f"name: {name}\nmodels: [tfidf]\ntasks: [terra]\nsteps: [{', '.join(made)}]\n"
+            "input_size: 300\nrepeats: 2\nquick: true\n"
+        )
     program = (ROOT / "docs/example_model.py").read_text(encoding="utf-8")
     (root / "модель.py").write_text(program.replace("in sys.stdin:", "in sys.stdin.buffer:"), encoding="utf-8")
     subprocess.run(["chmod", "-R", "a+rX", root.parent], check=True)
@@ -321,14 +324,15 @@ def test_a_bench_is_valid_where_the_kernel_shows_little(program, made, tmp_path,
 
 
 # -- whole plans ---------------------------------------------------------------------------------------------------
-def whole_plan(program, out, through=(), figures=2, **variables):
-    """Run the tiny plan and return its progress; it is valid, its notebooks show their figures and nothing else."""
-    done = program("run", "params/plans/tiny.yaml", "--out", out, through=through, **variables)
+def whole_plan(program, out, name="tiny", through=(), figures=2, **variables):
+    """Run a plan and return its progress; it is valid, its notebooks show their figures and nothing else."""
+    folders = 1 + len(PLANS[name])  # synthetic records, too
+    done = program("run", f"params/plans/{name}.yaml", "--out", out, through=through, **variables)
     assert done.returncode == 0, done.stderr
     head, row, *_, verified, page = done.stdout.splitlines()
     assert head.split()[:3] == ["task", "model", "score"]
     assert row.split()[:3] == ["terra", "tfidf", "0.800"] and row.endswith("VALID")
-    assert verified.startswith("verified: 5 step folders") and Path(page.removeprefix("report: ")).is_file()
+    assert verified.startswith(f"verified: {folders} step folders") and Path(page.removeprefix("report: ")).is_file()
     shown = [
         output
         for path in out.rglob("notebook.ipynb")
@@ -338,14 +342,16 @@ def whole_plan(program, out, through=(), figures=2, **variables):
     assert not [o.text for o in shown if o.get("name") == "stderr"]
     assert sum("image/png" in o.get("data", {}) for o in shown) == figures
     status = [status for _, status in steps.find_steps(out)]
-    assert len(status) == 5 and {(s["state"], s["exit"], s["code"]["commit"]) for s in status} == {("done", 0, None)}
+    assert len(status) == folders and {(s["state"], s["exit"], s["code"]["commit"]) for s in status} == {
+        ("done", 0, None)
+    }
     assert program("verify", out, through=through, **variables).returncode == 0
     return done.stderr.splitlines()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("temporary", [True, False], ids=["/tmp", "no /tmp"])
-def test_a_user_without_rights_home_and_git_runs_a_whole_plan(program, place, theirs, temporary):
+@pytest.mark.parametrize(("temporary", "plan"), [(True, "bench"), (False, "tiny")], ids=["/tmp", "no /tmp"])
+def test_a_user_without_rights_home_and_git_runs_a_whole_plan(program, place, theirs, temporary, plan):
     # All that may be written is the folder named by --out, and /tmp where there is one.
     closed = ("mount --bind '{0}' /mnt", "mount -t tmpfs tmpfs {1}", "mkdir -p '{0}'", "mount --move /mnt '{0}'")
     closed = [line.format(place, place.parent) for line in closed]
@@ -356,10 +362,10 @@ def test_a_user_without_rights_home_and_git_runs_a_whole_plan(program, place, th
     variables = {"LANG": "C", "PATH": "/nonexistent", "TZ": "nonsense", "MPLBACKEND": "TkAgg"}
     variables |= {} if temporary else {"HOME": "/"}
     through = ("/usr/bin/env", "PATH=/usr/sbin:/usr/bin:/bin", *through)
-    first, *progress = whole_plan(program, theirs / "план", through=through, **variables)
-    assert first == f"plan tiny: synthetic records; results go to {theirs / 'план'}"
+    first, *progress = whole_plan(program, theirs / "план", plan, through, **variables)
+    assert first == f"plan {plan}: synthetic records; results go to {theirs / 'план'}"
     assert [line.split("] ")[1].rpartition(" in ")[0] for line in progress] == [
-        "train tfidf terra: done", "bench tfidf terra: done", "eval tfidf terra: done", "report: done"
+        *(f"{step} tfidf terra: done" for step in PLANS[plan][:-1]), "report: done"
     ]  # fmt: skip
     assert not list((theirs / "план").glob(".morocco-home-*"))
 
@@ -388,6 +394,6 @@ def test_what_a_user_configured_for_himself_changes_no_plan(program, tmp_path):
 
 @pytest.mark.slow
 def test_a_whole_plan_is_valid_without_proc_and_what_is_not_known_is_reported(program, theirs):
-    whole_plan(program, theirs / "план", through=without("/proc"), figures=1, HOME=str(theirs))  # no memory to draw
-    page = next((theirs / "план").rglob("train-*/notebook.html")).read_text(encoding="utf-8")
+    whole_plan(program, theirs / "план", "bench", without("/proc"), figures=1, HOME=str(theirs))  # no memory to draw
+    page = next((theirs / "план").rglob("bench-*/notebook.html")).read_text(encoding="utf-8")
     assert "unknown CPU" in page and "unknown memory" in page

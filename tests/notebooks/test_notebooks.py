@@ -28,8 +28,8 @@ from morocco_lib.pipeline.step_kinds import KINDS, verify
 
 NAMES = ("train", "bench", "eval", "report")
 ALL = (*NAMES, "search", "speed")
-SMALL = {"input_size": 2000, "repeats": 2}  # of a bench: long enough for a speed beside noise
-QUICK = {"input_size": 60, "repeats": 2, "quick": True}
+QUICK = {"input_size": 60, "repeats": 2, "quick": True}  # of a bench
+SMALL = {**QUICK, "input_size": 2000}  # long enough for a speed beside noise
 
 
 def source(name):
@@ -298,26 +298,35 @@ def test_run_all_from_the_notebooks_folder_with_untouched_defaults_works(project
     assert all(status["state"] == "done" for _, status in steps.find_steps(project / "outputs"))
 
 
-TINY = """
-model: {name: tiny, kind: transformer, scratch: {model_type: bert, vocab_size: 600, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2},
-  recipe: {batch_size: 16, val_records: 40}}
-"""
+TINY = {
+    "name": "tiny", "kind": "transformer", "recipe": {"batch_size": 16, "val_records": 40},
+    "scratch": {"model_type": "bert", "vocab_size": 600, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+}  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "chosen", "result"),
-    [
-        ("search", "{trials: 2, epochs: [0.1], batch_sizes: [16], again: '7'}", "search.json"),
-        ("speed", "{steps: 1, warmup: 1}", "speed.json"),
-    ],
-)
-def test_notebooks_on_training_run_on_tiny_settings(project, tmp_path, name, chosen, result):
+def test_the_notebook_on_search_runs_on_tiny_settings(project, tmp_path):
     pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
     pytest.importorskip("optuna", reason="needs the search extra: make setup-torch")
-    out = tmp_path / "out.ipynb"
-    done = papermill(project, f"notebooks/{name}.ipynb", out, "-y", TINY, "-y", chosen)
+    out, chosen = tmp_path / "out.ipynb", "{trials: 2, epochs: [0.1], batch_sizes: [16], again: '7'}"
+    done = papermill(project, "notebooks/search.ipynb", out, "-y", json.dumps({"model": TINY}), "-y", chosen)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert_it_left_a_step(project, "search")
+    assert "VALID" in out.read_text()
+
+
+def assert_it_left_a_step(project, name):
     ((folder, status),) = ((f, s) for f, s in steps.find_steps(project / "outputs") if s["step"] == name)
-    assert status["state"] == "done" and (folder / result).is_file() and "VALID" in out.read_text()
+    assert status["state"] == "done" and (folder / f"{name}.json").is_file()
     assert all(finding.ok for finding in verify(folder))
+
+
+@pytest.mark.slow
+def test_the_notebook_on_speed_shows_what_was_measured_and_why_not(project, monkeypatch):
+    speed = pytest.importorskip("morocco_lib.training.speed", reason="needs the torch extra: make setup-torch")
+    monkeypatch.setattr(speed, "SETTINGS", [speed.SETTINGS[0], speed.SETTINGS[-1]])  # tests/deep/training measures all
+    shown, _ = run_cells("speed", project, model=TINY, steps=1, warmup=1)
+    (table,) = (value for value in shown if isinstance(value, pandas.DataFrame))
+    assert table["rows/s"].notna().tolist() == [True, False] and "Horovod" in table["why not"][1]
+    assert repr(shown[-1]).startswith("VALID")
+    assert_it_left_a_step(project, "speed")

@@ -221,8 +221,8 @@ def kernel_of(bench: Path, mark: str) -> int | None:
 @pytest.mark.slow
 def test_a_killed_kernel_costs_its_own_step_alone(main, tmp_path):
     victim, survivor = MODELS
-    plan, out = write_plan(tmp_path, models=[*MODELS], input_size=30_000, repeats=3), tmp_path / "out"
-    mark = f"scheduler-{os.getpid()}-victim"
+    plan = write_plan(tmp_path, models=[*MODELS], steps=["bench", "eval"], input_size=8000, repeats=3)
+    out, mark = tmp_path / "out", f"scheduler-{os.getpid()}-victim"
     run = start_plan(plan, out, mark)
     assert wait_until(lambda: run.poll() is not None or list(out.glob(f"{victim}/terra/bench-*/runs/01/run.json")), 200)
     os.kill(kernel_of(bench_of(out, victim), mark), signal.SIGKILL)
@@ -245,8 +245,8 @@ def test_a_killed_kernel_costs_its_own_step_alone(main, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupt_ends_all_that_run_together(tmp_path):
-    plan, out = write_plan(tmp_path, models=[*MODELS], input_size=200_000, repeats=3), tmp_path / "out"
-    mark = f"scheduler-{os.getpid()}-interrupt"
+    plan = write_plan(tmp_path, models=[*MODELS], steps=["bench"], input_size=200_000, repeats=3)
+    out, mark = tmp_path / "out", f"scheduler-{os.getpid()}-interrupt"
     run = start_plan(plan, out, mark)
     partial = "*/terra/bench-????????/runs/.01.partial/chunks.jsonl"
     assert wait_until(lambda: run.poll() is not None or list(out.glob(partial)), 200)
@@ -262,7 +262,7 @@ def test_in_containers_one_engine_builds_once_and_runs_one_at_a_time(tmp_path, t
     root = copy_project(tmp_path / "morocco")
     machine = {"name": "contained", "runner": "docker", "base": tiny_image, "timeout_s": 120}
     (root / "params/machines/contained.yaml").write_text(json.dumps({"machine": machine}))
-    changes = {"models": [*MODELS], "machine": "contained", "input_size": 400, "repeats": 3}
+    changes = {"models": [*MODELS], "steps": ["bench"], "machine": "contained", "input_size": 400, "repeats": 3}
     plan, out = write_plan(root / "params/plans", **changes), tmp_path / "out"
     with engine.client(docker_engine) as docker:
         before = {image.id for image in docker.images.list(all=True)}

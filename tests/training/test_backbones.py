@@ -11,15 +11,10 @@ import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from small_training import TINY, few_records, texts
+from small_training import TINY, texts
 
 from morocco_lib.errors import UsageError
 from morocco_lib.training import backbones
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, synthetic_data):
-    return few_records(synthetic_data, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
-"""Two processes under torchrun train one model: they share each batch, and what ends a seed in one ends it in both."""
+"""Two processes train one model: they share each batch, and what ends a seed in one ends it in both."""
 
 import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -13,13 +10,7 @@ pytest.importorskip("transformers", reason="needs the torch extra: make setup-to
 
 import torch
 from safetensors.torch import load_file
-from small_training import SPOILT, few_records, model_file, plan, trained_by_two, two_processes
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, synthetic_data):
-    return few_records(synthetic_data, tmp_path_factory.mktemp("small"))
-
+from small_training import SPOILT, model_file, plan, run_program, trained_by_two
 
 SHARED = """
 import json, os, sys
@@ -60,12 +51,7 @@ def test_two_processes_share_each_batch_and_come_to_the_same_weights(small, tmp_
     for number in (1, 2):
         out = tmp_path / str(number)
         out.mkdir()
-        start = [sys.executable] if number == 1 else two_processes()
-        done = subprocess.run(
-            [*start, tmp_path / "shared.py", json.dumps(values), out], capture_output=True, text=True, timeout=300,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
+        run_program(number, tmp_path / "shared.py", json.dumps(values), out)
         found[number] = load_file(out / "weights" / "model.safetensors")
         begun = torch.load(out / "begun.pt")
         ids[number] = [json.loads((out / f"seen-{rank}.json").read_text()) for rank in range(number)]

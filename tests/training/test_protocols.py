@@ -1,8 +1,6 @@
 """Which evaluation of a run and which run of several is kept, as the recipe says; every row of val is scored, whatever the batch."""
 
 import json
-import os
-import subprocess
 
 import pytest
 
@@ -11,7 +9,7 @@ pytest.importorskip("transformers", reason="needs the torch extra: make setup-to
 
 from helpers import ROOT
 from safetensors.numpy import load_file
-from small_training import QUICK, TINY, two_processes
+from small_training import QUICK, TINY, run_program
 
 from morocco_lib.config import model as model_config
 from morocco_lib.config.recipe import Recipe
@@ -163,11 +161,7 @@ def test_two_processes_score_all_71_rows_too(tmp_path):
     (tmp_path / "scored.py").write_text(SCORED)
     (tmp_path / "step").mkdir()
     plan = {"model": described.model.model_dump(), "files": {n: str(p) for n, p in described.files.items()}}
-    done = subprocess.run(
-        [*two_processes(), tmp_path / "scored.py", json.dumps(plan), tmp_path / "step"],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_program(2, tmp_path / "scored.py", json.dumps(plan), tmp_path / "step")
     for rank in range(2):
         drop_last, *scored = json.loads((tmp_path / "step" / f"seen-{rank}.json").read_text())
         assert drop_last is True and len(scored) >= 2 and all(one == [71, 71] for one in scored)

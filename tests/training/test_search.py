@@ -10,7 +10,7 @@ pytest.importorskip("optuna", reason="needs the search extra: make setup-torch")
 
 from types import SimpleNamespace
 
-from small_training import few_records, plan
+from small_training import plan
 
 from morocco_lib.config import SearchParams
 from morocco_lib.errors import InvalidResult
@@ -24,11 +24,6 @@ SPACE = {
     "epochs": [1, 2],
     "again": "7-9",
 }
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, synthetic_data):
-    return few_records(synthetic_data, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture

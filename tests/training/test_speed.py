@@ -1,8 +1,6 @@
 """Speeds of training are of fixed steps after a warm-up; what a machine lacks is null; two processes reduce once an update."""
 
 import json
-import os
-import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -10,15 +8,10 @@ import pytest
 pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
 pytest.importorskip("transformers", reason="needs the torch extra: make setup-torch")
 
-from small_training import few_records, plan, two_processes
+from small_training import plan, run_program
 
 from morocco_lib.training import speed
 from morocco_lib.training.speed import Setting
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, synthetic_data):
-    return few_records(synthetic_data, tmp_path_factory.mktemp("small"))
 
 
 @pytest.mark.parametrize(
@@ -101,11 +94,7 @@ def test_gradients_are_exchanged_once_an_update_whatever_the_accumulation(small,
     values = {"model": planned.model.model_dump(), "files": {n: str(p) for n, p in planned.files.items()}}
     (tmp_path / "reduced.py").write_text(REDUCED)
     (tmp_path / "out").mkdir()
-    done = subprocess.run(
-        [*two_processes(), tmp_path / "reduced.py", json.dumps(values), tmp_path / "out"],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_program(2, tmp_path / "reduced.py", json.dumps(values), tmp_path / "out")
     (trained,) = json.loads((tmp_path / "out/train.json").read_text())["seeds"]
     for rank in range(2):
         calls = json.loads((tmp_path / f"out/calls-{rank}.json").read_text())

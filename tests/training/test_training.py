@@ -15,7 +15,7 @@ pytest.importorskip("transformers", reason="needs the torch extra: make setup-to
 import numpy as np
 import torch
 import transformers
-from small_training import QUICK, RWSD, TINY, few_records, model_file, plan, program, texts
+from small_training import QUICK, RWSD, TINY, model_file, plan, program, texts
 from tokenizers import Tokenizer
 
 from morocco_lib.config import model as model_config
@@ -26,11 +26,6 @@ from morocco_lib.models.transformer.heads import head_of
 from morocco_lib.models.transformer.inputs import Reader
 from morocco_lib.tasks import get_task
 from morocco_lib.training import backbones, finetune, fit, heartbeat, seeds, trainer
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, synthetic_data):
-    return few_records(synthetic_data, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")

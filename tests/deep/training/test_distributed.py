@@ -8,14 +8,9 @@ import pytest
 pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
 pytest.importorskip("transformers", reason="needs the torch extra: make setup-torch")
 
-from small_training import QUICK, SPOILT, few_records, model_file, trained_by_two
+from small_training import QUICK, SPOILT, model_file, trained_by_two
 
 from morocco_lib.training import heartbeat
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, synthetic_data):
-    return few_records(synthetic_data, tmp_path_factory.mktemp("small"))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
 pytest.importorskip("transformers", reason="needs the torch extra: make setup-torch")
 
-from small_training import few_records, half_removed, half_written, plan, trained
+from small_training import half_removed, half_written, plan, trained
 
 RECIPE = {
     "learning_rate": 2e-3, "epochs": 4, "eval_every": 4, "patience": 3, "accumulation": 2, "group_by_length": True,
@@ -42,11 +42,6 @@ PLACES = [  # recipe, where, before which call of which function, what is done i
     ("patience", "before the weights are handed over", f"{SEEDS}.shutil.copytree", 1),
 ]
 CASES = [(processes, *place) for processes in (1, 2) for place in PLACES if processes == 2 or len(place) < 6]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, synthetic_data):
-    return few_records(synthetic_data, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,10 @@ pytest.importorskip("transformers", reason="needs the torch extra: make setup-to
 
 import torch
 from helpers import ROOT
-from small_training import few_records, plan
+from small_training import plan
 
 from morocco_lib.config import SpeedParams
 from morocco_lib.training import speed
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, synthetic_data):
-    return few_records(synthetic_data, tmp_path_factory.mktemp("small"))
 
 
 def test_one_process_and_two_are_measured_and_the_rest_is_null(small, tmp_path):

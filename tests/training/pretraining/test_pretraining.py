@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 
 import numpy as np
 import pytest
@@ -11,9 +10,8 @@ pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
 pytest.importorskip("transformers", reason="needs the torch extra: make setup-torch")
 
 import torch
-from helpers import environment
 from safetensors.torch import load_file
-from small_training import plan, two_processes
+from small_training import plan, run_program
 from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM
 
@@ -197,17 +195,10 @@ def test_two_processes_make_the_weights_of_one(text, tmp_path):
     )  # fmt: skip
     program, results = tmp_path / "program.py", []
     program.write_text(PROGRAM)
-    for name, argv in (("one", two_processes()[:1]), ("two", two_processes())):
+    given = PretrainingParams(recipe=recipe, corpus=[str(text)]).model_dump_json()
+    for count, name in ((1, "one"), (2, "two")):
         (tmp_path / name).mkdir()
-        given = [
-            *argv,
-            program,
-            PretrainingParams(recipe=recipe, corpus=[str(text)]).model_dump_json(),
-            tmp_path / name,
-        ]
-        subprocess.run(
-            list(map(str, given)), check=True, env=environment({"XDG_STATE_HOME": str(tmp_path)}), capture_output=True
-        )
+        run_program(count, program, given, tmp_path / name, XDG_STATE_HOME=str(tmp_path))
         results.append(json.loads((tmp_path / name / "pretrain.json").read_text()))
     one, two = (load_file(tmp_path / name / "model/model.safetensors") for name in ("one", "two"))
     assert all(torch.allclose(value, two[name], atol=1e-6) for name, value in one.items())
@@ -353,15 +344,12 @@ def test_gradual_pruning_ends_at_its_level(job):
     assert [sparsity.gradual_on(step, 10, 100, 20) for step in (0, 5, 10)] == [100, 30, 20]
 
 
-def test_a_sparse_model_is_still_sparse_after_fine_tuning(job, tokenizer, synthetic_data, tmp_path):
-    from small_training import few_records
-
+def test_a_sparse_model_is_still_sparse_after_fine_tuning(job, tokenizer, small, tmp_path):
     one, start = job(sparsity={"level": 0.8}, steps=1), tmp_path / "start"
     one.run()
     one.model.save_pretrained(start)
     (start / "tokenizer.json").write_text(tokenizer)
     one.masks.save(start)
-    small = few_records(synthetic_data, tmp_path)
     (tmp_path / "fitted").mkdir()
     fit.fit(plan(small, begin={"source": str(start)}, max_length=LENGTH), tmp_path / "fitted")
     fitted = load_file(tmp_path / "fitted/weights" / weights_format.ARRAYS)
