@@ -31,7 +31,7 @@ from morocco_lib.tasks import get_task
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 sys.modules.setdefault("rfc3987_syntax", None)  # as in pipeline/notebook_runner.py, before a test imports nbformat
-sys.modules.setdefault("openvino_telemetry", None)  # as in models/transformer/openvino.py: threads that would report us
+sys.modules.setdefault("openvino_telemetry", None)  # as in models/transformer/openvino.py; it forks us to report
 
 BUDGET_S = 8.0  # of an unmarked test on a quiet machine, what its fixtures take excluded
 UNLIMITED = ("slow", "gpu")
