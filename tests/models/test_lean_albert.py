@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 import torch
 from safetensors import safe_open
-from small_training import RWSD, few_records, plan
+from small_training import RWSD, plan
 from tokenizers import models, pre_tokenizers, processors
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
 
@@ -528,8 +528,7 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused_and_not_run(publish, t
 
 
 # -- fitted --------------------------------------------------------------------------------------------------------
-def test_a_published_model_is_fitted_and_answers(publish, synthetic_data, tmp_path_factory):
-    small = few_records(synthetic_data, tmp_path_factory.mktemp("small"))
+def test_a_published_model_is_fitted_and_answers(publish, small, tmp_path_factory):
     folder, model = publish()
     described = plan(small, begin={"source": str(folder)}, pooling="mean")
     assert "source/tokenizer/tokenizer.json" in fit.sources(described.model, folder)
