@@ -528,6 +528,7 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused_and_not_run(publish, t
 
 
 # -- fitted --------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_published_model_is_fitted_and_answers(publish, small, tmp_path_factory):
     folder, model = publish()
     described = plan(small, begin={"source": str(folder)}, pooling="mean")
