@@ -399,14 +399,18 @@ def test_a_range_test_ends_where_the_loss_has_diverged():
     assert schedules.has_diverged(falls_then(8.1)) and not schedules.has_diverged(falls_then(7.9))
 
 
-def test_a_teacher_is_learnt_from_with_its_temperature_and_true_labels_with_the_rest():
-    logits, teacher, labels = torch.randn(5, 7), torch.randn(5, 7), torch.randint(7, (5,))
+def test_a_teacher_is_learnt_from_with_its_temperature_and_true_labels_with_the_rest(monkeypatch):
+    monkeypatch.setattr(distill, "CACHED", 14)  # two rows at a time
+    logits, teacher, labels = torch.randn(5, 7, requires_grad=True), torch.randn(5, 7), torch.randint(7, (5,))
     told = functional.cross_entropy(logits, labels, reduction="sum")
     taught = functional.cross_entropy(logits, (teacher / 2).softmax(1), reduction="sum")
     assert distill.loss(logits, teacher, labels, 1.0, 2.0).item() == pytest.approx(taught.item(), rel=1e-6)
     assert distill.loss(logits, teacher, labels, 0.0, 2.0).item() == pytest.approx(told.item(), rel=1e-6)
     mixed = 0.25 * taught.item() + 0.75 * told.item()
     assert distill.loss(logits, teacher, labels, 0.25, 2.0).item() == pytest.approx(mixed, rel=1e-6)
+    (ours,) = torch.autograd.grad(3 * distill.loss(logits, teacher, labels, 0.25, 2.0), logits)
+    (theirs,) = torch.autograd.grad(3 * (0.25 * taught + 0.75 * told), logits)
+    assert torch.allclose(ours, theirs, atol=1e-6)
     assert [distill.between(1.0, 0.0, step, 5) for step in (0, 2, 4)] == [1.0, 0.5, 0.0]
 
 
