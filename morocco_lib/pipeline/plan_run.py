@@ -242,7 +242,12 @@ class PlanRun:
         if teacher := self._teacher(model):
             distill = given.recipe.distill.model_copy(update={"teacher": started[teacher].source})
             given = given.model_copy(update={"recipe": given.recipe.model_copy(update={"distill": distill})})
-        p = kind.params(model=self.models[model].model_copy(update={"pretraining": given}), seed=seed)
+        own = {
+            "recipe": "",
+            "precision": "fp32",
+            "backend": "torch",
+        }  # of later steps: they may change without a new pre-training
+        p = kind.params(model=self.models[model].model_copy(update={**own, "pretraining": given}), seed=seed)
         return Job.of(kind, p, self.root, self.plan_dir)
 
     def _started_from(self, model: str, folder: Path) -> config.ModelParams:

@@ -83,6 +83,10 @@ def test_a_plan_pre_trains_its_models_and_goes_on_from_them(tmp_path, synthetic_
     assert all(finding.ok for finding in verify(folder))
     code, out, err = run()
     assert code == 0 and err.count(": kept in") == 5, err
+    (root / "params/models/little.yaml").write_text(yaml.safe_dump({"model": MODEL | {"recipe": {"epochs": 0.3}}}))
+    code, out, err = run("--dry-run")
+    states = [line.split()[0] for line in out.splitlines() if " pretrain " in line or " train " in line]
+    assert code == 0 and states == ["kept"] * 3 + ["to"] * 2, out
 
 
 def made(done, step, model):
