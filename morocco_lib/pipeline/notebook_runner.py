@@ -2,12 +2,14 @@
 
 import logging
 import os
+import random
 import shutil
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from morocco_lib.runners.process import die_with_parent
 
 IPYTHON = ".ipython"  # in the step folder while its kernel runs: nothing of the user's own configuration
 _starting, _rendering = threading.Lock(), threading.Lock()  # one thread at a time
+_given: set[int] = set()  # ports of kernels
 
 
 def check_loopback() -> None:
@@ -34,6 +37,21 @@ def check_loopback() -> None:
             rule="kernels communicate over it",
             remedy="`ip link set lo up`, or allow it in the sandbox",
         ) from None
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports for a kernel, none twice, below those that the system gives to any connection: one of these may be taken before
+    the kernel listens."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(10_000, first if first > 20_000 else 32_768)
+        with socket.socket() as one, suppress(OSError):  # another has it
+            one.bind(("127.0.0.1", port))
+            if port not in _given:
+                found.append(port)
+                _given.add(port)
+    return found
 
 
 class Stalled(errors.EnvironmentFailure):
@@ -176,6 +194,7 @@ def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.Worker
     """Return a kernel manager class: kernels run in `folder`, end with us, write to `log` and are listed in `started`."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
+    from jupyter_client.connect import port_names
     from jupyter_client.kernelspec import KernelSpec
 
     def clean(env: dict[str, str]) -> dict[str, str]:
@@ -184,6 +203,7 @@ def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.Worker
         return {name: value for name, value in env.items() if name != "PYTHONSTARTUP"} | own
 
     class Kernel(AsyncKernelManager):
+        cache_ports = False  # its own choice of ports
         kernel_spec = KernelSpec(**get_kernel_dict())  # of this Python, whatever JUPYTER_PATH has under the same name
 
         # A kernel's own messages belong beside its notebook, not on our terminal; one that outlived us would go on
@@ -199,7 +219,9 @@ def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.Worker
                 slot.started()
 
         async def _async_pre_start_kernel(self, **options):
-            with _starting:  # two that look for free ports at once may find the same
+            with _starting:
+                for name, port in zip(port_names, free_ports(len(port_names)), strict=True):
+                    setattr(self, name, port)
                 return await super()._async_pre_start_kernel(**options)
 
         _launch_kernel, pre_start_kernel = _async_launch_kernel, _async_pre_start_kernel
