@@ -89,7 +89,7 @@ def _of_what(rows: Sequence[dict[str, Any]]) -> list[str]:
     notes = [
         f"Records scored, of those in the file: {', '.join(f'{t} {n} of {all_}' for t, (n, all_) in scored.items()) or 'none'}."
     ]
-    origins = {row["task"]: origin_of(row) for row in rows}
+    origins = {row["task"]: origin_of(row) for row in rows if row["data"]}
     for origin, what in (
         ("sample", "Not the official files, so not comparable with published scores"),
         (SYNTHETIC, "Synthetic records"),

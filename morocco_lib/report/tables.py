@@ -86,7 +86,10 @@ def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if row["task"] in names:
                 key = row["model"], row["batch_size"], row.get("on", "")
                 found.setdefault(key, {})[row["task"]] = row["score"]["value"]
+        measured = {model for model, batch_size, _ in found if batch_size is not None}
         for (model, batch_size, on), values in sorted(found.items(), key=str):
+            if batch_size is None and model in measured:
+                continue  # of steps that failed
             value, missing = mean_of(columns, values)
             total = {"benchmark": benchmark, "model": model, "batch_size": batch_size, "on": on}
             listed.append({**total, "value": value, "tasks": [*columns], "missing": missing})

@@ -122,6 +122,15 @@ def test_what_is_no_official_file_is_said(data, note):
     assert glue.results([one | {"data": one["data"] | data}], []).notes[-1] == note
 
 
+def test_a_step_that_failed_changes_no_note_on_its_task_and_is_no_model_of_its_own():
+    one, other = row("a", "wnli", {"accuracy": 0.5}), row("b", "rte", {"accuracy": 0.5})
+    failed = row("b", "wnli", {}, batch_size=None, verdict="FAILED") | {"data": None}
+    rows = [one | {"data": one["data"] | {"sample": True}}, failed, other]
+    assert "comparable with published scores: wnli." in glue.results(rows, []).notes[-1]
+    lacking = [line for line in tables.total_lines(rows) if line.startswith("No total")]
+    assert len(lacking) == 2 and sum(" for b" in line for line in lacking) == 1 and "missing wnli" not in lacking[0]
+
+
 def test_other_benchmarks_have_no_such_table():
     assert glue.results([row("a", "terra", {"accuracy": 0.5})], []) is None and glue.files(None) == {}
 
