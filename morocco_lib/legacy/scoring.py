@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from morocco_lib.errors import InvalidResult
+from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.tasks.base import AnswerError, Checked, Prediction, Task
 from morocco_lib.tasks.form import AnswerKind
 from morocco_lib.tasks.jsonl import Record, open_lines, split_lines
 
+BENCHMARK = "Russian SuperGLUE"  # the original's tasks
 TRAILING = re.compile(r"\W+$")
 
 
@@ -23,7 +24,7 @@ def score_file(task: Task, path: Path, records: Sequence[Record]) -> dict[str, f
 
     Raises:
         InvalidResult: a prediction for an unknown record, with an unknown label, not JSON, or no prediction at all.
-        UsageError: the file cannot be read.
+        UsageError: the file cannot be read, or the task is not one of the original's.
     """
     with open_lines(Path(path)) as lines:
         return score(task, lines, records, str(path))
@@ -31,6 +32,10 @@ def score_file(task: Task, path: Path, records: Sequence[Record]) -> dict[str, f
 
 def score(task: Task, lines: Iterable[bytes], records: Sequence[Record], file: str = "predictions") -> dict[str, float]:
     """Return the metrics of lines of predictions; see `score_file`."""
+    if task.benchmark != BENCHMARK:
+        raise UsageError(
+            f"the original has no {task.title}", rule=f"its rules are those of {BENCHMARK}'s tasks", remedy="leave out --original"
+        )  # fmt: skip
     by_key = {task.key(record): record for record in records}
     pairs: list[tuple[Prediction, Prediction]] = []
     checked = Checked(expected=len(records))

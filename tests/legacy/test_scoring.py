@@ -6,7 +6,7 @@ import random
 import pytest
 
 from morocco_lib import data
-from morocco_lib.errors import InvalidResult
+from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.legacy.scoring import score, score_file
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.checking import check_file
@@ -168,6 +168,12 @@ def test_on_complete_and_valid_predictions_both_ways_agree(real_data, tmp_path, 
     strict = task.score([task.gold(r) for r in records], [checked.predictions[task.key(r)] for r in records])
     lenient = score_file(task, path, records)
     assert checked.ok and lenient == pytest.approx(strict, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["stsb", "gap", "cola"])
+def test_of_a_task_that_the_original_does_not_have_nothing_is_scored(name):
+    with pytest.raises(UsageError, match="the original has no"):
+        score(get_task(name), dumped({"idx": 0, "label": "NaN"}), [])
 
 
 def test_eval_original_scores_what_eval_refuses(main, tmp_path):
