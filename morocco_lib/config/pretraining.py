@@ -70,12 +70,16 @@ class PretrainRecipe(Schema):
         vocabulary: Tokens of a tokenizer that is trained on the corpus, where none is given.
         length: Tokens of a sequence.
         by_line: A document a sequence, instead of concatenated and cut ones.
+        sentence_order: A sequence is two neighbouring texts, and whether they are swapped is to be told, too.
         masked, whole_words: Share of tokens to be told, and whether all pieces of a word are.
         validation: Share of the sequences that is held back, the first ones.
         batch_size: Sequences of an update, on all devices together; accumulation: passes that share one.
+        optimizer: lamb_8bit keeps its moments in 8 bits where bitsandbytes runs, else in 32, and that is said.
         learning_rate: Its peak.
         schedule: range_test: from `lowest` to the peak, to find how high it may be; leaves no model.
-        warmup: Updates of a linear schedule; rise: share of one cycle.
+        idle, warmup, floor: Of a linear schedule: updates at rate 0, updates until the peak, and the least share of it
+            thereafter; rise: share of one cycle.
+        gradient_checkpointing: Compute states again on the way back instead of keeping them: slower, and far less memory.
         eval_every, save_every: Updates; 0: at the end alone.
     """
 
@@ -83,21 +87,28 @@ class PretrainRecipe(Schema):
     vocabulary: Count = 28996
     length: Annotated[StrictInt, Field(ge=8)] = 128
     by_line: StrictBool = False
+    sentence_order: StrictBool = False
     masked: Annotated[float, Field(gt=0, lt=1)] = 0.15
     whole_words: StrictBool = True
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.05
     steps: Count = 100_000
     batch_size: Count = 256
     accumulation: Count = 1
+    optimizer: Literal["adamw", "lamb", "lamb_8bit"] = "adamw"
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: ABOVE_0 = 1e-8
     learning_rate: ABOVE_0 = 1e-4
     schedule: Literal["linear", "one_cycle", RANGE_TEST] = "linear"
     lowest: ABOVE_0 = 1e-6
+    idle: CountOrFound = 0
     warmup: CountOrFound = 2000
+    floor: Share = 0.0
     rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: ABOVE_0 = 1.0
     dropout: Share = 0.1
     precision: Literal[PRECISIONS] = "fp32"
+    gradient_checkpointing: StrictBool = False
     sparsity: Sparsity | None = None
     rigl: RigL | None = None
     gradual: Gradual | None = None
@@ -107,6 +118,8 @@ class PretrainRecipe(Schema):
 
     @model_validator(mode="after")
     def _fits(self) -> "PretrainRecipe":
+        if self.sentence_order and self.by_line:
+            raise ValueError("sentence_order makes sequences of its own: leave by_line out")
         if self.rigl and not self.sparsity:
             raise ValueError("rigl moves the weights of a sparse model: give sparsity")
         if self.gradual and self.sparsity:

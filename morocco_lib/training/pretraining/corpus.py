@@ -14,8 +14,11 @@ from tokenizers import Tokenizer
 from morocco_lib import foreign
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.jsonl import open_lines, read_objects, split_lines
+from morocco_lib.training.backbones import template_of
+from morocco_lib.training.pretraining import sentences
 
 DOCUMENTS_AT_ONCE = 1000
+FORMS = PACKED, LINES, PAIRS = "packed", "lines", "pairs"  # of sequences: see `encode`
 FOLDER_MARK = "dataset_info.json"  # of a folder that `datasets` saved
 
 
@@ -84,16 +87,19 @@ def _of_datasets(folder: Path, field: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Token ids, special tokens included: shape (sequences, length), and how many of each are not padding."""
+    """Token ids, special tokens included: shape (sequences, length), how many of each are not padding, and of pairs
+    whether the two texts are swapped.
+    """
 
     ids: np.ndarray
     lengths: np.ndarray
+    swapped: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def part(self, places: slice) -> "Sequences":
-        return Sequences(self.ids[places], self.lengths[places])
+        return Sequences(self.ids[places], self.lengths[places], self.swapped[places])
 
 
 def split(sequences: Sequences, share: float) -> tuple[Sequences, Sequences]:
@@ -106,15 +112,16 @@ def split(sequences: Sequences, share: float) -> tuple[Sequences, Sequences]:
     return sequences.part(slice(count, None)), sequences.part(slice(0, count))
 
 
-def encode(source: Source, tokenizer_text: str, length: int, folder: Path, *, by_line: bool = False) -> Sequences:
+def encode(source: Source, tokenizer_text: str, length: int, folder: Path, form: str = PACKED) -> Sequences:
     """Return the source as sequences; what was encoded before with the same text, tokenizer and form is taken from the folder.
 
     Args:
         tokenizer_text: Of tokenizer.json; its special tokens stand around each sequence.
         length: Tokens of a sequence, special ones included.
-        by_line: A document a sequence, truncated and padded; else documents are concatenated and cut, the rest is dropped.
+        form: PACKED: documents are concatenated and cut, the rest is dropped; LINES: a document a sequence, truncated and
+            padded; PAIRS: see `sentences.pairs`.
     """
-    wanted = [source.digest(), hashlib.sha256(tokenizer_text.encode()).hexdigest(), length, by_line]
+    wanted = [source.digest(), hashlib.sha256(tokenizer_text.encode()).hexdigest(), length, form]
     key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
     path = folder / f"corpus-{key}.npy"
     if not path.is_file():
@@ -122,7 +129,7 @@ def encode(source: Source, tokenizer_text: str, length: int, folder: Path, *, by
         begun = path.with_suffix(f".{os.getpid()}")
         with begun.open("wb") as out:
             count = 0
-            for rows in _rows(source.documents(), Tokenizer.from_str(tokenizer_text), length, by_line):
+            for rows in _rows(source.documents(), Tokenizer.from_str(tokenizer_text), length, form):
                 out.write(np.asarray(rows, np.int32).tobytes())
                 count += len(rows)
             os.fsync(out.fileno())
@@ -130,36 +137,40 @@ def encode(source: Source, tokenizer_text: str, length: int, folder: Path, *, by
             begun.unlink()
             raise UsageError("the corpus is shorter than one sequence", remedy="more text, or shorter sequences")
         begun.rename(path)
-    table = np.memmap(path, np.int32, "r").reshape(-1, length + 1)
-    return Sequences(table[:, 1:], table[:, 0])
+    table = np.memmap(path, np.int32, "r").reshape(-1, length + 2)
+    return Sequences(table[:, 2:], table[:, 0], table[:, 1])
 
 
-def _rows(documents: Iterable[str], tokenizer: Tokenizer, length: int, by_line: bool) -> Iterator[list[list[int]]]:
-    """Yield rows of (tokens that are not padding, ids ...), some thousands at a time."""
+def _rows(documents: Iterable[str], tokenizer: Tokenizer, length: int, form: str) -> Iterator[list[list[int]]]:
+    """Yield rows of (tokens that are not padding, whether swapped, ids ...), some thousands at a time."""
     tokenizer.no_padding(), tokenizer.no_truncation()
-    before, after = _ends(tokenizer)
-    room, padding = length - len(before) - len(after), tokenizer.token_to_id("[PAD]") or 0
+    template = template_of(tokenizer, "a corpus")
+    room, padding = length - len(template.start) - len(template.end), tokenizer.token_to_id("[PAD]") or 0
+
+    def ids_of(texts: list[str]) -> list[list[int]]:
+        return [one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def row(ids: list[int], swapped: bool = False) -> list[int]:
+        return [len(ids), swapped, *ids, *[padding] * (length - len(ids))]
+
+    if form == PAIRS:
+        split = (ids_of(sentences.split(document)) for document in documents)
+        made = sentences.pairs(split, length - template.size)
+        while some := list(islice(made, DOCUMENTS_AT_ONCE)):
+            yield [row([*template.start, *a, *template.middle, *b, *template.end], swapped) for a, b, swapped in some]
+        return
     held: list[int] = []
     documents = iter(documents)
     while some := list(islice(documents, DOCUMENTS_AT_ONCE)):
-        encoded = [one.ids for one in tokenizer.encode_batch(some, add_special_tokens=False)]
-        if by_line:
+        encoded = ids_of(some)
+        if form == LINES:
             bodies = [ids[:room] for ids in encoded if ids]
         else:
             for ids in encoded:
                 held += ids
             whole = len(held) // room * room
             bodies, held = [held[k : k + room] for k in range(0, whole, room)], held[whole:]
-        rows = [[*before, *body, *after] for body in bodies]
-        yield [[len(row), *row, *[padding] * (length - len(row))] for row in rows]
-
-
-def _ends(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the special tokens before and after a text."""
-    inside = tokenizer.encode("a", add_special_tokens=False).ids
-    whole = tokenizer.encode("a").ids
-    place = next(k for k in range(len(whole)) if whole[k : k + len(inside)] == inside)
-    return whole[:place], whole[place + len(inside) :]
+        yield [row([*template.start, *body, *template.end]) for body in bodies]
 
 
 def first_documents(source: Source, count: int) -> Sequence[str]:

@@ -25,27 +25,35 @@ from morocco_lib.config.pretraining import RANGE_TEST, PretrainRecipe
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.training import heartbeat
 from morocco_lib.training.distributed import rank, world
-from morocco_lib.training.pretraining import distill, schedules, sparsity
+from morocco_lib.training.pretraining import distill, lamb, schedules, sparsity
 from morocco_lib.training.pretraining.corpus import Sequences
 from morocco_lib.training.pretraining.masking import Batch, Masker
 from morocco_lib.training.pretraining.sparsity import Masks
 
 STATE, TENSORS, CHECKPOINT = "state.json", "state.safetensors", "checkpoint"
+OPTIMIZER_STATE = ("step", *(name + end for name in lamb.MOMENTS for end in ("", "_scale")))  # of a weight
 EVALUATED = 64  # sequences computed with at once
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Net(nn.Module):
-    """A masked language model that computes logits of the tokens to be told alone."""
+    """A masked language model that computes logits of the tokens to be told alone.
 
-    def __init__(self, model: transformers.PreTrainedModel):
+    Args:
+        order: Whether it tells which pairs of texts are swapped, too.
+    """
+
+    def __init__(self, model: transformers.PreTrainedModel, order: bool = False):
         super().__init__()
-        self.model, self.head = model, getattr(model, "cls", None) or model.lm_head
+        heads = (getattr(model, name, None) for name in ("cls", "lm_head", "predictions"))
+        self.model, self.head, self.order = model, next(head for head in heads if head is not None), order
 
-    def forward(self, ids: torch.Tensor, attention: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits, shape (tokens to be told, vocabulary)."""
-        states = self.model.base_model(input_ids=ids, attention_mask=attention).last_hidden_state
-        return self.head(states[hidden])
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return logits, shapes (tokens to be told, vocabulary) and, of the order, (sequences, 2)."""
+        types = {"token_type_ids": batch.types} if self.order else {}
+        found = self.model.base_model(input_ids=batch.ids, attention_mask=batch.attention, **types)
+        order = self.model.sop_classifier(found.pooler_output) if self.order else None
+        return self.head(found.last_hidden_state[batch.hidden]), order
 
 
 @dataclass
@@ -94,12 +102,14 @@ class Pretraining:
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         )
-        self.model, self.net = model, Net(model).to(self.device)
+        self.model, self.net = model, Net(model, recipe.sentence_order).to(self.device)
+        if recipe.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
         self.teacher = Net(teacher).to(self.device).eval().requires_grad_(False) if teacher else None
         self.progress = Progress()
         self._epoch: tuple[int, np.ndarray] = -1, np.empty(0, int)
         self.masks = self._first_masks()
-        self.optimizer = self._optimizer()
+        self.optimizer = self.make_optimizer(self.groups())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.wrapped = nn.parallel.DistributedDataParallel(self.net) if world() > 1 else self.net
 
@@ -117,11 +127,24 @@ class Pretraining:
         masks.apply(self.model)
         return masks
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        plain = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.recipe.learning_rate, fused=True)
+    def groups(self) -> list[dict]:
+        """Return the weights, those that decay and those (biases, norms) that do not."""
+        parameters = list(self.model.parameters())
+        return [
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": self.recipe.weight_decay},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+
+    def make_optimizer(self, groups) -> torch.optim.Optimizer:
+        """Return the recipe's optimiser of groups of weights."""
+        recipe = self.recipe
+        settings = {"lr": recipe.learning_rate, "betas": recipe.betas, "eps": recipe.eps}
+        if recipe.optimizer == "adamw":
+            return torch.optim.AdamW(groups, **settings, fused=True)
+        reason = lamb.why_not_8_bits(self.device) if recipe.optimizer == "lamb_8bit" else ""
+        if reason:
+            self.say(f"LAMB keeps its moments in 32 bits: {reason}")
+        return lamb.Lamb(groups, **settings, eight_bits=recipe.optimizer == "lamb_8bit" and not reason)
 
     # -- one update ----------------------------------------------------------------------------------------------
     def run(self) -> Progress:
@@ -188,7 +211,7 @@ class Pretraining:
         for place, batch in enumerate(passes):
             shared = place == len(passes) - 1 or world() == 1
             with nullcontext() if shared else self.wrapped.no_sync():
-                loss = self._loss(batch, step)
+                loss = self.loss(batch, step, int(told[0]) / recipe.batch_size)
                 self.scaler.scale(loss * (world() / told[0].item())).backward()
             total += loss.detach().double()
         mean = self._summed(total).item() / told[0].item()
@@ -207,16 +230,19 @@ class Pretraining:
             self.masks.apply(self.model)
         return mean
 
-    def _set_rate(self, step: int) -> None:
+    def factor(self, step: int) -> float:
+        """Return the share of its peak that the learning rate is at an update."""
         recipe = self.recipe
         if recipe.schedule == schedules.ONE_CYCLE:
-            factor = schedules.one_cycle(step, recipe.steps, recipe.rise)
-        elif recipe.schedule == RANGE_TEST:
-            factor = schedules.range_test(step, recipe.steps, recipe.lowest / recipe.learning_rate)
-        else:
-            factor = schedules.linear(step, recipe.steps, recipe.warmup)
+            return schedules.one_cycle(step, recipe.steps, recipe.rise)
+        if recipe.schedule == RANGE_TEST:
+            return schedules.range_test(step, recipe.steps, recipe.lowest / recipe.learning_rate)
+        return schedules.linear(step, recipe.steps, recipe.warmup, recipe.idle, recipe.floor)
+
+    def _set_rate(self, step: int) -> None:
+        recipe = self.recipe
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * factor
+            group["lr"] = recipe.learning_rate * self.factor(step)
             if recipe.schedule == schedules.ONE_CYCLE:
                 group["betas"] = (schedules.one_cycle_beta(step, recipe.steps, recipe.rise), group["betas"][1])
 
@@ -241,16 +267,19 @@ class Pretraining:
         parts = zip(
             np.split(numbers, self.recipe.accumulation), np.split(stream, self.recipe.accumulation), strict=True
         )
-        return [self.masker(self.train.ids[n], self.train.lengths[n], s, self.seed) for n, s in parts]
+        return [self.masker(self.train.part(n), s, self.seed) for n, s in parts]
 
-    def _loss(self, batch: Batch, step: int) -> torch.Tensor:
-        """Return the summed loss over the tokens to be told."""
+    def loss(self, batch: Batch, step: int, told: float) -> torch.Tensor:
+        """Return the loss summed over the tokens to be told; that of a pair's order counts as so many."""
         with self._autocast():
-            logits = self.wrapped(batch.ids, batch.attention, batch.hidden)
+            logits, order = self.wrapped(batch)
+        if order is not None:
+            order = functional.cross_entropy(order.float(), batch.swapped, reduction="sum") * told
         if not self.recipe.distill:
-            return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+            words = functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+            return words if order is None else words + order
         with self._autocast(), torch.no_grad():
-            teacher = self.teacher(batch.ids, batch.attention, batch.hidden)
+            teacher, _ = self.teacher(batch)
         factor, temperature = (
             distill.between(*ends, step, self.recipe.steps)
             for ends in (self.recipe.distill.factor, self.recipe.distill.temperature)
@@ -285,18 +314,22 @@ class Pretraining:
     def evaluate(self) -> dict[str, float]:
         """Return loss and perplexity of the validation sequences: over all their hidden tokens, which are the same each time."""
         self.wrapped.eval()
-        sums = torch.zeros(2, dtype=torch.float64)
+        sums = torch.zeros(3, dtype=torch.float64)
         mine = np.arange(len(self.val))[rank() :: world()]
         with torch.inference_mode(), self._autocast():
             for first in range(0, len(mine), EVALUATED):
                 self._beat()
                 some = mine[first : first + EVALUATED]
-                batch = self.masker(self.val.ids[some], self.val.lengths[some], some, 0).to(self.device)
-                logits = self.net(batch.ids, batch.attention, batch.hidden).float()
-                sums[0] += functional.cross_entropy(logits, batch.labels, reduction="none").double().sum().cpu()
+                batch = self.masker(self.val.part(some), some, 0).to(self.device)
+                logits, order = self.net(batch)
+                losses = functional.cross_entropy(logits.float(), batch.labels, reduction="none")
+                sums[0] += losses.double().sum().cpu()
                 sums[1] += len(batch.labels)
-        total, count = self._summed(sums).tolist()
-        return {"loss": total / count, "perplexity": math.exp(min(total / count, 700.0)), "tokens": int(count)}
+                if order is not None:
+                    sums[2] += (order.argmax(1) == batch.swapped).sum().cpu()
+        total, count, right = self._summed(sums).tolist()
+        found = {"loss": total / count, "perplexity": math.exp(min(total / count, 700.0)), "tokens": int(count)}
+        return {**found, "order_accuracy": right / len(self.val)} if self.net.order else found
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
     def save(self) -> None:
@@ -336,10 +369,8 @@ class Pretraining:
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                self.optimizer.state[parameter] = {
-                    key: tensors[f"optimizer.{key}.{name}"].to(self.device) for key in keys
-                }
+                found = {key: tensors.get(f"optimizer.{key}.{name}") for key in OPTIMIZER_STATE}
+                self.optimizer.state[parameter] = {k: v.to(self.device) for k, v in found.items() if v is not None}
         if self.masks:
             self.masks = Masks({n.removeprefix("mask."): m for n, m in tensors.items() if n.startswith("mask.")})
         torch.set_rng_state(tensors[f"rng.{rank()}"])

@@ -1,5 +1,6 @@
 """Which tokens are hidden: whole words, by the number of the sequence alone, whatever batch and process it is in."""
 
+import string
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -7,7 +8,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-IGNORED = -100
+from morocco_lib.training.pretraining.corpus import Sequences
+
+WORD = "▁"  # begins the pieces of a SentencePiece tokenizer that begin a word
 
 
 @dataclass(frozen=True)
@@ -16,15 +19,19 @@ class Batch:
 
     Attributes:
         ids: Shape (sequences, length), some tokens hidden.
+        types: The same shape, 1 in the second of two texts.
         attention: The same shape, 0 for padding.
         hidden: The same shape, True where a token is to be told.
         labels: Shape (tokens to be told,).
+        swapped: Shape (sequences,), 1 where two texts are swapped.
     """
 
     ids: torch.Tensor
+    types: torch.Tensor
     attention: torch.Tensor
     hidden: torch.Tensor
     labels: torch.Tensor
+    swapped: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
@@ -46,21 +53,18 @@ class Masker:
         special |= {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self.special = np.zeros(self.size, bool)
         self.special[sorted(special)] = True
+        self.end = vocabulary.get("[SEP]", -1)  # of a text
         self.continues = np.zeros(self.size, bool)
         if whole_words:
-            self.continues[[id for token, id in vocabulary.items() if token.startswith("##")]] = True
+            marked = any(piece.startswith(WORD) for piece in vocabulary)
+            self.continues[[id for piece, id in vocabulary.items() if _continues(piece, marked)]] = True
         self.ordinary = np.flatnonzero(~self.special)
         self.probability = probability
 
-    def __call__(self, ids: np.ndarray, lengths: np.ndarray, numbers: np.ndarray, seed: int) -> Batch:
-        """Return sequences with hidden tokens.
-
-        Args:
-            ids, lengths: See `corpus.Sequences`.
-            numbers: Of the sequences; with the seed they decide what is hidden.
-        """
-        width = int(lengths.max())
-        shown, hidden = np.array(ids[:, :width], np.int64), np.zeros((len(ids), width), bool)
+    def __call__(self, sequences: Sequences, numbers: np.ndarray, seed: int) -> Batch:
+        """Return sequences with hidden tokens; their numbers and the seed decide which."""
+        lengths, width = sequences.lengths, int(sequences.lengths.max())
+        shown, hidden = np.array(sequences.ids[:, :width], np.int64), np.zeros((len(sequences), width), bool)
         labels = shown.copy()
         for row, (length, number) in enumerate(zip(lengths, numbers, strict=True)):
             rng = np.random.default_rng((seed, int(number)))
@@ -71,8 +75,10 @@ class Masker:
             other = places[fate >= 0.9]
             shown[row, other] = rng.choice(self.ordinary, len(other))
         attention = np.arange(width) < np.asarray(lengths)[:, None]
-        tensors = shown, attention.astype(np.int64), hidden, labels[hidden]
-        return Batch(*map(torch.from_numpy, tensors))
+        ends = labels == self.end
+        types = (ends.cumsum(1) - ends > 0) & attention
+        tensors = shown, types.astype(np.int64), attention.astype(np.int64), hidden, labels[hidden]
+        return Batch(*map(torch.from_numpy, (*tensors, np.array(sequences.swapped, np.int64))))
 
     def _chosen(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the places of the tokens to be told, in order: words at random until there are enough."""
@@ -89,3 +95,10 @@ class Masker:
             if len(taken) >= wanted:
                 break
         return inside[sorted(taken or range(*words[0]))]
+
+
+def _continues(piece: str, marked: bool) -> bool:
+    """Tell whether a piece goes on a word, by "##", or by the lack of a mark that begins one."""
+    if not marked:
+        return piece.startswith("##")
+    return not (piece.startswith((WORD, "<", "[")) or piece in string.punctuation)

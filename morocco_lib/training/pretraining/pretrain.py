@@ -20,6 +20,8 @@ from morocco_lib.artifacts import steps
 from morocco_lib.config.model import PretrainingParams
 from morocco_lib.config.pretraining import RANGE_TEST, SHAPES, PretrainRecipe
 from morocco_lib.errors import UsageError
+from morocco_lib.models.lean_albert.configuration import LeanAlbertConfig
+from morocco_lib.models.lean_albert.modeling import LeanAlbertForMaskedLM, LeanAlbertForPreTraining
 from morocco_lib.models.transformer.padded import positions_of
 from morocco_lib.training import backbones, distributed, heartbeat
 from morocco_lib.training.distributed import rank
@@ -36,7 +38,13 @@ TOKENIZER_DOCUMENTS = 100_000  # that a tokenizer is trained on
 
 
 def model_of(recipe: PretrainRecipe, vocabulary: int, seed: int) -> transformers.PreTrainedModel:
-    """Return a BERT with random weights and a masked-language-modelling head."""
+    """Return a BERT, or a lean_albert, with random weights and a masked-language-modelling head."""
+    if isinstance(recipe.model, dict) and recipe.model.get("model_type") == LeanAlbertConfig.model_type:
+        return _lean_albert(recipe, vocabulary, seed)
+    if recipe.sentence_order:
+        raise UsageError(
+            "a BERT with sentence_order", rule="a lean_albert tells it", remedy="model: {model_type: lean_albert}"
+        )
     if isinstance(recipe.model, dict):
         values = dict(recipe.model)
     else:
@@ -60,6 +68,13 @@ def model_of(recipe: PretrainRecipe, vocabulary: int, seed: int) -> transformers
             f"sequences of {recipe.length} tokens", rule=f"the model has {config.max_position_embeddings} positions"
         )
     return model
+
+
+def _lean_albert(recipe: PretrainRecipe, vocabulary: int, seed: int) -> transformers.PreTrainedModel:
+    rates = {"hidden_dropout_prob": recipe.dropout, "attention_probs_dropout_prob": recipe.dropout}
+    transformers.set_seed(seed)
+    kind = LeanAlbertForPreTraining if recipe.sentence_order else LeanAlbertForMaskedLM
+    return kind(LeanAlbertConfig(**{**rates, **recipe.model, "vocab_size": vocabulary}))
 
 
 def teacher_of(folder: Path, tokenizer_text: str, length: int) -> transformers.PreTrainedModel:
@@ -109,7 +124,7 @@ class Job:
         import pandas as pd
 
         numbers, stream = (values[:rows] for values in self.loop.places(0))
-        batch = self.loop.masker(self.loop.train.ids[numbers], self.loop.train.lengths[numbers], stream, self.loop.seed)
+        batch = self.loop.masker(self.loop.train.part(numbers), stream, self.loop.seed)
         reader = tokenizers.Tokenizer.from_str(self.tokenizer)
         shares = batch.hidden.sum(1) / (batch.attention.sum(1) - 2)
         texts = [reader.decode(ids, skip_special_tokens=False) for ids in batch.ids.tolist()]
@@ -198,7 +213,8 @@ def prepare(given: PretrainingParams, root: Path, folder: Path, *, seed: int = 1
         corpus.Source(tuple(root / fileio.expand(name) for name in given.corpus), given.field),
     )
     text = tokenizer_for(recipe, source, root / fileio.expand(given.tokenizer) if given.tokenizer else None)
-    sequences = corpus.encode(source, text, recipe.length, fileio.state("corpus"), by_line=recipe.by_line)
+    form = corpus.PAIRS if recipe.sentence_order else corpus.LINES if recipe.by_line else corpus.PACKED
+    sequences = corpus.encode(source, text, recipe.length, fileio.state("corpus"), form)
     train, val = corpus.split(sequences, recipe.validation)
     model = model_of(recipe, tokenizers.Tokenizer.from_str(text).get_vocab_size(), seed)
     teacher = teacher_of(root / fileio.expand(recipe.distill.teacher), text, recipe.length) if recipe.distill else None

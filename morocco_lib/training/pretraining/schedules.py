@@ -11,11 +11,11 @@ DIVIDE, FINAL_DIVIDE = 25.0, 1e4  # of one cycle: what it begins and ends below 
 BETA_HIGH, BETA_LOW = 0.95, 0.85
 
 
-def linear(step: int, steps: int, warmup: int) -> float:
-    """Return the factor of a linear warm-up and a linear decay to 0."""
+def linear(step: int, steps: int, warmup: int, idle: int = 0, floor: float = 0.0) -> float:
+    """Return the factor of a linear warm-up, after some idle updates, and a linear decay to a floor."""
     if step < warmup:
-        return step / warmup
-    return max(0.0, (steps - step) / max(1, steps - warmup))
+        return max(0, step - idle) / max(1, warmup - idle)
+    return max(floor, (steps - step) / max(1, steps - warmup))
 
 
 def one_cycle(step: int, steps: int, rise: float) -> float:

@@ -49,7 +49,9 @@ def test_the_table_of_full_size_models_can_be_made(real_data):
     table = table_of(real_data / "rsg", "--shapes", "tiny-gpt2", "--seconds", "1", "--rounds", "1")
     assert [row["model"] for row in table["rows"]] == ["tiny-gpt2"] * 3
     for row in table["rows"]:
-        assert row["lowest"] <= row["records_per_s"] <= row["highest"] and 0 < row["share_of_peak"] < 1
+        assert row["lowest"] <= row["records_per_s"] <= row["highest"] and row["share_of_peak"] > 0
+        if torch.cuda.is_available():  # a processor's products of large bf16 matrices may be its slowest
+            assert row["share_of_peak"] < 1
         assert row["equal"] >= (0.9 if row["contender"] == "morocco bf16" else 1)
         if not torch.cuda.is_available():
             assert row["process_bytes"] is row["j_per_record"] is None and row["reasons"] == ["NO_ENERGY_COUNTER"]

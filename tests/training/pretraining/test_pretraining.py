@@ -91,7 +91,7 @@ def test_documents_are_concatenated_and_cut_and_only_the_rest_is_lost(text, toke
 
 
 def test_a_line_may_be_a_sequence_of_its_own(text, tokenizer, tmp_path):
-    found = corpus.encode(corpus.Source((text,)), tokenizer, 12, tmp_path, by_line=True)
+    found = corpus.encode(corpus.Source((text,)), tokenizer, 12, tmp_path, form=corpus.LINES)
     assert len(found) == len(text.read_text().splitlines()) and (found.lengths <= 12).all()
     assert (found.ids[np.arange(12) >= found.lengths[:, None]] == 0).all()
 
@@ -114,7 +114,7 @@ def test_what_was_encoded_is_used_again_unless_text_or_tokenizer_changed(text, t
 # -- masks of tokens -----------------------------------------------------------------------------------------------
 def test_whole_words_are_hidden_about_as_many_tokens_as_asked(sequences, tokenizer):
     masker, train = Masker(tokenizer), sequences[0]
-    batch = masker(train.ids, train.lengths, np.arange(len(train)), 1)
+    batch = masker(train, np.arange(len(train)), 1)
     share = batch.hidden.sum() / (train.lengths - 2).sum()
     assert 0.12 < share <= 0.15
     ids, hidden = torch.from_numpy(np.array(train.ids, np.int64)), batch.hidden
@@ -129,10 +129,10 @@ def test_whole_words_are_hidden_about_as_many_tokens_as_asked(sequences, tokeniz
 
 def test_what_is_hidden_depends_on_the_sequence_and_not_on_its_batch(sequences, tokenizer):
     masker, train = Masker(tokenizer), sequences[0]
-    whole = masker(train.ids[:9], train.lengths[:9], np.arange(9), 1)
-    alone = masker(train.ids[4:5], train.lengths[4:5], np.arange(4, 5), 1)
+    whole = masker(train.part(slice(9)), np.arange(9), 1)
+    alone = masker(train.part(slice(4, 5)), np.arange(4, 5), 1)
     assert (whole.ids[4] == alone.ids[0]).all() and (whole.hidden[4] == alone.hidden[0]).all()
-    assert (masker(train.ids[:9], train.lengths[:9], np.arange(9), 2).hidden != whole.hidden).any()
+    assert (masker(train.part(slice(9)), np.arange(9), 2).hidden != whole.hidden).any()
 
 
 # -- the loop ------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_perplexity_weighs_tokens_whatever_the_batch(job, monkeypatch):
     first = one.evaluate()
     monkeypatch.setattr(loop, "EVALUATED", 3)
     assert one.evaluate()["loss"] == pytest.approx(first["loss"], rel=1e-6)
-    batch = one.masker(one.val.ids, one.val.lengths, np.arange(len(one.val)), 0)
+    batch = one.masker(one.val, np.arange(len(one.val)), 0)
     labels = torch.full(batch.ids.shape, -100)
     labels[batch.hidden] = batch.labels
     with torch.no_grad():
@@ -423,7 +423,7 @@ def test_evaluations_are_of_true_labels_and_do_not_end_distillation(job):
     plain = job("plain", steps=5)
     plain.run()
     assert not torch.equal(weights(plain), weights(never))
-    batch = never.masker(never.val.ids, never.val.lengths, np.arange(len(never.val)), 0)
+    batch = never.masker(never.val, np.arange(len(never.val)), 0)
     with torch.no_grad():
-        loss = functional.cross_entropy(never.net.eval()(batch.ids, batch.attention, batch.hidden), batch.labels)
+        loss = functional.cross_entropy(never.net.eval()(batch)[0], batch.labels)
     assert never.evaluate()["loss"] == pytest.approx(loss.item(), rel=1e-5)
