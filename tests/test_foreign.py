@@ -49,6 +49,7 @@ OURS = {  # module, or module:function -> why it may
     "report/render.py:notebook_html": "nbformat, of a text from the gate",
     "report/bounds.py:json_bound": "json.loads is what it times",
     "artifacts/verify.py:compare": "what it has just dumped",
+    "training/swarm.py:_read": "tensors alone, that this user's interrupted peer left",
     "training/trainer.py:last_checkpoint": "what this user's interrupted training left",
     "training/finetune.py:values_of": "what transformers has just returned",
     "training/pretraining/loop.py:_resume": "what this user's interrupted training left",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import morocco_lib
-from morocco_lib.cli import boards, commands, images, legacy, plans, programs, storage, vm
+from morocco_lib.cli import boards, commands, images, legacy, plans, programs, storage, swarm, vm
 from morocco_lib.cli.arguments import Parser
 from morocco_lib.cli.output import say
 from morocco_lib.errors import EnvironmentFailure, MoroccoError
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(handler=handler)
         return sub
 
-    for module in (commands, programs, images, legacy, plans, boards, storage, vm):
+    for module in (commands, programs, images, legacy, plans, boards, storage, vm, swarm):
         module.add(command)
     return parser
 

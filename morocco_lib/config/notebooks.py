@@ -112,6 +112,13 @@ class OriginalParams(Schema):
     logs: str = "../MOROCCO/bench/data/jiant"
 
 
+class SwarmParams(Schema):
+    """Parameters of swarm.ipynb: the folder of a `morocco swarm peer`, and for how long it is looked at."""
+
+    folder: str = "outputs/peer"
+    minutes: float = Field(default=0.0, ge=0)
+
+
 def of_notebook(schema: type[Schema], title: str, names: dict[str, Any], given: Container[str] | None = None) -> Schema:
     """Return the validated parameters of a notebook from its global names, so that a misspelt one stops it at once.
 

@@ -131,6 +131,7 @@ OF_IMAGES = ("build", "login", "push", "pull")  # typed in test_images.py and te
 OF_LOGS = ("stats", "plot")  # typed in legacy/test_corrected.py, where there are logs
 OF_CLOUDS = ("vm",)  # typed in cloud/test_yandex.py, where there is an account
 OF_BUCKETS = ("sync",)  # typed in artifacts/test_storage.py, where there is a bucket
+OF_MACHINES = ("swarm",)  # tried in training/test_swarm.py, where there are several
 
 
 @pytest.mark.slow
@@ -143,7 +144,7 @@ def test_the_commands_in_help_work(main, workplace):
     (workplace / "bin/morocco").chmod(0o755)
     variables = environment({"PATH": f"{workplace / 'bin'}:{os.environ['PATH']}", "XDG_STATE_HOME": str(workplace)})
     typed = set()
-    here = [path for path in COMMANDS if path[0] not in OF_IMAGES + OF_LOGS + OF_CLOUDS + OF_BUCKETS]
+    here = [path for path in COMMANDS if path[0] not in OF_IMAGES + OF_LOGS + OF_CLOUDS + OF_BUCKETS + OF_MACHINES]
     for path in sorted(here, key=lambda path: ORDER.index(path[0])):
         for number, line in enumerate(COMMANDS[path].epilog.splitlines()):
             line = line.removeprefix("try:").strip()

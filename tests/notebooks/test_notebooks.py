@@ -59,7 +59,7 @@ def papermill(root, *args):
     return subprocess.run(argv, cwd=root, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("name", [*ALL, "original"])
+@pytest.mark.parametrize("name", [*ALL, "original", "swarm"])
 def test_source_notebooks_hold_no_outputs_and_stay_thin(name):
     code = [c for c in source(name).cells if c.cell_type == "code"]
     assert not any(c.outputs or c.execution_count for c in code)

@@ -109,7 +109,7 @@ class Pretraining:
         self.progress = Progress()
         self._epoch: tuple[int, np.ndarray] = -1, np.empty(0, int)
         self.masks = self._first_masks()
-        self.optimizer = self.make_optimizer(self.groups())
+        self.optimizer = self.make_optimizer(self.groups(self.model))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.wrapped = nn.parallel.DistributedDataParallel(self.net) if world() > 1 else self.net
 
@@ -127,9 +127,9 @@ class Pretraining:
         masks.apply(self.model)
         return masks
 
-    def groups(self) -> list[dict]:
-        """Return the weights, those that decay and those (biases, norms) that do not."""
-        parameters = list(self.model.parameters())
+    def groups(self, model: nn.Module) -> list[dict]:
+        """Return a model's weights, those that decay and those (biases, norms) that do not."""
+        parameters = list(model.parameters())
         return [
             {"params": [p for p in parameters if p.dim() > 1], "weight_decay": self.recipe.weight_decay},
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},

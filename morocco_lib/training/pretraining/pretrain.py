@@ -27,7 +27,7 @@ from morocco_lib.training import backbones, distributed, heartbeat
 from morocco_lib.training.distributed import rank
 from morocco_lib.training.fit import PRETRAINED, pretrained_model
 from morocco_lib.training.pretraining import corpus, schedules, sparsity
-from morocco_lib.training.pretraining.loop import Pretraining
+from morocco_lib.training.pretraining.loop import Pretraining, Progress
 from morocco_lib.training.pretraining.masking import Masker
 
 if TYPE_CHECKING:
@@ -135,9 +135,13 @@ class Job:
 
         A range test leaves no model.
         """
-        job, recipe, began = self.loop, self.loop.recipe, time.monotonic()
-        model, progress = job.model, job.run()
-        trained_s = time.monotonic() - began
+        began = time.monotonic()
+        progress = self.loop.run()
+        return self.finish(progress, time.monotonic() - began)
+
+    def finish(self, progress: Progress, trained_s: float, over: bool = True) -> dict[str, Any]:
+        """Write the model as it is, and pretrain.json; the checkpoint is removed after the last time."""
+        job, recipe, model = self.loop, self.loop.recipe, self.loop.model
         off, backbone, last = (
             job.masks.weights_off() if job.masks else 0,
             sparsity.count(model.base_model),
@@ -171,14 +175,12 @@ class Job:
             **({"range_test": schedules.suggest(progress.evaluations)} if recipe.schedule == RANGE_TEST else {}),
         }  # fmt: skip
         if rank() == 0:
-            self._write(result)
+            if recipe.schedule != RANGE_TEST:
+                self._write_model(pretrained_model(self.folder))
+            fileio.write_json(self.folder / PRETRAINED, result)
+            if over:
+                shutil.rmtree(job.folder)
         return result
-
-    def _write(self, result: dict[str, Any]) -> None:
-        if self.loop.recipe.schedule != RANGE_TEST:
-            self._write_model(pretrained_model(self.folder))
-        fileio.write_json(self.folder / PRETRAINED, result)
-        shutil.rmtree(self.loop.folder)
 
     def _write_model(self, place: Path) -> None:
         with backbones.silent():
