@@ -163,10 +163,8 @@ def probe_kernel(proc: Path = PROC, powercap: Path = POWERCAP) -> list[Finding]:
     """Check that /proc shows all processes, page caches could be dropped (none are) and RAPL (microjoules) be read."""
     folders = [folder for folder in (proc.iterdir() if proc.is_dir() else ()) if folder.name.isdigit()]
     hidden = sum(not os.access(folder / "status", os.R_OK) and folder.exists() for folder in folders)
-    switch, counters = (
-        proc / "sys/vm/drop_caches",
-        [read_field(path) for path in powercap.glob("intel-rapl*/energy_uj")],
-    )
+    switch = proc / "sys/vm/drop_caches"
+    counters = [read_field(path) for path in powercap.glob("intel-rapl*/energy_uj")]
     droppable, metered = os.access(switch, os.W_OK), sum(counter.isdigit() for counter in counters)
     shown, rights = not hidden and (proc / "1").exists(), "CPU energy" + ": rights" * bool(counters)
     return [
@@ -281,16 +279,8 @@ def probe_kit(root: Path | None = None, find=importlib.util.find_spec, prefix: s
 
 
 PROBES = (
-    probe_system,
-    probe_size,
-    probe_load,
-    probe_cgroup,
-    probe_kernel,
-    probe_gpu,
-    probe_engine,
-    probe_gpu_use,
-    probe_kit,
-)
+    probe_system, probe_size, probe_load, probe_cgroup, probe_kernel, probe_gpu, probe_engine, probe_gpu_use, probe_kit
+)  # fmt: skip
 
 
 def examine(root: Path | None = None) -> list[Finding]:

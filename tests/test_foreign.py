@@ -27,7 +27,6 @@ OURS = {  # module, or module:function -> why it may
     "runners/process.py": "the kernel's files, and the first bytes of the program that the user names",
     "runners/confined.py": "the kernel's files; of folders of the user's only handles",
     "runners/docker.py:_open_pidfd": "the kernel's file",
-    "runners/docker.py:_disk_mounts": "the kernel's file",
     "runners/engine.py:holds_files": "two names of a stream of the engine",
     "cli/entry.py": "/dev/null",
     "doctor.py:ask_torch": "what its own few lines print",

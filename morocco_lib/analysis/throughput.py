@@ -24,10 +24,7 @@ from morocco_lib.analysis.segments import (
 )
 from morocco_lib.reasons import Reason
 
-BALANCE_SHARE, BALANCE_S = (
-    0.02,
-    0.002,
-)  # of the time since feeding, and seconds a run, that a speed may leave unexplained
+BALANCE_SHARE, BALANCE_S = 0.02, 0.002  # of the time since feeding, and seconds a run, that may stay unexplained
 AGREEMENT = 0.03  # of a speed: two that differ by less are the same
 WIDEST = 0.1  # of a speed: a wider interval confirms none
 SPREAD = 3  # standard deviations between runs that another one may be off by

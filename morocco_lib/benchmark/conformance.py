@@ -57,11 +57,8 @@ RULES = {  # rule -> what holds, what to do where it does not
     "ready": ("the ready line is optional; start-up is exact with it", 'print morocco: {"event": "ready"} to stderr'),
     "left-processes": ("it leaves no process behind", "end helpers and wait for them"),
 }  # fmt: skip
-PROBLEMS = {  # rule -> those of `Task.check`
-    "known-idx": ("idx", "unknown-idx"),
-    "unique": ("duplicate-idx",),
-    "valid": ("label",),
-}
+# rule -> those of `Task.check`
+PROBLEMS = {"known-idx": ("idx", "unknown-idx"), "unique": ("duplicate-idx",), "valid": ("label",)}
 
 # What programs print on stderr when they need what a container does not provide.
 NETWORK = re.compile(

@@ -7,8 +7,8 @@ A run that we broke off stays in runs/.NN.partial, without run.json and with fai
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -68,7 +68,7 @@ class RunSeries:
             raise UsageError(f"batch size {batch_size}", rule="it is at least 1")
         self.target, self.load, self.folder = hiding(target, load.task, source, folder), load, folder
         self.batch_size, self.withheld, self.hooks = batch_size, withheld, hooks
-        with self._writing():
+        with fileio.writing(self.folder):
             self._stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             described = data.describe(source, load.task, load.records)
             self._description = {**load.describe(self._stream), "source": described}
@@ -79,16 +79,6 @@ class RunSeries:
     def __exit__(self, *raised) -> None:
         self._stream.close()
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"cannot write {self.folder}: {error.strerror}",
-                remedy="free or choose another disk; finished runs are kept",
-            ) from None
-
     def run(self, folder: Path, purpose: str) -> Path:
         """Run the program once and return where it is kept: the next of `folder`/runs/NN."""
         number = 1 + sum(path.name.isdigit() for path in (folder / "runs").glob("*"))
@@ -96,7 +86,7 @@ class RunSeries:
         unfinished = run_folder.with_name(f".{run_folder.name}.partial")
         program = self.target.program
         names = {"schema": 1, "purpose": purpose, "run": number, "task": self.load.task.name, "model": program.model}
-        with self._writing():
+        with fileio.writing(self.folder):
             unfinished.mkdir(parents=True)
             try:
                 fileio.write_json(unfinished / "workload.json", self._description)

@@ -112,8 +112,7 @@ class GpuSampler(PeriodicSampler):
         return {
             "source": "nvml",
             "versions": self._nvml.versions,
-            "pids_hidden": in_container()
-            or self._any_pids is False,  # with an engine on another machine there are none
+            "pids_hidden": in_container() or self._any_pids is False,  # none, with an engine on another machine
             "utilisation_window_s": UTILISATION_WINDOW_S,
             "unopened": self._nvml.unopened,
             "pids": sorted(self._ours),

@@ -25,7 +25,18 @@ _MEMORY = re.compile(
 )
 _PSS_FILE = re.compile(rb"\nPss_File:\s*(\d+) kB")
 MOVED_BYTES = 2**20  # of what is mapped between two readings; then the quick one does not do
+_OCTAL = re.compile(r"\\([0-7]{3})")  # a blank in mountinfo
 _TGID = re.compile(rb"^Tgid:\s*(\d+)", re.M)
+
+
+def mounts(pid: int | str = "self") -> list[tuple[str, str, str, str]]:
+    """Return (device, root, place, kind of file system) of each mount that a process sees; raises OSError."""
+    with open(f"{PROC}/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.split() for line in file]
+    return [
+        (words[2], words[3], _OCTAL.sub(lambda code: chr(int(code[1], 8)), words[4]), words[words.index("-") + 1])
+        for words in lines
+    ]
 
 
 # -- which processes -----------------------------------------------------------------------------------------------
@@ -185,11 +196,13 @@ def read(process: ProcessFiles, files: OpenFiles) -> Reading | None:
     return Reading(anon, shmem, file, high_water, ticks_s if cpu_s is None else cpu_s, swap, huge)
 
 
-def read_quick(last: Reading, process: ProcessFiles, files: OpenFiles) -> Reading | None:
+def read_quick(last: Reading | None, process: ProcessFiles, files: OpenFiles) -> Reading | None:
     """Return what `read` does at half the cost; shared memory, high-water mark, swap and huge pages are the last ones.
 
-    Where much was mapped since, which may be shared memory, it is `read`.
+    Without a last one, or where much was mapped since, which may be shared memory, it is `read`.
     """
+    if last is None:
+        return read(process, files)
     try:
         _, resident, shared, _ = files.read(process.statm).split(None, 3)
         if resident == b"0":  # a zombie

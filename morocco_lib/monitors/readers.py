@@ -103,9 +103,8 @@ class CgroupReader:
         # Else listed with every look for new ones.
         stale = not self._listed or time.monotonic_ns() > self._list_after_ns
         for pid in self.pids() if stale else self._listed:
-            last, process = self._last.get(pid), procfs.ProcessFiles.of(pid)
-            quick = last is not None and not whole
-            reading = procfs.read_quick(last, process, self._files) if quick else procfs.read(process, self._files)
+            process = procfs.ProcessFiles.of(pid)
+            reading = procfs.read_quick(None if whole else self._last.get(pid), process, self._files)
             if reading is None:
                 for path in process[:3]:
                     self._files.forget(path)
@@ -211,9 +210,7 @@ class ProcReader:
         anon = shmem = file = 0
         cpu_s = 0.0
         for pid, process in list(self._known.items()):
-            last = self._last.get(pid)
-            quick = last is not None and not whole
-            reading = procfs.read_quick(last, process, self._files) if quick else procfs.read(process, self._files)
+            reading = procfs.read_quick(None if whole else self._last.get(pid), process, self._files)
             if reading is None:
                 self._forget(pid)
                 continue

@@ -40,9 +40,7 @@ def rows(plan_dir: Path, kinds: Kinds) -> list[dict[str, Any]]:
     return sorted(found, key=lambda line: (line["task"], line["model"], line["train_step"], line["seed"]))
 
 
-def trainings(
-    plan_dir: Path, kinds: Kinds, points: list[dict[str, Any]], found: Found | None = None
-) -> list[dict[str, Any]]:
+def trainings(plan_dir: Path, kinds: Kinds, points: list[dict[str, Any]], found: Found) -> list[dict[str, Any]]:
     """Return a line for each training: how far its seeds differ, what it cost, and the memory of its weights in use.
 
     Each: task, model, seeds (how many have a score), mean, sd, low, high (of val scores; null without), gain (how much of the
@@ -54,10 +52,8 @@ def trainings(
         found: As of `collect`.
     """
     lines = []
-    for folder, status in steps.find_steps(plan_dir) if found is None else found:
+    for folder, status in found:
         if status["state"] != steps.DONE or shown_as(status, kinds) != TRAINING:
-            continue
-        if found is None and steps.is_retired(status):
             continue
         result = read_result(folder, status, kinds)
         runs = [one for one in _seeds(result) if one["score"] is not None]

@@ -14,7 +14,6 @@ import itertools
 import os
 import platform
 import queue
-import re
 import stat
 import struct
 import subprocess
@@ -24,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.monitors import procfs
 
 USERS = range(61184, 65520)  # systemd's for services that have none: they own nothing
 OWN = ("/tmp", "/var/tmp", "/dev/shm")  # memory of its own, beside what the command and the environment name there
@@ -39,7 +39,6 @@ NOSUID, NODEV, REMOUNT, BIND, REC, PRIVATE = 2, 4, 32, 4096, 16384, 1 << 18
 CALLS = {"x86_64": (0xC000003E, 317, 304), "aarch64": (0xC00000B7, 277, 265)}
 SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW = 1, 4  # which costs the program no speed
 
-OCTAL = re.compile(r"\\([0-7]{3})")  # a blank in mountinfo
 STREAMS = ("stdin", "stdout", "stderr")
 
 _count = itertools.count(os.getpid())
@@ -189,12 +188,7 @@ def _within(path: str, folders: Iterable[str]) -> bool:
 
 def _places(path: str) -> set[str]:
     """Return all places of a file or folder, as a disk may be mounted twice."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        lines = [line.split() for line in file]
-    mounts = [
-        (device, root.rstrip("/"), OCTAL.sub(lambda found: chr(int(found[1], 8)), place).rstrip("/"))
-        for _, _, device, root, place, *_ in lines
-    ]
+    mounts = [(device, root.rstrip("/"), place.rstrip("/")) for device, root, place, _ in procfs.mounts()]
     device, root, place = max((m for m in mounts if f"{path}/".startswith(f"{m[2]}/")), key=lambda m: len(m[2]))
     inside = root + path[len(place) :]
     others = {p + inside[len(r) :] for d, r, p in mounts if d == device and f"{inside}/".startswith(f"{r}/")}

@@ -1,7 +1,6 @@
 """Runs an image as a container without network, files on a disk that it may write, or capabilities, and with limits."""
 
 import atexit
-import functools
 import os
 import re
 import select
@@ -28,21 +27,15 @@ STREAMS = {1: "stdout", 2: "stderr"}
 PIDS = 4096
 MEMORY_SHARE = 0.8  # of this machine's, where no limit was given
 TMP = "rw,exec,nosuid,nodev,mode=1777,size=512m"
-IN_MEMORY = {
-    "tmpfs",
-    "proc",
-    "sysfs",
-    "devpts",
-    "devtmpfs",
-    "mqueue",
-    "cgroup",
-    "cgroup2",
-}  # what is written there counts
-OCTAL = re.compile(r"\\([0-7]{3})")  # a blank in mountinfo
+# File systems whose files count as memory of the run.
+IN_MEMORY = {"tmpfs", "proc", "sysfs", "devpts", "devtmpfs", "mqueue", "cgroup", "cgroup2"}
 FAULTS_OF_IMAGE = ("unable to find user", "executable file not found", "chdir to cwd")
 EPOCH = datetime.fromtimestamp(0, UTC)
 END_S = 1.0  # between the end of the streams and that of the container
 COUNTERS_PERIOD_S = 0.02  # a container's cgroup is gone as soon as it ends: its counters are read until then
+
+# An interrupt may come at any moment, also between the start of a container and the code that removes it.
+atexit.register(engine.remove_own)
 
 
 class DockerRunner:
@@ -73,7 +66,6 @@ class DockerRunner:
         with engine.engine_errors("look for orphaned containers"):
             engine.remove_orphans(self.client)
         self._volumes_are_empty = False
-        _remove_own_at_exit()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -148,12 +140,6 @@ class DockerRunner:
             nano_cpus=int(limits.cpus * 1e9),
             device_requests=wanted,
         )
-
-
-@functools.cache
-def _remove_own_at_exit() -> None:
-    # An interrupt may come at any moment, also between the start of a container and the code that removes it.
-    atexit.register(engine.remove_own)
 
 
 class DockerHandle:
@@ -378,9 +364,7 @@ def _disk_mounts(pid: int | None, facts: dict[str, Any]) -> tuple[str, ...]:
     """
     root = f"/proc/{pid}/root"
     try:
-        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-            mounts = [(line.split()[4], line.partition(" - ")[2].split()[0]) for line in lines]
-        on_disk = [OCTAL.sub(lambda code: chr(int(code[1], 8)), path) for path, kind in mounts if kind not in IN_MEMORY]
+        on_disk = [place for _, _, place, kind in procfs.mounts(pid) if kind not in IN_MEMORY]
         writable = tuple(path for path in on_disk if os.access(root + path, os.W_OK))
         os.stat(f"{root}/")  # it may be read, and the container has not ended since
         return writable

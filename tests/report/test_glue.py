@@ -155,11 +155,9 @@ def trained(tmp_path, monkeypatch):
             "seeds": [{"seed": k + 1, "score": f1, "metrics": {"f1": f1, "accuracy": ACCURACY[k]}} for k, f1 in enumerate(F1)],
         }  # fmt: skip
         status = {"state": "done", "task": "mrpc", "model": "m", "step": "train", "outputs": {}}
-        monkeypatch.setattr(seeds_table.steps, "find_steps", lambda *args: [(tmp_path / "step", status)])
-        monkeypatch.setattr(seeds_table.steps, "is_retired", lambda status: False)
         monkeypatch.setattr(seeds_table, "shown_as", lambda *args: seeds_table.TRAINING)
         monkeypatch.setattr(seeds_table, "read_result", lambda *args: result)
-        return seeds_table.trainings(tmp_path, None, [])
+        return seeds_table.trainings(tmp_path, None, [], [(tmp_path / "step", status)])
 
     return train
 
