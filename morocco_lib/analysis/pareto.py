@@ -25,11 +25,11 @@ def front(points: Sequence[Sequence[dict[str, Any]]], draws: int = DRAWS, seed: 
     centre = np.array([[e["value"] for e in point] for point in points], float)
     spread = np.array([[_spread(e) for e in point] for point in points], float)
     rng = np.random.default_rng(seed)
-    on = _undominated(centre)
+    on = undominated(centre)
     often = np.zeros(len(points))
     for begin in range(0, draws, CHUNK):
         count = min(CHUNK, draws - begin)
-        often += _undominated(rng.normal(centre, spread, (count, *centre.shape))).sum(axis=0)
+        often += undominated(rng.normal(centre, spread, (count, *centre.shape))).sum(axis=0)
     often /= draws
     return [(bool(o), float(share)) for o, share in zip(on, often, strict=True)]
 
@@ -38,7 +38,8 @@ def _spread(estimate: dict[str, Any]) -> float:
     return 0.0 if estimate.get("low") is None else (estimate["high"] - estimate["low"]) / (2 * Z)
 
 
-def _undominated(values):
+def undominated(values):
+    """Return which points, of an array (..., points, numbers), none of the others beats; see `front`."""
     import numpy as np
 
     at_least = np.ones((*values.shape[:-1], values.shape[-2]), bool)  # [..., i, j]: j is as good as i in every number

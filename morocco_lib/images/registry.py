@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError, UsageError
+from morocco_lib.images.bases import Say
 from morocco_lib.runners import engine
 
 SILENCE_S = 300.0  # a registry may take minutes to store a large layer
@@ -35,7 +36,6 @@ FAULTS: tuple[tuple[str, type[MoroccoError], str, str], ...] = (
     ("no space left", EnvironmentFailure, "", engine.remedy("no space left")),
     ("", EnvironmentFailure, "", "check that the engine's machine reaches {registry}, then rerun the command"),
 )  # fmt: skip
-Say = Callable[[str], None]
 Watch = Callable[[int, int], None]  # bytes transferred, of bytes known so far
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 import morocco_lib
 from morocco_lib import data, fileio
+from morocco_lib.analysis import pareto
 from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
 from morocco_lib.leaderboard import checks, founding, page, ranks, submission
@@ -123,7 +124,8 @@ def ranking(every: Sequence[Entry], tasks: Sequence[str]) -> list[dict[str, Any]
     for group in _comparable(found, SPEED, tasks):
         both = [k for k in group if k in draws[SCORE]]
         if both:
-            shares = ranks.on_front([np.stack([draws[m][k] for k in both], axis=1) for m in (SCORE, SPEED)])
+            drawn = np.array([[draws[metric][k] for metric in (SCORE, SPEED)] for k in both])
+            shares = pareto.undominated(drawn.transpose(2, 0, 1)).mean(axis=0)
             for k, share in zip(both, shares, strict=True):
                 rows[k]["front"] = float(share)
     return sorted(

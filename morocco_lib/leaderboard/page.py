@@ -9,15 +9,8 @@ from morocco_lib import foreign, formatting
 from morocco_lib.leaderboard.entry import HEAD, MEMORY, METRICS, SCORE, SPEED, Entry, Outcome
 
 TEXT = {SCORE: formatting.score_text, SPEED: formatting.speed_text, MEMORY: formatting.bytes_text}
-HEADS = (
-    "model",
-    *(head for metric in METRICS for head in ("rank", HEAD[metric])),
-    "front",
-    "subsets",
-    "signed by",
-    "submission",
-    "marks",
-)
+RANKS = [head for metric in METRICS for head in ("rank", HEAD[metric])]
+HEADS = ["model", *RANKS, "front", "subsets", "signed by", "submission", "marks"]
 NOTES = """\
 A rank is a range: two models whose ranges overlap are tied, as their measurements do not tell them apart (95 %, all pairs jointly;
 runs, records and tasks are drawn anew). Score: mean over the tasks. Records/s and memory: geometric means over the tasks, ranked
@@ -31,7 +24,7 @@ by measuring it again: `RERUN`.
 
 def cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return a ranking as cells of a table, the heads first."""
-    table = [list(HEADS)]
+    table = [HEADS]
     for row in rows:
         numbers = [text for metric in METRICS for text in _texts(metric, row[metric])]
         places = _range(row[SCORE], "subset_rank", "subset_last") if row[SCORE] else "—"

@@ -65,7 +65,8 @@ def rank(values: np.ndarray, spreads: np.ndarray, seed: int = 1) -> Ranking:
     for m in range(models):
         largest = np.maximum(largest, np.abs(_over(moved - moved[:, [m]], spread[m])).max(axis=1))
     above = total[:, None] - total > _few(tasks) * _quantile(largest) * spread
-    places = np.stack([_places(values[:, list(chosen)].mean(axis=1)) for chosen in subsets(tasks)])
+    of_subsets = np.stack([values[:, list(chosen)].mean(axis=1) for chosen in subsets(tasks)])
+    places = 1 + (of_subsets[:, :, None] < of_subsets[:, None, :]).sum(axis=2)
     return Ranking(
         total, total - half, total + half, 1 + above.sum(axis=0), models - above.sum(axis=1), places.min(axis=0), places.max(axis=0), draws
     )  # fmt: skip
@@ -85,10 +86,6 @@ def _few(tasks: int) -> float:
     return float(stdtrit(tasks - 1, 0.975)) / NORMAL if tasks > 1 else 1.0
 
 
-def _places(totals: np.ndarray) -> np.ndarray:
-    return 1 + (totals[:, None] < totals).sum(axis=1)
-
-
 def subsets(tasks: int) -> Sequence[tuple[int, ...]]:
     """Return the subsets of half of the tasks or more; of many tasks some, drawn by seed."""
     least = math.ceil(tasks / 2)
@@ -104,18 +101,3 @@ def spread_of(value: float, low: float | None, high: float | None) -> float:
     """Return the standard deviation that a 95 % interval stands for; 0 without one, of half an interval that of its half."""
     ends = [abs(end - value) for end in (low, high) if end is not None]
     return max(ends, default=0.0) / NORMAL
-
-
-def on_front(draws: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the share of draws in which each model is on the Pareto front: none is at least as good in all, and better in one.
-
-    Args:
-        draws: For each criterion (draws, models), more being better.
-    """
-    stacked = np.stack(draws)
-    models = stacked.shape[2]
-    on = np.ones(stacked.shape[1:], dtype=bool)
-    for m in range(models):
-        mine = stacked[:, :, [m]]
-        on[:, m] = ~((stacked >= mine).all(axis=0) & (stacked > mine).any(axis=0)).any(axis=1)
-    return on.mean(axis=0)

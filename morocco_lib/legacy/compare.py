@@ -22,28 +22,6 @@ CONFIRMED, UNCLEAR, REVERSED = "confirmed", "unclear", "reversed"
 
 
 @dataclass(frozen=True)
-class StartupLoss:
-    """How much start-up the clock of the longer runs missed, seen in two ways.
-
-    Attributes:
-        onset_single_s, onset_s: Median first GPU sample of the single-record and of the longer runs.
-        ram_single_bytes, ram_bytes: Their median RAM in the first sample.
-        ram_s: How long the single-record runs take to hold as much RAM as the longer ones do in their first sample.
-    """
-
-    onset_single_s: float
-    onset_s: float
-    ram_single_bytes: float
-    ram_bytes: float
-    ram_s: float | None
-
-    @property
-    def gpu_s(self) -> float:
-        """How much sooner the GPU of the longer runs is held."""
-        return self.onset_single_s - self.onset_s
-
-
-@dataclass(frozen=True)
 class Cell:
     """A model on a task at the point of the published table, with its runs.
 
@@ -70,10 +48,10 @@ class Cell:
         return unflagged(self.longer, self.point.findings)
 
     @property
-    def cold(self) -> list[bool]:
-        """Whether each single-record run started cold."""
+    def cold(self) -> int:
+        """How many of the single-record runs started cold."""
         files = {finding.file for finding in self.point.findings if finding.flag is Flag.COLD}
-        return [log.file in files for log in self.single]
+        return sum(log.file in files for log in self.single)
 
     @property
     def inflation(self) -> float | None:
@@ -98,23 +76,29 @@ class Cell:
         records = self.point.input_size
         return records / high_s if high_s > 0 else 0.0, records / low_s if low_s > 0 else None
 
-    @cached_property
-    def loss(self) -> StartupLoss | None:
-        """The start-up that the longer runs lost; None without an unflagged run of each kind.
+    @property
+    def ram_single_bytes(self) -> float | None:
+        """Median RAM in the first sample of the single-record runs."""
+        return _median(log.columns["ram"][0] for log in self.good_single)
 
-        Limits: `ram_s` is too long by up to a sampling gap, and by the RAM that a longer input takes.
+    @property
+    def ram_bytes(self) -> float | None:
+        """The same of the longer runs."""
+        return _median(log.columns["ram"][0] for log in self.good)
+
+    @cached_property
+    def ram_lost_s(self) -> float | None:
+        """How long the single-record runs take to hold as much RAM as the longer ones do in their first sample.
+
+        Limits: too long by up to a sampling gap, and by the RAM that a longer input takes.
         """
-        if not self.good_single or not self.good:
-            return None
-        onset_single_s, onset_s = (_median(log.onset_s for log in some) for some in (self.good_single, self.good))
-        ram_single, ram = (_median(log.columns["ram"][0] for log in some) for some in (self.good_single, self.good))
-        ram_s = _median(log.first("ram", ram) for log in self.good_single)
-        return StartupLoss(onset_single_s, onset_s, ram_single, ram, ram_s)
+        least = self.ram_bytes
+        return None if least is None else _median(log.first("ram", least) for log in self.good_single)
 
     @property
     def by_loaded(self) -> float | None:
         """Records a second with every clock started when the GPU holds 0.9 of what a single-record run does."""
-        if self.loss is None:
+        if self.point.onset_shift_s is None:
             return None
         loaded = LOADED_SHARE * median(log.gpu_ram_bytes for log in self.good_single)
 
@@ -127,11 +111,11 @@ class Cell:
 
     @property
     def by_ram(self) -> float | None:
-        """Records a second with the longer runs' clock set back by `StartupLoss.ram_s`: no reading of the GPU counts."""
-        if self.loss is None or self.loss.ram_s is None:
+        """Records a second with the longer runs' clock set back by `ram_lost_s`: no reading of the GPU counts."""
+        if self.ram_lost_s is None:
             return None
         total_s, single_s = (median(log.total_s for log in some) for some in (self.good, self.good_single))
-        return self._rate(total_s + self.loss.ram_s - single_s)
+        return self._rate(total_s + self.ram_lost_s - single_s)
 
     def _rate(self, seconds: float) -> float | None:
         return self.point.input_size / seconds if seconds > 0 else None

@@ -1,18 +1,13 @@
 """What the original's logs say when they are read with care: speed with its interval, and what is wrong with a run.
 
-The original wrote the whole input before it looked at the clock. A long input blocks the writer until the model reads,
-so part of the start-up is lost from the longer runs and still subtracted from them. Here the clock of every run starts
-at its first sample with GPU memory instead, and cold, blind and truncated runs are left out:
+The clock of every run starts at its first sample with GPU memory; cold, blind and truncated runs are left out:
 
     speed = records / (median aligned time of the longer runs - median aligned time of the warm single-record runs)
 
 Its 95 % interval is Welch's t on the difference, with the variance of a median (at most pi / 2 times that of a mean of
 as many normal values), and no median is taken as known better than the sampling steps allow.
 
-Limits: a correction, not the truth. The first GPU sample is when the GPU was first held, not when the model was ready;
-what differs between start-ups after that (reading a long input, a first batch of 32 instead of 1) counts as work. The
-record that a single-record run answers is taken for start-up, as in the original: 0.05 % of 2000. The runs of a model
-on a task are of one machine and a day or two: nothing is known of others.
+Limits: a correction, not the truth; docs/original-logs.md says what these logs cannot tell.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Figures of the original's logs read again: speeds, what was lost of the start-up, cold starts, GPU memory."""
+"""Figures of the original's logs read again: speeds, and what was lost of the start-up."""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -107,7 +107,7 @@ def inflation(cells: Sequence[Cell]):
     plt = style()
     figure, axis = plt.subplots(figsize=(WIDE, 4.4), layout="constrained")
     work_s = {id(cell): cell.point.input_size / cell.point.per_s for cell in known}
-    loss_s = median(cell.loss.gpu_s for cell in known)
+    loss_s = median(cell.point.onset_shift_s for cell in known)
     most = max(known, key=lambda cell: cell.inflation)
     span = [loss_s * 1.1 * (max(work_s.values()) / loss_s) ** (k / 200) for k in range(201)] if loss_s > 0 else []
     axis.plot(span, [s / (s - loss_s) for s in span], color=GREY, linewidth=1.5, zorder=1, label=f"{loss_s:.1f} s lost")
@@ -126,49 +126,5 @@ def inflation(cells: Sequence[Cell]):
     axis.set_xlabel("seconds that all records take at the corrected speed")
     axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:,.0f}"))
     axis.xaxis.set_minor_formatter(plt.NullFormatter())
-    axis.legend(frameon=False)
-    return figure
-
-
-def cold_starts(cells: Sequence[Cell]):
-    """Return the total times of the single-record runs over the fastest of their cell, cold starts marked."""
-    plt = style()
-    figure, axis = plt.subplots(figsize=(WIDE, 3.8), layout="constrained")
-    models = list(_models(cells))
-    for column, model in enumerate(models):
-        here = [cell for cell in cells if cell.model == model]
-        for number, cell in enumerate(here):
-            x, fastest = column + 0.7 * ((number + 0.5) / len(here) - 0.5), min(log.total_s for log in cell.single)
-            for log, cold in zip(cell.single, cell.cold, strict=True):
-                axis.plot(x, log.total_s / fastest, "o", color=MANY if cold else SINGLE, markersize=5, alpha=0.7)
-    for colour, name in ((SINGLE, "warm"), (MANY, "cold")):
-        axis.plot([], [], "o", color=colour, label=name)
-    axis.set_xticks(range(len(models)), models)
-    axis.grid(visible=False, axis="x")
-    axis.set(ylabel="total time / fastest of the cell", ylim=(0.9, None))
-    axis.legend(frameon=False)
-    return figure
-
-
-def memory(cells: Sequence[Cell]):
-    """Return GPU memory at the operating point of the speed against that of one record, a mark a cell."""
-    plt = style()
-    figure, axis = plt.subplots(figsize=(WIDE, 4.4), layout="constrained")
-    largest = 1.0
-    for model, (colour, marker) in _models(cells).items():
-        ends = [(c.point.gpu_ram_single_bytes, c.point.gpu_ram_bytes, c.task) for c in cells if c.model == model]
-        gib = [(single / 2**30, many / 2**30, task) for single, many, task in ends if None not in (single, many)]
-        axis.plot(
-            [x for x, *_ in gib], [y for _, y, _ in gib], marker, color=colour, label=model, markersize=6, alpha=0.8
-        )
-        if gib:
-            x, y, task = max(gib, key=lambda end: end[1])
-            axis.annotate(task, (x, y), xytext=(8, 0), textcoords="offset points", va="center")
-            largest = max(largest, x)
-    same = (0, 1.3 * largest)
-    axis.plot(same, same, color=INK, linewidth=1, linestyle="--", label="the same at both")
-    axis.set(xlim=same, ylim=(0, None), xlabel="GPU memory with one record, GiB: as published")
-    size = f"{cells[0].point.input_size:,} records, batch {cells[0].point.batch_size}"
-    axis.set_ylabel(f"with {size}, GiB")
     axis.legend(frameon=False)
     return figure

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
 from morocco_lib import foreign
 from morocco_lib.errors import UsageError
@@ -131,18 +131,8 @@ def read_all(paths: Iterable[Path]) -> list[Log]:
 def _within(path: Path) -> Iterator[Log]:
     try:
         if path.is_dir():
-            seen = set()
-            for base, folders, names in os.walk(path, onerror=_stop, followlinks=True):
-                real = os.path.realpath(base)
-                if real in seen:  # links may go round in a circle
-                    folders.clear()
-                    continue
-                seen.add(real)
-                folders.sort(
-                    key=lambda name: (os.path.islink(Path(base, name)), name)
-                )  # in place: the order of the walk
-                for name in sorted(names):
-                    yield from _within_file(Path(base, name))
+            for file in sorted(file for file, _ in foreign.tree(path)):
+                yield from _within_file(file)
         elif path.name.endswith(ARCHIVES):
             yield from _within_archive(path)
         else:
@@ -152,10 +142,6 @@ def _within(path: Path) -> Iterator[Log]:
         raise UsageError(
             f"cannot read {where}: {getattr(error, 'strerror', None) or error}", remedy="copy it again"
         ) from None
-
-
-def _stop(error: OSError) -> NoReturn:
-    raise error
 
 
 def _within_file(path: Path) -> Iterator[Log]:

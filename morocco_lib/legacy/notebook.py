@@ -93,7 +93,8 @@ def losses(cells: Sequence[Cell]):
     """Return the seconds of start-up that the longer runs lost, by the first GPU sample: a row a task, a column a model."""
     rows: dict[str, dict[str, str]] = {}
     for cell in sorted(cells, key=lambda c: (c.task, c.model)):
-        rows.setdefault(cell.task, {})[cell.model] = f"{cell.loss.gpu_s:.1f}" if cell.loss else "—"
+        lost_s = cell.point.onset_shift_s
+        rows.setdefault(cell.task, {})[cell.model] = "—" if lost_s is None else f"{lost_s:.1f}"
     return _frame(rows, "task")
 
 
@@ -140,10 +141,10 @@ def flags(cells: Sequence[Cell]) -> Facts:
 def key_figures(cells: Sequence[Cell]):
     """Return the numbers that the conclusions rest on; "A to B" is the lowest and the highest of all cells."""
     known = [c for c in cells if c.inflation]
-    losses = [c.loss for c in cells if c.loss]
+    lost_s = [c.point.onset_shift_s for c in cells if c.point.onset_shift_s is not None]
     pairs = compare.pairs(cells)
     orders = Counter(p.order for p in pairs)
-    singles, colds = ([len(c.single) for c in cells], [sum(c.cold) for c in cells])
+    singles, colds = ([len(c.single) for c in cells], [c.cold for c in cells])
     grown = [c.point.gpu_ram_bytes / c.point.gpu_ram_single_bytes for c in cells if c.point.gpu_ram_bytes]
     shifted = sum(f.flag is Flag.ONSET_SHIFT for c in cells for f in c.point.findings)
     one_more = sum(cold < single / 2 < cold + 1 for cold, single in zip(colds, singles, strict=True))
@@ -151,10 +152,12 @@ def key_figures(cells: Sequence[Cell]):
     rows = {
         "published / corrected speed": _span(c.inflation for c in known),
         "published speeds outside the corrected interval": f"{sum(not c.contains(c.published.rps) for c in known)} {n}",
-        "start-up lost, s": _span((loss.gpu_s for loss in losses), digits=2),
+        "start-up lost, s": _span(lost_s, digits=2),
         "cells with a significant loss": f"{shifted} {n}",
-        "RAM in the first sample of a longer run, MiB": _span(loss.ram_bytes / 2**20 for loss in losses),
-        "RAM in the first sample of a single-record run, MiB": _span(loss.ram_single_bytes / 2**20 for loss in losses),
+        "RAM in the first sample of a longer run, MiB": _span(c.ram_bytes / 2**20 for c in cells if c.ram_bytes),
+        "RAM in the first sample of a single-record run, MiB": _span(
+            c.ram_single_bytes / 2**20 for c in cells if c.ram_single_bytes
+        ),
         "speed by loaded model / corrected": _span(c.by_loaded / c.point.per_s for c in known if c.by_loaded),
         "speed by RAM / corrected": _span(c.by_ram / c.point.per_s for c in known if c.by_ram),
         "cold single-record runs": f"{sum(colds)} of {sum(singles)}",

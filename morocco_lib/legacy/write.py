@@ -1,14 +1,9 @@
 """Our runs as logs of the original, so that its rules, and tools made for its logs, can be tried on an honest clock.
 
-A line every 0.1 s from the start of the program (of a container, from when its engine started it), and one at its end,
-so that the last timestamp less the first is the run's total time, from which the original's rules compute speed. RAM and GPU
-memory are the largest reading since the line before, so that no peak is lost; GPU usage is their mean; a key is null
-where nothing was read. The original had a line every 0.33 s: here the moment a GPU is first held is known three times
-better, and a log of an hour has 5 MB.
+A line every 0.1 s from the start of the program (of a container, from when its engine started it), and one at its end.
+docs/original-logs.md compares each key with the original's.
 
-Limits: the original began its logs when it had fed its input, these begin before the program does. RAM is what the whole
-process tree holds, in the original the resident size of the first process alone. The format has no room for a verdict, so
-an INVALID run would count like any other: leave it out.
+Limits: the format has no room for a verdict, so an INVALID run would count like any other: leave it out.
 """
 
 import json

@@ -2,10 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import count
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import count, zip_longest
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -94,8 +93,7 @@ def build(
     rows = points.collect(plan_dir, kinds, found)
     if not rows:
         raise _nothing_in(plan_dir)
-    known = {f.relative_to(plan_dir).as_posix(): s for f, s in every if not _of_plan(s, kinds)}
-    trail, pages = _trail(plan_dir, known, known)
+    trail, pages = _trail(plan_dir, [f.relative_to(plan_dir).as_posix() for f, s in every if not _of_plan(s, kinds)])
     made = steps.now()
     if own_notebook:
         trail.append({"folder": folder.name, "state": OWN, "started": made, "page": "notebook.html"})
@@ -283,12 +281,10 @@ def _used(folder: Path, status: dict[str, Any]) -> set[Path]:
 
 
 def _first_difference(page: str, derived: str) -> str:
-    lines, others = page.splitlines(), derived.splitlines()
-    number = next(
-        (k for k, (a, b) in enumerate(zip(lines, others, strict=False)) if a != b), min(len(lines), len(others))
-    )
-    shown = lines[number].strip()[:80] if number < len(lines) else "its end"
-    return f"line {number + 1} ({shown!r}) does not follow from the steps"
+    lines = enumerate(zip_longest(page.split("\n"), derived.split("\n")), 1)
+    number, line = next((number, a) for number, (a, b) in lines if a != b)
+    shown = "its end" if line is None else line.strip()[:80]
+    return f"line {number} ({shown!r}) does not follow from the steps"
 
 
 def _traces(plan_dir: Path, rows: list[dict[str, Any]], task: str):
@@ -314,16 +310,12 @@ def _cell(estimate: dict[str, Any], text: Callable[[float], str], link: str):
     return Markup(f"<a href='{escape(link)}'>{escape(text(value))}</a>{between}")
 
 
-def _trail(
-    plan_dir: Path, places: Iterable[str], known: Mapping[str, dict[str, Any]] = MappingProxyType({})
-) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+def _trail(plan_dir: Path, places: Iterable[str]) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     """Return (what the page lists of the step folders, {page beside it: rendered notebook}); state is None of those gone."""
     trail, pages = [], {}
     for place in places:
         folder, shown = plan_dir / place, None
-        status = known.get(place)
-        if status is None:
-            status = steps.read_status(folder) if (folder / steps.STATUS).is_file() else _GONE
+        status = steps.read_status(folder) if (folder / steps.STATUS).is_file() else _GONE
         if os.path.lexists(rendered := folder / "notebook.html"):
             name = foreign.word(place.replace("/", "-"))
             shown = next(

@@ -104,18 +104,14 @@ def disc(rows: list[dict[str, Any]]):
     One panel a task, and a group of machines. Bars are 95 % intervals, the dashed line always gives the most frequent answer.
     Invalid and disturbed points are grey, with a rim in the model's colour.
     """
-    groups = [
-        (
-            group.name,
-            [r for r in group.rows if r["score"]["value"] is not None and r["speed_per_s"]["value"] is not None],
-        )
-        for group in machines.groups(rows)
-    ]
-    shown = [row for _, found in groups for row in found]
+    shown, panels = [], []
+    for group in machines.groups(rows):
+        found = [row for row in group.rows if None not in (row["score"]["value"], row["speed_per_s"]["value"])]
+        shown += found
+        panels += [(group.name, task, found) for task in sorted({row["task"] for row in found})]
     if not shown:
         return None
     plt = style()
-    panels = [(machine, task, found) for machine, found in groups for task in sorted({row["task"] for row in found})]
     figure, axes = _panels(plt, len(panels), 1, 3.6)
     memory, name = _memory(shown)
     held = {row["row"]: m for row, m in zip(shown, memory, strict=True)}
@@ -201,9 +197,7 @@ def traces(folders: list[tuple[str, Path]]):
 
 
 def _traces(runs: list[tuple[str, Run]]):
-    plt = style()
-    lines = -(-len(runs) // COLUMNS)
-    figure, panels = _panels(plt, len(runs), 2, 4.0, height_ratios=(3, 2) * lines)
+    figure, panels = _panels(style(), len(runs), 2, 4.0, height_ratios=(3, 2) * -(-len(runs) // COLUMNS))
     heights = []
     for (upper, lower), (name, run) in zip(panels, runs, strict=True):
         _phases(upper, lower, run)

@@ -1,11 +1,8 @@
 """The results of GLUE as the founding project's README prints them: a model a line, both averages, and what several runs say."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from morocco_lib import foreign
 from morocco_lib.report import tables
 from morocco_lib.report.points import SYNTHETIC, origin_of
 from morocco_lib.tasks import get_task
@@ -126,16 +123,10 @@ def files(found: Results | None) -> dict[str, str]:
     table = _markdown([found.heads, found.units, *found.lines])
     runs = f"\n{_markdown([RUNS, *found.runs])}" if found.runs else ""
     texts = {
-        f"{NAME}.csv": _csv([found.heads, *found.lines]),
+        f"{NAME}.csv": tables.csv_text([found.heads, *found.lines]),
         f"{NAME}.md": f"{table}{runs}\n{chr(10).join(found.notes)}\n",
     }
-    return texts | ({f"{NAME}-runs.csv": _csv([RUNS, *found.runs])} if found.runs else {})
-
-
-def _csv(lines: Iterable[Sequence[str]]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([map(foreign.cell, line) for line in lines])
-    return out.getvalue()
+    return texts | ({f"{NAME}-runs.csv": tables.csv_text([RUNS, *found.runs])} if found.runs else {})
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:

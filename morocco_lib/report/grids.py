@@ -56,47 +56,42 @@ def grids(rows: Sequence[dict[str, Any]], published: Mapping[str, Any] | None = 
     models = sorted({row["model"] for row in rows})
     totals = {(t["model"], t["benchmark"]): t["value"] for t in tables.totals(list(rows)) if t["value"] is not None}
 
-    def grid(name, cell, head=()):
-        lines = [(m, [*head_cells(m, head), *(cell(m, t) if (m, t) in cells else None for t in tasks)]) for m in models]
-        return Grid(f"{machine}: {name}" if machine else name, [*head, *tasks], lines)
+    def grid(name, cell, head=None):
+        name = f"{name}: {'published, measured here' if published else 'measured here'}"
+        lines = []
+        for model in models:
+            found = [cell(model, task) if (model, task) in cells else None for task in tasks]
+            lines.append((model, [head(model), *found] if head else found))
+        return Grid(f"{machine}: {name}" if machine else name, [*["mean of tasks"] * bool(head), *tasks], lines)
 
-    known = {task: get_task(task) for task in tasks}
-    benchmarks = sorted({task.benchmark for task in known.values()})
+    def total(model):
+        ours = next((value for (name, _), value in totals.items() if name == model), None)
+        return _scores([published.get(model, {}).get("total", {}).get("leaderboard")], [ours])
 
-    def head_cells(model, head):
-        ours = next((totals[model, b] for b in benchmarks if (model, b) in totals), None)
-        theirs = published.get(model, {}).get("total", {}).get("leaderboard")
-        return [_scores([theirs], [ours])] if head else []
+    def published_of(model, task):
+        return published.get(model, {}).get("tasks", {}).get(task, {})
 
     def score(model, task):
-        row, theirs = cells[model, task], published.get(model, {}).get("tasks", {}).get(task, {}).get("leaderboard")
-        names, found = known[task].metric_names, row["score"].get("metrics", {})
-        return _scores(theirs or [None], [found.get(name) for name in names])
+        found = cells[model, task]["score"].get("metrics", {})
+        theirs = published_of(model, task).get("leaderboard") or [None]
+        return _scores(theirs, [found.get(name) for name in get_task(task).metric_names])
 
-    def number(name, text, theirs_of):
-        def cell(model, task):
-            theirs = theirs_of(published.get(model, {}).get("tasks", {}).get(task, {}))
-            return _number(cells[model, task], name, text, theirs)
+    def speed(model, task):
+        theirs = published_of(model, task).get("speed_per_s")
+        return _number(cells[model, task], "speed_per_s", formatting.speed_text, theirs)
 
-        return cell
-
-    def speed_of(one):
-        return one.get("speed_per_s")
-
-    def memory_of(one):
-        return one["gpu_ram_gib"] * 2**30 if one.get("gpu_ram_gib") else None
+    def memory(model, task):
+        if not gpu:
+            return _number(cells[model, task], "ram_bytes", formatting.bytes_text, None)
+        theirs = (published_of(model, task).get("gpu_ram_gib") or 0) * 2**30
+        return _number(cells[model, task], "gpu_ram_bytes", formatting.bytes_text, theirs)
 
     gpu = any(row["gpu_ram_bytes"]["value"] for row in rows)
-    memory = "gpu_ram_bytes" if gpu else "ram_bytes"
-    totalled = ["mean of tasks"] if totals or any(one.get("total") for one in published.values()) else []
-    beside = "published, measured here" if published else "measured here"
+    totalled = totals or any(one.get("total") for one in published.values())
     return [
-        grid(f"Scores: {beside}", score, totalled),
-        grid(
-            f"{'GPU memory' if gpu else 'Memory'}: {beside}",
-            number(memory, formatting.bytes_text, memory_of if gpu else lambda one: None),
-        ),
-        grid(f"Records a second: {beside}", number("speed_per_s", formatting.speed_text, speed_of)),
+        grid("Scores", score, total if totalled else None),
+        grid("GPU memory" if gpu else "Memory", memory),
+        grid("Records a second", speed),
     ]
 
 

@@ -69,9 +69,7 @@ def _view(name: str, rows: Sequence[dict[str, Any]], colours: dict[str, str], me
             },
             **({"on": row["on"]} if machines.is_scaled(row) else {}),
         })  # fmt: skip
-    bars = (
-        {row["score"]["majority"]["value"] for row in rows if "majority" in row["score"]} if rows[0]["task"] else set()
-    )
+    bars = {row["score"]["majority"]["value"] for row in rows if row["task"] and "majority" in row["score"]}
     return {"name": name, "majority": bars.pop() if len(bars) == 1 else None, "points": points}
 
 

@@ -1,6 +1,6 @@
 """The rows of a report, a row for each operating point, from step folders."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from morocco_lib.report import machines
 
 Found = Collection[tuple[Path, dict[str, Any]]]  # step folders and their statuses
 SYNTHETIC = "synthetic"  # where a row's records come from
+MEASURED = ("argv", "image_digest", "precision", "backend", "device", "settings")  # program, and what decides its speed
 WEIGHTS_FILES = ("model.safetensors", "model.json")  # the first that a model has says which weights they are
 ESTIMATES = (
     "speed_per_s", "init_s", "ram_bytes", "ram_cgroup_peak_bytes", "gpu_ram_bytes", "cpu_s_per_record", "energy_j_per_record"
@@ -31,7 +32,7 @@ FIRST_RUN = {"argv": [str], "image_digest": TEXT, "gpu?": ({"devices": [dict]}, 
 SHAPES = {  # of results, by what a report shows them as
     SCORE: SCORED,
     POINT: {
-        **SCORED, **dict.fromkeys(ESTIMATES, ESTIMATE), "verdict": str, "reasons": [str], "input_size": int, "repeats": int,
+        **SCORED, **dict.fromkeys(ESTIMATES, ESTIMATE), "verdict": str, "reasons": [str], "flips": ..., "input_size": int, "repeats": int,
         "runner": str, "disturbed_by?": [{"pid": int, "name": str, "share": float}], "argv?": ([str], None),
         "per_run?": [{"run": str, "speed_per_s?": NUMBER}],
         "settings?": ({str: (str, float, None)}, None), **dict.fromkeys(("image_digest?", "precision?", "backend?", "device?"), TEXT),
@@ -66,11 +67,10 @@ def collect(plan_dir: Path, kinds: Kinds, found: Found | None = None) -> list[di
         if status["task"] and (found is not None or not steps.is_retired(status)):
             foreign.check_tree(folder, steps.STATUS)
             cells.setdefault((status["task"], status["model"]), []).append((folder, status))
-    finished = [one for of_cell in cells.values() for one in of_cell if one[1]["state"] == steps.DONE]
+    every = [one for of_cell in cells.values() for one in of_cell]
+    finished = [(f, s) for f, s in every if s["state"] == steps.DONE]
     timed = {f: _first_run(f) for f, s in finished if shown_as(s, kinds) in (POINT, SCORE)}
-    hosts = {
-        f: machines.text_of(s["host"], timed.get(f, {}).get("gpu")) for of_cell in cells.values() for f, s in of_cell
-    }
+    hosts = {f: machines.text_of(s["host"], timed.get(f, {}).get("gpu")) for f, s in every}
     subjects = {f: _subject(f, s, timed[f]) for f, s in finished if f in timed}
     evals = {}
     for f, s in finished:
@@ -188,36 +188,16 @@ def _check_values(result: dict[str, Any]) -> None:
 
 
 def _point(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    others = {"bench_folder", "eval_folder", "machine", "disturbed_by", "measured", "proven", "per_run"}
-    names = _empty().keys() - others
     result = read_result(folder, status, kinds)
-    later = {
-        "disturbed_by": result.get("disturbed_by", []),
-        "measured": _measured(result, status),
-        "proven": result.get("proven"),
-        "per_run": result.get("per_run", []),
-    }  # older ones lack it
-    return {**_empty(), **_named(result, names, folder), **later, "bench_folder": _name(folder, plan_dir)}
-
-
-def _measured(result: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-    """Return what an operating point was measured of: program, weights, how it computed, what decides its speed."""
-    measured = {
-        name: result.get(name) for name in ("argv", "image_digest", "precision", "backend", "device", "settings")
-    }
-    return {**measured, "weights_sha256": _weights(status), "commit": status["code"]["commit"]}
+    row = {name: result.get(name, empty) for name, empty in _empty().items()}  # older results lack some
+    row["measured"] = {name: result.get(name) for name in MEASURED}
+    row["measured"] |= {"weights_sha256": _weights(status), "commit": status["code"]["commit"]}
+    return row | {"bench_folder": _name(folder, plan_dir), "eval_folder": None}
 
 
 def _score(folder: Path, status: dict[str, Any], plan_dir: Path, kinds: Kinds) -> dict[str, Any]:
-    result = _named(read_result(folder, status, kinds), ("score", "batch_size", "data"), folder)
-    return {**result, "eval_folder": _name(folder, plan_dir)}
-
-
-def _named(result: dict[str, Any], names: Iterable[str], folder: Path) -> dict[str, Any]:
-    try:
-        return {name: result[name] for name in names}
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"the result in {folder} is broken ({error})", remedy="run the step again") from None
+    result = read_result(folder, status, kinds)
+    return {name: result[name] for name in SCORED} | {"eval_folder": _name(folder, plan_dir)}
 
 
 def origin_of(row: dict[str, Any]) -> str | None:

@@ -1,7 +1,5 @@
 """results.tsv of a plan: a line for every seed of every model on every task, failed ones too."""
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ from morocco_lib.analysis.intervals import expected_maximum
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import SCORE, TRAINING, Kinds, shown_as
 from morocco_lib.report.points import Found, read_result
+from morocco_lib.report.tables import csv_text
 
 RESULTS = "results.tsv"
 KEPT = {"best": "best checkpoint", "last": "end of training"}
@@ -49,7 +48,6 @@ def trainings(plan_dir: Path, kinds: Kinds, points: list[dict[str, Any]], found:
 
     Args:
         points: The rows of the report.
-        found: As of `collect`.
     """
     lines = []
     for folder, status in found:
@@ -120,11 +118,7 @@ def _line(plan_dir: Path, task: str, fitted: Path, result: dict, one: dict, plac
 
 
 def _text(lines: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({n: "" if v is None else foreign.cell(v) for n, v in line.items()} for line in lines)
-    return text.getvalue()
+    return csv_text([COLUMNS, *(line.values() for line in lines)], "\t")
 
 
 def write(plan_dir: Path, kinds: Kinds) -> Path:

@@ -3,7 +3,7 @@
 import csv
 import io
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from morocco_lib.report.points import ESTIMATES, SYNTHETIC, origin_of
 from morocco_lib.tasks import get_task, task_names
 
 CSV = "table.csv"
+MEASURED = ("program", "weights_sha256", "precision", "backend", "device", "settings", "commit")
 TIMED = ("speed_per_s", "init_s", "cpu_s_per_record", "energy_j_per_record")  # what a disturbed machine changes
 
 
@@ -115,29 +116,34 @@ def total_lines(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def csv_text(lines: Iterable[Iterable[Any]], delimiter: str = ",") -> str:
+    """Return a table as CSV that a spreadsheet computes nothing of."""
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
+    writer.writerows(map(foreign.cell, line) for line in lines)
+    return out.getvalue()
+
+
 def to_csv(rows: list[dict[str, Any]]) -> str:
     """Return the rows as CSV: plain SI numbers, empty where null, with the reason in a column beside."""
-    out = io.StringIO()
-    plain = ["task", "model", "batch_size", "input_size", "repeats", "runner", "verdict", "reasons", "origin"]
-    score = ["score", "score_low", "score_high", "score_n", "majority"]
-    estimates = [f"{name}{part}" for name in ESTIMATES for part in ("", "_low", "_high", "_note")]
-    writer = csv.writer(out, lineterminator="\n")
-    measured = ["program", "weights_sha256", "precision", "backend", "device", "settings", "commit"]
-    several = ["machine"] if any(row.get("on") for row in rows) else []
-    writer.writerow([*plain, *score, *estimates, "bench_folder", "eval_folder", *measured, *several])
+    lines, several = [], any(row.get("on") for row in rows)
     for row in rows:
-        s = row["score"]
-        values = [row[name] for name in plain[:-2]] + [" ".join(row["reasons"]), origin_of(row)]
-        values += [s["value"], s.get("low"), s.get("high"), s.get("n"), s.get("majority", {}).get("value")]
+        line = {
+            name: row[name] for name in ("task", "model", "batch_size", "input_size", "repeats", "runner", "verdict")
+        }
+        line |= {"reasons": " ".join(row["reasons"]), "origin": origin_of(row), "score": row["score"]["value"]}
+        line |= {f"score_{part}": row["score"].get(part) for part in ("low", "high", "n")}
+        line["majority"] = _majority(row)["value"]
         for name in ESTIMATES:
             e = row[name]
             disturbed = DISTURBED if name in TIMED and row["verdict"] == DISTURBED else None
-            values += [e["value"], e.get("low"), e.get("high"), e.get("reason") or disturbed or e.get("method")]
+            line |= {name: e["value"], f"{name}_low": e.get("low"), f"{name}_high": e.get("high")}
+            line[f"{name}_note"] = e.get("reason") or disturbed or e.get("method")
+        line |= {name: row[name] for name in ("bench_folder", "eval_folder")}
         texts = {**row["measured"], "program": program_text(row), "settings": settings_text(row)}
-        values += [row["bench_folder"], row["eval_folder"], *(texts.get(name) for name in measured)]
-        values += [f"{row['on']}: {row['machine']}"] if several else []
-        writer.writerow(map(foreign.cell, values))
-    return out.getvalue()
+        line |= {name: texts.get(name) for name in MEASURED}
+        lines.append(line | ({"machine": f"{row['on']}: {row['machine']}"} if several else {}))
+    return csv_text([*lines[:1], *(line.values() for line in lines)])
 
 
 def name_of(row: dict[str, Any]) -> str:
@@ -169,17 +175,6 @@ def settings_lines(rows: list[dict[str, Any]]) -> list[str]:
                 listed = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
                 lines.append(f"Measured with different {name}, so speeds are not comparable: {listed}.")
     return lines
-
-
-def memory_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """Return a line that names the rows of before mapped files counted as memory, where other rows count them."""
-    older = [row for row in rows if row["ram_bytes"].get("method") in ("cgroup v1", "cgroup v2", "proc")]
-    if not older or all(row in older for row in rows if row["ram_bytes"]["value"]):
-        return []
-    names = ", ".join(f"{name_of(row)} on {row['task']}" for row in older)
-    return [
-        f"Measured before mapped files counted as memory, so their memory is not comparable with the others': {names}."
-    ]
 
 
 def readable(row: dict[str, Any]) -> dict[str, str]:
@@ -216,7 +211,7 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     spans = {row["task"]: row["data"]["unaligned_spans"] for row in rows if (row["data"] or {}).get("unaligned_spans")}
     lines += [f"{task}: {count} marked spans do not match the text of their records." for task, count in spans.items()]
     lines += total_lines(rows)
-    lines += disturbance_lines(rows) + settings_lines(rows) + memory_lines(rows)
+    lines += disturbance_lines(rows) + settings_lines(rows)
     reasons: dict[str, list[str]] = {}
     for row in rows:
         name, value, majority = f"{name_of(row)} on {row['task']}", row["score"]["value"], _majority(row)

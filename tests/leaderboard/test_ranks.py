@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from morocco_lib.analysis import pareto
 from morocco_lib.leaderboard import ranks
 
 
@@ -46,10 +47,10 @@ def test_places_over_subsets_of_tasks():
 def test_the_front_says_how_sure_it_is():
     generator = np.random.default_rng(1)
     score, speed = (generator.normal(mean, 0.1, (2000, 3)) for mean in ([1, 2, 2], [5, 3, 3]))
-    shares = ranks.on_front([score, speed])
+    shares = pareto.undominated(np.stack([score, speed], axis=-1)).mean(axis=0)
     assert shares[0] == 1 and shares[1:] == pytest.approx([0.75, 0.75], abs=0.03)  # one of two alike is worse in both
-    assert list(ranks.on_front([np.array([[1.0, 1.0, 0.5]]), np.array([[1.0, 1.0, 2.0]])])) == [1, 1, 1]
-    assert list(ranks.on_front([np.array([[1.0, 1.0]]), np.array([[1.0, 0.5]])])) == [1, 0]
+    assert list(pareto.undominated(np.array([[1.0, 1.0], [1.0, 1.0], [0.5, 2.0]]))) == [1, 1, 1]
+    assert list(pareto.undominated(np.array([[1.0, 1.0], [1.0, 0.5]]))) == [1, 0]
 
 
 @pytest.mark.parametrize(

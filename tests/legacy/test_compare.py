@@ -11,9 +11,8 @@ TRUE_PER_S = {("swift", "terra"): 100, ("slow", "terra"): 50, ("swift", "rcb"): 
 
 def test_what_was_lost_is_found_on_the_gpu_and_in_ram(known_cells):
     for cell in known_cells.values():
-        loss = cell.loss
-        assert loss.gpu_s == pytest.approx(3, abs=0.3) and 3 - 1e-6 <= loss.ram_s <= 3.3
-        assert (loss.ram_single_bytes / MIB, loss.ram_bytes / MIB) == pytest.approx((10, 10 + 90 * 3))
+        assert cell.point.onset_shift_s == pytest.approx(3, abs=0.3) and 3 - 1e-6 <= cell.ram_lost_s <= 3.3
+        assert (cell.ram_single_bytes / MIB, cell.ram_bytes / MIB) == pytest.approx((10, 10 + 90 * 3))
 
 
 def test_other_rules_find_the_truth_that_the_originals_rule_misses(known_cells):
@@ -67,7 +66,9 @@ def test_a_published_interval_that_leaves_no_time_has_no_upper_end(tmp_path, wri
 
 def test_a_cell_without_a_gpu_has_no_corrected_speed_and_no_pair(blind_cells):
     (cell,) = blind_cells
-    assert cell.loss is cell.inflation is cell.by_loaded is cell.by_ram is None and compare.pairs(blind_cells) == []
+    assert (
+        cell.ram_lost_s is cell.inflation is cell.by_loaded is cell.by_ram is None and compare.pairs(blind_cells) == []
+    )
     assert not cell.contains(100)
 
 

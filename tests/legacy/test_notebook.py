@@ -68,12 +68,11 @@ def test_cells_without_a_gpu_are_shown_without_a_corrected_speed(blind_cells):
     assert notebook.orders(blind_cells).empty and list(notebook.other_rules(blind_cells)["cells"]) == [0, 0]
     assert notebook.key_figures(blind_cells)["value"]["published / corrected speed"] == "not known"
     assert figures.inflation(blind_cells) is figures.first_samples(blind_cells) is None
-    for draw in (figures.speeds, figures.cold_starts, figures.memory):
-        assert draw(blind_cells).axes
+    assert figures.speeds(blind_cells).axes
 
 
 def test_labels_are_plain_text(listed):
-    for draw in (figures.speeds, figures.first_samples, figures.inflation, figures.cold_starts, figures.memory):
+    for draw in (figures.speeds, figures.first_samples, figures.inflation):
         assert "mathdefault" not in svg(draw(listed))
 
 
@@ -94,7 +93,7 @@ def test_every_figure_has_what_to_look_for_and_what_to_worry_about(source):
     for number in drawn:
         before = source.cells[number - 1].source
         assert "**Look for** " in before and "**Worry if** " in before, source.cells[number].source
-    assert len(drawn) == 5
+    assert len(drawn) == 3
 
 
 def test_the_conclusions_are_the_key_figures_of_the_published_logs(source, published):
@@ -126,7 +125,7 @@ def test_all_cells_run_twice_in_one_kernel(code, known):
                 exec(cell.source.removesuffix(";"), names)
                 if number == 0:
                     names["logs"] = str(known)
-    assert len(pyplot.get_fignums()) == 10
+    assert len(pyplot.get_fignums()) == 6
     provenance = names["session"].provenance().rows
     assert re.fullmatch(r".*/logs  sha256 [0-9a-f]{12}", provenance["logs"])
     assert provenance["holds"] == "40 runs of 2 models on 2 tasks"

@@ -60,15 +60,6 @@ def test_disturbed_numbers_are_grey_and_who_disturbed_them_is_one_line(quick_pla
     assert "DISTURBED" in tables.to_csv([disturbed]).splitlines()[1] and not tables.disturbance_lines([second])
 
 
-def test_memory_of_before_mapped_files_counted_is_told_from_that_of_now(quick_plan):
-    now = points.collect(quick_plan.folder, KINDS)
-    assert {row["ram_bytes"]["method"].partition(" with ")[2] for row in now} == {"mapped files"}
-    before = [row | {"ram_bytes": row["ram_bytes"] | {"method": "cgroup v1"}} for row in now]
-    assert tables.memory_lines(now) == tables.memory_lines(before) == []
-    (line,) = tables.memory_lines([before[0], now[1]])
-    assert line in tables.remarks([before[0], now[1]]) and line.endswith("with the others': majority on terra.")
-
-
 def test_a_reason_of_several_rows_is_one_sentence(quick_plan):
     first, second = (row | {"reasons": ["DRIFT"]} for row in points.collect(quick_plan.folder, KINDS))
     (line,) = (line for line in tables.remarks([first, second, second]) if "DRIFT" in line)
