@@ -304,7 +304,7 @@ def assist(
     optimizer, state = peer.optimizer(loop, loop.model, None), loop.folder / STATE
     keeper = optimizer.state_averager
     if state.is_file():
-        _read(keeper, loop.model, state)
+        _read(keeper, loop, state)
         say(f"going on after update {keeper.local_epoch}")
     try:
         while progress.step < steps:
@@ -352,12 +352,14 @@ def _write(keeper: TrainingStateAverager, model: torch.nn.Module, path: Path) ->
     begun.rename(path)
 
 
-def _read(keeper: TrainingStateAverager, model: torch.nn.Module, path: Path) -> None:
+def _read(keeper: TrainingStateAverager, loop: Pretraining, path: Path) -> None:
     found = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(found["model"])
+    loop.model.load_state_dict(found["model"])
+    weights = [one for group in loop.groups(loop.model) for one in group["params"]]
     with torch.no_grad():
-        for ours, theirs in zip(keeper.main_parameters, model.parameters(), strict=True):
-            ours.copy_(theirs)
+        for group in keeper.optimizer.param_groups:  # of copies, which are what others are given
+            for copy in group["params"]:
+                copy.copy_(weights.pop(0))
     keeper.optimizer.load_state_dict(found["optimizer"])
     keeper.local_epoch = found["epoch"]
     keeper.allow_state_sharing, keeper.state_sharing_priority = True, keeper.local_epoch
