@@ -22,8 +22,11 @@ from morocco_lib.models import lean_albert, weights
 from morocco_lib.models.lean_albert import checkpoint
 from morocco_lib.models.lean_albert.configuration import LeanAlbertConfig
 from morocco_lib.models.lean_albert.modeling import LeanAlbertForMaskedLM, LeanAlbertForPreTraining, LeanAlbertModel
+from morocco_lib.models.lean_albert.packed import PackedLean
+from morocco_lib.models.transformer.model import make_backend
 from morocco_lib.models.transformer.padded import Padded, backbone_of
 from morocco_lib.models.transformer.sequences import EncodedSequence
+from morocco_lib.options import POOLINGS, Options
 from morocco_lib.training import backbones, fit
 
 lean_albert.register()
@@ -238,6 +241,25 @@ def test_what_it_is_answered_by_reads_padded_batches():
     alone = [backend.features([one])[0] for one in batch]
     assert backend.padded and backend.segments and backend.max_length > 2048
     assert torch.allclose(backend.features(batch), torch.stack(alone), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("gather", [False, True])
+def test_without_padding_answers_are_the_models_own(pooling, gather):
+    body, rng = tiny(LeanAlbertModel), np.random.default_rng(1)
+    padded = Padded(backbone_of(body.config.to_dict(), body.state_dict()), pooling)
+    packed = make_backend(
+        {"config": body.config.to_dict(), "pooling": pooling}, body.state_dict(), Options(), padded.device
+    )
+    assert type(packed) is PackedLean
+    packed.gather = gather
+    batch = []
+    for length in (7, 3, 12, 7, 5, 12, 4):
+        ids, second = rng.integers(4, WORDS, length).tolist(), int(rng.integers(1, length))
+        batch.append(EncodedSequence(ids, second, ((0, 2), (second, length)), types=((1, 1),) if length == 5 else ()))
+    torch.testing.assert_close(packed.features(batch), padded.features(batch), atol=2e-5, rtol=1e-4)
+    alone = torch.cat([packed.features([one]) for one in batch])
+    torch.testing.assert_close(packed.features(batch), alone, atol=2e-5, rtol=1e-4)
 
 
 # -- what is not built ---------------------------------------------------------------------------------------------

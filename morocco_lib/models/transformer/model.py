@@ -268,6 +268,10 @@ def make_backend(values: dict, backbone: dict, options: Options, device: torch.d
         return OpenVINO(config, backbone, values["pooling"], options.precision)
     if Packed.supports(config):
         backend = Packed(config, backbone, values["pooling"], dtype=dtype, device=device)
+    elif config["model_type"] == "lean_albert":
+        from morocco_lib.models.lean_albert.packed import PackedLean
+
+        backend = PackedLean(backbone_of(config, backbone).to(device, dtype), values["pooling"])
     else:
         backend = Padded(backbone_of(config, backbone).to(device, dtype), values["pooling"], share=is_causal(config))
     if options.backend == "sparse":
