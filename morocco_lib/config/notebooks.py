@@ -5,10 +5,11 @@ from collections.abc import Container
 from types import ModuleType
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, StrictBool, StrictInt, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, StrictBool, StrictInt, field_validator
 
 from morocco_lib.config.machine import MachineParams
 from morocco_lib.config.model import ModelParams
+from morocco_lib.config.recipe import Share
 from morocco_lib.config.schema import Count, CountOrFound, Schema, Seeds, parse_seeds, validate
 from morocco_lib.config.task import TaskParams
 from morocco_lib.errors import UsageError
@@ -53,13 +54,18 @@ class TrainParams(Common):
 
 
 class SearchParams(Common):
-    """Parameters of search.ipynb: what is drawn from, how often, and the seeds that the best is trained with again."""
+    """Parameters of search.ipynb: what is drawn from, how often, and the seeds that the best is trained with again.
+
+    An empty list leaves what the recipe says.
+    """
 
     trials: Count = 8
     learning_rates: tuple[PositiveFloat, PositiveFloat] = (1e-4, 2e-3)
     batch_sizes: list[Count] = Field(default=[16, 32], min_length=1)
     heads: list[Literal[HEADS]] = Field(default=[LINEAR], min_length=1)
     epochs: list[PositiveFloat] = Field(default=[1, 2], min_length=1)
+    dropouts: list[Share] = Field(default=[])
+    weight_decays: list[NonNegativeFloat] = Field(default=[])
     again: Seeds = "101-103"
 
 

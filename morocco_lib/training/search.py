@@ -68,12 +68,15 @@ def search(plan: Plan, p: SearchParams, folder: Path) -> dict[str, Any]:
             shutil.rmtree(work / "training", ignore_errors=True)
 
     def objective(trial: optuna.Trial) -> float:
-        settings = {
-            "learning_rate": trial.suggest_float("learning_rate", *p.learning_rates, log=True),
-            "batch_size": trial.suggest_categorical("batch_size", p.batch_sizes),
-            "head": trial.suggest_categorical("head", p.heads),
-            "epochs": trial.suggest_categorical("epochs", p.epochs),
+        choices = {
+            "batch_size": p.batch_sizes,
+            "head": p.heads,
+            "epochs": p.epochs,
+            "dropout": p.dropouts,
+            "weight_decay": p.weight_decays,
         }
+        settings = {"learning_rate": trial.suggest_float("learning_rate", *p.learning_rates, log=True)}
+        settings |= {name: trial.suggest_categorical(name, some) for name, some in choices.items() if some}
         try:
             score = trained(settings, plan.seeds[0], [_Ending(trial)])
         except InvalidResult as error:

@@ -120,3 +120,14 @@ def test_a_small_search_trains(small, tmp_path):
     result = run(small, tmp_path / "step", trials=2, batch_sizes=[16], epochs=[0.5], again="7")
     assert [row["state"] for row in result["trials"]] == ["done", "done"] and len(result["again"]) == 1
     assert [path.name for path in (tmp_path / "step.study").iterdir()] == ["study.db"]
+
+
+def test_dropout_and_weight_decay_are_the_recipes_unless_they_are_drawn(small, tmp_path, learn):
+    given = learn(lambda number, recipe, seed: [0.5, 0.5])
+    fixed = plan(small).model.recipe
+    run(small, tmp_path / "fixed", trials=3)
+    assert {(r.dropout, r.weight_decay) for r, _ in given} == {(fixed.dropout, fixed.weight_decay)}
+    given.clear()
+    result = run(small, tmp_path / "drawn", trials=12, dropouts=[0.1, 0.3], weight_decays=[0.02, 0.2], again="")
+    assert {r.dropout for r, _ in given} == {0.1, 0.3} and {r.weight_decay for r, _ in given} == {0.02, 0.2}
+    assert {"dropout", "weight_decay"} <= result["best"]["settings"].keys()
