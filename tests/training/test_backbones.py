@@ -245,6 +245,35 @@ def test_a_tokenizer_that_is_a_sentencepiece_model_alone_is_read(tmp_path, small
     assert tokenizer.encode(text).tokens[1:-1] == pieces.encode(text, out_type=str)
 
 
+def test_an_encoder_with_byte_pairs_in_vocab_json_and_merges_txt_is_read(tmp_path, small):
+    """As RuRoBERTa is kept: no tokenizer.json, Cyrillic letters in two bytes, a space before a word part of it."""
+    corpus = texts(small)
+    made = tokenizers.ByteLevelBPETokenizer()
+    made.train_from_iterator(corpus, 400, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    made.save_model(str(tmp_path))
+    size = made.get_vocab_size()
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 66,
+    }
+    transformers.RobertaModel(
+        transformers.RobertaConfig(vocab_size=size, type_vocab_size=1, pad_token_id=1, **sizes), add_pooling_layer=False
+    ).save_pretrained(tmp_path)
+    read = backbones.load(str(tmp_path))
+    reader = tokenizers.Tokenizer.from_str(read.tokenizer)
+    first, second = corpus[0], corpus[1]
+    encoded = reader.encode(first, second)
+    assert reader.decode(reader.encode(first, add_special_tokens=False).ids) == first
+    assert encoded.tokens[0] == "<s>" and encoded.tokens[-1] == "</s>" and encoded.tokens.count("</s>") == 3
+    start, middle, end = (
+        tuple(map(reader.id_to_token, part)) for part in (read.template.start, read.template.middle, read.template.end)
+    )
+    assert (start, middle, end) == (("<s>",), ("</s>", "</s>"), ("</s>",)) and not read.causal
+
+
 def test_a_tokenizer_written_in_python_is_refused_in_words(tmp_path):
     config = transformers.CTRLConfig(vocab_size=20, n_embd=16, n_layer=1, n_head=2, dff=16, n_positions=64)
     transformers.CTRLModel(config).save_pretrained(tmp_path)
