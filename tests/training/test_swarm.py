@@ -2,54 +2,30 @@
 
 import asyncio
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import threading
-import time
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch", reason="needs the torch extra: make setup-torch")
 pytest.importorskip("hivemind", reason="needs the collaborative extra: make setup-torch")
 
-import psutil
+import swarm_machines
 import torch
 import yaml
+from helpers import ROOT
 from hivemind.optim.state_averager import initialize_optimizer_state_
 from hivemind.proto import dht_pb2
+from swarm_machines import RECIPE
 
 from morocco_lib.config.model import PretrainingParams
 from morocco_lib.config.pretraining import PretrainRecipe
-from morocco_lib.training import backbones, swarm
+from morocco_lib.training import swarm
 from morocco_lib.training.pretraining import pretrain
-
-ROOT = Path(__file__).resolve().parents[2]
-LEAN = {
-    "model_type": "lean_albert", "embedding_size": 16, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "initializer_range": None,
-}  # fmt: skip
-RECIPE = {
-    "model": LEAN, "length": 24, "sentence_order": True, "optimizer": "lamb_8bit", "betas": [0.9, 0.95], "eps": 1.0e-6, "dropout": 0.0,
-    "batch_size": 512, "steps": 14, "learning_rate": 0.03, "warmup": 2,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, synthetic_data):
-    """A folder with what all machines have: recipe.yaml, text.txt, tokenizer.json and key."""
     folder = tmp_path_factory.mktemp("machines")
-    records = [json.loads(line) for line in (synthetic_data / "RuCoLA/in_domain_train.jsonl").open(encoding="utf-8")]
-    lines = [record["sentence"] for record in records]
-    (folder / "text.txt").write_text(
-        "".join(" ".join(lines[k : k + 6]) + "\n" for k in range(0, len(lines), 6)), encoding="utf-8"
-    )
-    (folder / "tokenizer.json").write_text(backbones.word_pieces(lines, 200).to_str(), encoding="utf-8")
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"pretraining": RECIPE}))
-    (folder / "key").write_text("no stranger knows\n")
+    swarm_machines.prepare(folder, synthetic_data)
     return folder
 
 
@@ -122,57 +98,9 @@ def test_averaged_gradients_are_clipped(place, tmp_path):
 
 
 # -- a run ---------------------------------------------------------------------------------------------------------
-class Machine:
-    """A program with all its processes; what it says is read as it comes."""
-
-    def __init__(self, place, verb, *options):
-        argv = [sys.executable, "-m", "morocco_lib", "swarm", verb]
-        if verb != "status":
-            argv += ["recipe.yaml", "--corpus", "text.txt", "--tokenizer", "tokenizer.json", "--matchmaking", "2"]
-        argv += ["--run", "try", "--key", "key", *map(str, options)]
-        self.process = subprocess.Popen(
-            argv, cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.said = []
-        self.reader = threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True)
-        self.reader.start()
-
-    def says(self, pattern, timeout_s=120):
-        """Wait for a line that matches, and return the match."""
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            ended = self.process.poll() is not None
-            if found := next((m for line in list(self.said) if (m := re.search(pattern, line))), None):
-                return found
-            assert not ended, f"ended with {self.process.returncode}: {''.join(self.said)[-2000:]}"
-            time.sleep(0.1)
-        raise AssertionError(f"no {pattern!r} in {timeout_s} s: {''.join(self.said)[-2000:]}")
-
-    def kill(self):
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def addresses(self):
-        """The addresses of this machine that its processes use."""
-        found = set()
-        for process in (psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)):
-            found |= {one.laddr.ip for one in process.net_connections("inet")}
-        return found
-
-
 @pytest.fixture
 def machine(place):
-    started = []
-
-    def start(*argv):
-        started.append(Machine(place, *argv))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            one.kill()
+    yield from swarm_machines.starting(place)
 
 
 @pytest.mark.slow
@@ -226,23 +154,3 @@ def test_a_run_goes_on_when_a_trainer_is_killed_and_another_comes_late(
     done = morocco("run", project / "plan.yaml", "--out", tmp_path / "tuned", env={"MOROCCO_DATA": str(synthetic_data)})
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "tuned/swarm/rwsd").glob("train-*/weights"))
-
-
-@pytest.mark.slow
-def test_a_peer_that_is_killed_goes_on_from_its_checkpoint_and_alone_holds_what_was_learnt(place, machine, tmp_path):
-    out = tmp_path / "kept"
-    peer = machine("peer", "--out", out, "--every", "2")
-    trainer = machine("trainer", "--peers", peer.says(r"--peers (\S+)")[1])
-    peer.says("update ([6-9]|10) of 14.*kept")
-    trainer.kill(), peer.kill()
-    before = json.loads((out / "pretrain.json").read_text())["evaluations"]
-    again = machine("peer", "--out", out, "--every", "2")
-    update = int(again.says("going on after update ([0-9]+)")[1])
-    assert update >= 6
-    late = machine("trainer", "--peers", again.says(r"--peers (\S+)")[1])
-    assert int(late.says("update ([0-9]+) of 14")[1]) > update
-    assert (again.process.wait(120), late.process.wait(60)) == (0, 0)
-    after = json.loads((out / "pretrain.json").read_text())["evaluations"]
-    assert before[-1]["loss"] < before[0]["loss"] and after[0]["loss"] < (before[0]["loss"] + before[-1]["loss"]) / 2
-    finished = machine("peer", "--out", out)
-    assert finished.process.wait(60) == 2 and "a result is never overwritten" in "".join(finished.said)
