@@ -16,7 +16,10 @@ import psutil
 import yaml
 from helpers import ROOT
 
+from morocco_lib.config.model import PretrainingParams
+from morocco_lib.config.pretraining import PretrainRecipe
 from morocco_lib.training import backbones
+from morocco_lib.training.pretraining import pretrain
 
 LEAN = {
     "model_type": "lean_albert", "embedding_size": 16, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -24,7 +27,7 @@ LEAN = {
 }  # fmt: skip
 RECIPE = {
     "model": LEAN, "length": 24, "sentence_order": True, "optimizer": "lamb_8bit", "betas": [0.9, 0.95], "eps": 1.0e-6, "dropout": 0.0,
-    "batch_size": 512, "steps": 14, "learning_rate": 0.03, "warmup": 2,
+    "batch_size": 512, "steps": 24, "learning_rate": 0.03, "warmup": 2,
 }  # fmt: skip
 
 
@@ -38,6 +41,14 @@ def prepare(folder, synthetic_data):
     (folder / "tokenizer.json").write_text(backbones.word_pieces(lines, 200).to_str(), encoding="utf-8")
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"pretraining": RECIPE}))
     (folder / "key").write_text("no stranger knows\n")
+
+
+def job(place, folder, seed=1, **settings):
+    folder.mkdir(parents=True, exist_ok=True)
+    given = PretrainingParams(
+        recipe=PretrainRecipe(**{**RECIPE, **settings}), corpus=[str(place / "text.txt")], tokenizer=str(place / "tokenizer.json")
+    )  # fmt: skip
+    return pretrain.prepare(given, folder, folder, seed=seed, say=lambda line: None)
 
 
 class Machine:

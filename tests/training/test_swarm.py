@@ -1,7 +1,6 @@
-"""Pre-training by many machines: a run of several programs on the loopback address, of which one is killed and one comes late."""
+"""Pre-training by many machines: the parts; whole runs are in tests/deep/training/test_swarm_peers.py."""
 
 import asyncio
-import json
 
 import pytest
 
@@ -10,16 +9,10 @@ pytest.importorskip("hivemind", reason="needs the collaborative extra: make setu
 
 import swarm_machines
 import torch
-import yaml
-from helpers import ROOT
 from hivemind.optim.state_averager import initialize_optimizer_state_
 from hivemind.proto import dht_pb2
-from swarm_machines import RECIPE
 
-from morocco_lib.config.model import PretrainingParams
-from morocco_lib.config.pretraining import PretrainRecipe
 from morocco_lib.training import swarm
-from morocco_lib.training.pretraining import pretrain
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +20,6 @@ def place(tmp_path_factory, synthetic_data):
     folder = tmp_path_factory.mktemp("machines")
     swarm_machines.prepare(folder, synthetic_data)
     return folder
-
-
-def job(place, folder, seed=1, **settings):
-    folder.mkdir(parents=True, exist_ok=True)
-    given = PretrainingParams(
-        recipe=PretrainRecipe(**{**RECIPE, **settings}), corpus=[str(place / "text.txt")], tokenizer=str(place / "tokenizer.json")
-    )  # fmt: skip
-    return pretrain.prepare(given, folder, folder, seed=seed, say=lambda line: None)
 
 
 # -- parts ---------------------------------------------------------------------------------------------------------
@@ -74,7 +59,7 @@ def test_names_of_a_run_with_a_key_cannot_be_told_without_it():
 
 
 def test_hiveminds_first_step_moves_nothing_and_rates_follow_the_recipe(place, tmp_path):
-    loop = job(place, tmp_path / "one", weight_decay=0.5).loop
+    loop = swarm_machines.job(place, tmp_path / "one", weight_decay=0.5).loop
     before = [p.detach().clone() for p in loop.model.parameters()]
     optimizer = swarm._made(loop, loop.groups(loop.model))
     initialize_optimizer_state_(optimizer)
@@ -89,68 +74,9 @@ def test_hiveminds_first_step_moves_nothing_and_rates_follow_the_recipe(place, t
 
 
 def test_averaged_gradients_are_clipped(place, tmp_path):
-    loop = job(place, tmp_path / "one", optimizer="adamw").loop
+    loop = swarm_machines.job(place, tmp_path / "one", optimizer="adamw").loop
     optimizer = swarm._made(loop, loop.groups(loop.model))
     for parameter in loop.model.parameters():
         parameter.grad = torch.full_like(parameter, 10.0)
     optimizer.step()
     assert torch.cat([p.grad.flatten() for p in loop.model.parameters()]).norm() == pytest.approx(1.0, rel=1e-4)
-
-
-# -- a run ---------------------------------------------------------------------------------------------------------
-@pytest.fixture
-def machine(place):
-    yield from swarm_machines.starting(place)
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_when_a_trainer_is_killed_and_another_comes_late(
-    place, machine, morocco, tmp_path, synthetic_data
-):
-    out = tmp_path / "kept"
-    peer = machine("peer", "--out", out, "--every", "4")
-    address = peer.says(r"--peers (\S+)")[1]
-    stranger = tmp_path / "key"
-    stranger.write_text("a guess")
-    refused = machine("status", "--peers", address, "--key", stranger)  # the last --key counts
-    assert refused.process.wait(60) == 3
-    assert "no peer of try answers" in "".join(refused.said)
-
-    first, killed, client = (machine("trainer", "--peers", address, *more) for more in ([], [], ["--client"]))
-    killed.says("update 3 of 14")
-    seen = [one.addresses() for one in (peer, first, killed, client)]
-    assert all(seen) and set().union(*seen) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    killed.kill()
-    late = machine("trainer", "--peers", address)
-    late.says("update [0-9]+ of 14")
-    status = machine("status", "--peers", address, "--json")
-    rows = json.loads(status.process.communicate(timeout=60)[0])["trainers"]
-    assert (
-        len(rows) >= 3 and {row["client"] for row in rows} == {True, False} and all(row["epoch"] >= 1 for row in rows)
-    )
-
-    assert peer.process.wait(180) == 0, "".join(peer.said)
-    assert [one.process.wait(90) for one in (first, client, late)] == [0, 0, 0]
-    result = json.loads((out / "pretrain.json").read_text())
-    assert result["updates"] == 14 and len(result["evaluations"]) >= 3
-
-    alone = [job(place, tmp_path / f"alone{seed}", seed).run()["loss"] for seed in (1, 2, 3)]
-    spread = max(alone) - min(alone)
-    assert min(alone) - 2 * spread <= result["loss"] <= max(alone) + 2 * spread, (alone, result["loss"])
-    assert result["loss"] < result["evaluations"][0]["loss"]
-
-    project = tmp_path / "project"
-    project.mkdir()
-    for name in ("notebooks", "params", "pyproject.toml"):
-        (project / name).symlink_to(ROOT / name)
-    tuned = {
-        "name": "swarm",
-        "kind": "transformer",
-        "source": str(out / "model"),
-        "recipe": {"epochs": 0.2, "eval_every": 10},
-    }
-    plan = {"name": "tuned", "models": [tuned], "tasks": ["rwsd"], "steps": ["train"]}
-    (project / "plan.yaml").write_text(yaml.safe_dump(plan))
-    done = morocco("run", project / "plan.yaml", "--out", tmp_path / "tuned", env={"MOROCCO_DATA": str(synthetic_data)})
-    assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "tuned/swarm/rwsd").glob("train-*/weights"))
