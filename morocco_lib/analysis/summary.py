@@ -100,7 +100,7 @@ def derive(folder: Path) -> dict[str, Any]:
     larger = [run for run in stages["larger"] if not disturbances(run)]
     speed = throughput.read(runs, smaller, larger)
     estimates, notes = _estimates(runs, speed, stages["short"])
-    cached = _cached(folder, protocol, speed.first_use_s)
+    cached = kept_answers(folder, protocol, speed.first_use_s)
     batch_flips, flips = _between_batches(folder, protocol, first.answers), _flips([t.answers for t in timed])
     if stages["larger"] and not larger:
         notes += disturbances(stages["larger"][-1])
@@ -291,7 +291,8 @@ def _cold(cold: Sequence[Run], protocol: dict[str, Any], speed: Throughput) -> d
     return start_s(cold, speed, cold)
 
 
-def _cached(folder: Path, protocol: dict[str, Any], first_use_s: float) -> dict[str, Any]:
+def kept_answers(folder: Path, protocol: dict[str, Any], first_use_s: float) -> dict[str, Any]:
+    """Return what the runs that look for a cache say; see `caching.judge`."""
     unique, repeated = (sorted((folder / "cached" / kind / "runs").glob("[0-9]*")) for kind in ("unique", "repeated"))
     if not isinstance(found := protocol.get("cached"), dict) or not unique:
         return {"value": None, "reason": found or Reason.NOT_ASKED, "fires": None}

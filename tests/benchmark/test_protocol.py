@@ -491,7 +491,8 @@ def test_an_honest_program_is_valid_with_every_number(measured, monkeypatch):
     argv = server("paced", "--rate", 800, "--init", 0.1)
     result, out = measured(argv, batch_size=8, input_size=80, repeats=2)
     assert (result["verdict"], result["protocol"]["conformance"]["failed"]) == ("VALID", [])
-    assert result["speed_per_s"]["value"] == pytest.approx(800, rel=0.1) and result["kept_answers"]["fires"] is False
+    assert result["speed_per_s"]["value"] == pytest.approx(800, rel=0.1)
+    assert result["kept_answers"]["fires"] is False and len(result["kept_answers"]["pairs"]) == 3
     assert 0.1 < result["init_s"]["value"] < 0.5 and result["score"]["value"] == pytest.approx(0.75)
     assert json.loads(json.dumps(summary.derive(out))) == json.loads((out / "bench.json").read_text())
 

@@ -136,7 +136,7 @@ def test_single_runs_and_a_missing_task_are_named(submit, terms):
 
 
 def test_answers_that_were_kept_are_refused(honest, repacked, terms, monkeypatch):
-    monkeypatch.setattr("morocco_lib.analysis.summary._cached", lambda *args: {"value": 9.0, "fires": True})
+    monkeypatch.setattr("morocco_lib.analysis.summary.kept_answers", lambda *args: {"value": 9.0, "fires": True})
     entry = judged(repacked(honest, lambda step: None), terms)
     assert ("CACHED", REFUSED, "terra: CACHED_ANSWERS") in beside_the_usual(entry)
 
