@@ -178,6 +178,16 @@ def fitted(synthetic_data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def swarm_folder(tmp_path_factory, synthetic_data):
+    """What all machines of a swarm have; see `swarm_machines`."""
+    import swarm_machines
+
+    folder = tmp_path_factory.mktemp("machines")
+    swarm_machines.prepare(folder, synthetic_data)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def morocco():
     """Run `morocco ARGS...` as a program of its own; returns exit code, stdout and stderr as text.
 

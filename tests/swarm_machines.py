@@ -27,7 +27,7 @@ LEAN = {
 }  # fmt: skip
 RECIPE = {
     "model": LEAN, "length": 24, "sentence_order": True, "optimizer": "lamb_8bit", "betas": [0.9, 0.95], "eps": 1.0e-6, "dropout": 0.0,
-    "batch_size": 512, "steps": 24, "learning_rate": 0.03, "warmup": 2,
+    "batch_size": 512, "steps": 20, "learning_rate": 0.03, "warmup": 2,
 }  # fmt: skip
 
 

@@ -10,15 +10,13 @@ from morocco_lib.cli.storage import remote
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.fileio import expand
 
-LISTEN = "/ip4/127.0.0.1/tcp/0"
-
 
 def add(command: Callable) -> None:
     """Add the commands; see `entry.build_parser`."""
     verbs = command(
         "swarm", None, "pre-train one model by many machines that come and go (docs/collaborative.md)",
         "morocco swarm status --run demo --peers ADDRESS",
-        "morocco swarm trainer tiny-short --run demo --corpus corpus.txt --tokenizer tokenizer.json --peers ADDRESS",
+        "morocco swarm trainer ruleanalbert-small --run demo --corpus corpus.txt --tokenizer tokenizer.json --peers ADDRESS",
     ).add_subparsers(dest="verb", metavar="VERB", required=True)  # fmt: skip
 
     def verb(name: str, handler: Callable, text: str, *examples: str) -> Callable:
@@ -40,8 +38,8 @@ def add(command: Callable) -> None:
             "--tokenizer", type=expand, required=True, metavar="FILE", help="tokenizer.json, the same for all machines"
         )
         option("--seed", type=int, default=1, help="of the first weights, the same for all machines (default 1)")
-        where = f"address to listen on, as /ip4/0.0.0.0/tcp/31337 (default {LISTEN}: this machine alone)"
-        option("--listen", nargs="+", default=[LISTEN], metavar="ADDRESS", help=where)
+        where = "address to listen on, as /ip4/0.0.0.0/tcp/31337 (default: any port, for this machine alone)"
+        option("--listen", nargs="+", default=[], metavar="ADDRESS", help=where)
         option(
             "--announce",
             nargs="+",
@@ -63,8 +61,8 @@ def add(command: Callable) -> None:
 
     option = verb(
         "peer", peer, "be found by others, help in averaging and keep checkpoints, without a GPU",
-        "morocco swarm peer tiny-short --run demo --corpus corpus.txt --tokenizer tokenizer.json --out kept",
-        "morocco swarm peer tiny-short --run demo --corpus corpus.txt --tokenizer tokenizer.json --out kept "
+        "morocco swarm peer ruleanalbert-small --run demo --corpus corpus.txt --tokenizer tokenizer.json --out kept",
+        "morocco swarm peer ruleanalbert-small --run demo --corpus corpus.txt --tokenizer tokenizer.json --out kept "
         "--listen /ip4/0.0.0.0/tcp/31337",
     )  # fmt: skip
     member(option)
@@ -79,8 +77,8 @@ def add(command: Callable) -> None:
     option("--sync", type=remote, metavar="s3://BUCKET/PREFIX", help="upload each checkpoint there")
     option = verb(
         "trainer", trainer, "compute gradients until all updates are made",
-        "morocco swarm trainer tiny-short --run demo --corpus corpus.txt --tokenizer tokenizer.json --peers ADDRESS",
-        "morocco swarm trainer tiny-short --run demo --corpus corpus.txt --tokenizer tokenizer.json --peers ADDRESS --client",
+        "morocco swarm trainer ruleanalbert-small --run demo --corpus corpus.txt --tokenizer tokenizer.json --peers ADDRESS",
+        "morocco swarm trainer ruleanalbert-small --run demo --corpus corpus.txt --tokenizer tokenizer.json --peers ADDRESS --client",
     )  # fmt: skip
     member(option)
     option("--client", action="store_true", help="behind a firewall: nobody connects to it, others average for it")
@@ -103,14 +101,17 @@ def peer(args) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
 
     def upload(folder: Path) -> None:
-        if args.sync:
-            storage.sync(folder, args.sync)
+        try:
+            if args.sync:
+                storage.sync(folder, args.sync)
+        except EnvironmentFailure as error:  # the run goes on, and the next checkpoint is tried
+            say(f"not uploaded: {error}")
 
     with _joined(args) as here:
         say("others join with --peers " + " ".join(here.addresses()))
-        result = _swarm().assist(_job(args, args.out), here, say, every=args.every, kept=upload)
+        _swarm().assist(_job(args, args.out), here, say, every=args.every, kept=upload)
     put(args.out / "model")
-    return 0 if result else 1
+    return 0
 
 
 def trainer(args) -> int:
@@ -127,7 +128,7 @@ def status(args) -> int:
     if not args.peers:
         raise UsageError("a status of nobody", rule="it is asked of a peer", remedy="give --peers an address")
     swarm = _swarm()
-    with swarm.Peer(_place(args, client=True)) as here:
+    with swarm.Peer(_membership(args, client=True)) as here:
         rows = here.status()
         if args.json:
             show({"schema": 1, "run": args.run, "kept": here.kept(), "trainers": rows})
@@ -151,16 +152,16 @@ def _swarm():
 def _joined(args):
     exit_on_sigterm()  # peers are told goodbye
     place = {"listen": tuple(args.listen), "announce": tuple(args.announce), "matchmaking_s": args.matchmaking}
-    return _swarm().Peer(_place(args, bandwidth=args.bandwidth, client=getattr(args, "client", False), **place))
+    return _swarm().Peer(_membership(args, bandwidth=args.bandwidth, client=getattr(args, "client", False), **place))
 
 
-def _place(args, **more):
+def _membership(args, **more):
     from morocco_lib import foreign
 
     key = foreign.read_text(args.key).strip().encode() if args.key else None
     if key == b"":
         raise UsageError(f"{args.key} is empty", rule="it holds a secret")
-    return _swarm().Place(args.run, tuple(args.peers), key=key, **more)
+    return _swarm().Membership(args.run, tuple(args.peers), key=key, **more)
 
 
 def _job(args, folder: Path):

@@ -35,7 +35,6 @@ from morocco_lib.errors import EnvironmentFailure, InvalidResult, UsageError
 from morocco_lib.training.pretraining.loop import Pretraining, Progress
 from morocco_lib.training.pretraining.pretrain import Job
 
-LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 SKEW_S = 60  # that clocks may differ by, and a signed request is good for
 KEPT_S = 600  # that what a trainer said of itself is kept
 LARGE = 2**16 + 1  # elements of a tensor that is sent in 8 bits; smaller ones in 16
@@ -48,13 +47,13 @@ warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWar
 
 
 @dataclass(frozen=True)
-class Place:
+class Membership:
     """Where and how a machine takes part.
 
     Attributes:
         run: A name that all peers give.
         peers: Addresses of peers that are there already, as they print them; none for the first.
-        listen, announce: Addresses to be reached at, as /ip4/0.0.0.0/tcp/31337.
+        listen, announce: Addresses to be reached at, as /ip4/0.0.0.0/tcp/31337; none: on the loopback address alone.
         client: Behind a firewall: nobody connects to it, others average for it.
         bandwidth: Mbit/s, by which shares of the averaging are dealt out; None: measured to the first peer.
         key: A secret that all peers share; None: anybody may take part.
@@ -63,7 +62,7 @@ class Place:
 
     run: str
     peers: tuple[str, ...] = ()
-    listen: tuple[str, ...] = (LOOPBACK,)
+    listen: tuple[str, ...] = ()
     announce: tuple[str, ...] = ()
     client: bool = False
     bandwidth: float | None = None
@@ -111,7 +110,7 @@ class SharedKey(AuthorizerBase):
         return self._is_signed(response) and response.auth.nonce == request.auth.nonce
 
 
-class Said(pydantic.BaseModel):
+class TrainerStatus(pydantic.BaseModel):
     """What a trainer says of itself."""
 
     epoch: pydantic.conint(ge=0, strict=True)
@@ -121,25 +120,26 @@ class Said(pydantic.BaseModel):
 
 
 class Metrics(pydantic.BaseModel):
-    metrics: dict[BytesWithPublicKey, Said]
+    metrics: dict[BytesWithPublicKey, TrainerStatus]
 
 
 class Peer:
     """A machine in the network of a run; a context manager."""
 
-    def __init__(self, place: Place):
+    def __init__(self, place: Membership):
         self.place, self._signature = place, RSASignatureValidator()
         try:
             self.dht = hivemind.DHT(
-                start=True, initial_peers=list(place.peers), host_maddrs=list(place.listen), client_mode=place.client,
+                start=True, initial_peers=list(place.peers), client_mode=place.client,
                 announce_maddrs=list(place.announce) or None, use_ipfs=False, use_relay=False, use_auto_relay=False,
-                auto_nat=False, nat_port_map=False, num_workers=1,
+                auto_nat=False, nat_port_map=False, num_workers=1, startup_timeout=60,
                 record_validators=[SchemaValidator(Metrics, prefix=place.prefix), self._signature],
+                **({"host_maddrs": list(place.listen)} if place.listen else {}),  # else on the loopback address
                 **({"authorizer": SharedKey(place.key)} if place.key else {}),
             )  # fmt: skip
         except Exception as error:  # of p2pd: its exceptions have no common kind
             raise EnvironmentFailure(
-                f"no peer of {place.run} answers at {', '.join(place.peers) or place.listen}: {' '.join(str(error).split())[:200]}",
+                f"no peer of {place.run} answers at {', '.join(place.peers or place.listen)}: {' '.join(str(error).split())[:200]}",
                 rule="addresses are those that a peer printed, and all peers have the same key",
                 remedy="see that it runs, and that its port is open",
             ) from None
@@ -153,7 +153,7 @@ class Peer:
         self.dht.shutdown()
 
     def addresses(self) -> list[str]:
-        """Return where others reach it, as they give it to `Place.peers`."""
+        """Return where others reach it, as they give it to `Membership.peers`."""
         return [str(one) for one in self.dht.get_visible_maddrs()]
 
     def bandwidth(self) -> float | None:
@@ -192,8 +192,18 @@ class Peer:
         return sorted(rows, key=lambda row: row["trainer"])
 
     def optimizer(self, loop: Pretraining, model: torch.nn.Module, sequences: int | None) -> hivemind.Optimizer:
-        """Return the optimiser that all peers of the run share; that of an auxiliary peer takes no sequences at once."""
+        """Return the optimiser that all peers of the run share; that of an auxiliary peer takes no sequences at once.
+
+        Raises:
+            UsageError: the recipe has parts that averaging knows nothing of.
+        """
         recipe, place = loop.recipe, self.place
+        if recipe.sparsity or recipe.gradual or recipe.distill or recipe.precision == "fp16":
+            raise UsageError(
+                "a swarm with masks, a teacher or fp16",
+                rule="peers average dense gradients",
+                remedy="take them out of the recipe",
+            )
         packed = compression.SizeAdaptiveCompression(
             LARGE, compression.Float16Compression(), compression.Uniform8BitQuantization()
         )
@@ -201,7 +211,7 @@ class Peer:
         network = {"bandwidth": self.bandwidth(), "request_timeout": min(3.0, place.matchmaking_s / 2)}
         return hivemind.Optimizer(
             dht=self.dht, run_id=place.prefix, target_batch_size=recipe.batch_size, batch_size_per_step=sequences,
-            params=loop.groups(model), optimizer=partial(_made, loop), scheduler=partial(_scheduled, loop),
+            params=loop.groups(model), optimizer=partial(_make_optimizer, loop), scheduler=partial(_make_scheduler, loop),
             matchmaking_time=place.matchmaking_s, averaging_timeout=timeout_s,
             client_mode=place.client, auxiliary=sequences is None, offload_optimizer=True, delay_state_averaging=False,
             grad_compression=packed, state_averaging_compression=packed, average_state_every=AVERAGED_EVERY,
@@ -210,7 +220,7 @@ class Peer:
         )  # fmt: skip
 
 
-def _made(loop: Pretraining, groups) -> torch.optim.Optimizer:
+def _make_optimizer(loop: Pretraining, groups) -> torch.optim.Optimizer:
     """Return the recipe's optimiser, that clips what was averaged; at rate 0, since hivemind begins with a step of its own."""
     optimizer = loop.make_optimizer(groups)
     weights = [one for group in optimizer.param_groups for one in group["params"]]
@@ -224,7 +234,7 @@ def _made(loop: Pretraining, groups) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _scheduled(loop: Pretraining, optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+def _make_scheduler(loop: Pretraining, optimizer) -> torch.optim.lr_scheduler.LambdaLR:
     for group in optimizer.param_groups:
         group["lr"] = loop.recipe.learning_rate
     for state in optimizer.state.values():
@@ -243,12 +253,6 @@ def train(job: Job, peer: Peer, sequences: int, say: Callable[[str], None]) -> i
         InvalidResult: its loss is not finite; others go on.
     """
     loop, recipe = job.loop, job.loop.recipe
-    if recipe.sparsity or recipe.gradual or recipe.distill or recipe.precision == "fp16":
-        raise UsageError(
-            "a swarm with masks, a teacher or fp16",
-            rule="peers average dense gradients",
-            remedy="take them out of the recipe",
-        )
     optimizer = peer.optimizer(loop, loop.model, sequences)
     rng, added, epoch, losses = np.random.default_rng(secrets.randbits(64)), 0, 0, []
     try:
@@ -303,10 +307,10 @@ def assist(
     loop, steps, began, progress, result = job.loop, job.loop.recipe.steps, time.monotonic(), Progress(), {}
     optimizer, state = peer.optimizer(loop, loop.model, None), loop.folder / STATE
     keeper = optimizer.state_averager
-    if state.is_file():
-        _read(keeper, loop, state)
-        say(f"going on after update {keeper.local_epoch}")
     try:
+        if state.is_file():
+            progress = _read(keeper, loop, state)
+            say(f"going on after update {keeper.local_epoch}")
         while progress.step < steps:
             time.sleep(0.3)
             optimizer.step()  # helps, where others average
@@ -327,7 +331,7 @@ def assist(
                  "samples_per_s": sum(row["samples_per_s"] for row in rows), "seconds": time.monotonic() - began,
                  "learning_rate": keeper.optimizer.param_groups[0]["lr"], **found}
             )  # fmt: skip
-            _write(keeper, loop.model, state)
+            _write(keeper, loop.model, progress, state)
             result = job.finish(progress, time.monotonic() - began, over=progress.step >= steps)
             kept(job.folder)
             peer.keep(progress.step)
@@ -346,13 +350,13 @@ def _leave(optimizer: hivemind.Optimizer) -> None:
     optimizer.shutdown()
 
 
-def _write(keeper: TrainingStateAverager, model: torch.nn.Module, path: Path) -> None:
+def _write(keeper: TrainingStateAverager, model: torch.nn.Module, progress: Progress, path: Path) -> None:
     begun, state = path.with_suffix(".new"), {"optimizer": keeper.optimizer.state_dict(), "epoch": keeper.local_epoch}
-    torch.save({"model": model.state_dict(), **state}, begun)
+    torch.save({"model": model.state_dict(), "progress": vars(progress), **state}, begun)
     begun.rename(path)
 
 
-def _read(keeper: TrainingStateAverager, loop: Pretraining, path: Path) -> None:
+def _read(keeper: TrainingStateAverager, loop: Pretraining, path: Path) -> Progress:
     found = torch.load(path, map_location="cpu", weights_only=True)
     loop.model.load_state_dict(found["model"])
     weights = [one for group in loop.groups(loop.model) for one in group["params"]]
@@ -363,6 +367,7 @@ def _read(keeper: TrainingStateAverager, loop: Pretraining, path: Path) -> None:
     keeper.optimizer.load_state_dict(found["optimizer"])
     keeper.local_epoch = found["epoch"]
     keeper.allow_state_sharing, keeper.state_sharing_priority = True, keeper.local_epoch
+    return Progress(**found["progress"])
 
 
 # -- bandwidth -----------------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ import pytest
 SHARDS = (
     "analysis/test_intervals.py analysis/test_caching.py analysis/test_verdicts.py data/test_synthetic_signal.py benchmark/test_books.py",
     "benchmark/test_truth.py",
-    "benchmark/test_truth_and_the_original.py cli/test_foreign_fuzz.py leaderboard/test_archives.py leaderboard/test_ranks.py "
+    "benchmark/test_truth_and_the_original.py cli/test_foreign_fuzz.py leaderboard/test_ranks.py "
     "training/test_swarm_peers.py",
-    "benchmark/test_truth_without_readiness.py benchmark/test_caches.py monitors/test_disturbances.py",
-    "images/test_bases.py images/test_foreign_model.py cli/test_floods.py legacy/test_corrected_coverage.py training/test_speed.py",
+    "benchmark/test_truth_without_readiness.py benchmark/test_caches.py monitors/test_disturbances.py leaderboard/test_archives.py",
+    "images/test_bases.py images/test_foreign_model.py cli/test_floods.py legacy/test_corrected_coverage.py training/test_speed.py "
+    "training/test_swarm_restart.py",
     "images/test_plans.py images/test_registry.py pipeline/test_official_records.py monitors/test_accuracy.py",
     "images/test_engine_trouble.py runners/test_docker_at_length.py pipeline/test_kills.py runners/test_bulk.py "
     "models/test_architectures.py training/test_interruptions.py",

@@ -1,6 +1,7 @@
 """Pre-training by many machines: the parts; whole runs are in tests/deep/training/test_swarm_peers.py."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,14 +13,8 @@ import torch
 from hivemind.optim.state_averager import initialize_optimizer_state_
 from hivemind.proto import dht_pb2
 
+from morocco_lib.errors import UsageError
 from morocco_lib.training import swarm
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, synthetic_data):
-    folder = tmp_path_factory.mktemp("machines")
-    swarm_machines.prepare(folder, synthetic_data)
-    return folder
 
 
 # -- parts ---------------------------------------------------------------------------------------------------------
@@ -54,17 +49,17 @@ def test_an_answer_passes_if_it_is_signed_and_to_that_question():
 
 
 def test_names_of_a_run_with_a_key_cannot_be_told_without_it():
-    names = {swarm.Place("run", key=key).prefix for key in (None, b"a", b"b")}
+    names = {swarm.Membership("run", key=key).prefix for key in (None, b"a", b"b")}
     assert len(names) == 3 and "run" in names
 
 
-def test_hiveminds_first_step_moves_nothing_and_rates_follow_the_recipe(place, tmp_path):
-    loop = swarm_machines.job(place, tmp_path / "one", weight_decay=0.5).loop
+def test_hiveminds_first_step_moves_nothing_and_rates_follow_the_recipe(swarm_folder, tmp_path):
+    loop = swarm_machines.job(swarm_folder, tmp_path / "one", weight_decay=0.5).loop
     before = [p.detach().clone() for p in loop.model.parameters()]
-    optimizer = swarm._made(loop, loop.groups(loop.model))
+    optimizer = swarm._make_optimizer(loop, loop.groups(loop.model))
     initialize_optimizer_state_(optimizer)
     assert all(torch.equal(a, b) for a, b in zip(before, loop.model.parameters(), strict=True))
-    scheduler = swarm._scheduled(loop, optimizer)
+    scheduler = swarm._make_scheduler(loop, optimizer)
     assert {float(state["step"]) for state in optimizer.state.values()} == {0.0}
     rates = []
     for _ in range(4):
@@ -73,9 +68,16 @@ def test_hiveminds_first_step_moves_nothing_and_rates_follow_the_recipe(place, t
     assert rates == pytest.approx([0.03 * loop.factor(step) for step in range(4)]) and rates[2] == 0.03
 
 
-def test_averaged_gradients_are_clipped(place, tmp_path):
-    loop = swarm_machines.job(place, tmp_path / "one", optimizer="adamw").loop
-    optimizer = swarm._made(loop, loop.groups(loop.model))
+@pytest.mark.parametrize("sequences", [None, 8])
+def test_peers_and_trainers_refuse_what_averaging_knows_nothing_of(swarm_folder, tmp_path, sequences):
+    loop = swarm_machines.job(swarm_folder, tmp_path / "one", sparsity={"level": 0.5}).loop
+    with pytest.raises(UsageError, match="a swarm with masks, a teacher or fp16"):
+        swarm.Peer.optimizer(SimpleNamespace(place=swarm.Membership("run")), loop, loop.model, sequences)
+
+
+def test_averaged_gradients_are_clipped(swarm_folder, tmp_path):
+    loop = swarm_machines.job(swarm_folder, tmp_path / "one", optimizer="adamw").loop
+    optimizer = swarm._make_optimizer(loop, loop.groups(loop.model))
     for parameter in loop.model.parameters():
         parameter.grad = torch.full_like(parameter, 10.0)
     optimizer.step()

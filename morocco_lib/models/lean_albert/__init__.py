@@ -1,6 +1,7 @@
-"""RuLeanALBERT as an ordinary transformers model: what it is (`configuration`, `modeling`) and its published form (`checkpoint`).
+"""RuLeanALBERT as an ordinary transformers model: what it is (`configuration`, `modeling`), its published form (`checkpoint`),
+and answers without padding (`packed`).
 
-May import `errors` and `foreign`. transformers and torch are imported by who asks for it.
+May import `errors` and `foreign`, `packed` also the parts of `transformer` that it shares. transformers and torch are imported by who asks for it.
 """
 
 
