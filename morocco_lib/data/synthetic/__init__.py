@@ -1,10 +1,10 @@
 """Synthetic benchmark records from templates, for demonstrations and tests that need no download.
 
-One generator module a task, found by its file name, with its sentences and words in the JSON file of the same name. It
-has `SIZES` (split -> number of records that `write` makes) and `records_with_truth(split, size, seed)`: records, each
-beside what is true by construction, since a tenth of the published labels is wrong and the test split has none. They are
-the same on every machine and different for every split: a random stream is seeded with a string, which Python hashes by
-SHA-512, whatever PYTHONHASHSEED is.
+One generator module a task, found by its file name, with its sentences and words in the JSON file of the same name; the
+tasks of GLUE share one (`_glue`). It has `SIZES` (split -> number of records that `write` makes) and
+`records_with_truth(split, size, seed)`: records, each beside what is true by construction, since a tenth of the published
+labels is wrong and the test split has none. They are the same on every machine and different for every split: a random
+stream is seeded with a string, which Python hashes by SHA-512, whatever PYTHONHASHSEED is.
 """
 
 import importlib
@@ -13,10 +13,11 @@ import pkgutil
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 from morocco_lib import fileio
 from morocco_lib.data.splits import MARK, jsonl_name
+from morocco_lib.data.synthetic import _glue
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task
 from morocco_lib.tasks.jsonl import Record
@@ -24,11 +25,12 @@ from morocco_lib.tasks.jsonl import Record
 
 def generator_names() -> list[str]:
     """Return the short ids of the tasks that have synthetic records, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    own = (module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted([*own, *_glue.GENERATORS])
 
 
-def generator(task_name: str) -> ModuleType:
-    """Return the generator module of a task.
+def generator(task_name: str) -> ModuleType | SimpleNamespace:
+    """Return the generator of a task: a module, or what stands for one.
 
     Raises:
         UsageError: there is none.
@@ -39,7 +41,7 @@ def generator(task_name: str) -> ModuleType:
             rule=f"generators exist for {', '.join(generator_names())}",
             remedy="name one of these, or point to a folder with the official data",
         )
-    return importlib.import_module(f"{__name__}.{task_name}")
+    return _glue.GENERATORS.get(task_name) or importlib.import_module(f"{__name__}.{task_name}")
 
 
 def records(task_name: str, split: str, size: int, seed: int) -> list[Record]:

@@ -1,11 +1,12 @@
 """Synthetic records of GLUE: who did what, where, when and how, told in several ways, in English.
 
-`of_task(name)` is the generator of a task. A drawing function returns the texts of a record with a true label, in the order
-of the task's fields.
+`GENERATORS` stands for a module each. A drawing function returns the texts of a record with a true label, in the order of
+the task's fields.
 """
 
+import functools
 import random
-from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from morocco_lib.data.synthetic._templates import capital, draw_labels, draw_new, load
@@ -111,20 +112,25 @@ DRAWN = {
 }  # fmt: skip
 
 
-def of_task(name: str) -> Callable[[str, int, int], list[tuple[dict, Any]]]:
-    """Return the `records_with_truth` of a task: as many records of each label; texts are distinct within a split."""
+def _records_with_truth(name: str, split: str, size: int, seed: int) -> list[tuple[dict, Any]]:
+    """Return as many records of each label, each beside its true label; texts are distinct within a split."""
     task, draw = get_task(name), DRAWN[name]
+    rng, seen, records = random.Random(f"{name}/{split}/{seed}"), set(), []
+    labels = task.labels or NUMBERS
+    counts = {label: size // len(labels) + (k < size % len(labels)) for k, label in enumerate(labels)}
+    for idx, (true_label, label) in enumerate(draw_labels(rng, counts)):
+        texts = draw_new(lambda label=true_label: draw(rng, label), seen)
+        record = {"idx": idx, **dict(zip(task.text_fields, texts, strict=True))}
+        if split != "test":
+            record |= {"label": label, **(_phenomena(texts[1]) if name == "ax" else {})}
+        records.append((record, true_label))
+    return records
 
-    def records_with_truth(split: str, size: int, seed: int) -> list[tuple[dict, Any]]:
-        rng, seen, records = random.Random(f"{name}/{split}/{seed}"), set(), []
-        labels = task.labels or NUMBERS
-        counts = {label: size // len(labels) + (k < size % len(labels)) for k, label in enumerate(labels)}
-        for idx, (true_label, label) in enumerate(draw_labels(rng, counts)):
-            texts = draw_new(lambda label=true_label: draw(rng, label), seen)
-            record = {"idx": idx, **dict(zip(task.text_fields, texts, strict=True))}
-            if split != "test":
-                record |= {"label": label, **(_phenomena(texts[1]) if name == "ax" else {})}
-            records.append((record, true_label))
-        return records
 
-    return records_with_truth
+GENERATORS = {
+    name: SimpleNamespace(
+        SIZES={split: size for split, size in SIZES.items() if split != "train" or name not in ("ax", "mnli_mm")},
+        records_with_truth=functools.partial(_records_with_truth, name),
+    )
+    for name in DRAWN
+}

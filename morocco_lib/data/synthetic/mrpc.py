@@ -1,6 +1,0 @@
-"""Synthetic MRPC records; see `_glue`."""
-
-from morocco_lib.data.synthetic._glue import SIZES as SIZES
-from morocco_lib.data.synthetic._glue import of_task
-
-records_with_truth = of_task("mrpc")
