@@ -73,7 +73,7 @@ ADVICE = {  # finding, or finding and case: why not, remedy
     "free disk": ("under 1 GB may not hold the results", "delete old step folders, or use another disk"),
     "notebook kit": ("notebooks and plans cannot run", "`make setup`"),
     "Jupyter kernel": ("papermill finds no python3", "`make setup`"),
-    "torch": ("transformer models cannot run", "`.venv/bin/pip install -e '.[torch]'`"),
+    "torch": ("transformer models cannot run", "`make setup-torch`"),
     "UTF-8": ("Russian text may be garbled", "`export PYTHONUTF8=1`"),
 }
 

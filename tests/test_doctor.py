@@ -347,7 +347,7 @@ def test_missing_packages_torch_and_kernel_are_named(tmp_path):
     without = {"torch", "pandas"}
     found = by_what(doctor.probe_kit(tmp_path, lambda name: None if name in without else name, str(tmp_path)))
     assert found["notebook kit"].seen == "7 packages needed, missing: pandas"
-    assert not found["torch"].ok and found["torch"].remedy == "`.venv/bin/pip install -e '.[torch]'`"
+    assert not found["torch"].ok and found["torch"].remedy == "`make setup-torch`"
     assert not found["Jupyter kernel"].ok
     (tmp_path / "share/jupyter/kernels/python3").mkdir(parents=True)
     found = by_what(doctor.probe_kit(tmp_path, lambda name: name, str(tmp_path)))
