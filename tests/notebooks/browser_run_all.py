@@ -76,6 +76,8 @@ def _start_kernel(place: SplitResult, notebook: str) -> None:
 
 
 def _choose(page: Page, menu: str, command: str) -> None:
+    for accept in page.locator("dialog.jp-Dialog button.jp-mod-accept").all():
+        accept.click()  # a slow machine may ask for the kernel all the same
     page.click(f"li.lm-MenuBar-item:has-text('{menu}')")
     page.wait_for_timeout(500)  # the menu is filled while it opens
     page.click(f"li.lm-Menu-item[data-command='{command}']")
