@@ -144,7 +144,7 @@ def teacher(job, turns: Turns) -> None:
         while True:
             turns.update()
             batch = next(batches)
-            job.teacher(batch.ids, batch.attention, batch.hidden)
+            job.teacher(batch)
 
 
 def contend(name: str, work: Path, batch_size: int) -> None:

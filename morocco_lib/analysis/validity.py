@@ -7,8 +7,8 @@ from statistics import fmean
 from morocco_lib.analysis.run_files import Run
 from morocco_lib.reasons import DISTURBANCES, DISTURBED, INVALID, VALID, Reason, verdict
 
-THROTTLED_SHARE = 0.01  # of the samples of a GPU; above it the run is invalid
-LONGEST_GAP_S = 1.0  # between two samples; above it the run is invalid
+THROTTLED_SHARE = 0.01  # of the samples of a GPU; above it the run is disturbed
+LONGEST_GAP_S = 1.0  # between two samples; above it the run is disturbed
 GAPS_SHARE, GAPS_S = 0.1, 0.5  # of the time sampled, in gaps; so are both together
 # Other signals are ordinary ways to end a worker.
 CRASHES = {signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 SHARDS = (
-    "analysis/test_intervals.py analysis/test_caching.py analysis/test_verdicts.py data/test_synthetic_signal.py benchmark/test_books.py",
+    "analysis/test_intervals.py analysis/test_caching.py analysis/test_verdicts.py data/test_synthetic_signal.py benchmark/test_books.py "
+    "leaderboard/test_archives.py",
     "benchmark/test_truth.py",
     "benchmark/test_truth_and_the_original.py cli/test_foreign_fuzz.py leaderboard/test_ranks.py "
     "training/test_swarm_peers.py",
-    "benchmark/test_truth_without_readiness.py benchmark/test_caches.py monitors/test_disturbances.py leaderboard/test_archives.py",
+    "benchmark/test_truth_without_readiness.py benchmark/test_caches.py monitors/test_disturbances.py",
     "images/test_bases.py images/test_foreign_model.py cli/test_floods.py legacy/test_corrected_coverage.py training/test_speed.py "
     "training/test_swarm_restart.py",
     "images/test_plans.py images/test_registry.py pipeline/test_official_records.py monitors/test_accuracy.py",

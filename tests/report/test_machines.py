@@ -341,3 +341,13 @@ def test_what_is_damaged_in_a_bucket_is_not_reported(main, there, bucket, tmp_pa
 def test_views_of_rows_hold_one_machine_or_joined_ones(apart):
     found = interactive.views(points.collect(apart[1].parent, KINDS))
     assert [len(view["points"]) for view in found] == [1, 1]
+
+
+def test_a_page_of_two_machines_sorts_by_comparable_speeds_and_fits_a_narrow_screen(joined, opened):
+    page = opened(joined[1] / "report.html", viewport={"width": 375, "height": 700})
+    shown = page.locator("#results tbody tr:not([hidden]) td:nth-child(2)")
+    page.get_by_role("button", name="records/s", exact=True).click()  # as measured only-fast would stand second
+    assert [name.split()[0] for name in shown.all_inner_texts()[:2]] == ["both", "both"]
+    page.fill("#filter", "M2")
+    assert [name.split()[0] for name in shown.all_inner_texts()] == ["both", "only-fast"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375

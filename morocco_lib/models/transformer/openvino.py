@@ -37,7 +37,7 @@ def runtime() -> ModuleType:
         raise EnvironmentFailure(
             f"{error.name} is not installed",
             rule="the backend openvino needs the `openvino` extra",
-            remedy="run `pip install openvino==2026.4.1`, see README; or use --backend torch",
+            remedy="run `make setup-torch`, or use --backend torch",
         ) from None
     return openvino
 

@@ -10,6 +10,7 @@ pytest.importorskip("transformers", reason="needs the torch extra: make setup-to
 
 from small_training import QUICK, SPOILT, model_file, trained_by_two
 
+from morocco_lib.artifacts import steps
 from morocco_lib.training import heartbeat
 
 
@@ -23,7 +24,8 @@ def test_a_process_that_fails_ends_the_others(fault, small, tmp_path):
     _, messages = running.communicate(timeout=120)
     assert running.returncode != 0 and "seed 2" not in messages
     assert ("out of memory with 8 examples at once" in messages) == ("memory" in fault.lower())
-    assert json.loads((tmp_path / "out" / "status.json").read_text())["state"] in ("failed", "killed")
+    status = steps.read_status(tmp_path / "out")
+    assert status["state"] != steps.DONE and not steps.is_alive(status)  # torchrun may end it before it can say so
 
 
 def test_a_training_of_two_processes_that_is_interrupted_again_and_again_ends_with_the_same_bytes(small, tmp_path):
