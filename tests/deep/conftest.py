@@ -1,6 +1,6 @@
 """The deep tests in eight shards, of which CI takes one a commit: SHARD=0 to 7 chooses, without it all are run.
 
-A shard takes three minutes at most on two cores: what is marked `timed` alone and one after the other, the rest by two workers.
+A shard takes under four minutes on two cores: what is marked `timed` alone and one after the other, the rest by two workers.
 """
 
 import os
@@ -13,15 +13,15 @@ SHARDS = (
     "leaderboard/test_archives.py",
     "benchmark/test_truth.py",
     "benchmark/test_truth_and_the_original.py cli/test_foreign_fuzz.py leaderboard/test_ranks.py "
-    "training/test_swarm_peers.py",
+    "training/test_swarm_peers.py training/test_learning.py",
     "benchmark/test_truth_without_readiness.py benchmark/test_caches.py monitors/test_disturbances.py",
     "images/test_bases.py images/test_foreign_model.py cli/test_floods.py legacy/test_corrected_coverage.py training/test_speed.py "
     "training/test_swarm_restart.py",
     "images/test_plans.py images/test_registry.py pipeline/test_official_records.py monitors/test_accuracy.py",
     "images/test_engine_trouble.py runners/test_docker_at_length.py pipeline/test_kills.py runners/test_bulk.py "
-    "models/test_architectures.py training/test_interruptions.py",
+    "models/test_architectures.py training/test_distributed.py",
     "artifacts/test_storage_on_swift.py cloud/test_clean_root.py images/test_transformer.py "
-    "monitors/test_real_gpu.py training/test_distributed.py training/test_learning.py",
+    "monitors/test_real_gpu.py training/test_interruptions.py",
 )
 
 
