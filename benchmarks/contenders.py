@@ -28,12 +28,14 @@ INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
 Answer = Callable[[list[Record]], torch.Tensor]  # records -> logits of their sequences
 
 
-def ours(options: Options, shares: bool = True) -> Callable[[Path], Answer]:
-    """The kit's own program, from records to predictions."""
+def ours(options: Options, shares: bool = True, pads: bool = False) -> Callable[[Path], Answer]:
+    """The kit's own program, from records to predictions; with padded batches if it `pads`."""
 
     def load(folder: Path) -> Answer:
         model, _ = weights.load(folder, options=options)
         compute, found = model.logits, []
+        if pads:
+            model.backend = Padded(reference_backbone(model, folder).to(model.device), model.values["pooling"])
 
         def logits(sequences: list[EncodedSequence], batch_size: int) -> torch.Tensor:
             some = sequences if shares else [replace(one, shared=0) for one in sequences]
@@ -119,6 +121,7 @@ CONTENDERS: dict[str, Callable[[Path], Answer]] = {
     "morocco fp32": ours(Options()),
     "morocco bf16": ours(Options(precision="bf16")),
     "recomputed": ours(Options(), shares=False),
+    "like lengths, padded": ours(Options(), pads=True),
 }
 
 

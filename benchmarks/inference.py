@@ -10,6 +10,7 @@ medians with the lowest and highest of single rounds.
     short     TERRa records as they are                        mix       half of the premises lengthened by others
     muserc    a passage's answers share it, or recompute it    rucos     the same of candidates
     start     process start -> ready, against the imports      memory    peak of 1e3 to 1e5 records
+    lean      a RuLeanALBERT on TERRa records, against batches of like lengths that are padded
 
 Exits with 1 if a bar is missed or the models' answers are too alike to be compared.
 """
@@ -41,6 +42,7 @@ from morocco_lib.training import fit
 HERE = Path(__file__).parent
 PAIRS = ["fixed order", "CrossEncoder", "OpenVINO f32", "morocco fp32", "morocco bf16"]
 SHARING = ["recomputed", "morocco fp32"]
+LEANS = ["fixed order", "like lengths, padded", "morocco fp32"]
 RAREST = 0.2  # share of the rarest answer (of what is not the commonest place, in RuCoS)
 LONGEST = 400  # tokens of a lengthened record, about
 CHARACTERS_A_TOKEN = 4.2  # of the trained tokenizer on these texts
@@ -50,6 +52,7 @@ IMPORTS = (
 )
 BERT = {"model_type": "bert", "vocab_size": 4000, "hidden_size": 256, "num_hidden_layers": 4}
 BERT |= {"num_attention_heads": 4, "intermediate_size": 1024}
+LEAN = {**BERT, "model_type": "lean_albert", "embedding_size": 128}
 GPT2 = {"model_type": "gpt2", "vocab_size": 4000, "n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 512}
 SMALL_GPT2 = {**GPT2, "n_embd": 128, "n_layer": 3}  # the larger one had learnt nothing of MuSeRC after 450 updates
 TINY = {**BERT, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
@@ -81,6 +84,7 @@ MODELS = {
     ),
     "rucos": Learner("rucos", GPT2, {"epochs": 1, "pooling": "last", "batch_size": 8}),
     "tiny": Learner("terra", TINY, {"epochs": 1, "pooling": "first"}),
+    "lean": Learner("terra", LEAN, {"epochs": 5, "pooling": "mean"}),
 }
 
 
@@ -309,6 +313,19 @@ def sharing(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], di
     ], seconds
 
 
+def lean(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict]:
+    weights, records = prepared(args.work, "lean"), drawn("terra", args.records)
+    answered, seconds = raced(LEANS, weights, written(args.work / f"{title}.jsonl", records), args.rounds)
+    description, bar = described(title, answered["fixed order"])
+    say(f"{description}\n{table(title, len(records), seconds, 'fixed order')}")
+    return [
+        bar,
+        Bar(f"{title}: equal answers", same(answered["morocco fp32"], answered["fixed order"]), ">=", 1),
+        Bar(f"{title}: max |dlogit| / sd", distance(answered["morocco fp32"], answered["fixed order"]), "<=", 1e-3),
+        Bar(f"{title}: morocco fp32 over padded", ratio(seconds, "morocco fp32", "like lengths, padded"), ">=", 1.3),
+    ], seconds
+
+
 def start(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict]:
     weights = str(prepared(args.work, "terra"))
     infer = [sys.executable, "-m", "morocco_lib", "infer", weights]
@@ -367,7 +384,15 @@ def peak_bytes(argv: list[str], stdin: Path) -> int:
     return int(done.stdout) * 1024
 
 
-PARTS = {"short": pairs, "mix": pairs, "muserc": sharing, "rucos": sharing, "start": start, "memory": memory}
+PARTS = {
+    "short": pairs,
+    "mix": pairs,
+    "muserc": sharing,
+    "rucos": sharing,
+    "lean": lean,
+    "start": start,
+    "memory": memory,
+}
 
 
 def main() -> int:

@@ -35,6 +35,7 @@ CONTRACT = "1"
 HERE = Path(__file__).parent
 PACKAGE = Path(morocco_lib.__file__).parent
 ANSWERS = ("__init__", "errors", "foreign", "options", "tasks", "models", "infer")  # modules and packages in an image
+HEADERS = (".h", ".hpp", ".cuh")  # are for compilers: two thirds of the files of torch
 LARGE_BYTES = 1 << 20  # of a weight file that gets a layer of the model image
 # kind of model -> extras that its container needs
 EXTRAS = {"majority": ("infer",), "tfidf": ("infer",), "transformer": ("infer", "torch")}
@@ -196,7 +197,8 @@ def _packages(client: Any, recipe: Recipe, extras: tuple[str, ...], say: Say) ->
         if missing:
             say(f"installing {', '.join(missing)} for Python {python}")
             bases.install(missing, python, Path(name))
-        files = {f"packages/{path.relative_to(name)}": path for path in Path(name).rglob("*") if path.is_file()}
+        kept = (path for path in Path(name).rglob("*") if path.is_file() and path.suffix not in HEADERS)
+        files = {f"packages/{path.relative_to(name)}": path for path in kept}
         return _image(client, recipe, stage, files, say)
 
 

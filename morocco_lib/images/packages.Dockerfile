@@ -2,4 +2,4 @@
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE}
 COPY packages /opt/morocco/packages
-RUN ["python3", "-c", "import compileall, py_compile; compileall.compile_dir('/opt/morocco/packages', quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"]
+RUN ["python3", "-c", "import compileall, py_compile; compileall.compile_dir('/opt/morocco/packages', quiet=2, workers=0, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"]
