@@ -15,7 +15,7 @@ RELIST_NS = 290_000_000  # between two lists of a group's processes though there
 PROCESSES_NS = 190_000_000  # between two readings of a group's processes, for what they have mapped
 SHARED_BYTES = 2**20  # less than this need not be told from what another process has mapped, too
 CHANGE = 0.05  # of what is mapped, after which its shares are told anew
-COST_CHANGED, COST = 0.05, 0.001  # of the time, for telling them after a change, and at rest
+COST_CHANGED, COST = 0.05, 0.0005  # of the time, for telling them after a change, and at rest
 COUNTED = ("anonymous", "shared", "mapped files", "huge pages", "swap")  # what makes up the memory that a run holds
 
 
@@ -94,8 +94,8 @@ class CgroupReader:
             self._read_processes(memory, whole)
             self._read_after_ns = time.monotonic_ns() + PROCESSES_NS
         anon, shmem = self._strays_hold
-        memory = memory._replace(anon_bytes=memory.anon_bytes + anon, shmem_bytes=memory.shmem_bytes + shmem)
-        return memory._replace(**self._held), cpu_s
+        held = {"anon_bytes": memory.anon_bytes + anon, "shmem_bytes": memory.shmem_bytes + shmem, **self._held}
+        return memory._replace(**held), cpu_s
 
     def _read_processes(self, memory: Memory, whole: bool) -> None:
         # After the group: what a process has mapped that ended in between is the group's no more.
