@@ -5,7 +5,7 @@
 
 import importlib
 
-__version__ = "0.4.0"
+__version__ = "0.4.1"
 
 _API = {  # public name -> module that defines it
     "DockerRunner": "runners.docker",

@@ -44,7 +44,7 @@ def results(
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in sorted(of_glue, key=lambda r: (_whole(r), r["verdict"] == "VALID", r["speed_per_s"]["value"] or 0)):
         found.setdefault(row["model"], {})[row["task"]] = row["score"] if _whole(row) else {"value": None}
-    lines, notes = [], []
+    lines, lacking = [], {}
     for model, scores in sorted(found.items()):
         values = {task: score["value"] for task, score in scores.items()}
         cells, missing = [], []
@@ -52,7 +52,7 @@ def results(
             value, missing = tables.mean_of({c: names for c, names in columns.items() if c not in left_out}, values)
             cells.append(_percent(value))
         if missing:
-            notes.append(f"{model}: no average of all tasks; missing {', '.join(missing)}.")
+            lacking.setdefault(", ".join(missing), []).append(model)
         for names in columns.values():
             metrics = [
                 (scores.get(name, {}).get("metrics", {}), metric)
@@ -63,6 +63,7 @@ def results(
         made = next((one for one in pretrainings if one["model"] == model), None)
         lines.append([model, *cells, *([f"{made['perplexity']:.3f}", f"{made['loss']:.3f}"] if made else ["", ""])])
     heads = ["model", *AVERAGES, *columns, *PRETRAINING]
+    notes = [f"{', '.join(models)}: no average of all tasks; missing {names}." for names, models in lacking.items()]
     units = [UNITS.get(head, "Accuracy") for head in heads]
     return Results(heads, units, lines, _runs(trainings), notes + _of_what(of_glue))
 

@@ -167,14 +167,27 @@ def settings_lines(rows: list[dict[str, Any]]) -> list[str]:
     for machine in dict.fromkeys(row.get("on", "") for row in rows):
         known = [row for row in rows if row["measured"].get("settings") and row.get("on", "") == machine]
         for name in dict.fromkeys(name for row in known for name in row["measured"]["settings"]):
-            values: dict[str, list[str]] = {}
+            values: dict[str, list[dict[str, Any]]] = {}
             for row in known:
-                value = str(row["measured"]["settings"].get(name, "not set"))
-                values.setdefault(value, []).append(f"{name_of(row)} on {row['task']}")
+                values.setdefault(str(row["measured"]["settings"].get(name, "not set")), []).append(row)
             if len(values) > 1:
-                listed = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
+                listed = "; ".join(f"{value}: {points_text(chosen, known)}" for value, chosen in values.items())
                 lines.append(f"Measured with different {name}, so speeds are not comparable: {listed}.")
     return lines
+
+
+def points_text(chosen: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    """Return which of the rows are meant: all, a model on all of its tasks, or one by one."""
+    if len(chosen) == len(rows) > 2:
+        return f"all {len(rows)} operating points"
+    of_models: dict[str, dict[str, None]] = {}
+    for row in chosen:
+        of_models.setdefault(name_of(row), {})[row["task"]] = None
+    texts = []
+    for model, tasks in of_models.items():
+        known = {row["task"] for row in rows if name_of(row) == model}
+        texts += [f"{model} on all tasks"] if 2 < len(known) == len(tasks) else [f"{model} on {task}" for task in tasks]
+    return ", ".join(texts)
 
 
 def readable(row: dict[str, Any]) -> dict[str, str]:
@@ -212,7 +225,7 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     lines += [f"{task}: {count} marked spans do not match the text of their records." for task, count in spans.items()]
     lines += total_lines(rows)
     lines += disturbance_lines(rows) + settings_lines(rows)
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         name, value, majority = f"{name_of(row)} on {row['task']}", row["score"]["value"], _majority(row)
         if value is not None and value < majority["value"]:
@@ -222,12 +235,12 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
                 f"of always giving the most frequent answer of these records{label}."
             )
         for line in formatting.reason_lines(row["reasons"]):
-            reasons.setdefault(line, []).append(name)
+            reasons.setdefault(line, []).append(row)
         lines += [
             f"{name}: {f['step']} {f['state']}: {(f['error'] or 'it did not end').splitlines()[0]}"
             for f in row["failed"]
         ]
-    return lines + [f"{', '.join(dict.fromkeys(names))}: {line}" for line, names in reasons.items()]
+    return lines + [f"{points_text(chosen, rows)}: {line}" for line, chosen in reasons.items()]
 
 
 def disturbance_lines(rows: list[dict[str, Any]]) -> list[str]:

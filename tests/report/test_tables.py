@@ -62,8 +62,18 @@ def test_disturbed_numbers_are_grey_and_who_disturbed_them_is_one_line(quick_pla
 
 def test_a_reason_of_several_rows_is_one_sentence(quick_plan):
     first, second = (row | {"reasons": ["DRIFT"]} for row in points.collect(quick_plan.folder, KINDS))
-    (line,) = (line for line in tables.remarks([first, second, second]) if "DRIFT" in line)
+    other = {**second, "reasons": [], "task": "rcb"}
+    (line,) = (line for line in tables.remarks([first, second, second, other]) if "DRIFT" in line)
     assert line.startswith("majority on terra, tfidf on terra: DRIFT (disturbance): ") and line.endswith("to the last")
+    (line,) = (line for line in tables.remarks([first, second, second]) if "DRIFT" in line)
+    assert line.startswith("all 3 operating points: DRIFT")
+
+
+def test_a_model_is_named_once_where_all_of_its_tasks_are_meant(quick_plan):
+    row = points.collect(quick_plan.folder, KINDS)[0]
+    rows = [{**row, "model": model, "task": task} for model in "ab" for task in ("terra", "rcb", "rwsd")]
+    assert tables.points_text(rows[:5], rows) == "a on all tasks, b on terra, b on rcb"
+    assert tables.points_text(rows[:2], rows[:2]) == "a on terra, a on rcb"
 
 
 def test_a_score_below_the_most_frequent_answer_names_it_where_there_is_one(quick_plan):
