@@ -142,5 +142,5 @@ def test_infer_answers_as_with_torch_and_imports_neither_transformers_nor_teleme
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(EnvironmentFailure, match=r"openvino is not installed.*pip install openvino=="):
+    with pytest.raises(EnvironmentFailure, match=r"openvino is not installed.*make setup-torch"):
         runtime()
