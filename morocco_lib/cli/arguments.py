@@ -67,6 +67,14 @@ def _between(text: str, below: float, expected: str) -> float:
     return value
 
 
+def shard(text: str) -> tuple[int, int]:
+    """Return (2, 3) of "2/3"."""
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text, re.ASCII)
+    if not found or int(found[1]) > int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part of a whole, as 1/3, 2/3 and 3/3")
+    return int(found[1]), int(found[2])
+
+
 def seeds(text: str) -> list[int]:
     """Return the seeds of "1-5" or "1,3,8"."""
     from morocco_lib.config.schema import parse_seeds

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from morocco_lib.cli.arguments import add_output
+from morocco_lib.cli.arguments import add_output, shard
 from morocco_lib.cli.output import messages, put, say, show
 from morocco_lib.cli.storage import fetched, remote
 from morocco_lib.errors import UsageError
@@ -28,6 +28,10 @@ def add(command: Callable) -> None:
     quiet = "exit with 0 also where timed numbers were disturbed by other processes (else 3: run it again)"
     option("--disturbed-ok", action="store_true", help=quiet)
     option("--dry-run", action="store_true", help="list the steps and what would be done")
+    part = (
+        "of N machines the I-th: whole tasks, so that the models of a task are measured on one machine (docs/nights.md)"
+    )
+    option("--shard", type=shard, default=(1, 1), metavar="I/N", help=part)
     where = "first fetch finished steps from there, then upload each as it is finished (docs/s3.md)"
     option("--sync", type=remote, metavar="s3://BUCKET/PREFIX", help=where)
     add_output(sub, "print the summary as one JSON object")
@@ -73,8 +77,11 @@ def run(args) -> int:
     root = config.find_root(args.plan.resolve().parent) or config.project_root()
     data_dir = os.environ.get(plan_run.DATA_VARIABLE)
     plan_dir = plan_run.plan_folder(plan, root, args.out, args.fresh)
-    job = plan_run.PlanRun(plan, root, plan_dir, str(expand(data_dir).resolve()) if data_dir else None, args.force)
+    data_dir = str(expand(data_dir).resolve()) if data_dir else None
+    job = plan_run.PlanRun(plan, root, plan_dir, data_dir, args.force, args.shard)
     message(f"plan {plan.name}: {job.data_dir} records; results go to {plan_dir}")
+    if job.plan.tasks != plan.tasks:
+        message(f"part {args.shard[0]} of {args.shard[1]}: {', '.join(job.plan.tasks)}")
     if job.machine.chosen:
         message(job.machine.chosen)
     if args.dry_run:

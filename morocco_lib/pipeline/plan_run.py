@@ -44,18 +44,32 @@ class PlanRun:
         plan_dir: Where its step folders are.
         data_dir: Replaces the plan's own.
         force: Repeat what is done.
+        shard: (2, 3): the second of three parts, which machines may run beside each other. Tasks that are answered by the same
+            training are in one part, with all models.
+    Raises:
+        UsageError: the plan does not fit together, or has fewer parts.
     """
 
     def __init__(
-        self, plan: config.PlanParams, root: Path, plan_dir: Path, data_dir: str | None = None, force: bool = False
-    ):
+        self, plan: config.PlanParams, root: Path, plan_dir: Path, data_dir: str | None = None, force: bool = False,
+        shard: tuple[int, int] = (1, 1),
+    ):  # fmt: skip
         self.plan, self.root, self.plan_dir, self.force = plan, root, Path(plan_dir), force
         self.data_dir = data_dir or plan.data_dir
         self.machine = targets.resolve_runner(config.load_machine(plan.machine, root))
         self.models = {name: config.load_model(name, root, plan.own) for name in plan.model_names}
         self._check_pretraining()
-        trained = {get_task(name).trained_on for name in plan.tasks}  # LiDiRus is answered with TERRa's weights
-        self.tasks = {name: config.load_task(name, root) for name in dict.fromkeys((*plan.tasks, *sorted(trained)))}
+        trained = {name: get_task(name).trained_on for name in plan.tasks}  # LiDiRus is answered with TERRa's weights
+        names = dict.fromkeys((*plan.tasks, *sorted(trained.values())))
+        self.tasks = {name: config.load_task(name, root) for name in names}
+        parts, (number, count) = list(dict.fromkeys(trained.values())), shard
+        if count > len(parts):
+            raise UsageError(
+                f"part {number} of {count}", rule=f"a part has whole tasks, and {plan.name} trains on {len(parts)}",
+                remedy="take as many machines at most",
+            )  # fmt: skip
+        mine = [name for name in plan.tasks if trained[name] in parts[number - 1 :: count]]
+        self.plan = plan.model_copy(update={"tasks": mine})
 
     def _check_pretraining(self) -> None:
         names = list(self.models)

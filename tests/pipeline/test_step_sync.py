@@ -165,3 +165,19 @@ def test_a_bucket_that_fails_does_not_stop_a_plan_and_is_in_its_exit_code(main, 
     summary = json.loads(done.stdout)
     assert done.returncode == summary["exit"] == 3 and summary["verified"], done.stderr
     assert [s["state"] for s in summary["steps"]] == ["done"] and "not uploaded" in done.stderr
+
+
+@pytest.mark.slow
+def test_parts_of_a_plan_on_machines_of_their_own_make_the_whole(main, tmp_path, bucket):
+    plan, out = write_plan(tmp_path, tasks=["terra", "rcb"], steps=["train", "eval"]), tmp_path / "out"
+
+    def run(*options):
+        words = ("run", plan, "--out", out, "--sync", f"s3://{bucket}/plan", "--json", *options)
+        done = main(*words, cwd=ROOT, env={"MOROCCO_DATA": ""})
+        assert done.returncode == 0, done.stderr
+        return [(s["task"], s["step"], s["state"]) for s in json.loads(done.stdout)["steps"]]
+
+    for part, task in (("1/2", "terra"), ("2/2", "rcb")):
+        assert run("--shard", part) == [(task, "train", "done"), (task, "eval", "done")]
+        shutil.rmtree(out)  # another machine
+    assert [state for _, _, state in run()] == ["kept"] * 4 and main("verify", out).returncode == 0

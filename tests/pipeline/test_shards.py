@@ -1,0 +1,54 @@
+"""A plan in parts: each task with all its models in one, nothing twice, and together the whole."""
+
+import pytest
+from helpers import ROOT
+
+from morocco_lib import config
+from morocco_lib.errors import UsageError
+from morocco_lib.pipeline.plan_run import PlanRun
+from morocco_lib.pipeline.step_kinds import KINDS
+
+PLAN = config.load_plan(ROOT / "params/plans/tfidf.yaml", KINDS)
+
+
+def part(number, count, folder):
+    return PlanRun(PLAN, ROOT, folder, shard=(number, count))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_parts_together_are_the_plan_and_a_task_is_in_one(count, tmp_path):
+    parts = [part(number, count, tmp_path) for number in range(1, count + 1)]
+    assert sorted(task for one in parts for task in one.plan.tasks) == sorted(PLAN.tasks)
+    assert all(
+        {m for m, t in one.cells() if t == task} == {"majority", "tfidf"} for one in parts for task in one.plan.tasks
+    )
+    (with_terra,) = (one for one in parts if "terra" in one.plan.tasks)
+    assert "lidirus" in with_terra.plan.tasks  # is answered by what is trained on TERRa
+    assert max(len(one.plan.tasks) for one in parts) <= -(-len(PLAN.tasks) // count) + 1
+
+
+def test_steps_of_a_part_are_those_of_the_whole(tmp_path, synthetic_data):
+    def trainings(shard):
+        job = PlanRun(PLAN.model_copy(update={"overrides": []}), ROOT, tmp_path, str(synthetic_data), shard=shard)
+        return {step.folder for step in job.preview() if step.step == "train" and step.folder}
+
+    assert trainings((1, 2)) | trainings((2, 2)) == trainings((1, 1)) and not trainings((1, 2)) & trainings((2, 2))
+
+
+def test_more_parts_than_trainings_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"part 3 of 9.*trains on 8"):
+        part(3, 9, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "1/", "a/b", "1/2/3"])
+def test_what_is_no_part_is_refused(main, text, tmp_path):
+    done = main("run", ROOT / "params/plans/demo.yaml", "--shard", text, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 2 and "as 1/3, 2/3 and 3/3" in done.stderr
+
+
+def test_a_part_lists_its_steps_alone(main, tmp_path):
+    done = main(
+        "run", ROOT / "params/plans/demo.yaml", "--shard", "2/3", "--dry-run", "--out", tmp_path / "out", cwd=ROOT
+    )
+    assert done.returncode == 0 and "part 2 of 3: muserc" in done.stderr, done.stderr
+    assert "tfidf muserc" in done.stdout and "rwsd" not in done.stdout and "terra" not in done.stdout
