@@ -33,7 +33,9 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARAL
 sys.modules.setdefault("rfc3987_syntax", None)  # as in pipeline/notebook_runner.py, before a test imports nbformat
 sys.modules.setdefault("openvino_telemetry", None)  # as in models/transformer/openvino.py; it forks us to report
 
-BUDGET_S = float(os.environ.get("MOROCCO_TEST_BUDGET_S", 8))  # of an unmarked test on a quiet machine, what its fixtures take excluded
+BUDGET_S = float(
+    os.environ.get("MOROCCO_TEST_BUDGET_S", 8)
+)  # of an unmarked test on a quiet machine, what its fixtures take excluded
 UNLIMITED = ("slow", "gpu")
 ENGINES = {"docker_engine", "engine"}  # fixtures; one engine a session, so those who use it run in one worker
 

@@ -4,7 +4,7 @@ import numpy
 import pytest
 import scipy.stats
 
-from morocco_lib.analysis.intervals import mean_of, ratio_estimate
+from morocco_lib.analysis.intervals import expected_maximum, mean_of, ratio_estimate
 from morocco_lib.reasons import Reason
 
 
@@ -48,3 +48,9 @@ def test_one_run_without_a_number_leaves_the_point_without_it():
     assert mean_of([1.0, Reason.NO_CGROUP, Reason.NO_SAMPLES]) == {"value": None, "reason": Reason.NO_CGROUP}
     assert mean_of([]) == {"value": None, "reason": Reason.NO_VALID_RUN}
     assert mean_of([1.0, 3.0])["scope"] == "runs"
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10])
+def test_the_expected_maximum_is_that_of_draws(n):
+    draws = numpy.random.default_rng(1).standard_normal((200_000, n)).max(axis=1)
+    assert expected_maximum(n) == pytest.approx(draws.mean(), abs=0.006)

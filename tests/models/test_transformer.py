@@ -25,7 +25,7 @@ from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models import weights
 from morocco_lib.models.transformer import model as transformer
 from morocco_lib.models.transformer.model import backbone_weights, batches, check_capability
-from morocco_lib.models.transformer.padded import Padded, backbone_of
+from morocco_lib.models.transformer.padded import Padded, _floats, backbone_of
 from morocco_lib.models.transformer.sequences import EncodedSequence
 from morocco_lib.options import Options
 from morocco_lib.tasks import get_task
@@ -298,3 +298,11 @@ def test_nothing_of_transformers_is_imported_to_answer_with_a_known_architecture
         [sys.executable, "-c", code, "infer", made("bert", "terra")], input=record, capture_output=True, text=True, timeout=120, check=False
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_numbers_that_json_lacks_are_read_as_transformers_writes_them():
+    limits = [0.5, {"__float__": "Infinity"}, {"low": {"__float__": "-Infinity"}}]
+    assert _floats({"limits": limits, "kind": "mamba2"}) == {
+        "limits": [0.5, float("inf"), {"low": float("-inf")}],
+        "kind": "mamba2",
+    }

@@ -4,11 +4,9 @@ import csv
 import io
 from statistics import fmean, stdev
 
-import numpy as np
 import pytest
 from helpers import ROOT, write_plan
 
-from morocco_lib.analysis.intervals import expected_maximum
 from morocco_lib.report import glue, points, seeds_table, tables
 from morocco_lib.tasks import get_task, task_names
 
@@ -136,12 +134,6 @@ def test_other_benchmarks_have_no_such_table():
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("n", [2, 3, 10])
-def test_the_expected_maximum_is_that_of_draws(n):
-    draws = np.random.default_rng(1).standard_normal((200_000, n)).max(axis=1)
-    assert expected_maximum(n) == pytest.approx(draws.mean(), abs=0.006)
-
-
 F1, ACCURACY = (0.80, 0.84, 0.82), (0.75, 0.70, 0.74)
 
 
