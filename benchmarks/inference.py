@@ -299,31 +299,37 @@ def pairs(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict
     return bars, seconds
 
 
-def sharing(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict]:
-    weights, records = prepared(args.work, title), drawn(title, max(args.records // 20, 20))
-    records = fuller(title, records)
-    answered, seconds = raced(SHARING, weights, written(args.work / f"{title}.jsonl", records), args.rounds)
-    description, bar = described(title, answered["recomputed"])
-    say(f"{description}\n{table(title, len(records), seconds, 'recomputed')}")
+def compared(
+    title: str, records: list[Record], names: list[str], bar: tuple[str, str, float], args, say: Callable[[str], None]
+) -> tuple[list[Bar], dict]:
+    """Race contenders with the model of this title: the kit, the last one, answers as the first does.
+
+    Args:
+        bar: What is said of the kit's speed, over which contender's, and how many times it is at least.
+    """
+    first, *_, kit = names
+    answered, seconds = raced(
+        names, prepared(args.work, title), written(args.work / f"{title}.jsonl", records), args.rounds
+    )
+    description, rarest = described(title, answered[first])
+    say(f"{description}\n{table(title, len(records), seconds, first)}")
+    text, over, least = bar
     return [
-        bar,
-        Bar(f"{title}: equal answers", same(answered["morocco fp32"], answered["recomputed"]), ">=", 1),
-        Bar(f"{title}: max |dlogit| / sd", distance(answered["morocco fp32"], answered["recomputed"]), "<=", 1e-3),
-        Bar(f"{title}: shared prefix over recomputing", ratio(seconds, "morocco fp32", "recomputed"), ">=", 4),
+        rarest,
+        Bar(f"{title}: equal answers", same(answered[kit], answered[first]), ">=", 1),
+        Bar(f"{title}: max |dlogit| / sd", distance(answered[kit], answered[first]), "<=", 1e-3),
+        Bar(f"{title}: {text}", ratio(seconds, kit, over), ">=", least),
     ], seconds
+
+
+def sharing(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict]:
+    records = fuller(title, drawn(title, max(args.records // 20, 20)))
+    return compared(title, records, SHARING, ("shared prefix over recomputing", "recomputed", 4), args, say)
 
 
 def lean(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict]:
-    weights, records = prepared(args.work, "lean"), drawn("terra", args.records)
-    answered, seconds = raced(LEANS, weights, written(args.work / f"{title}.jsonl", records), args.rounds)
-    description, bar = described(title, answered["fixed order"])
-    say(f"{description}\n{table(title, len(records), seconds, 'fixed order')}")
-    return [
-        bar,
-        Bar(f"{title}: equal answers", same(answered["morocco fp32"], answered["fixed order"]), ">=", 1),
-        Bar(f"{title}: max |dlogit| / sd", distance(answered["morocco fp32"], answered["fixed order"]), "<=", 1e-3),
-        Bar(f"{title}: morocco fp32 over padded", ratio(seconds, "morocco fp32", "like lengths, padded"), ">=", 1.3),
-    ], seconds
+    bar = "morocco fp32 over padded", "like lengths, padded", 1.3
+    return compared(title, drawn("terra", args.records), LEANS, bar, args, say)
 
 
 def start(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict]:

@@ -16,7 +16,7 @@ ZIP_BYTES, ZIP_ENTRIES, ZIP_DIRECTORY_BYTES = 1 << 30, 50_000, 8 << 20  # of an 
 MEMBER_BYTES, UNZIPPED_BYTES = 64 << 20, 2 << 30  # of a file in it, which readers hold in memory, and of all
 UNZIPPED_RATIO, UNZIPPED_LEAST = 100, 16 << 20  # as of gzip files
 NAME_BYTES, PART_BYTES, NAME_PARTS = 1000, 255, 16  # of a file's name in it, and of a part between slashes
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError)  # what zipfile raises
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)  # what zipfile raises
 
 
 def pack(folder: Path, out: Path) -> None:
