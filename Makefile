@@ -80,6 +80,6 @@ lab: setup  ## JupyterLab for you alone: loopback address, with its token
 lock:  ## after a change of pyproject.toml
 	$(RUN) uv pip compile pyproject.toml --extra infer --extra kit --extra dev --no-strip-extras --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command "make lock" -o requirements.lock
-	$(RUN) uv pip compile pyproject.toml --extra torch --extra hub --extra openvino --extra contenders --extra search --extra collaborative --universal --python-version 3.11 \
+	$(RUN) uv pip compile pyproject.toml --extra torch --extra hub --extra openvino --extra contenders --extra search --extra collaborative --extra ray --universal --python-version 3.11 \
 	  --constraints requirements.lock --no-emit-package torch --generate-hashes --no-emit-index-url --no-emit-find-links --quiet \
 	  --custom-compile-command "make lock" -o requirements-torch.lock

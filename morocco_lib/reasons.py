@@ -27,6 +27,7 @@ class Reason(StrEnum):
     LEFT_PROCESSES = "LEFT_PROCESSES", "processes outlived the program and were killed"
     UNPROVEN = "UNPROVEN", "memory and isolation are unproven: the run had no cgroup of its own, a process left it, or a mount may be written"
     PIDS_REFUSED = "PIDS_REFUSED", "new processes were refused: the limit on processes and threads was reached"
+    RAY_BUSY = "RAY_BUSY", "Ray's own processes took more than 1 % of a core beside a run"
     WORKER_KILLED = "WORKER_KILLED", "a process of the run was killed or crashed before the last answer, though the program went on"
     INPUT_NOT_READ = "INPUT_NOT_READ", "the program exited with 0 without reading all records: its answers cannot depend on them"
     STDOUT_FLOODED = "STDOUT_FLOODED", "the program printed far more than answers can take, and was killed"
@@ -109,6 +110,7 @@ NOTES = {
     Reason.LEFT_PROCESSES,
     Reason.UNPROVEN,
     Reason.PIDS_REFUSED,
+    Reason.RAY_BUSY,
     Reason.DISPLAY_ON_GPU,
     Reason.CONTRACT_BROKEN,
     Reason.BATCH_FLIPS,

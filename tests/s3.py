@@ -42,13 +42,13 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def running() -> Iterator[SimpleNamespace]:
+def running(host: str = "127.0.0.1") -> Iterator[SimpleNamespace]:
     """Yield a server: `address`, `env`, `client`, and `tell` and `log`, which servers/s3.py explains."""
     import boto3
 
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     pages = {"MOTO_S3_DEFAULT_MAX_KEYS": "20"}  # elsewhere 1,000: what is longer comes in pages
-    process = subprocess.Popen([sys.executable, str(SERVER)], env=os.environ | pages, **options)
+    process = subprocess.Popen([sys.executable, str(SERVER), host], env=os.environ | pages, **options)
     try:
         address = process.stdout.readline().strip()
         keys = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}

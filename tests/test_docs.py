@@ -303,7 +303,8 @@ def test_the_commands_of_readme_and_quick_start_run_and_print_what_is_shown(tmp_
 
 
 @pytest.mark.slow
-def test_commands_for_glue_run_and_print_what_is_shown(tmp_path):
-    commands = list(console_blocks(page("glue.md")))
-    assert len(commands) == 6
+@pytest.mark.parametrize(("name", "count"), [("glue.md", 6), ("collaborative.md", 4)])
+def test_commands_of_a_page_run_and_print_what_is_shown(name, count, tmp_path):
+    commands = list(console_blocks(page(name)))
+    assert len(commands) == count
     run_as_shown(commands, copy_project(tmp_path / "morocco"))

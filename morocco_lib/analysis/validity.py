@@ -15,6 +15,7 @@ CRASHES = {signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal
 OTHERS_SHARE, OTHERS_S = 0.5, 0.5  # of the time of all cores, and CPU seconds; above both the run is disturbed
 OTHERS_SHARE_FULL, FULL_SHARE = 0.2, 0.05  # as is above the first with less idle than the second
 OTHERS_CORES, OTHERS_SHARE_SHARED = 0.5, 0.1  # so it is, too, above both: half a core of many is little
+RAY_CORES = 0.01  # of Ray's own processes; above it a run has a remark
 OTHER_SAMPLES = 2  # a process of the run may end between being listed by the GPU and being looked up
 DRIFT_RUNS = 5  # fewer do not separate a trend from chance
 DRIFT_SHARE, DRIFT_CHANCE = 0.05, 0.002  # of the mean speed, from the first run to the last; of equal runs
@@ -130,7 +131,10 @@ def disturbances(run: Run) -> list[Reason]:
 
 def machine_reasons(others: dict | str) -> list[Reason]:
     """Return reasons from other processes' load; `others` is that of run.json, a reason code where it is unknown."""
-    return [] if isinstance(others, str) or others["cpu_s"] < OTHERS_S else load_reasons(others)
+    if isinstance(others, str):
+        return []
+    ray = [Reason.RAY_BUSY] if others.get("ray_cores", 0.0) > RAY_CORES else []
+    return ray + (load_reasons(others) if others["cpu_s"] >= OTHERS_S else [])
 
 
 def load_reasons(others: dict) -> list[Reason]:

@@ -32,6 +32,9 @@ def add(command: Callable) -> None:
         "of N machines the I-th: whole tasks, so that the models of a task are measured on one machine (docs/nights.md)"
     )
     option("--shard", type=shard, default=(1, 1), metavar="I/N", help=part)
+    where = "this machine, or those of a Ray cluster, which get a part each; the report is made here (docs/cluster.md)"
+    option("--executor", choices=("local", "ray"), default="local", help=where)
+    option("--address", metavar="HOST:PORT", help="of the Ray cluster (default: the one that this machine is in)")
     where = "first fetch finished steps from there, then upload each as it is finished (docs/s3.md)"
     option("--sync", type=remote, metavar="s3://BUCKET/PREFIX", help=where)
     add_output(sub, "print the summary as one JSON object")
@@ -78,7 +81,11 @@ def run(args) -> int:
     data_dir = os.environ.get(plan_run.DATA_VARIABLE)
     plan_dir = plan_run.plan_folder(plan, root, args.out, args.fresh)
     data_dir = str(expand(data_dir).resolve()) if data_dir else None
-    job = plan_run.PlanRun(plan, root, plan_dir, data_dir, args.force, args.shard)
+    on_ray = args.executor == "ray"
+    if on_ray and (not args.sync or args.force or args.fresh or args.shard != (1, 1)):
+        rule = "parts meet in a bucket, which keeps what is finished"
+        raise UsageError("--executor ray", rule=f"{rule}: with --sync, without --shard, --force and --fresh")
+    job = plan_run.PlanRun(plan, root, plan_dir, data_dir, args.force, args.shard, on_ray)
     message(f"plan {plan.name}: {job.data_dir} records; results go to {plan_dir}")
     if job.plan.tasks != plan.tasks:
         message(f"part {args.shard[0]} of {args.shard[1]}: {', '.join(job.plan.tasks)}")
@@ -90,16 +97,32 @@ def run(args) -> int:
         raise UsageError(f"{plan_dir} is a file", remedy="give --out a folder")
     job.check_data()
     check_loopback()
+    elsewhere = _on_cluster(args, job, message) if on_ray else 0
     bar = not args.quiet and sys.stderr.isatty()
     with plan_run.lock(plan_dir), writable_home.writable(plan_dir), Signals() as signals:
-        copy = StepSync(plan_dir, args.sync, message, signals.check) if args.sync else None
+        copy = StepSync(plan_dir, args.sync, [*job.tasks], message, signals.check) if args.sync else None
         if copy:
             copy.fetch()
         result = job.run(Progress(job.total, message, bar=bar), signals.check, copy.push if copy else lambda: None)
         if copy:
             copy.push()
     with writable_home.writable(plan_dir):  # figures are drawn anew
-        return _summary(args, plan_dir, result, copy.error.exit_code if copy and copy.error else 0)
+        return _summary(args, plan_dir, result, copy.error.exit_code if copy and copy.error else elsewhere)
+
+
+def _on_cluster(args, job, message: Callable[[str], None]) -> int:
+    """Run a plan's parts on a Ray cluster; returns the worst exit code."""
+    from morocco_lib.pipeline import plan_run, ray_executor
+
+    options = ["--sync", str(args.sync), *(["--disturbed-ok"] if args.disturbed_ok else [])]
+    parts = {}
+    for number, trained in enumerate(job.parts, 1):
+        part = f"{number}/{len(job.parts)}"
+        out = f"{job.plan_dir}-{part.replace('/', '-of-')}"
+        parts[f"part {part} ({trained})"] = ["run", str(args.plan.resolve()), "--shard", part, "--out", out, *options]
+    data = {plan_run.DATA_VARIABLE: job.data_dir} if os.environ.get(plan_run.DATA_VARIABLE) else {}
+    first = bool(job.model_steps())  # others wait for what it pre-trains
+    return ray_executor.run(parts, job.root, message, args.address or "auto", data, first)
 
 
 def _preview(job) -> int:

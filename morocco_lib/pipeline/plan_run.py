@@ -18,7 +18,7 @@ from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import CELL, MODEL, PLAN, POINT, SCORE, StepKind
 from morocco_lib.config.pretraining import RANGE_TEST
 from morocco_lib.config.schema import parse_seeds
-from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
+from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError, UsageError
 from morocco_lib.options import SYNTHETIC
 from morocco_lib.pipeline import scheduler, targets
 from morocco_lib.pipeline.job import Job
@@ -46,15 +46,16 @@ class PlanRun:
         force: Repeat what is done.
         shard: (2, 3): the second of three parts, which machines may run beside each other. Tasks that are answered by the same
             training are in one part, with all models.
+        elsewhere: Its steps are run by others: only the plan's own (the report) are run here.
     Raises:
         UsageError: the plan does not fit together, or has fewer parts.
     """
 
     def __init__(
         self, plan: config.PlanParams, root: Path, plan_dir: Path, data_dir: str | None = None, force: bool = False,
-        shard: tuple[int, int] = (1, 1),
+        shard: tuple[int, int] = (1, 1), elsewhere: bool = False,
     ):  # fmt: skip
-        self.plan, self.root, self.plan_dir, self.force = plan, root, Path(plan_dir), force
+        self.elsewhere, self.plan, self.root, self.plan_dir, self.force = elsewhere, plan, root, Path(plan_dir), force
         self.data_dir = data_dir or plan.data_dir
         self.machine = targets.resolve_runner(config.load_machine(plan.machine, root))
         self.models = {name: config.load_model(name, root, plan.own) for name in plan.model_names}
@@ -62,13 +63,14 @@ class PlanRun:
         trained = {name: get_task(name).trained_on for name in plan.tasks}  # LiDiRus is answered with TERRa's weights
         names = dict.fromkeys((*plan.tasks, *sorted(trained.values())))
         self.tasks = {name: config.load_task(name, root) for name in names}
-        parts, (number, count) = list(dict.fromkeys(trained.values())), shard
-        if count > len(parts):
+        self.parts, (number, count) = list(dict.fromkeys(trained.values())), shard
+        if count > len(self.parts):
             raise UsageError(
-                f"part {number} of {count}", rule=f"a part has whole tasks, and {plan.name} trains on {len(parts)}",
+                f"part {number} of {count}", rule=f"a part has whole tasks, and {plan.name} trains on {len(self.parts)}",
                 remedy="take as many machines at most",
             )  # fmt: skip
-        mine = [name for name in plan.tasks if trained[name] in parts[number - 1 :: count]]
+        self.is_part = count > 1
+        mine = [name for name in plan.tasks if trained[name] in self.parts[number - 1 :: count]]
         self.plan = plan.model_copy(update={"tasks": mine})
 
     def _check_pretraining(self) -> None:
@@ -102,7 +104,8 @@ class PlanRun:
         return [name for name in steps_of if not (ready and KINDS[name].trains)]
 
     def plan_steps(self) -> list[StepKind]:
-        return self._of_scope(PLAN)
+        """Return what is done with the whole plan, which a part of it does not have."""
+        return [] if self.is_part else self._of_scope(PLAN)
 
     def model_steps(self) -> list[tuple[str, StepKind, int]]:
         """Return (model, kind, seed) of what is done with a model before all tasks."""
@@ -284,6 +287,10 @@ class PlanRun:
             status = steps.read_status(this.folder) if (this.folder / steps.STATUS).exists() else None
             if status and self._kept(status):
                 this.state, this.exit = KEPT, status["exit"]
+            elif self.elsewhere and job.kind.scope != PLAN:
+                raise InvalidResult(
+                    "its part has not finished it", remedy="see what the part said, and run the plan again"
+                )
             else:
                 if status and status["state"] == steps.DONE:
                     (self.plan_dir / seeds_table.RESULTS).unlink(missing_ok=True)  # it may list what is set aside
@@ -305,8 +312,9 @@ class PlanRun:
         progress(this, "end")
 
     def _kept(self, status: dict[str, Any]) -> bool:
-        """Tell whether a step is kept as it is: it is done, and was not disturbed."""
-        return status["state"] == steps.DONE and status["exit"] != EXIT_CODES[DISTURBED] and not self.force
+        """Tell whether a step is kept as it is: it is done, and was not disturbed, or cannot be repeated here."""
+        again = self.force or (status["exit"] == EXIT_CODES[DISTURBED] and not self.elsewhere)
+        return status["state"] == steps.DONE and not again
 
     @staticmethod
     def _is_done(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """The step folders of a plan in a bucket: finished ones are uploaded as they come, and fetched where they are not."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from morocco_lib.artifacts import bucket, steps, storage
@@ -12,12 +12,16 @@ class StepSync:
     """A plan folder and its copy in a bucket.
 
     Args:
+        tasks: Fetch what is of these tasks, or of none.
         say: Called with a line about what was transferred, or was not.
         check: Called often; what it raises ends a transfer.
     """
 
-    def __init__(self, plan_dir: Path, remote: bucket.Remote, say: Callable[[str], None], check: Callable[[], None]):
-        self.plan_dir, self.remote, self.say = plan_dir, remote, say
+    def __init__(
+        self, plan_dir: Path, remote: bucket.Remote, tasks: Collection[str], say: Callable[[str], None],
+        check: Callable[[], None],
+    ):  # fmt: skip
+        self.plan_dir, self.remote, self.tasks, self.say = plan_dir, remote, tasks, say
         self._there: set[tuple[str, str]] = set()  # name and seal of the step folders that are in the bucket
         self._options = {"watch": lambda done, total: check()}
         self.error: MoroccoError | None = None  # of the last upload, while it holds
@@ -26,8 +30,8 @@ class StepSync:
         """Download each step folder that is not here; raises as `storage.sync` does."""
         for path in sorted(name for name in storage.names(self.remote) if name.endswith(f"/{steps.STATUS}")):
             name = path.removesuffix(f"/{steps.STATUS}")
-            folder = self.plan_dir / name
-            if (folder / steps.STATUS).exists():
+            folder, places = self.plan_dir / name, name.split("/")  # model/task/step, model/step or step
+            if (folder / steps.STATUS).exists() or (len(places) == 3 and places[1] not in self.tasks):
                 continue
             done = storage.sync(self.remote / name, folder, **self._options)
             if done.wrong:

@@ -111,6 +111,9 @@ def test_a_worker_that_is_killed_before_the_last_answer_makes_a_run_invalid(ende
         ({"cpu_s": 9, "cores": 0.51, "of_cores": 5}, ["SHARED_MACHINE"]),
         ({"cpu_s": 9, "cores": 0.51, "of_cores": 6}, []),
         ({"cpu_s": 9, "cores": 1.0, "of_cores": 10}, []),
+        ({"ray_cores": 0.011}, ["RAY_BUSY"]),
+        ({"ray_cores": 0.01}, []),
+        ({"cpu_s": 9, "cores": 1.01, "ray_cores": 0.5}, ["RAY_BUSY", "BUSY_MACHINE"]),
     ],
 )
 def test_other_processes_make_a_machine_shared_and_then_busy(others, reasons):

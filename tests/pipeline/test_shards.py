@@ -4,9 +4,12 @@ import pytest
 from helpers import ROOT
 
 from morocco_lib import config
+from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
+from morocco_lib.pipeline import plan_run
 from morocco_lib.pipeline.plan_run import PlanRun
 from morocco_lib.pipeline.step_kinds import KINDS
+from morocco_lib.reasons import DISTURBED, EXIT_CODES
 
 PLAN = config.load_plan(ROOT / "params/plans/tfidf.yaml", KINDS)
 
@@ -52,3 +55,32 @@ def test_a_part_lists_its_steps_alone(main, tmp_path):
     )
     assert done.returncode == 0 and "part 2 of 3: muserc" in done.stderr, done.stderr
     assert "tfidf muserc" in done.stdout and "rwsd" not in done.stdout and "terra" not in done.stdout
+
+
+# -- parts on a cluster --------------------------------------------------------------------------------------------
+def test_what_other_machines_finished_is_kept_and_nothing_else_is_run_here(tmp_path, synthetic_data, monkeypatch):
+    monkeypatch.setattr(plan_run.seeds_table, "write", lambda *_: None)  # it reads what a training has written
+    plan = PLAN.model_copy(update={"tasks": ["terra"], "overrides": [], "steps": ["train"]})
+    here, gathering = (PlanRun(plan, ROOT, tmp_path, str(synthetic_data), elsewhere=there) for there in (False, True))
+    folder = gathering.preview()[0].folder
+    steps.Step.begin(folder, "train", parameters={}, inputs={}).finish(steps.DONE, EXIT_CODES[DISTURBED])
+    assert here.preview()[0].state == "to do"  # it is repeated
+    result = gathering.run(lambda *_: None)
+    assert [(step.model, step.state, step.exit) for step in result.steps] == [
+        ("majority", "kept", 3),
+        ("tfidf", "failed", 1),
+    ]
+    assert "its part has not finished it" in result.steps[1].error and not list(tmp_path.rglob("*.ipynb"))
+
+
+def test_a_part_makes_no_report(tmp_path):
+    assert [kind.name for kind in part(1, 1, tmp_path).plan_steps()] == ["report"] and not part(
+        1, 2, tmp_path
+    ).plan_steps()
+
+
+@pytest.mark.parametrize("options", [[], ["--shard", "1/2"], ["--force"], ["--fresh"]])
+def test_a_cluster_needs_a_bucket_and_makes_its_own_parts(main, options, tmp_path):
+    bucket = ["--sync", "s3://bucket/plan"] if options else []
+    done = main("run", ROOT / "params/plans/demo.yaml", "--executor", "ray", *bucket, *options, cwd=tmp_path)
+    assert done.returncode == 2 and "with --sync, without --shard, --force and --fresh" in done.stderr

@@ -35,7 +35,9 @@ def said():
 @pytest.fixture
 def copy(bucket, tmp_path, said):
     """Return a StepSync of a folder with the bucket."""
-    return lambda name="plan": StepSync(tmp_path / name, Remote(bucket, "plan/"), said.append, lambda: None)
+    return lambda name="plan", tasks=("terra",): StepSync(
+        tmp_path / name, Remote(bucket, "plan/"), tasks, said.append, lambda: None
+    )
 
 
 def test_finished_steps_come_back_and_no_others(step, copy, tmp_path, said, s3_server):
@@ -55,6 +57,15 @@ def test_finished_steps_come_back_and_no_others(step, copy, tmp_path, said, s3_s
     other.push()
     other.fetch()
     assert [method for method, _ in s3_server.log()] == ["GET"]  # one listing: it is known to be there
+
+
+def test_a_part_fetches_what_is_of_its_tasks_or_of_none(step, copy, tmp_path):
+    for name in ("a/terra/train-1", "a/rcb/train-1", "a/pretrain-1", "synthetic-1"):
+        step(name, name)
+    copy().push()
+    copy("other", ("rcb",)).fetch()
+    found = {folder.relative_to(tmp_path / "other").as_posix() for folder, _ in steps.find_steps(tmp_path / "other")}
+    assert found == {"a/rcb/train-1", "a/pretrain-1", "synthetic-1"}
 
 
 def test_what_is_here_is_not_fetched_over(step, copy):

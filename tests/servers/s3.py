@@ -9,6 +9,7 @@ GET /_log returns and forgets [[method, path], ...].
 import json
 import os
 import re
+import sys
 import time
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -65,6 +66,6 @@ class Quiet(WSGIRequestHandler):
         pass
 
 
-server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
-print(f"http://127.0.0.1:{server.server_port}", flush=True)
+server = make_server(sys.argv[1], 0, app, threaded=True, request_handler=Quiet)
+print(f"http://{sys.argv[1]}:{server.server_port}", flush=True)
 server.serve_forever()

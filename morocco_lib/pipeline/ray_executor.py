@@ -1,0 +1,122 @@
+"""A plan on the machines of a Ray cluster: each part of it on one of them, as `--shard` has parts; results meet in a bucket.
+
+A part has whole tasks with all their models and a slot to itself: what is compared is measured on one machine, alone there. Ray
+chooses machines and notices when one is lost; what is run again is decided here, and what is finished is in the bucket.
+"""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.pipeline.signals import Signals
+
+SLOT = "bench_slot"  # a resource of a machine: as many as parts may be measured there at once, one a GPU, or one
+ATTEMPTS = 3  # at a part whose machine is lost
+START = f"""ray start --address HEAD:6379 --resources '{{"{SLOT}": 1}}'"""
+
+
+def run(
+    parts: Mapping[str, Sequence[str]], root: Path, say: Callable[[str], None], address: str = "auto",
+    environment: Mapping[str, str] = {}, first: bool = False,
+) -> int:  # fmt: skip
+    """Run commands of morocco on the machines of a cluster, one a slot; what they say is printed as they say it.
+
+    Args:
+        parts: What a part is called -> the arguments of `morocco`.
+        root: Project root; the project is at the same place on each machine.
+        address: Of the cluster's head; "auto": of the cluster that this machine is in.
+        environment: Variables for the parts, beside those that `ray start` was given on their machine.
+        first: Let the others wait for the first part.
+    Returns:
+        The worst exit code.
+    Raises:
+        EnvironmentFailure: no cluster, no machine with a slot, or a part lost its machine three times.
+    """
+    ray = _connected(address)
+    try:
+        with redirect_stdout(sys.stderr), Signals() as signals:  # after Ray, which takes SIGTERM for itself
+            slots, gpus = (ray.cluster_resources().get(name, 0) for name in (SLOT, "GPU"))
+            say(f"{len(parts)} parts of whole tasks, {slots:.0f} slots: each task is measured on one machine")
+            remote = ray.remote(num_cpus=0, num_gpus=min(gpus, 1), resources={SLOT: 1}, max_retries=0)(_part)
+            begun = [(name, (list(argv), str(root), dict(environment))) for name, argv in parts.items()]
+            waves = [wave for wave in ([begun[:1], begun[1:]] if first else [begun]) if wave]
+            return max(_wave(ray, remote, dict(wave), say, signals.check) for wave in waves)
+    finally:
+        ray.shutdown()  # ends what still runs
+
+
+def _connected(address: str) -> Any:
+    try:
+        os.environ |= dict.fromkeys(("RAY_USAGE_STATS_ENABLED", "RAY_DEDUP_LOGS", "RAY_COLOR_PREFIX"), "0")
+        import ray
+    except ImportError:
+        raise EnvironmentFailure("there is no ray here", remedy="pip install 'morocco-lib[ray]'") from None
+    try:
+        ray.init(address=address, logging_level="ERROR", namespace="morocco")
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        seen = str(error).strip().partition("\n")[0]
+        raise EnvironmentFailure(
+            f"no Ray cluster at {address}: {seen}",
+            remedy="`ray start` on this machine, with the version and the token of the others: see docs/cluster.md",
+        ) from None
+    return ray
+
+
+def _wave(ray: Any, remote: Any, parts: dict[str, tuple], say: Callable[[str], None], check: Callable[[], None]) -> int:
+    def begin(name: str) -> Any:
+        return remote.options(name=name).remote(*parts[name])  # what it says has the name before it
+
+    running, lost, codes = {begin(name): name for name in parts}, Counter(), []
+    try:
+        while running:
+            ended, _ = ray.wait([*running], timeout=1)
+            check()
+            for task in ended:
+                name = running.pop(task)
+                try:
+                    where, code = ray.get(task)
+                except ray.exceptions.RayTaskError as error:
+                    rule = f"the project is in {parts[name][1]} on each machine"
+                    raise EnvironmentFailure(f"{name} did not start: {error.cause}", rule=rule) from None
+                except ray.exceptions.RayError as error:
+                    lost[name] += 1
+                    say(
+                        f"{name}: its machine is lost ({type(error).__name__}); what it finished is kept, the rest runs elsewhere"
+                    )
+                    if lost[name] == ATTEMPTS:
+                        remedy = "run the plan again: what is done is kept"
+                        raise EnvironmentFailure(f"{name} has lost {ATTEMPTS} machines", remedy=remedy) from None
+                    running[begin(name)] = name
+                else:
+                    say(f"{name}: {where} has ended it with exit code {code}")
+                    codes.append(code)
+            if running and not ray.cluster_resources().get(SLOT):
+                rule = "each part needs one to itself"
+                raise EnvironmentFailure(f"no machine of the cluster has a {SLOT}", rule=rule, remedy=START)
+        return max(codes)
+    finally:
+        for task in running:
+            ray.cancel(task)  # as Ctrl-C
+
+
+def _part(argv: list[str], root: str, environment: dict[str, str]) -> tuple[str, int]:
+    """Run a command on this machine; returns its address and the exit code. The command ends with us."""
+    import ray
+
+    env = psutil.Process().parent().environ() | environment  # as of `ray start`: ours has one thread for OpenMP
+    if gpus := ray.get_gpu_ids():
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    words = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "morocco_lib", *argv]
+    with subprocess.Popen(words, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno()) as program:
+        try:
+            return ray.util.get_node_ip_address(), program.wait()
+        finally:
+            program.terminate()
