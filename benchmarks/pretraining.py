@@ -131,6 +131,9 @@ def trainer(job, turns: Turns, tokenizer: str, folder: Path) -> None:
 
 
 def ours(job, turns: Turns) -> None:
+    from morocco_lib.training.pretraining.loop import keep_freed_memory
+
+    keep_freed_memory()  # as `run` does
     for step in itertools.count():
         turns.update()
         job._update(step)

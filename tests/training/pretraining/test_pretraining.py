@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -427,3 +428,14 @@ def test_evaluations_are_of_true_labels_and_do_not_end_distillation(job):
     with torch.no_grad():
         loss = functional.cross_entropy(never.net.eval()(batch)[0], batch.labels)
     assert never.evaluate()["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+# -- memory --------------------------------------------------------------------------------------------------------
+def test_large_matrices_are_not_fetched_anew_from_the_system():
+    loop.keep_freed_memory()
+    faults = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.empty(10_000_000).fill_(1.0)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert faults[-1] < 1000, faults  # of 9,766 pages
