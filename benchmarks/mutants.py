@@ -1,7 +1,8 @@
 """How many one-line faults do the fast tests find? python benchmarks/mutants.py -n 200 --seed 1 --package tasks
 
 A sample of mutations (comparison, operator, number, and/or, not, returned value, branch) of packages is drawn at random.
-Each is made in a copy of the project, never here, and the fast tests in tests/PACKAGE run there until one fails.
+Each is made in a copy of the project, never here, and fast tests run there until one fails: those of the module, of its
+package, and of what rests on all of them.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analysis", "benchmark", "tasks", "artifacts", "monitors", "models/transformer")
+ABOVE = ("tests/artifacts", "tests/pipeline")
 COMPARED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 COMPARED |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
 FLIPPED = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
@@ -99,7 +101,8 @@ def run(sample: list[Mutant], extra: list[str], jobs: int, home: Path) -> None:
     paths, limits_s, survivors = {}, {}, 0
     for package in {mutant.package for mutant in sample}:
         mirrors = (f"tests/{package.split('/')[0]}", f"tests/test_{package}.py")
-        paths[package], began = [*(path for path in mirrors if (ROOT / path).exists()), *extra], time.monotonic()
+        own, began = [path for path in mirrors if (ROOT / path).exists()], time.monotonic()
+        paths[package] = [*own, *ABOVE, *extra]
         if not paths[package] or not survives(home / "base", paths[package]):
             sys.exit(f"mutants: the tests of {package} ({paths[package]}) do not pass, or there are none")
         limits_s[package] = 30 + 3 * jobs * (time.monotonic() - began)
@@ -110,7 +113,9 @@ def run(sample: list[Mutant], extra: list[str], jobs: int, home: Path) -> None:
             lines = (copy / mutant.path).read_text(encoding="utf-8").split("\n")
             lines[mutant.number - 1] = mutant.after
             (copy / mutant.path).write_text("\n".join(lines), encoding="utf-8")
-            return survives(copy, paths[mutant.package], limits_s[mutant.package])
+            mirror = [p.relative_to(ROOT).as_posix() for p in (ROOT / "tests").rglob(f"test_{mutant.path.stem}.py")]
+            likely = [path for path in mirror if any(path.startswith(f"{p}/") for p in paths[mutant.package])]
+            return survives(copy, [*likely, *paths[mutant.package]], limits_s[mutant.package])  # those first
 
     with ThreadPoolExecutor(jobs) as pool:
         for mutant, survived in zip(sample, pool.map(judge, sample), strict=True):

@@ -78,6 +78,14 @@ class Machine:
             time.sleep(0.1)
         raise AssertionError(f"no {pattern!r} in {timeout_s} s: {''.join(self.said)[-2000:]}")
 
+    def ends(self, timeout_s=90):
+        """Wait for its end, which must be a good one."""
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            code = f"nothing in {timeout_s} s"
+        assert code == 0, f"ended with {code}: {''.join(self.said)[-3000:]}"
+
     def kill(self):
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

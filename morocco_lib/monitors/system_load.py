@@ -1,6 +1,7 @@
 """System load during a run: CPU time that neither the run, nor we, nor the container engine used."""
 
 import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from morocco_lib.reasons import Reason
 
 # Names as in /proc, cut to 15 characters.
 ENGINE = ("dockerd", "containerd", "containerd-shim", "runc", "docker-proxy")
+RAY = re.compile(r"raylet|gcs_server|ray::")
+SCRIPT_OF_RAY = re.compile(rb"site-packages/ray/[\w/]*?(\w+)\.py\0|\0-m\0ray\.([\w.]+)\0")
 TOP = 3
 
 
@@ -53,8 +56,18 @@ def _processes(proc: Path) -> dict[tuple[int, int], tuple[str, float]]:
     for entry in os.scandir(proc):
         if entry.name.isdigit() and (stat := read_stat(entry.name, proc)):
             name, fields = stat
+            name = _script_of_ray(proc / entry.name) or name if name.startswith("python") else name
             found[int(entry.name), int(fields[19])] = name, (int(fields[11]) + int(fields[12])) * TICK_S
     return found
+
+
+def _script_of_ray(process: Path) -> str | None:
+    """Return a name for a Python that runs a script of Ray, None for any other."""
+    try:
+        found = SCRIPT_OF_RAY.search((process / "cmdline").read_bytes())
+    except OSError:  # it has ended
+        return None
+    return f"ray::{(found[1] or found[2]).decode()}" if found else None
 
 
 def others(
@@ -72,7 +85,8 @@ def others(
         engine: A container engine worked for the run; its processes do not count as others then.
     Returns:
         `cpu_s` of others, `cores` they kept busy on average `of_cores`, the shares of all cores' time that was idle and
-        that the host stole, and the three other processes that used most (`top`).
+        that the host stole, and the three other processes that used most (`top`); of processes of Ray, where there are
+        any, what they kept busy (`ray_cores`).
     Limits: what an engine's short helpers used, our own children that are not the run, and the kernel's threads count
         as others. Where the kernel counts by ticks, a few hundredths of a second are noise. `top` misses processes that
         ended in between.
@@ -95,9 +109,11 @@ def others(
         for (pid, start), (name, used_s) in used.items()
         if used_s > 0 and pid not in not_others and (pid, start) not in served
     ]
+    ray_s = [used_s for name, used_s in used.values() if RAY.match(name)]
     return {
         "cpu_s": cpu_s,
         "cores": cpu_s / seconds,
+        **({"ray_cores": sum(ray_s) / seconds} if ray_s else {}),
         "of_cores": after.cores,
         "idle_share": idle_s / whole_s if whole_s else None,
         "steal_share": steal_s / whole_s if whole_s else None,

@@ -344,7 +344,7 @@ def checkout(tmp_path):
     return tmp_path, git
 
 
-def test_the_commit_is_recorded_and_whether_anything_was_changed(checkout):
+def test_the_commit_is_recorded_and_whether_anything_was_changed(checkout, monkeypatch):
     folder, git = checkout
     clean = {"version": morocco_lib.__version__, "commit": git("rev-parse", "HEAD"), "dirty": False, "uncommitted": []}
     (folder / "outputs").mkdir()
@@ -358,6 +358,10 @@ def test_the_commit_is_recorded_and_whether_anything_was_changed(checkout):
     assert facts(folder) == changed
     text = " with uncommitted changes in morocco_lib/errors.py, morocco_lib/mine.py"
     assert steps.uncommitted_text(changed) == text and steps.uncommitted_text(clean) == ""
+    monkeypatch.setattr(steps, "code_facts", lambda: changed)
+    assert steps.code_text() == f"morocco {clean['version']}, {clean['commit'][:10]}{text}"
+    monkeypatch.setattr(steps, "code_facts", lambda: {**clean, "commit": None})
+    assert steps.code_text() == f"morocco {clean['version']}, not a git checkout"
 
 
 def test_without_git_or_inside_another_projects_checkout_the_commit_is_unknown(checkout):

@@ -53,6 +53,25 @@ def test_the_engine_the_run_and_ourselves_are_subtracted(readings):
     assert system_load.others(before, after, run_cpu_s=99.0)["cpu_s"] == 0.0
 
 
+def test_what_ray_keeps_busy_is_told_where_it_runs(readings, tmp_path):
+    before, after = readings
+    assert "ray_cores" not in system_load.others(before, after, run_cpu_s=1.0)
+    cpu = "100 0 100 5000 50 0 0 10 90 0"
+    names = {10: "raylet", 20: "ray::Dashboard", 30: "gcs_server", 40: "xray::", 50: "raytracer"}
+    scripts = {60: b"-u\0/x/site-packages/ray/_private/log_monitor.py\0--a", 61: b"-m\0ray.util.client.server\0--b"}
+    scripts |= {70: b"/home/a/ray/model.py\0", 71: b"-m\0xray.a\0", 72: b""}
+    found = []
+    for ticks in (0, TICKS):
+        every = names | dict.fromkeys(scripts, "python3.11")
+        root = plant(tmp_path / str(ticks), cpu, {pid: (name, ticks) for pid, name in every.items()})
+        for pid, words in scripts.items():
+            (root / str(pid) / "cmdline").write_bytes(b"/x/python3.11\0" + words + b"\0")
+        found.append(system_load.read(root))
+    cores = system_load.others(*found, 0.0)["ray_cores"]
+    assert cores == pytest.approx(5e9 / (found[1].t_ns - found[0].t_ns))
+    assert found[0].processes[60, 77][0] == "ray::log_monitor"
+
+
 def test_a_look_takes_its_time_and_counts_all_that_is_not_us(readings, monkeypatch):
     slept, expected, read = [], system_load.others(*readings, 0.0), iter(readings)
     monkeypatch.setattr(system_load, "read", lambda: next(read))
