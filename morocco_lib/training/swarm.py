@@ -265,6 +265,8 @@ def train(job: Job, peer: Peer, sequences: int, say: Callable[[str], None]) -> i
                 say(f"update {now} of {recipe.steps}: loss {np.mean(losses):.4f}, {rate:.1f} sequences/s here")
                 losses = []
             epoch = now
+            if epoch < recipe.steps <= optimizer.tracker.global_epoch and peer.kept() >= recipe.steps:
+                break  # the others are through, and it need not make the last updates alone
             numbers = rng.integers(len(loop.train), size=sequences)
             loop.net.train()
             batch = loop.masker(loop.train.part(numbers), rng.integers(1 << 62, size=sequences), loop.seed).to(

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 SHARDS = (
-    "analysis/test_intervals.py analysis/test_caching.py analysis/test_verdicts.py data/test_synthetic_signal.py benchmark/test_books.py "
-    "leaderboard/test_archives.py",
-    "benchmark/test_truth.py",
+    "analysis/test_intervals.py analysis/test_caching.py data/test_synthetic_signal.py benchmark/test_books.py pipeline/test_cluster.py",
+    "benchmark/test_truth.py analysis/test_verdicts.py",
     "benchmark/test_truth_and_the_original.py cli/test_foreign_fuzz.py leaderboard/test_ranks.py "
     "training/test_swarm_peers.py training/test_learning.py",
     "benchmark/test_truth_without_readiness.py benchmark/test_caches.py monitors/test_disturbances.py",
@@ -19,7 +18,7 @@ SHARDS = (
     "training/test_swarm_restart.py",
     "images/test_plans.py images/test_registry.py pipeline/test_official_records.py monitors/test_accuracy.py",
     "images/test_engine_trouble.py runners/test_docker_at_length.py pipeline/test_kills.py runners/test_bulk.py "
-    "models/test_architectures.py training/test_distributed.py",
+    "models/test_architectures.py training/test_distributed.py leaderboard/test_archives.py",
     "artifacts/test_storage_on_swift.py cloud/test_clean_root.py images/test_transformer.py "
     "monitors/test_real_gpu.py training/test_interruptions.py",
 )

@@ -1,4 +1,4 @@
-"""Mutated submissions by the thousand: MOROCCO_ARCHIVES says how many (default 2000; 10,000 for docs/evidence.md)."""
+"""Mutated submissions by the thousand: MOROCCO_ARCHIVES says how many (default 1000; 10,000 for docs/evidence.md)."""
 
 import os
 
@@ -8,7 +8,7 @@ import submissions
 
 from morocco_lib.leaderboard import checks
 
-COUNT, PARTS = int(os.environ.get("MOROCCO_ARCHIVES", 2000)), 4
+COUNT, PARTS = int(os.environ.get("MOROCCO_ARCHIVES", 1000)), 2
 
 
 @pytest.mark.parametrize("part", range(PARTS))
