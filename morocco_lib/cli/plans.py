@@ -85,7 +85,7 @@ def run(args) -> int:
     if on_ray and (not args.sync or args.force or args.fresh or args.shard != (1, 1)):
         rule = "parts meet in a bucket, which keeps what is finished"
         raise UsageError("--executor ray", rule=f"{rule}: with --sync, without --shard, --force and --fresh")
-    job = plan_run.PlanRun(plan, root, plan_dir, data_dir, args.force, args.shard, on_ray)
+    job = plan_run.PlanRun(plan, root, plan_dir, data_dir, args.force, args.shard, on_ray and not args.dry_run)
     message(f"plan {plan.name}: {job.data_dir} records; results go to {plan_dir}")
     if job.plan.tasks != plan.tasks:
         message(f"part {args.shard[0]} of {args.shard[1]}: {', '.join(job.plan.tasks)}")
@@ -100,7 +100,7 @@ def run(args) -> int:
     elsewhere = _on_cluster(args, job, message) if on_ray else 0
     bar = not args.quiet and sys.stderr.isatty()
     with plan_run.lock(plan_dir), writable_home.writable(plan_dir), Signals() as signals:
-        copy = StepSync(plan_dir, args.sync, [*job.tasks], message, signals.check) if args.sync else None
+        copy = StepSync(plan_dir, args.sync, job.task_names, message, signals.check) if args.sync else None
         if copy:
             copy.fetch()
         result = job.run(Progress(job.total, message, bar=bar), signals.check, copy.push if copy else lambda: None)
@@ -114,13 +114,13 @@ def _on_cluster(args, job, message: Callable[[str], None]) -> int:
     """Run a plan's parts on a Ray cluster; returns the worst exit code."""
     from morocco_lib.pipeline import plan_run, ray_executor
 
-    options = ["--sync", str(args.sync), *(["--disturbed-ok"] if args.disturbed_ok else [])]
+    options = ["--sync", str(args.sync), *["--disturbed-ok"] * args.disturbed_ok, *["--quiet"] * args.quiet]
     parts = {}
     for number, trained in enumerate(job.parts, 1):
         part = f"{number}/{len(job.parts)}"
         out = f"{job.plan_dir}-{part.replace('/', '-of-')}"
         parts[f"part {part} ({trained})"] = ["run", str(args.plan.resolve()), "--shard", part, "--out", out, *options]
-    data = {plan_run.DATA_VARIABLE: job.data_dir} if os.environ.get(plan_run.DATA_VARIABLE) else {}
+    data = {plan_run.DATA_VARIABLE: job.data_dir if os.environ.get(plan_run.DATA_VARIABLE) else ""}
     first = bool(job.model_steps())  # others wait for what it pre-trains
     return ray_executor.run(parts, job.root, message, args.address or "auto", data, first)
 

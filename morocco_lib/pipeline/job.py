@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from morocco_lib import fileio
+from morocco_lib import config, fileio
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import CELL, PLAN, StepKind
 
@@ -33,7 +33,8 @@ class Job:
         """
         values = p.model_dump(exclude={"machine": {"chosen"}})  # why a runner was chosen
         inputs, parameters = kind.inputs(p, root), {n: v for n, v in values.items() if n not in PATHS} | also
-        key = steps.make_key(kind.name, parameters, {name: fileio.sha256_file(path) for name, path in inputs.items()})
+        digests = {name: fileio.sha256_file(path) for name, path in inputs.items()}
+        key = steps.make_key(kind.name, _without(f"{config.from_root(plan_dir, root)}/", parameters), digests)
         parent = plan_dir.joinpath(*_names(kind, p).values())
         return cls(kind, p, inputs, parameters, key, parent / f"{kind.name}-{key}")
 
@@ -43,6 +44,13 @@ class Job:
             folder or self.folder, self.kind.name, **_names(self.kind, self.p), parameters=parameters or self.parameters,
             inputs=self.inputs, key=self.key,
         )  # fmt: skip
+
+
+def _without(folder: str, value: Any) -> Any:
+    """Return a JSON value in which paths into a folder begin there: a plan's own models are the same wherever it lies."""
+    if isinstance(value, dict):
+        return {name: _without(folder, one) for name, one in value.items()}
+    return value.removeprefix(folder) if isinstance(value, str) else value
 
 
 def _names(kind: StepKind, p: Any) -> dict[str, str]:

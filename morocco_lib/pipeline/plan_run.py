@@ -121,6 +121,11 @@ class PlanRun:
         return [kind for name, kind in KINDS.items() if kind.scope == scope and name in self.plan.steps]
 
     @property
+    def task_names(self) -> set[str]:
+        """The tasks of this part, and those that their models are trained on."""
+        return {name for task in self.plan.tasks for name in (task, get_task(task).trained_on)}
+
+    @property
     def total(self) -> int:
         """The number of steps of the plan."""
         return sum(len(self.cell_steps(model)) for model, _ in self.cells()) + len(

@@ -7,6 +7,7 @@ chooses machines and notices when one is lost; what is run again is decided here
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -19,7 +20,8 @@ from morocco_lib.errors import EnvironmentFailure
 from morocco_lib.pipeline.signals import Signals
 
 SLOT = "bench_slot"  # a resource of a machine: as many as parts may be measured there at once, one a GPU, or one
-ATTEMPTS = 3  # at a part whose machine is lost
+ATTEMPTS = 20  # at a part whose machine is lost; a long one on machines that are taken away every two hours loses many
+AWAY_S = 1800  # so long may there be no machine with a slot
 START = f"""ray start --address HEAD:6379 --resources '{{"{SLOT}": 1}}'"""
 
 
@@ -38,7 +40,7 @@ def run(
     Returns:
         The worst exit code.
     Raises:
-        EnvironmentFailure: no cluster, no machine with a slot, or a part lost its machine three times.
+        EnvironmentFailure: no cluster, no machine with a slot, or a part lost its machine twenty times.
     """
     ray = _connected(address)
     try:
@@ -74,7 +76,7 @@ def _wave(ray: Any, remote: Any, parts: dict[str, tuple], say: Callable[[str], N
     def begin(name: str) -> Any:
         return remote.options(name=name).remote(*parts[name])  # what it says has the name before it
 
-    running, lost, codes = {begin(name): name for name in parts}, Counter(), []
+    running, lost, codes, seen_s = {begin(name): name for name in parts}, Counter(), [], -AWAY_S
     try:
         while running:
             ended, _ = ray.wait([*running], timeout=1)
@@ -88,23 +90,26 @@ def _wave(ray: Any, remote: Any, parts: dict[str, tuple], say: Callable[[str], N
                     raise EnvironmentFailure(f"{name} did not start: {error.cause}", rule=rule) from None
                 except ray.exceptions.RayError as error:
                     lost[name] += 1
-                    say(
-                        f"{name}: its machine is lost ({type(error).__name__}); what it finished is kept, the rest runs elsewhere"
-                    )
                     if lost[name] == ATTEMPTS:
                         remedy = "run the plan again: what is done is kept"
                         raise EnvironmentFailure(f"{name} has lost {ATTEMPTS} machines", remedy=remedy) from None
+                    say(
+                        f"{name}: its machine is lost ({type(error).__name__}); what it finished is kept, the rest runs elsewhere"
+                    )
                     running[begin(name)] = name
                 else:
                     say(f"{name}: {where} has ended it with exit code {code}")
                     codes.append(code)
-            if running and not ray.cluster_resources().get(SLOT):
+            if ray.cluster_resources().get(SLOT):
+                seen_s = time.monotonic()
+            elif running and time.monotonic() - seen_s > AWAY_S:
                 rule = "each part needs one to itself"
                 raise EnvironmentFailure(f"no machine of the cluster has a {SLOT}", rule=rule, remedy=START)
         return max(codes)
     finally:
         for task in running:
             ray.cancel(task)  # as Ctrl-C
+        ray.wait([*running], num_returns=len(running), timeout=60) if running else None
 
 
 def _part(argv: list[str], root: str, environment: dict[str, str]) -> tuple[str, int]:
@@ -117,6 +122,7 @@ def _part(argv: list[str], root: str, environment: dict[str, str]) -> tuple[str,
     words = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "morocco_lib", *argv]
     with subprocess.Popen(words, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno()) as program:
         try:
-            return ray.util.get_node_ip_address(), program.wait()
+            code = program.wait()
+            return ray.util.get_node_ip_address(), code if code >= 0 else 128 - code
         finally:
             program.terminate()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from morocco_lib.artifacts import bucket, steps, storage
 from morocco_lib.errors import EnvironmentFailure, MoroccoError
+from morocco_lib.reasons import DISTURBED, EXIT_CODES
 
 
 class StepSync:
@@ -27,13 +28,13 @@ class StepSync:
         self.error: MoroccoError | None = None  # of the last upload, while it holds
 
     def fetch(self) -> None:
-        """Download each step folder that is not here; raises as `storage.sync` does."""
+        """Download each step folder that is not here, or is here unfinished or disturbed; raises as `storage.sync` does."""
         for path in sorted(name for name in storage.names(self.remote) if name.endswith(f"/{steps.STATUS}")):
             name = path.removesuffix(f"/{steps.STATUS}")
             folder, places = self.plan_dir / name, name.split("/")  # model/task/step, model/step or step
-            if (folder / steps.STATUS).exists() or (len(places) == 3 and places[1] not in self.tasks):
+            if (len(places) == 3 and places[1] not in self.tasks) or _is_good(folder):
                 continue
-            done = storage.sync(self.remote / name, folder, **self._options)
+            done = storage.sync(self.remote / name, folder, delete=True, **self._options)
             if done.wrong:
                 shutil.rmtree(folder)
                 self.say(f"{self.remote / name} is damaged ({done.wrong[0]}): the step is run again")
@@ -59,3 +60,14 @@ class StepSync:
             self._there.add((name, status["seal"]))
             if done.transferred:
                 self.say(f"uploaded {name}: {done.text()}")
+
+
+def _is_good(folder: Path) -> bool:
+    """Tell whether a step is done and undisturbed; what is unfinished is set aside."""
+    if not (folder / steps.STATUS).exists():
+        return False
+    status = steps.read_status(folder)
+    if status["state"] != steps.DONE:
+        steps.retire(folder)
+        return False
+    return status["exit"] != EXIT_CODES[DISTURBED]

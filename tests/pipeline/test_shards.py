@@ -27,6 +27,7 @@ def test_parts_together_are_the_plan_and_a_task_is_in_one(count, tmp_path):
     )
     (with_terra,) = (one for one in parts if "terra" in one.plan.tasks)
     assert "lidirus" in with_terra.plan.tasks  # is answered by what is trained on TERRa
+    assert all(one.task_names == {*one.plan.tasks} for one in parts)
     assert max(len(one.plan.tasks) for one in parts) <= -(-len(PLAN.tasks) // count) + 1
 
 
@@ -71,6 +72,11 @@ def test_what_other_machines_finished_is_kept_and_nothing_else_is_run_here(tmp_p
         ("tfidf", "failed", 1),
     ]
     assert "its part has not finished it" in result.steps[1].error and not list(tmp_path.rglob("*.ipynb"))
+
+
+def test_a_part_has_to_do_with_what_its_models_are_trained_on(tmp_path):
+    lidirus = PLAN.model_copy(update={"tasks": ["lidirus", "rcb"], "overrides": []})
+    assert PlanRun(lidirus, ROOT, tmp_path, shard=(1, 2)).task_names == {"lidirus", "terra"}
 
 
 def test_a_part_makes_no_report(tmp_path):

@@ -11,17 +11,18 @@ from helpers import ROOT, start_plan, wait_until, write_plan
 from morocco_lib.artifacts import steps, storage
 from morocco_lib.artifacts.bucket import Remote
 from morocco_lib.pipeline.step_sync import StepSync
+from morocco_lib.reasons import DISTURBED, EXIT_CODES
 
 
 @pytest.fixture
 def step(tmp_path):
     """Make a finished step folder of a plan; returns it."""
 
-    def make(name: str, content: str, state: str = steps.DONE):
+    def make(name: str, content: str, state: str = steps.DONE, code: int = 0):
         attempt = steps.Step.begin(tmp_path / "plan" / name, "train", parameters={"content": content}, inputs={})
         (attempt.folder / "result").write_text(content)
         if state != steps.RUNNING:
-            attempt.finish(state, 0)
+            attempt.finish(state, code)
         return attempt.folder
 
     return make
@@ -75,6 +76,20 @@ def test_what_is_here_is_not_fetched_over(step, copy):
     step("a/terra/train-1", "second")
     copy().fetch()
     assert (folder / "result").read_text() == "second"
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "kept"), [(steps.FAILED, 1, True), (steps.DONE, EXIT_CODES[DISTURBED], False)]
+)
+def test_what_another_machine_did_better_is_fetched(step, copy, state, code, kept):
+    folder = step("a/terra/train-1", "good")
+    copy().push()
+    shutil.rmtree(folder)
+    step("a/terra/train-1", "bad", state, code)
+    (folder / "more").touch()
+    copy().fetch()
+    assert (folder / "result").read_text() == "good" and not (folder / "more").exists()
+    assert folder.with_name("train-1.1").exists() == kept  # what failed is set aside
 
 
 def test_a_step_that_was_repeated_replaces_the_first_one_whole(step, copy, tmp_path):

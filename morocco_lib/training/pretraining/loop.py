@@ -42,7 +42,9 @@ def keep_freed_memory() -> None:
     """Let the C library keep what is freed: fetching logits anew from the system takes a fifth of an update on a CPU."""
     with suppress(AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1), libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30) and libc.mallopt(
+            M_TRIM_THRESHOLD, 2**31 - 1
+        )  # an older one refuses the first
 
 
 class Net(nn.Module):
