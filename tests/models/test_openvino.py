@@ -69,6 +69,7 @@ def by_transformers(kind, **sizes):
     ("kind", "sizes"),
     [
         ("distilbert", {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}),
+        ("albert", {**SIZES, "embedding_size": 16}),  # tells a first text from a second
         ("modernbert", {**SIZES, "local_attention": 8, "pad_token_id": 0}),  # the last layer's window alone is local
     ],
 )
