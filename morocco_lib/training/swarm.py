@@ -26,7 +26,7 @@ from hivemind.dht.crypto import RSASignatureValidator
 from hivemind.dht.schema import BytesWithPublicKey, SchemaValidator
 from hivemind.optim.grad_averager import GradientAverager
 from hivemind.optim.state_averager import TrainingStateAverager
-from hivemind.p2p import PeerID
+from hivemind.p2p import P2PDaemonError, PeerID
 from hivemind.utils import TimedStorage
 from hivemind.utils.auth import AuthorizerBase
 from hivemind.utils.timed_storage import get_dht_time
@@ -157,11 +157,14 @@ class Peer:
         return [str(one) for one in self.dht.get_visible_maddrs()]
 
     def bandwidth(self) -> float | None:
-        """Return Mbit/s: as given, or as measured by bytes to the first peer and back; None if there is none."""
+        """Return Mbit/s: as given, or as measured by bytes to the first peer and back; None if it is not there any more."""
         if self.place.bandwidth is not None or not self.place.peers:
             return self.place.bandwidth
         identity = PeerID.from_base58(self.place.peers[0].rsplit("/", 1)[-1])
-        return self.dht.run_coroutine(partial(_probe, identity=identity))
+        try:
+            return self.dht.run_coroutine(partial(_probe, identity=identity))
+        except (P2PDaemonError, asyncio.IncompleteReadError):
+            return None
 
     def say(self, epoch: int, loss: float, samples_per_s: float) -> None:
         """Tell all peers how this trainer does."""

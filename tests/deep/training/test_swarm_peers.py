@@ -11,6 +11,8 @@ import swarm_machines
 import yaml
 from helpers import ROOT
 
+from morocco_lib.training.swarm import Membership, Peer
+
 
 @pytest.fixture
 def machine(swarm_folder):
@@ -35,9 +37,7 @@ def test_a_run_goes_on_when_a_trainer_is_killed_and_another_comes_late(
     seen = [one.addresses() for one in (peer, first, killed, client)]
     assert all(seen) and set().union(*seen) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     killed.kill()
-    late = machine("trainer", "--peers", address)
-    late.says("update [0-9]+ of 20")
-    status = machine("status", "--peers", address, "--json")
+    late, status = machine("trainer", "--peers", address), machine("status", "--peers", address, "--json")
     printed = status.process.stdout.read()
     assert status.process.wait(60) == 0, "".join(status.said)
     rows = json.loads(printed)["trainers"]
@@ -45,6 +45,7 @@ def test_a_run_goes_on_when_a_trainer_is_killed_and_another_comes_late(
         len(rows) >= 3 and {row["client"] for row in rows} == {True, False} and all(row["epoch"] >= 1 for row in rows)
     )
 
+    late.says("update [0-9]+ of 20")
     peer.ends(180)
     for one in (first, client, late):
         one.ends()
@@ -71,3 +72,10 @@ def test_a_run_goes_on_when_a_trainer_is_killed_and_another_comes_late(
     done = morocco("run", project / "plan.yaml", "--out", tmp_path / "tuned", env={"MOROCCO_DATA": str(synthetic_data)})
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "tuned/swarm/rwsd").glob("train-*/weights"))
+
+
+def test_the_way_to_a_peer_is_measured_as_long_as_it_is_there():
+    with Peer(Membership("try")) as one, Peer(Membership("try", tuple(one.addresses()))) as other:
+        assert other.bandwidth() > 0
+        one.dht.shutdown()
+        assert other.bandwidth() is None
