@@ -1,5 +1,8 @@
 """Readers of a whole tree: replayed /proc trees, and cgroups that go away."""
 
+import os
+import signal
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -136,6 +139,22 @@ def test_processes_of_a_group_are_listed_where_one_is_new_and_else_seldom(tmp_pa
     reader._new_pids = SimpleNamespace(since=lambda: new.pop(0), close=lambda: None)
     counts = [(reader.pids(), len(lists))[1] for _ in range(8)]
     assert counts == [1, 1, 1, 2, 3, 3, 4, 5]  # and once more, as one may enter a moment after its pid was given out
+    reader.close()
+
+
+def test_a_process_that_left_the_group_is_found_through_its_parent(tmp_path):
+    program = ["sh", "-c", "sleep 60 & echo $!; wait"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
+        stray = int(run.stdout.readline())
+        group = RunCgroup(2, tmp_path, tmp_path)
+        group.pids = lambda: [run.pid]
+        reader = CgroupReader(group, SimpleNamespace(pid=run.pid, pids=lambda: {run.pid}, orphans=set))
+        reader._new_pids.close()
+        new = [range(run.pid, stray + 1), range(0)]
+        reader._new_pids = SimpleNamespace(since=lambda: new.pop(0), close=lambda: None)
+        seen = [(reader.pids(), set(reader.outside)) for _ in range(2)]
+        os.killpg(run.pid, signal.SIGKILL)
+    assert seen == [([run.pid, stray], set()), ([run.pid, stray], {stray})]  # one that is being born is in no list, too
     reader.close()
 
 
