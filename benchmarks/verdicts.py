@@ -69,6 +69,7 @@ WITH_NOISE = [
     Reason.TWO_START_UPS, Reason.WORK_NOT_SEEN, Reason.TIMES_DISAGREE, Reason.ANSWERS_HELD_BACK,
 ]  # fmt: skip
 NOT_SIMULATED = {
+    Reason.RAY_BUSY: "no cluster runs beside what is simulated",
     Reason.CONTRACT_BROKEN: "the check of the contract needs a program to run",
     Reason.BATCH_FLIPS: "needs a model and two batch sizes",
     Reason.EVAL_FLIPS: "needs a model and an eval step",
