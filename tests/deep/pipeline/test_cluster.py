@@ -18,8 +18,8 @@ from helpers import ROOT, environment, wait_until, write_plan
 
 from morocco_lib.artifacts import steps
 
-TASKS = ["danetqa", "parus", "rcb", "russe", "rwsd", "terra"]
-MODELS = [{"name": name, "kind": "majority"} for name in ("a", "b")]
+TASKS = ["parus", "rcb", "rwsd", "terra"]
+MODELS = [{"name": name, "kind": "majority"} for name in ("a", "b", "c")]
 PAGE = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
 
 
@@ -42,10 +42,11 @@ class Cluster:
         return self.head.start(sys.executable, "-m", "morocco_lib", "run", plan, *words, **pipes)
 
     def finished(self) -> dict[str, dict]:
-        """Return the status of each step in the bucket."""
+        """Return the status of each step in the bucket, but for the records, which each machine makes for itself."""
         found = {}
         for page in self.client.get_paginator("list_objects_v2").paginate(Bucket="plans"):
-            for key in (item["Key"] for item in page.get("Contents", ()) if item["Key"].endswith(f"/{steps.STATUS}")):
+            keys = [item["Key"] for item in page.get("Contents", ()) if item["Key"].endswith(f"/{steps.STATUS}")]
+            for key in (key for key in keys if "/synthetic-" not in key):
                 found[key] = json.loads(self.client.get_object(Bucket="plans", Key=key)["Body"].read())
         return found
 
@@ -71,7 +72,7 @@ def two(tmp_path):
 
 @pytest.mark.long
 def test_machines_that_die_are_made_up_for_and_nothing_done_is_repeated(two, tmp_path):
-    plan = write_plan(tmp_path, models=MODELS, tasks=TASKS, steps=["bench", "report"])
+    plan = write_plan(tmp_path, models=MODELS, tasks=TASKS, steps=["bench"])
     alone = two.run(plan)
     assert "no Ray cluster" in alone.communicate(timeout=60)[1] and alone.returncode == 3
     two.start(two.head, "--head"), two.start(two.other, "--address")
@@ -90,6 +91,6 @@ def test_machines_that_die_are_made_up_for_and_nothing_done_is_repeated(two, tmp
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
     summary, third = json.loads(out), two.finished()
-    assert [s["state"] for s in summary["steps"]] == ["kept"] * 12 + ["done"] and summary["verified"]
+    assert [s["state"] for s in summary["steps"]] == ["kept"] * 12 and summary["verified"]
     assert {name: second[name] for name in first} == first and {name: third[name] for name in second} == second
     assert {host for name, host in hosts(third).items() if name not in first} == {two.head.name}

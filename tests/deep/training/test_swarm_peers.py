@@ -19,6 +19,7 @@ def machine(swarm_folder):
     yield from swarm_machines.starting(swarm_folder)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_when_a_trainer_is_killed_and_another_comes_late(
     swarm_folder, machine, morocco, tmp_path, synthetic_data
 ):
