@@ -23,6 +23,7 @@ from morocco_lib import fileio, foreign
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.foreign import NO_FILE
 from morocco_lib.monitors.host import host_facts, lives, this_process
+from morocco_lib.reasons import DISTURBED, EXIT_CODES
 
 STATUS = "status.json"
 DEEPEST = 4  # <plan>/<model>/<task>/<step> below outputs
@@ -197,6 +198,11 @@ def find_steps(outputs: Path, only: Collection[Path] | None = None) -> Iterator[
 def is_retired(status: Mapping[str, Any]) -> bool:
     """Tell whether a step is an earlier attempt that was set aside; its folder's name says nothing."""
     return bool(status.get("retired"))
+
+
+def is_good(status: Mapping[str, Any]) -> bool:
+    """Tell whether a step is done and undisturbed: it need not be run again."""
+    return status["state"] == DONE and status["exit"] != EXIT_CODES[DISTURBED]
 
 
 def is_alive(status: Mapping[str, Any]) -> bool:

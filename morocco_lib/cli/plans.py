@@ -68,7 +68,7 @@ def add(command: Callable) -> None:
 
 def run(args) -> int:
     from morocco_lib import config
-    from morocco_lib.pipeline import plan_run, writable_home
+    from morocco_lib.pipeline import plan_folder, plan_run, writable_home
     from morocco_lib.pipeline.notebook_runner import check_loopback
     from morocco_lib.pipeline.progress import Progress
     from morocco_lib.pipeline.signals import Signals
@@ -79,7 +79,7 @@ def run(args) -> int:
     plan = config.load_plan(args.plan, KINDS)
     root = config.find_root(args.plan.resolve().parent) or config.project_root()
     data_dir = os.environ.get(plan_run.DATA_VARIABLE)
-    plan_dir = plan_run.plan_folder(plan, root, args.out, args.fresh)
+    plan_dir = plan_folder.place(plan, root, args.out, args.fresh)
     data_dir = str(expand(data_dir).resolve()) if data_dir else None
     on_ray = args.executor == "ray"
     if on_ray and (not args.sync or args.force or args.fresh or args.shard != (1, 1)):
@@ -99,7 +99,7 @@ def run(args) -> int:
     check_loopback()
     elsewhere = _on_cluster(args, job, message) if on_ray else 0
     bar = not args.quiet and sys.stderr.isatty()
-    with plan_run.lock(plan_dir), writable_home.writable(plan_dir), Signals() as signals:
+    with plan_folder.lock(plan_dir), writable_home.writable(plan_dir), Signals() as signals:
         copy = StepSync(plan_dir, args.sync, job.task_names, message, signals.check) if args.sync else None
         if copy:
             copy.fetch()

@@ -1,13 +1,8 @@
 """Runs a plan: each step of each model and task in a fresh kernel; finished steps are kept and not repeated."""
 
-import fcntl
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -18,7 +13,7 @@ from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import CELL, MODEL, PLAN, POINT, SCORE, StepKind
 from morocco_lib.config.pretraining import RANGE_TEST
 from morocco_lib.config.schema import parse_seeds
-from morocco_lib.errors import EnvironmentFailure, InvalidResult, MoroccoError, UsageError
+from morocco_lib.errors import InvalidResult, MoroccoError, UsageError
 from morocco_lib.options import SYNTHETIC
 from morocco_lib.pipeline import scheduler, targets
 from morocco_lib.pipeline.job import Job
@@ -26,11 +21,9 @@ from morocco_lib.pipeline.notebook_runner import Stalled, run_notebook
 from morocco_lib.pipeline.progress import DONE, FAILED, KEPT, SKIPPED, TO_DO, PlanResult, StepResult
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.pipeline.synthetic_step import synthetic_step
-from morocco_lib.reasons import DISTURBED, EXIT_CODES
 from morocco_lib.report import build, seeds_table
 from morocco_lib.tasks import get_task
 
-LOCK = ".lock"
 ATTEMPTS = 3  # at a training that stalls
 DATA_VARIABLE = "MOROCCO_DATA"  # read here and nowhere else, and injected as data_dir
 
@@ -318,8 +311,8 @@ class PlanRun:
 
     def _kept(self, status: dict[str, Any]) -> bool:
         """Tell whether a step is kept as it is: it is done, and was not disturbed, or cannot be repeated here."""
-        again = self.force or (status["exit"] == EXIT_CODES[DISTURBED] and not self.elsewhere)
-        return status["state"] == steps.DONE and not again
+        good = status["state"] == steps.DONE if self.elsewhere else steps.is_good(status)
+        return good and not self.force
 
     @staticmethod
     def _is_done(folder: Path) -> bool:
@@ -364,44 +357,3 @@ class PlanRun:
                 weights_dirs[cell], known[cell] = self._path(this.folder), done
         listed += [StepResult(None, None, kind.name, TO_DO) for kind in self.plan_steps()]
         return listed
-
-
-# -- its folder ---------------------------------------------------------------------------------------------------
-def plan_folder(plan: config.PlanParams, root: Path, out: Path | None, fresh: bool) -> Path:
-    """Return where a plan's step folders go."""
-    if out:
-        return out.resolve()
-    return root / "outputs" / (f"{plan.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}" if fresh else plan.name)
-
-
-@contextmanager
-def lock(plan_dir: Path) -> Iterator[None]:
-    """Lock a plan folder for this process; the system releases it however the process ends.
-
-    Raises:
-        EnvironmentFailure: another process works on it, which is named; or the folder cannot be written.
-    """
-    try:
-        plan_dir.mkdir(parents=True, exist_ok=True)
-        file = (plan_dir / LOCK).open("a+")
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"cannot write {plan_dir}: {error.strerror}", remedy="choose another folder with --out"
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise EnvironmentFailure(
-                f"{plan_dir} is being worked on by {file.read().strip() or 'another run'}",
-                rule="one run at a time in a plan folder",
-                remedy="wait for it, end it, or give --out another folder",
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()} since {steps.now()}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from morocco_lib.artifacts import bucket, steps, storage
 from morocco_lib.errors import EnvironmentFailure, MoroccoError
-from morocco_lib.reasons import DISTURBED, EXIT_CODES
 
 
 class StepSync:
@@ -69,5 +68,4 @@ def _is_good(folder: Path) -> bool:
     status = steps.read_status(folder)
     if status["state"] != steps.DONE:
         steps.retire(folder)
-        return False
-    return status["exit"] != EXIT_CODES[DISTURBED]
+    return steps.is_good(status)

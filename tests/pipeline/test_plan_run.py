@@ -16,7 +16,7 @@ from morocco_lib import config
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.verify import table
 from morocco_lib.errors import InvalidResult
-from morocco_lib.pipeline import notebook_runner, plan_run, scheduler, synthetic_step
+from morocco_lib.pipeline import notebook_runner, plan_folder, plan_run, scheduler, synthetic_step
 from morocco_lib.pipeline.notebook_runner import Stalled
 from morocco_lib.pipeline.plan_run import PlanRun
 from morocco_lib.pipeline.step_kinds import KINDS, verify
@@ -220,10 +220,10 @@ def test_synthetic_records_that_were_changed_are_made_anew(tmp_path):
 
 # -- refusals ------------------------------------------------------------------------------------------------------
 def test_a_second_run_of_a_plan_is_refused_and_names_the_first(run_plan, tmp_path):
-    with plan_run.lock(tmp_path / "out"):
+    with plan_folder.lock(tmp_path / "out"):
         done = run_plan(DEMO, tmp_path / "out")
     assert done.returncode == 3 and "is being worked on by process " in done.stderr and "--out" in done.stderr
-    with plan_run.lock(tmp_path / "out"):  # the lock went with its owner
+    with plan_folder.lock(tmp_path / "out"):  # the lock went with its owner
         pass
 
 

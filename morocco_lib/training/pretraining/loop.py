@@ -42,9 +42,8 @@ def keep_freed_memory() -> None:
     """Let the C library keep what is freed: fetching logits anew from the system takes a fifth of an update on a CPU."""
     with suppress(AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30) and libc.mallopt(
-            M_TRIM_THRESHOLD, 2**31 - 1
-        )  # an older one refuses the first
+        if libc.mallopt(M_MMAP_THRESHOLD, 2**30):  # refused by an older one
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class Net(nn.Module):
