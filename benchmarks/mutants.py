@@ -1,23 +1,26 @@
 """How many one-line faults do the fast tests find? python benchmarks/mutants.py -n 200 --seed 1 --package tasks
 
 A sample of mutations (comparison, operator, number, and/or, not, returned value, branch) of packages is drawn at random.
-Each is made in a copy of the project, never here, and fast tests run there until one fails: those of the module, of its
-package, and of what rests on all of them.
+Each is made in a copy of the project, never here, and fast tests run there until one fails: those that a first run, under
+coverage, saw in that line, those of the module first; then all of its package, and of what rests on all of them.
 """
 
 import argparse
 import ast
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from coverage import CoverageData
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analysis", "benchmark", "tasks", "artifacts", "monitors", "models/transformer")
@@ -76,19 +79,19 @@ def mutants_of(path: Path, package: str) -> list[Mutant]:
     return found
 
 
-def survives(folder: Path, paths: list[str], limit_s: float | None = None) -> bool:
-    """Tell whether the fast tests of these paths pass in a copy; they do not if they take too long."""
-    argv = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", *paths]
+def fast_tests(folder: Path, tests: list[str], *options: str) -> int:
+    """Run the fast tests among these in a copy until one fails, or takes two minutes; return the exit status of pytest."""
+    argv = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu"]
+    argv += ["-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true", *options, *tests]
     data = {"MOROCCO_TEST_DATA": str(ROOT.parent / "shared" / "data")}
     own = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "", "MOROCCO_TEST_BUDGET_S": "60"}  # two run at once
-    env = {**data, **os.environ, **own}
     quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    env = {**data, **os.environ, **own}
     with subprocess.Popen(argv, cwd=folder, env=env, start_new_session=True, **quiet) as program:
-        try:
-            return program.wait(limit_s) == 0
-        except subprocess.TimeoutExpired:
-            os.killpg(program.pid, signal.SIGKILL)
-            return False
+        status = program.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(program.pid, signal.SIGKILL)  # what a test that did not end had started
+    return status
 
 
 def run(sample: list[Mutant], extra: list[str], jobs: int, home: Path) -> None:
@@ -98,14 +101,17 @@ def run(sample: list[Mutant], extra: list[str], jobs: int, home: Path) -> None:
     for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.decode().split("\0")):
         (home / "base" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, home / "base" / name)
-    paths, limits_s, survivors = {}, {}, 0
+    paths, survivors = {}, 0
     for package in {mutant.package for mutant in sample}:
         mirrors = (f"tests/{package.split('/')[0]}", f"tests/test_{package}.py")
-        own, began = [path for path in mirrors if (ROOT / path).exists()], time.monotonic()
-        paths[package] = [*own, *ABOVE, *extra]
-        if not paths[package] or not survives(home / "base", paths[package]):
-            sys.exit(f"mutants: the tests of {package} ({paths[package]}) do not pass, or there are none")
-        limits_s[package] = 30 + 3 * jobs * (time.monotonic() - began)
+        paths[package] = [*(path for path in mirrors if (ROOT / path).exists()), *ABOVE, *extra]
+    every = list(dict.fromkeys(path for of_package in paths.values() for path in of_package))
+    watched = ("-n", str(jobs), "--dist", "loadgroup", "--cov=morocco_lib", "--cov-context=test", "--cov-report=")
+    if fast_tests(home / "base", every, *watched):
+        sys.exit(f"mutants: the tests ({', '.join(every)}) do not pass as they are, or there are none")
+    seen = CoverageData(home / "base" / ".coverage")
+    seen.read()
+    print(f"{len(seen.measured_contexts())} parts of tests seen in {len(seen.measured_files())} modules", flush=True)
 
     def judge(mutant: Mutant) -> bool:
         with tempfile.TemporaryDirectory(dir=home, ignore_cleanup_errors=True) as folder:
@@ -113,9 +119,13 @@ def run(sample: list[Mutant], extra: list[str], jobs: int, home: Path) -> None:
             lines = (copy / mutant.path).read_text(encoding="utf-8").split("\n")
             lines[mutant.number - 1] = mutant.after
             (copy / mutant.path).write_text("\n".join(lines), encoding="utf-8")
-            mirror = [p.relative_to(ROOT).as_posix() for p in (ROOT / "tests").rglob(f"test_{mutant.path.stem}.py")]
-            likely = [path for path in mirror if any(path.startswith(f"{p}/") for p in paths[mutant.package])]
-            return survives(copy, [*likely, *paths[mutant.package]], limits_s[mutant.package])  # those first
+            lines_seen = seen.contexts_by_lineno(str(home / "base" / mutant.path))
+            contexts = filter(None, lines_seen.get(mutant.number, ()))  # like tests/x.py::test_y[z]@group|run
+            tests = {re.sub(r"@[\w-]+$", "", context.rsplit("|", 1)[0]) for context in contexts}
+            own = f"/test_{mutant.path.stem}.py::"
+            likely = sorted(tests, key=lambda test: (own not in test, test))
+            broken = likely and fast_tests(copy, likely) not in (0, 4)  # 4: they are not found, so nothing is known
+            return not broken and not fast_tests(copy, paths[mutant.package])
 
     with ThreadPoolExecutor(jobs) as pool:
         for mutant, survived in zip(sample, pool.map(judge, sample), strict=True):
