@@ -283,17 +283,18 @@ PROBES = (
 )  # fmt: skip
 
 
-def examine(root: Path | None = None) -> list[Finding]:
+def examine(root: Path | None = None, load: bool = True) -> list[Finding]:
     """Check everything that the kit needs or measures on this machine, changing nothing and never raising.
 
     Args:
         root: Project folder in whose `outputs` folder results go; the current folder if not given.
+        load: Whether to look at what other processes do, for half a second.
 
     Returns:
         Findings in a fixed order, in less than 2 s unless a driver or a name server is slow, or torch has GPUs to name.
     """
     findings: list[Finding] = []
-    for probe in PROBES:
+    for probe in PROBES if load else (probe for probe in PROBES if probe is not probe_load):
         try:
             findings += probe(root) if probe is probe_kit else probe()
         except Exception as error:  # on an odd machine the other checks still help

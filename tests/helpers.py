@@ -109,12 +109,13 @@ MARK = "MOROCCO_TEST_MARK"  # an environment variable: every process of a plan i
 
 
 def marked(mark: str) -> dict[int, str]:
-    """Return pid -> command line of every process that inherited the mark."""
+    """Return pid -> name and command line of every process that inherited the mark."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(entry.name)] = f"{(entry / 'comm').read_text().strip()} {command}"
         except OSError:
             continue
     return found
@@ -122,7 +123,7 @@ def marked(mark: str) -> dict[int, str]:
 
 def kernels_of(mark: str) -> list[int]:
     """Return the pids of the kernels that inherited the mark."""
-    return [pid for pid, command in marked(mark).items() if "ipykernel_launcher" in command]
+    return [pid for pid, command in marked(mark).items() if command.startswith("morocco-kernel")]
 
 
 def wait_until(true: Callable[[], object], seconds: float = 60) -> bool:

@@ -17,9 +17,8 @@ from morocco_lib import config, errors
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts.step_kind import CELL
 from morocco_lib.errors import MoroccoError
-from morocco_lib.pipeline import scheduler, targets
+from morocco_lib.pipeline import kernel_process, scheduler, targets
 from morocco_lib.pipeline.job import Job
-from morocco_lib.runners.process import die_with_parent
 
 IPYTHON = ".ipython"  # in the step folder while its kernel runs: nothing of the user's own configuration
 _starting, _rendering = threading.Lock(), threading.Lock()  # one thread at a time
@@ -125,6 +124,7 @@ def _papermill(
     source: Path, target: Path, parameters: dict[str, Any], root: Path, check: Callable[[], None],
     slot: scheduler.WorkerSlot | None = None,
 ) -> None:  # fmt: skip
+    kernel_process.prepare()
     with _starting:
         # jsonschema would read a grammar of addresses for two seconds; the schema of notebooks has none.
         sys.modules.setdefault("rfc3987_syntax", None)
@@ -163,7 +163,7 @@ def _papermill(
         deadline = time.monotonic() + 10
         while thread.is_alive() and time.monotonic() < deadline:  # a kernel may be about to start
             for kernel in kernels:
-                kernel.provisioner.process.kill()
+                kernel.kill()
             thread.join(0.05)
         raise
     if not failures:
@@ -190,7 +190,7 @@ def _papermill(
 
 
 def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.WorkerSlot | None):
-    """Return a kernel manager class: kernels run in `folder`, end with us, write to `log` and are listed in `started`."""
+    """Return a kernel manager class: kernels run in `folder`, write to `log` and are listed in `started`."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
     from jupyter_client.connect import port_names
@@ -205,15 +205,14 @@ def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.Worker
         cache_ports = False  # its own choice of ports
         kernel_spec = KernelSpec(**get_kernel_dict())  # of this Python, whatever JUPYTER_PATH has under the same name
 
-        # A kernel's own messages belong beside its notebook, not on our terminal; one that outlived us would go on
-        # writing into a folder that the next run has set aside.
         async def _async_launch_kernel(self, kernel_cmd, **options):
-            options |= slot.options(options["env"]) if slot else {}
-            options["cwd"] = str(folder)  # papermill would change that of our whole process
-            options["env"] = clean(options["env"])
-            with log.open("ab") as stderr:
-                await super()._async_launch_kernel([*die_with_parent(), *kernel_cmd], **options, stderr=stderr)
-            started.append(self)
+            argv = kernel_cmd[kernel_cmd.index("ipykernel_launcher") :]  # Python runs already
+            connection = slot.theirs if slot else None
+            with _starting:
+                process = kernel_process.KernelProcess(argv, clean(options["env"]), folder, log, connection)
+            self.provisioner.process, self.provisioner.pid, self.provisioner.pgid = process, process.pid, process.pid
+            self._reconcile_connection_info(self.provisioner.connection_info)
+            started.append(process)
             if slot:
                 slot.started()
 

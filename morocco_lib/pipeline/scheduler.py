@@ -18,7 +18,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from morocco_lib.errors import EnvironmentFailure
 
@@ -91,16 +90,11 @@ class WorkerSlot:
 
     def __init__(self, over: threading.Event):
         self.over = over  # set when everything is measured
-        self.connection, self._theirs = socket.socketpair()
-
-    def options(self, environment: dict[str, str]) -> dict[str, Any]:
-        """Return the options of `subprocess.Popen` for the process of this slot."""
-        number = self._theirs.fileno()
-        return {"env": {**environment, VARIABLE: str(number)}, "pass_fds": (number,)}
+        self.connection, self.theirs = socket.socketpair()  # theirs: for the process of this slot
 
     def started(self) -> None:
         """Note that the process has been started: from now on its end frees the slot."""
-        self._theirs.close()
+        self.theirs.close()
 
     def leave(self) -> None:
         """Free the slot, whatever its process does; more than once is fine."""
@@ -120,7 +114,7 @@ class WorkerSlot:
 
     def close(self) -> None:
         self.connection.close()
-        self._theirs.close()
+        self.theirs.close()
 
 
 class Scheduler:

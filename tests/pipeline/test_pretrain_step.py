@@ -35,9 +35,7 @@ def stop_kernel(run: subprocess.Popen, plan_dir) -> None:
             time.sleep(0.02)
             continue
         heartbeat = checkpoints[0].parent.parent / "heartbeat"
-        kernel = next(
-            p for p in psutil.Process(run.pid).children(recursive=True) if "ipykernel_launcher" in p.cmdline()
-        )
+        kernel = next(p for p in psutil.Process(run.pid).children(recursive=True) if p.name() == "morocco-kernel")
         kernel.send_signal(signal.SIGSTOP)
         if heartbeat.exists():
             return

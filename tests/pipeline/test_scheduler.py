@@ -55,8 +55,9 @@ RUN_S = 0.03
 
 def start(slot: scheduler.WorkerSlot, *actions: tuple[str, float]) -> subprocess.Popen:
     argv = [sys.executable, "-c", MEMBER, json.dumps(actions)]
-    options = slot.options({**os.environ, "PYTHONPATH": str(ROOT)})
-    member = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    number = slot.theirs.fileno()
+    own = {"env": {**os.environ, "PYTHONPATH": str(ROOT), scheduler.VARIABLE: str(number)}, "pass_fds": (number,)}
+    member = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **own)
     slot.started()
     return member
 
