@@ -5,6 +5,8 @@ from typing import Any
 
 DRAWS = 500
 CHUNK = 20  # draws at once, which fit into the cache of a processor
+FEW = 500  # points; of more, those that no draw would leave on the front are left out
+SURE = 6  # standard deviations
 Z = 1.96  # an interval of 95 % is so many standard deviations to either side
 
 
@@ -16,7 +18,7 @@ def front(points: Sequence[Sequence[dict[str, Any]]], draws: int = DRAWS, seed: 
     Args:
         points: Of each its estimates {"value", "low", "high"} in one order, more being better; `low` None: no uncertainty.
         draws: Points drawn anew, each number normally distributed with its 95 % interval, independently of all others.
-    Limits: compares each point with each, so time grows with the square of their number.
+    Limits: time grows with the square of the number of points that are on the front in some draw.
     """
     import numpy as np
 
@@ -24,14 +26,32 @@ def front(points: Sequence[Sequence[dict[str, Any]]], draws: int = DRAWS, seed: 
         return []
     centre = np.array([[e["value"] for e in point] for point in points], float)
     spread = np.array([[_spread(e) for e in point] for point in points], float)
-    rng = np.random.default_rng(seed)
-    on = undominated(centre)
-    often = np.zeros(len(points))
+    kept = _contenders(centre - SURE * spread, centre + SURE * spread) if len(points) > FEW else slice(None)
+    centre, spread, rng = centre[kept], spread[kept], np.random.default_rng(seed)
+    on, often = np.zeros(len(points), bool), np.zeros(len(points))
+    on[kept] = undominated(centre)
     for begin in range(0, draws, CHUNK):
         count = min(CHUNK, draws - begin)
-        often += undominated(rng.normal(centre, spread, (count, *centre.shape))).sum(axis=0)
+        often[kept] += undominated(rng.normal(centre, spread, (count, *centre.shape))).sum(axis=0)
     often /= draws
     return [(bool(o), float(share)) for o, share in zip(on, often, strict=True)]
+
+
+def _contenders(worst, best):
+    """Return the places of the points whose best is not beaten by what another one is at worst."""
+    import numpy as np
+
+    chunks = np.array_split(np.argsort(-worst.sum(axis=1)), len(worst) // FEW + 1)
+    bar = worst[:0]
+    for chunk in chunks:
+        bar = np.concatenate([bar, worst[chunk]])
+        bar = bar[undominated(bar)]
+
+    def beaten(chunk):
+        others = best[chunk][:, None]
+        return ((bar >= others).all(axis=-1) & (bar > others).any(axis=-1)).any(axis=-1)
+
+    return np.concatenate([chunk[~beaten(chunk)] for chunk in chunks])
 
 
 def _spread(estimate: dict[str, Any]) -> float:

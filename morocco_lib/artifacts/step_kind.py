@@ -28,6 +28,7 @@ class StepKind:
         in_turn: The models of a plan are measured together, one run of each after the other.
         exit_code: Folder of a finished step -> its exit code.
         rebuild: Folder -> (how many numbers follow from its files alone, what does not); None: nothing can be rebuilt.
+        rests_on: Folder -> what else that is rebuilt from, beside its own files and its inputs: digests, as JSON.
         contradictions: (folder, status) -> what its files record twice and not alike.
         unchecked: (folder, status) -> what of it is held against nothing; see `artifacts.verify.Unchecked`.
     """
@@ -44,6 +45,7 @@ class StepKind:
     in_turn: bool = False
     exit_code: Callable[[Path], int] = lambda folder: 0
     rebuild: Callable[[Path], tuple[int, list[str]]] | None = None
+    rests_on: Callable[[Path], Any] = lambda folder: None
     contradictions: Callable[[Path, dict[str, Any]], list[str]] = lambda folder, status: []
     unchecked: Callable[[Path, dict[str, Any]], list[Any]] = lambda folder, status: []
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,12 +16,14 @@ from typing import Any, NamedTuple
 import morocco_lib
 from morocco_lib import fileio, foreign
 from morocco_lib.artifacts import steps
+from morocco_lib.artifacts.memory import Memory
 from morocco_lib.artifacts.step_kind import PLAN, Kinds, StepKind
 from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.formatting import counted
 
 LINES = "lines"  # the check of a file beside the step folders
 UNCHECKED = "unchecked"
+BEFORE = "before"  # the numbers were rebuilt then, and not now
 REL_TOLERANCE = 1e-9  # numbers rebuilt on another machine may differ in their last bits
 
 
@@ -58,6 +61,7 @@ def verify(
     kinds: Kinds,
     rebuild: Container[Path] | None = None,
     tables: Mapping[str, Callable[[Path], Iterable[int]]] = MappingProxyType({}),
+    each: Callable[[list[Path], list[bool]], Iterable["Step"]] | None = None,
 ) -> list[Finding]:
     """Return the findings for every step folder at or below a folder.
 
@@ -67,6 +71,7 @@ def verify(
         rebuild: Rebuild the numbers of these step folders (resolved) only; None: of all. Digests are always checked.
         tables: Name of a file beside the step folders -> function that gives the numbers of its lines that follow from no
             step; checked only if everything is rebuilt.
+        each: (folders, whether to rebuild the numbers of each) -> what `verify_step` returns for each; None: one by one, here.
     Raises:
         UsageError: there is no step folder.
     """
@@ -76,12 +81,15 @@ def verify(
         raise UsageError(
             f"no step folder in {outputs}", rule=f"a step folder holds {steps.STATUS}", remedy="give outputs/<plan>"
         )
-    findings = []
-    for folder in folders:
+    findings, known = [], []
+    rebuilt = [rebuild is None or folder.resolve() in rebuild for folder in folders]
+    verified = each(folders, rebuilt) if each else map(partial(verify_step, kinds=kinds), folders, rebuilt)
+    for folder, step in zip(folders, verified, strict=True):
         name = folder.relative_to(outputs).as_posix() if folder != outputs else folder.name
-        findings += [Finding(name, what, ok, seen) for what, ok, seen in _verify_step(folder, kinds, rebuild)]
+        findings += [Finding(name, *one) for one in step.found]
+        known += [(folder, step.status)] if step.status else []
     if rebuild is None:
-        findings += _left_out(outputs, folders, kinds)
+        findings += _left_out(outputs, known, kinds)
         places = (
             (path, wrong_lines) for name, wrong_lines in tables.items() for path in steps.find_files(outputs, name)
         )
@@ -89,12 +97,8 @@ def verify(
     return findings
 
 
-def _left_out(outputs: Path, folders: list[Path], kinds: Kinds) -> Iterator[Finding]:
+def _left_out(outputs: Path, known: list[tuple[Path, dict[str, Any]]], kinds: Kinds) -> Iterator[Finding]:
     """Yield for each report the results that were there before it and are not in it, as one left out on purpose is."""
-    known = []
-    for folder in folders:
-        with suppress(MoroccoError):
-            known.append((folder, steps.read_status(folder)))
     current = [(f, s) for f, s in known if s["state"] == steps.DONE and not steps.is_retired(s) and s["step"] in kinds]
     for report, status in current:
         if kinds[status["step"]].scope == PLAN and status["inputs"] and report != outputs:
@@ -114,40 +118,64 @@ def _verify_lines(path: Path, name: str, wrong_lines: Callable[[Path], Iterable[
     return Finding(name, LINES, not wrong, problem if wrong else "follows from the steps")
 
 
-def _verify_step(folder: Path, kinds: Kinds, rebuild: Container[Path] | None) -> Iterator[tuple[str, bool, str]]:
+class Step(NamedTuple):
+    """What was found of a step folder: (what was checked, whether it holds, what was observed), and its status if it has one."""
+
+    found: list[tuple[str, bool, str]]
+    status: dict[str, Any] | None
+
+
+def verify_step(folder: Path, rebuild: bool, kinds: Kinds, memory: Memory | None = None) -> Step:
+    """Check one step folder.
+
+    Args:
+        rebuild: Its numbers, too.
+        memory: What was rebuilt before, from the same bytes by the same code; None: all is rebuilt now.
+    """
     path = folder / steps.STATUS
     try:
         status = steps.read_status(folder)
         raw = foreign.read_bytes(path, within=folder)
         sealed = steps.seal(status)["seal"] == status.get("seal") and raw == fileio.dump(status).encode()
     except (MoroccoError, OSError, ValueError) as error:
-        yield "status", False, f"{path}: {error}"
-        return
+        return Step([("status", False, f"{path}: {error}")], None)
     if not sealed:
-        yield "status", False, f"{path} was changed after it was written"
-        return
+        return Step([("status", False, f"{path} was changed after it was written")], status)
+    found, here = _bytes(folder, status)
+    kind = kinds.get(status["step"])
+    if not here or not rebuild:
+        return Step(found, status)
+    key = None
+    with suppress(Exception):  # what cannot be read is a finding of its own
+        if memory and status["state"] == steps.DONE and all(ok for _, ok, _ in found):
+            key = memory.key(str(folder.resolve()), status["seal"], found, kind.rests_on(folder) if kind else None)
+    if key and (before := memory.get(key)):
+        return Step([*found, *map(tuple, before)], status)
+    made = list(_numbers(folder, status, kind))
+    if key and all(ok for _, ok, _ in made):
+        memory.add(key, [(BEFORE, True, f"rebuilt at {steps.now()}"), *made])
+    return Step([*found, *made], status)
+
+
+def _bytes(folder: Path, status: dict[str, Any]) -> tuple[list[tuple[str, bool, str]], bool]:
+    """Hold every byte against its digest; return what was found, and whether numbers can be rebuilt from it."""
     if status["state"] == steps.RUNNING:
         killed = "was killed while it ran; its files cannot be verified until it is run again"
-        yield "status", False, "still running" if steps.is_alive(status) else killed
-        return
-    if (version := status["code"]["version"]) != morocco_lib.__version__:
-        yield "version", True, _written_by(version)
-    aside = ", set aside" if steps.is_retired(status) else ""
-    yield "status", True, f"{status['state']}, exit {status['exit']}{aside}"
+        return [("status", False, "still running" if steps.is_alive(status) else killed)], False
+    version, aside = status["code"]["version"], ", set aside" if steps.is_retired(status) else ""
+    found = [("version", True, _written_by(version))] if version != morocco_lib.__version__ else []
+    found.append(("status", True, f"{status['state']}, exit {status['exit']}{aside}"))
     try:
-        files = _files(folder, status)
+        found.append(_files(folder, status))
     except (MoroccoError, OSError) as error:  # too much, too large, or unreadable
-        yield "files", False, str(error)
-        return
-    yield files
-    if aside:
-        yield UNCHECKED, True, str(Unchecked(1, "step", "set aside"))
-    if aside or steps.NO_FILE in files[2]:
-        return
-    yield from _inputs(folder, status)
-    if rebuild is not None and folder.resolve() not in rebuild:
-        return
-    kind = kinds.get(status["step"])
+        return [*found, ("files", False, str(error))], False
+    if aside or steps.NO_FILE in found[-1][2]:
+        return found + [(UNCHECKED, True, str(Unchecked(1, "step", "set aside")))] * bool(aside), False
+    return [*found, *_inputs(folder, status)], True
+
+
+def _numbers(folder: Path, status: dict[str, Any], kind: StepKind | None) -> Iterator[tuple[str, bool, str]]:
+    """Rebuild what follows from the files."""
     if not kind and status["task"]:
         yield "kind", True, f"this version has no step {status['step']!r}; its numbers were not rebuilt"
     for one in _unchecked(folder, status, kind):
@@ -288,6 +316,8 @@ def table(findings: list[Finding]) -> str:
         left[one.noun, one.how] += one.count
     if left:
         what += f"; not checked: {', '.join(str(Unchecked(n, *name)) for name, n in left.items())}"
+    if before := sum(f.what == BEFORE for f in findings):
+        what += f"; {counted(before, 'step')} rebuilt before, from the same bytes by the same code (--again repeats it)"
     held = "verified" if numbers else "digests hold, nothing was rebuilt"
     lines.append(f"NOT VERIFIED: {counted(len(failed), 'failure')} in {what}" if failed else f"{held}: {what}")
     return "\n".join(lines)

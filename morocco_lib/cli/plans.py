@@ -10,6 +10,7 @@ from morocco_lib.cli.output import messages, put, say, show
 from morocco_lib.cli.storage import fetched, remote
 from morocco_lib.errors import UsageError
 from morocco_lib.fileio import expand
+from morocco_lib.monitors.host import usable_cores
 
 
 def add(command: Callable) -> None:
@@ -54,9 +55,11 @@ def add(command: Callable) -> None:
 
     option = command(
         "verify", verify, "recompute every number and digest of a folder of results",
-        "morocco verify outputs/demo", "morocco verify bench1 --json",
+        "morocco verify outputs/demo", "morocco verify bench1 --json", "morocco verify outputs/demo --again",
     ).add_argument  # fmt: skip
     option("outputs", type=expand, metavar="OUTPUTS", help="a folder, or a submission (.zip)")
+    before = "rebuild every number, also what was rebuilt before from the same bytes by the same code"
+    option("--again", action="store_true", help=before)
     option(
         "--signed-by",
         type=expand,
@@ -141,13 +144,15 @@ def _preview(job) -> int:
 
 def _summary(args, plan_dir: Path, result, exit_code: int = 0) -> int:
     from morocco_lib.artifacts import verify as verification
+    from morocco_lib.artifacts.memory import Memory
     from morocco_lib.config import from_root
     from morocco_lib.pipeline.progress import DONE, KEPT
     from morocco_lib.pipeline.step_kinds import KINDS, verify
     from morocco_lib.report import points, tables
 
     rows = points.collect(plan_dir, KINDS)
-    findings = verify(plan_dir, {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE})
+    new = {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE}
+    findings = verify(plan_dir, new, Memory(), usable_cores())
     broken = [f for f in findings if not f.ok]
     code = max(result.exit_but_disturbed if args.disturbed_ok else result.exit, 1 if broken else 0, exit_code)
     if args.json:
@@ -187,6 +192,7 @@ def report(args) -> int:
 
 
 def verify(args) -> int:
+    from morocco_lib.artifacts.memory import Memory
     from morocco_lib.artifacts.verify import as_dict, table
     from morocco_lib.pipeline import writable_home
     from morocco_lib.pipeline.step_kinds import verify
@@ -200,7 +206,7 @@ def verify(args) -> int:
         raise UsageError("--signed-by with a folder", rule="what is signed is a submission", remedy="give its .zip")
     else:
         with writable_home.writable(args.outputs):  # figures are drawn anew
-            findings = verify(args.outputs)
+            findings = verify(args.outputs, memory=None if args.again else Memory(), processes=usable_cores())
     if args.json:
         show(as_dict(findings))
     else:

@@ -1,8 +1,11 @@
 """The table of step kinds. A new kind is an entry here and a notebook of its name."""
 
+import multiprocessing
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
+import time
+from collections import Counter, deque
+from collections.abc import Container, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from morocco_lib.analysis import summary
 from morocco_lib.analysis.run_files import read_workload
 from morocco_lib.artifacts import steps
 from morocco_lib.artifacts import verify as verification
+from morocco_lib.artifacts.memory import Memory
 from morocco_lib.artifacts.step_kind import MODEL, PLAN, POINT, PRETRAINING, SCORE, TRAINING, StepKind
 from morocco_lib.benchmark.crosscheck import contradictions
 from morocco_lib.config import resolve
@@ -201,7 +205,7 @@ KINDS: dict[str, StepKind] = {
         ),
         StepKind(
             "report", config.ReportParams, report_inputs, build.RESULT, scope=PLAN,
-            rebuild=lambda folder: build.rebuild(folder, KINDS), unchecked=build.unchecked,
+            rebuild=lambda folder: build.rebuild(folder, KINDS), rests_on=build.rests_on, unchecked=build.unchecked,
         ),
         StepKind("search", config.SearchParams, train_inputs, "search.json", unchecked=not_repeated),
         StepKind("speed", config.SpeedParams, train_inputs, "speed.json", unchecked=not_repeated),
@@ -209,21 +213,44 @@ KINDS: dict[str, StepKind] = {
 }  # fmt: skip
 
 
+ALONE_S = 1.0  # of verifying in one process; others need half a second to begin
 MADE_FIRST = StepKind(  # no step of a plan's list
     SYNTHETIC, dict, lambda p, root: {}, data.splits.MARK, scope=PLAN, rebuild=rebuild_synthetic
 )  # fmt: skip
 
 
-def verify(outputs: Path, rebuild=None) -> list[verification.Finding]:
+def verify(
+    outputs: Path, rebuild: Container[Path] | None = None, memory: Memory | None = None, processes: int = 1
+) -> list[verification.Finding]:
     """Rebuild every number below a folder of results and check every byte against its digest.
 
     Args:
         outputs: Folder of step folders, or one.
         rebuild: Only the numbers of these step folders (resolved); None: of all. Digests are always checked.
+        memory: Where to look what was rebuilt before, from the same bytes by the same code; None: all is rebuilt now.
+        processes: So many share what takes longer than a second.
     Returns:
         The findings; all of them are `ok` if everything holds. `artifacts.verify.table` makes text of them.
     Raises:
         UsageError: there is no step folder.
     """
     tables = {seeds_table.RESULTS: partial(seeds_table.wrong_lines, kinds=KINDS)}
-    return verification.verify(Path(outputs), KINDS | {SYNTHETIC: MADE_FIRST}, rebuild, tables)
+    each = partial(_verify_each, memory=memory, processes=processes)
+    return verification.verify(Path(outputs), KINDS | {SYNTHETIC: MADE_FIRST}, rebuild, tables, each)
+
+
+def _verify_each(
+    folders: list[Path], rebuild: list[bool], memory: Memory | None, processes: int
+) -> Iterator[verification.Step]:
+    one, left = partial(_verify_step, memory=memory), deque(zip(folders, rebuild, strict=True))
+    until = time.monotonic() + ALONE_S
+    while left and (processes == 1 or time.monotonic() < until):
+        yield one(*left.popleft())
+    if left:
+        several = multiprocessing.get_context("forkserver")  # a fork of this process would take its threads along
+        with ProcessPoolExecutor(processes, several) as pool:
+            yield from pool.map(one, *zip(*left, strict=True), chunksize=1 + len(left) // (16 * processes))
+
+
+def _verify_step(folder: Path, rebuild: bool, memory: Memory | None) -> verification.Step:
+    return verification.verify_step(folder, rebuild, KINDS | {SYNTHETIC: MADE_FIRST}, memory)

@@ -256,6 +256,17 @@ STORED = {
 _DRAWN = re.compile(r"<svg.*?</svg>|<script>.*?</script>|sha256-[\w+/=]*", re.DOTALL)
 
 
+def rests_on(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the digests of all that the steps hold which a report shows or lists."""
+    stored, found = foreign.read_json(folder / RESULT, folder, STORED), {}
+    plan_dir = (folder / stored["plan_dir"]).resolve()
+    listed = {plan_dir / step["folder"] for step in stored.get("trail", ()) if step["state"] != OWN}
+    for place in sorted(listed | {(folder / name).resolve().parent for name in steps.read_status(folder)["inputs"]}):
+        if (place / steps.STATUS).is_file():
+            found[str(place)] = steps.digest_outputs(place) | {steps.STATUS: fileio.sha256_file(place / steps.STATUS)}
+    return found
+
+
 def unchecked(folder: Path, status: dict[str, Any]) -> list[Unchecked]:
     """Return what of a report is not made anew: all where its steps are not here, figures that another version drew."""
     stored = foreign.read_json(folder / RESULT, folder, STORED)

@@ -1,7 +1,9 @@
 """Which points are on the front, and how often in draws from their intervals."""
 
+import numpy as np
 import pytest
 
+from morocco_lib.analysis import pareto
 from morocco_lib.analysis.pareto import front
 
 
@@ -24,3 +26,13 @@ def test_a_point_within_the_interval_of_a_better_one_is_on_the_front_as_often_as
     (on, often), (off, seldom) = front([one, other], draws=4000)
     assert (on, off) == (True, False)
     assert often == pytest.approx(0.841, abs=0.02) and seldom == pytest.approx(0.159, abs=0.02)
+
+
+def test_of_many_points_the_front_is_that_of_all_though_few_are_compared(monkeypatch):
+    values = np.random.default_rng(1).normal(size=(900, 3))
+    points = [point(*row, half=0.1) for row in values]
+    few = front(points, draws=100)
+    monkeypatch.setattr(pareto, "FEW", len(points))
+    every = front(points, draws=100)
+    assert [on for on, _ in few] == [on for on, _ in every]
+    assert max(abs(a - b) for (_, a), (_, b) in zip(few, every, strict=True)) < 0.25  # other draws

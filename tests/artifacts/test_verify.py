@@ -2,6 +2,8 @@
 
 import json
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import pytest
 import morocco_lib
 from morocco_lib import fileio
 from morocco_lib.artifacts import steps, verify
+from morocco_lib.artifacts.memory import Memory, code_sha256
 from morocco_lib.artifacts.step_kind import StepKind
 from morocco_lib.errors import InvalidResult, UsageError
 
@@ -299,3 +302,92 @@ def test_the_text_shows_failures_in_full_and_counts_what_holds(step):
         f"FAILED  step: numbers: {step}/result.json: count is 3, rebuilt 4",
         "NOT VERIFIED: 2 failures in 1 step folder, 0 digests, 0 numbers rebuilt",
     ]
+
+
+# -- what was rebuilt before ---------------------------------------------------------------------------------------
+@pytest.fixture
+def remembered(step, tmp_path):
+    """A step that was verified once; `again` verifies it and returns (failures, how often numbers were rebuilt)."""
+    rebuilds = []
+
+    def rebuild(folder):
+        rebuilds.append(folder)
+        return verify.compare(folder, "result.json", RESULT)
+
+    beside = {"figure": "red"}
+    kinds = {"bench": replace(kind(rebuild=rebuild), rests_on=lambda folder: beside)}
+
+    def again(**options):
+        rebuilds.clear()
+        memory = Memory(tmp_path / "cache/verified.sqlite")
+        verified = verify.verify(step, kinds, each=partial(each, kinds=kinds, memory=memory), **options)
+        return [f.seen for f in verified if not f.ok], len(rebuilds)
+
+    assert again() == ([], 1)
+    return SimpleNamespace(again=again, step=step, kinds=kinds, beside=beside, records=tmp_path / "val.jsonl")
+
+
+def each(folders, rebuild, **options):
+    return [verify.verify_step(folder, wanted, **options) for folder, wanted in zip(folders, rebuild, strict=True)]
+
+
+def test_the_same_bytes_are_rebuilt_once_and_the_summary_says_so(remembered, tmp_path):
+    assert remembered.again() == ([], 0)
+    found = each([remembered.step], [True], kinds=remembered.kinds, memory=Memory(tmp_path / "cache/verified.sqlite"))[
+        0
+    ]
+    text = verify.table([verify.Finding("step", *one) for one in found.found])
+    assert text.startswith("verified: 1 step folder, 2 digests, 4 numbers rebuilt")
+    assert text.endswith("; 1 step rebuilt before, from the same bytes by the same code (--again repeats it)")
+
+
+def test_a_changed_byte_is_found_though_its_numbers_were_rebuilt_before(remembered):
+    change(remembered.step / "runs/answers.jsonl", "{}", "[]")
+    (failure,), _ = remembered.again()
+    assert failure.endswith("answers.jsonl was changed")
+
+
+@pytest.mark.parametrize("changed", ["status", "input", "beside", "place", "code"])
+def test_numbers_are_rebuilt_again_where_anything_that_they_follow_from_is_other_than_before(
+    remembered, changed, monkeypatch
+):
+    if changed == "status":
+        status = json.loads((remembered.step / "status.json").read_text()) | {"exit": 1}
+        fileio.write_json(remembered.step / "status.json", steps.seal(status))
+    elif changed == "input":
+        remembered.records.unlink()
+    elif changed == "beside":
+        remembered.beside["figure"] = "blue"
+    elif changed == "place":
+        remembered.step.rename(remembered.step.with_name("elsewhere"))
+        remembered.step.symlink_to(remembered.step.with_name("elsewhere"))
+    else:
+        monkeypatch.setattr("morocco_lib.artifacts.memory.code_sha256", lambda: "another")
+    assert remembered.again()[1] == 1
+
+
+def test_what_does_not_hold_is_not_remembered(remembered):
+    change(remembered.step / "result.json", "199.5", "299.5")
+    status = steps.read_status(remembered.step) | {"outputs": steps.digest_outputs(remembered.step)}
+    fileio.write_json(remembered.step / "status.json", steps.seal(status))
+    first, second = remembered.again(), remembered.again()
+    assert first == second and first[1] == 1 and "speed is 299.5, rebuilt 199.5" in first[0][0]
+
+
+def test_without_a_place_to_remember_numbers_are_rebuilt_each_time(step, tmp_path):
+    (tmp_path / "file").write_text("")
+    memory = Memory(tmp_path / "file/verified.sqlite")
+    for _ in range(2):
+        found = verify.verify_step(step, True, rebuilding(RESULT), memory).found
+        assert ("numbers", True, "4 numbers rebuilt") in found and verify.BEFORE not in [what for what, *_ in found]
+
+
+def test_the_digest_of_the_code_is_of_every_file_of_it(tmp_path, monkeypatch):
+    (tmp_path / "__init__.py").write_text("a = 1\n")
+    (tmp_path / "page.j2").write_text("{{ a }}\n")
+    monkeypatch.setattr(morocco_lib, "__file__", str(tmp_path / "__init__.py"))
+    digests = {code_sha256.__wrapped__()}
+    for name, text in {"__init__.py": "a = 2\n", "page.j2": "{{ b }}\n", "new.py": ""}.items():
+        (tmp_path / name).write_text(text)
+        digests.add(code_sha256.__wrapped__())
+    assert len(digests) == 4

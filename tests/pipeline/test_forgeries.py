@@ -34,7 +34,8 @@ from run_folders import QUIET
 from morocco_lib import data, fileio
 from morocco_lib.analysis import summary
 from morocco_lib.artifacts import steps
-from morocco_lib.artifacts.verify import table
+from morocco_lib.artifacts.memory import Memory
+from morocco_lib.artifacts.verify import BEFORE, table
 from morocco_lib.data import workload
 from morocco_lib.pipeline.report_step import report_step
 from morocco_lib.pipeline.step_kinds import verify
@@ -760,3 +761,22 @@ def test_what_the_docs_say_cannot_be_found_is_not(name, forged):
             for path, digest in ((p, hashlib.sha256(p.read_bytes()).digest()) for p in folder.rglob("*") if p.is_file())
         )
     assert only(folder, forged.plan) == []
+
+
+@pytest.mark.parametrize("changed", ["bench.json", "notebook.html", "status.json"])
+def test_a_report_is_made_again_where_a_step_that_it_shows_has_changed_since_it_was_verified(forged, tmp_path, changed):
+    memory = Memory(tmp_path / "verified.sqlite")
+    assert all(f.ok for f in verify(forged.report, memory=memory))
+    assert any(f.what == BEFORE for f in verify(forged.report, memory=memory))
+    if changed == "status.json":
+        reseal(forged.bench, error="another")
+    else:
+        (forged.bench / changed).write_text((forged.bench / changed).read_text().replace("m", "n"))
+    assert not any(f.what == BEFORE for f in verify(forged.report, memory=memory))
+
+
+def test_several_processes_find_what_one_finds(forged, monkeypatch):
+    edit(forged.bench / summary.BENCH, lambda bench: bench.update(input_size=7))
+    alone = verify(forged.plan)
+    monkeypatch.setattr("morocco_lib.pipeline.step_kinds.ALONE_S", 0)
+    assert verify(forged.plan, processes=2) == alone and not all(f.ok for f in alone)
