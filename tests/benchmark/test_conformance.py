@@ -416,6 +416,12 @@ def test_the_cause_of_an_end_is_read_from_stderr_as_far_as_it_can_be(runner, lin
     assert judge._cause(SimpleNamespace(stderr=[line, 'morocco: {"event": "ready"}'])) == rule
 
 
+@pytest.mark.parametrize(("lines", "shown"), [(4, "1 2 3 4"), (5, "1 2 ... 4 5"), (6, "1 2 ... 5 6")])
+def test_of_a_long_stderr_its_ends_are_shown(lines, shown):
+    run = SimpleNamespace(stderr=[str(number) for number in range(1, lines + 1)])
+    assert " ".join(contract_run.ContractRun.excerpt(run, 2)) == shown
+
+
 @pytest.mark.parametrize(
     ("code", "number", "oom", "words"),
     [

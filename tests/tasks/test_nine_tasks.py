@@ -175,6 +175,12 @@ def test_recombined_records_are_valid_without_labels_and_as_well_aligned_as_thos
     assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
 
 
+def test_openings_are_of_common_lower_case_words_or_of_all_where_these_are_few():
+    plain = [f"слово{'а' * number}" for number in range(30)]
+    assert set(vocabulary([" ".join([*plain, "Имя", "12"])])) == set(plain)
+    assert set(vocabulary([" ".join([*plain[:29], "Имя", "12"])])) == {*plain[:29], "имя", "12"}
+
+
 @every_task
 def test_a_recombined_record_asks_of_another_what_its_record_asks(official, name):
     task, records = get_task(name), [get_task(name).strip_labels(record) for record in official(name)[:60]]

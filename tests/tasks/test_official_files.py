@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import re
 
 import pytest
+from helpers import ROOT
 
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks import get_task, task_names
@@ -22,7 +24,27 @@ def test_every_official_file_is_read_whole(official, name):
     assert tuple(map(len, splits)) == COUNTS[name]
     task = get_task(name)
     assert [sum(task.gold(r) is not None for r in split) for split in splits] == [*COUNTS[name][:2], 0]
-    assert all(count < task.sizes[split] for count, split in zip(COUNTS[name], ("train", "val", "test"), strict=True))
+    shares = [count / task.sizes[split] for count, split in zip(COUNTS[name], ("train", "val", "test"), strict=True)]
+    assert all(0.7 < share < 0.95 for share in shares), shares  # these files are parts of the official ones
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """Return the cells of the tables on a page of the documentation."""
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    return [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+
+
+def number(text: str) -> int:
+    return int(re.match(r"\d[\d,]*", text)[0].replace(",", ""))
+
+
+def test_the_sizes_of_official_splits_are_those_of_the_documentation():
+    glue = {row[0]: re.findall(r"\d[\d,]*", row[2]) for row in rows_of("glue.md") if row[0] in task_names("GLUE")}
+    assert set(glue) == set(task_names("GLUE"))
+    for name, sizes in glue.items():
+        assert list(map(number, sizes)) == list(get_task(name).sizes.values())[: len(sizes)], name
+    rucola = {row[2].removesuffix(".csv"): number(row[3]) for row in rows_of("rucola.md") if row[2].endswith(".csv")}
+    assert rucola == get_task("rucola").sizes
 
 
 def test_diagnostic_sample_and_crowd_files_have_their_sizes(real_data, official):
