@@ -32,11 +32,8 @@ _TGID = re.compile(rb"^Tgid:\s*(\d+)", re.M)
 def mounts(pid: int | str = "self") -> list[tuple[str, str, str, str]]:
     """Return (device, root, place, kind of file system) of each mount that a process sees; raises OSError."""
     with open(f"{PROC}/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        lines = [line.split() for line in file]
-    return [
-        (words[2], words[3], _OCTAL.sub(lambda code: chr(int(code[1], 8)), words[4]), words[words.index("-") + 1])
-        for words in lines
-    ]
+        lines = [[_OCTAL.sub(lambda code: chr(int(code[1], 8)), word) for word in line.split()] for line in file]
+    return [(words[2], words[3], words[4], words[words.index("-") + 1]) for words in lines]
 
 
 # -- which processes -----------------------------------------------------------------------------------------------

@@ -143,3 +143,11 @@ def test_a_new_process_is_ours_by_parent_or_session_and_a_thread_is_none(tmp_pat
     plant_process(tmp_path, 24, parent=10, tgid=21)  # a thread
     plant_process(tmp_path, 25, parent=10, state="Z")
     assert [procfs.belongs(pid, {10}, 10, tmp_path) for pid in range(21, 27)] == [True, True, False, False, False, None]
+
+
+def test_a_mount_on_a_folder_with_a_blank_is_read(tmp_path, monkeypatch):
+    (tmp_path / "self").mkdir()
+    line = r"36 35 98:0 /root\040of /mnt\040with\011tab rw,noatime master:1 - ext4 /dev/root rw" "\n"
+    (tmp_path / "self/mountinfo").write_text(line)
+    monkeypatch.setattr(procfs, "PROC", tmp_path)
+    assert procfs.mounts() == [("98:0", "/root of", "/mnt with\ttab", "ext4")]
