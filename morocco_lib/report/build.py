@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def build(
     rows = points.collect(plan_dir, kinds, found)
     if not rows:
         raise _nothing_in(plan_dir)
-    trail, pages = _trail(plan_dir, [f.relative_to(plan_dir).as_posix() for f, s in every if not _of_plan(s, kinds)])
+    trail, pages = _trail(plan_dir, {f.relative_to(plan_dir).as_posix(): s for f, s in every if not _of_plan(s, kinds)})
     made = steps.now()
     if own_notebook:
         trail.append({"folder": folder.name, "state": OWN, "started": made, "page": "notebook.html"})
@@ -228,7 +228,9 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
             wrong.append(f"{folder / PAGE}: what it shows as {name} does not follow from the steps")
     if "made" not in stored:  # older ones do not hold what the rest is made of
         return sum(map(count_numbers, rows)), wrong
-    trail, pages = _trail(plan_dir, [step["folder"] for step in stored["trail"] if step["state"] != OWN])
+    listed = {step["folder"]: plan_dir / step["folder"] for step in stored["trail"] if step["state"] != OWN}
+    statuses = {n: steps.read_status(f) if (f / steps.STATUS).is_file() else _GONE for n, f in listed.items()}
+    trail, pages = _trail(plan_dir, statuses)
     own = [step for step in stored["trail"] if step["state"] == OWN]
     moments = [stored["made"], *(step["started"] for step in own)]
     now = {step["folder"]: step for step in trail if step["state"]}
@@ -321,13 +323,12 @@ def _cell(estimate: dict[str, Any], text: Callable[[float], str], link: str):
     return Markup(f"<a href='{escape(link)}'>{escape(text(value))}</a>{between}")
 
 
-def _trail(plan_dir: Path, places: Iterable[str]) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+def _trail(plan_dir: Path, statuses: dict[str, dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     """Return (what the page lists of the step folders, {page beside it: rendered notebook}); state is None of those gone."""
     trail, pages = [], {}
-    for place in places:
-        folder, shown = plan_dir / place, None
-        status = steps.read_status(folder) if (folder / steps.STATUS).is_file() else _GONE
-        if os.path.lexists(rendered := folder / "notebook.html"):
+    for place, status in statuses.items():
+        shown = None
+        if os.path.lexists(rendered := plan_dir / place / "notebook.html"):
             name = foreign.word(place.replace("/", "-"))
             shown = next(
                 page for k in count(1) if (page := f"notebooks/{name}{'' if k == 1 else f'.{k}'}.html") not in pages
