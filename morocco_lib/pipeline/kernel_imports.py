@@ -10,7 +10,7 @@ import ipykernel.kernelapp
 from morocco_lib.report import figures
 
 for name in (
-    "IPython.core.display", "pandas.io.formats.style", "papermill", "morocco_lib.benchmark.evaluate",
+    "IPython.core.display", "pandas.io.formats.style", "morocco_lib.benchmark.evaluate",
     "morocco_lib.benchmark.protocol", "morocco_lib.doctor", "morocco_lib.pipeline.session", "morocco_lib.report.bounds",
     "morocco_lib.report.tables", "morocco_lib.report.training",
 ):  # fmt: skip
