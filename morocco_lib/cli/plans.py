@@ -88,6 +88,8 @@ def run(args) -> int:
     if on_ray and (not args.sync or args.force or args.fresh or args.shard != (1, 1)):
         rule = "parts meet in a bucket, which keeps what is finished"
         raise UsageError("--executor ray", rule=f"{rule}: with --sync, without --shard, --force and --fresh")
+    if args.address and not on_ray:
+        raise UsageError(f"--address {args.address}", rule="it is of a Ray cluster", remedy="add --executor ray")
     job = plan_run.PlanRun(plan, root, plan_dir, data_dir, args.force, args.shard, on_ray and not args.dry_run)
     message(f"plan {plan.name}: {job.data_dir} records; results go to {plan_dir}")
     if job.plan.tasks != plan.tasks:

@@ -1,7 +1,7 @@
 """Validation of values from YAML files and notebooks: unknown, duplicate and impossible ones are refused by name."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -70,9 +70,9 @@ def refuse(error: ValidationError, where: str, known: type[BaseModel]) -> UsageE
     lines, findings = [], error.errors()
     for finding in findings:
         before = finding["loc"][:-1]
-        others = [other for other in findings if other is not finding and other["loc"][: len(before)] == before]
-        if finding["loc"][-1:] == ("str",) and others:
-            continue  # not a text either; the other findings say what is wrong
+        others = [other for other in findings if other["loc"][: len(before)] == before and not _of_other_type(other)]
+        if _of_other_type(finding) and others:
+            continue  # the others say what is wrong
         place = _place(finding["loc"])
         if finding["type"] == "extra_forbidden":
             unknown = str(finding["loc"][-1])
@@ -89,11 +89,18 @@ def refuse(error: ValidationError, where: str, known: type[BaseModel]) -> UsageE
     return UsageError(f"{where}: " + "; ".join(lines))
 
 
+def _of_other_type(finding: Mapping[str, Any]) -> bool:
+    """Tell whether a finding only says that a value is not of the type of one member of a union."""
+    return finding["type"].endswith("_type") and any(_is_member(str(part)) for part in finding["loc"][-1:])
+
+
+def _is_member(part: str) -> bool:
+    """Tell whether a part of a place names a member of a union, not a parameter."""
+    return part[:1].isupper() or "[" in part or part.startswith("constrained-") or part in ("str", "int", "float")
+
+
 def _place(loc: tuple) -> str:
-    inside = (str(part) for part in loc)
-    return ".".join(
-        part for part in inside if not (part[:1].isupper() or "[" in part)
-    )  # not the class of a union's member
+    return ".".join(part for part in map(str, loc) if not _is_member(part))
 
 
 def _names_at(known: type[BaseModel], loc: tuple) -> list[str]:

@@ -1,5 +1,6 @@
 """Parameters: every file of the project is valid, and a misspelt or impossible one is refused by name."""
 
+import re
 import types
 from pathlib import Path
 
@@ -316,6 +317,24 @@ def test_a_recipe_that_extends_another_changes_what_it_names_at_every_depth(tmp_
     assert (below.rigl.share, below.rigl.every) == (0.2, 4)
     dense = load_pretraining("dense", root)
     assert (dense.steps, dense.sparsity, dense.rigl) == (7, None, None)
+
+
+@pytest.mark.parametrize(
+    ("level", "rule"),
+    [
+        ("1.5", "Input should be less than 1"),
+        ("half", "Input should be a valid number, unable to parse string as a number"),
+        ("{a.weight: 2}", "Input should be less than 1"),
+        ("[0.5]", "Input should be a valid number"),
+    ],
+)
+def test_a_value_that_may_be_of_two_types_is_refused_by_the_rule_of_its_own(tmp_path, level, rule):
+    root = pretraining(tmp_path, wrong=f"{{steps: 7, sparsity: {{level: {level}}}}}")
+    with pytest.raises(UsageError) as refusal:
+        load_pretraining("wrong", root)
+    (place, *_), text = re.findall(r"parameter '(\S+)' is", str(refusal.value)), str(refusal.value)
+    assert place.removesuffix(".a.weight") == "sparsity.level" and rule in text
+    assert text.count("Input should") == 1 + (level == "[0.5]")  # a list is neither
 
 
 def test_a_model_of_a_plan_extends_others_and_changes_parts_of_their_recipes(tmp_path):

@@ -90,3 +90,8 @@ def test_a_cluster_needs_a_bucket_and_makes_its_own_parts(main, options, tmp_pat
     bucket = ["--sync", "s3://bucket/plan"] if options else []
     done = main("run", ROOT / "params/plans/demo.yaml", "--executor", "ray", *bucket, *options, cwd=tmp_path)
     assert done.returncode == 2 and "with --sync, without --shard, --force and --fresh" in done.stderr
+
+
+def test_an_address_is_of_a_cluster(main, tmp_path):
+    done = main("run", ROOT / "params/plans/demo.yaml", "--address", "head:6379", cwd=tmp_path)
+    assert done.returncode == 2 and "add --executor ray" in done.stderr
