@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 DRAWS = 500
-CHUNK = 20  # draws at once, which fit into the cache of a processor
+CHUNK, MOST_PAIRS = 20, 20_000_000  # draws at once, which fit into the cache of a processor; pairs of points in them
 FEW = 500  # points; of more, those that no draw would leave on the front are left out
 SURE = 6  # standard deviations
 Z = 1.96  # an interval of 95 % is so many standard deviations to either side
@@ -26,13 +26,13 @@ def front(points: Sequence[Sequence[dict[str, Any]]], draws: int = DRAWS, seed: 
         return []
     centre = np.array([[e["value"] for e in point] for point in points], float)
     spread = np.array([[_spread(e) for e in point] for point in points], float)
-    kept = _contenders(centre - SURE * spread, centre + SURE * spread) if len(points) > FEW else slice(None)
-    centre, spread, rng = centre[kept], spread[kept], np.random.default_rng(seed)
+    kept = _contenders(centre - SURE * spread, centre + SURE * spread) if len(points) > FEW else np.arange(len(points))
     on, often = np.zeros(len(points), bool), np.zeros(len(points))
-    on[kept] = undominated(centre)
-    for begin in range(0, draws, CHUNK):
-        count = min(CHUNK, draws - begin)
-        often[kept] += undominated(rng.normal(centre, spread, (count, *centre.shape))).sum(axis=0)
+    on[kept] = undominated(centre[kept])
+    rng, chunk = np.random.default_rng(seed), max(1, min(CHUNK, MOST_PAIRS // len(kept) ** 2))
+    for begin in range(0, draws, chunk):
+        drawn = rng.normal(centre, spread, (min(chunk, draws - begin), *centre.shape))
+        often[kept] += undominated(drawn[:, kept]).sum(axis=0)
     often /= draws
     return [(bool(o), float(share)) for o, share in zip(on, often, strict=True)]
 
@@ -51,7 +51,7 @@ def _contenders(worst, best):
         others = best[chunk][:, None]
         return ((bar >= others).all(axis=-1) & (bar > others).any(axis=-1)).any(axis=-1)
 
-    return np.concatenate([chunk[~beaten(chunk)] for chunk in chunks])
+    return np.sort(np.concatenate([chunk[~beaten(chunk)] for chunk in chunks]))
 
 
 def _spread(estimate: dict[str, Any]) -> float:

@@ -2,60 +2,77 @@
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import sqlite3
-from collections.abc import Iterable
-from contextlib import suppress
+import sys
 from pathlib import Path
 from typing import Any
 
 import morocco_lib
 from morocco_lib import fileio
 
+LIBRARIES = ("numpy", "scipy", "jinja2", "pygments", "matplotlib", "seaborn", "bokeh")  # decide numbers and pages
+
 
 @functools.cache
 def code_sha256() -> str:
-    """Return a digest of all files of this package: other code may compute other numbers."""
-    root, digest = Path(morocco_lib.__file__).parent, hashlib.sha256()
+    """Return a digest of all files of this package, and of what it computes with: other code may compute other numbers."""
+    root, digest = Path(morocco_lib.__file__).parent, hashlib.sha256(sys.version.encode())
+    digest.update(" ".join(map(importlib.metadata.version, LIBRARIES)).encode())
     for path in sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"):
         digest.update(f"{path.relative_to(root)} {fileio.sha256_file(path)}\n".encode())
     return digest.hexdigest()
 
 
 class Memory:
-    """A table of keys and JSON values in one file; without effect where it cannot be written.
+    """A table of keys and JSON values in one file; without effect where it cannot be read or written.
+
+    Make it before long work: what is added is of the code as it was then.
 
     Args:
         path: None: $XDG_CACHE_HOME/morocco/verified.sqlite, by default in ~/.cache.
+        code: See `code_sha256`.
     """
 
-    def __init__(self, path: Path | None = None):
-        self.path = path or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morocco/verified.sqlite"
+    def __init__(self, path: Path | None = None, code: str = ""):
+        self.path, self.code = path, code or code_sha256()
 
     def __reduce__(self):
-        return Memory, (self.path,)  # a connection is of one process
+        return Memory, (self.path, self.code)  # a connection is of one process
 
     @functools.cached_property
     def _table(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        table = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        path = self.path or Path(cache) / "morocco/verified.sqlite"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = sqlite3.connect(path, timeout=1, isolation_level=None)
         table.execute("PRAGMA synchronous=OFF")  # what is lost is rebuilt
         table.execute("CREATE TABLE IF NOT EXISTS verified (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
         return table
 
     def key(self, *parts: Any) -> str:
         """Return the key of what follows from these parts (JSON) and the code."""
-        return hashlib.sha256(fileio.canonical([code_sha256(), *parts]).encode()).hexdigest()
+        return hashlib.sha256(fileio.canonical([self.code, *parts]).encode()).hexdigest()
 
     def get(self, key: str) -> Any:
         """Return the value of a key; None if there is none."""
-        with suppress(sqlite3.Error, OSError, RuntimeError, ValueError):  # RuntimeError: a user without a home
-            found = self._table.execute("SELECT value FROM verified WHERE key = ?", [key]).fetchone()
-            return json.loads(found[0]) if found else None
-        return None
+        found = self._asked("SELECT value FROM verified WHERE key = ?", key)
+        return json.loads(found[0][0]) if found else None
 
-    def add(self, key: str, value: Iterable[Any]) -> None:
-        """Keep a value."""
-        with suppress(sqlite3.Error, OSError, RuntimeError):
-            self._table.execute("INSERT OR REPLACE INTO verified VALUES (?, ?)", [key, json.dumps(value)])
+    def add(self, key: str, value: Any) -> None:
+        """Keep a value, of JSON."""
+        self._asked("INSERT OR REPLACE INTO verified VALUES (?, ?)", key, json.dumps(value))
+
+    def _asked(self, query: str, *values: str) -> list[tuple]:
+        if os.getpid() in _without:
+            return []
+        try:
+            return self._table.execute(query, values).fetchall()
+        except (sqlite3.Error, OSError, RuntimeError):  # RuntimeError: a user without a home
+            _without.add(os.getpid())  # or each step would wait for a table that is locked
+            return []
+
+
+_without: set[int] = set()  # this process, if its table cannot be used

@@ -140,6 +140,12 @@ def digest_outputs(folder: Path) -> dict[str, str]:
     }
 
 
+def everything(folder: Path) -> dict[str, str]:
+    """Return the digests of all that a step folder holds, its status too; nothing where there is none."""
+    status = Path(folder) / STATUS
+    return digest_outputs(folder) | {STATUS: foreign.sha256_file(status)} if status.is_file() else {}
+
+
 def find_files(folder: Path, name: str, only: Collection[Path] | None = None) -> list[Path]:
     """Return every file of a name at or below a folder, each once.
 

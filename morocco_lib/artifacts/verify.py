@@ -147,7 +147,8 @@ def verify_step(folder: Path, rebuild: bool, kinds: Kinds, memory: Memory | None
         return Step(found, status)
     key = None
     with suppress(Exception):  # what cannot be read is a finding of its own
-        if memory and status["state"] == steps.DONE and all(ok for _, ok, _ in found):
+        alone = len(steps.find_files(folder, steps.STATUS)) == 1  # the digests are of nothing in another step folder
+        if memory and alone and status["state"] == steps.DONE and all(ok for _, ok, _ in found):
             key = memory.key(str(folder.resolve()), status["seal"], found, kind.rests_on(folder) if kind else None)
     if key and (before := memory.get(key)):
         return Step([*found, *map(tuple, before)], status)

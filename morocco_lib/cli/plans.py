@@ -71,6 +71,7 @@ def add(command: Callable) -> None:
 
 def run(args) -> int:
     from morocco_lib import config
+    from morocco_lib.artifacts.memory import Memory
     from morocco_lib.pipeline import plan_folder, plan_run, writable_home
     from morocco_lib.pipeline.notebook_runner import check_loopback
     from morocco_lib.pipeline.progress import Progress
@@ -78,7 +79,7 @@ def run(args) -> int:
     from morocco_lib.pipeline.step_kinds import KINDS
     from morocco_lib.pipeline.step_sync import StepSync
 
-    message = messages(args.quiet)
+    message, memory = messages(args.quiet), Memory()
     plan = config.load_plan(args.plan, KINDS)
     root = config.find_root(args.plan.resolve().parent) or config.project_root()
     data_dir = os.environ.get(plan_run.DATA_VARIABLE)
@@ -112,7 +113,7 @@ def run(args) -> int:
         if copy:
             copy.push()
     with writable_home.writable(plan_dir):  # figures are drawn anew
-        return _summary(args, plan_dir, result, copy.error.exit_code if copy and copy.error else elsewhere)
+        return _summary(args, plan_dir, result, memory, copy.error.exit_code if copy and copy.error else elsewhere)
 
 
 def _on_cluster(args, job, message: Callable[[str], None]) -> int:
@@ -144,9 +145,8 @@ def _preview(job) -> int:
     return max((s.exit for s in listed), default=0)
 
 
-def _summary(args, plan_dir: Path, result, exit_code: int = 0) -> int:
+def _summary(args, plan_dir: Path, result, memory, exit_code: int = 0) -> int:
     from morocco_lib.artifacts import verify as verification
-    from morocco_lib.artifacts.memory import Memory
     from morocco_lib.config import from_root
     from morocco_lib.pipeline.progress import DONE, KEPT
     from morocco_lib.pipeline.step_kinds import KINDS, verify
@@ -154,7 +154,7 @@ def _summary(args, plan_dir: Path, result, exit_code: int = 0) -> int:
 
     rows = points.collect(plan_dir, KINDS)
     new = {s.folder.resolve() for s in result.steps if s.folder and s.state == DONE}
-    findings = verify(plan_dir, new, Memory(), usable_cores())
+    findings = verify(plan_dir, new, memory, usable_cores())
     broken = [f for f in findings if not f.ok]
     code = max(result.exit_but_disturbed if args.disturbed_ok else result.exit, 1 if broken else 0, exit_code)
     if args.json:

@@ -2,14 +2,13 @@
 
 import multiprocessing
 import os
-import signal
 import socket
 import sys
-import threading
 from multiprocessing import forkserver
 from pathlib import Path
 
 from morocco_lib.pipeline import scheduler
+from morocco_lib.pipeline.signals import end_with_parent
 
 NAME = "morocco-kernel"  # 15 letters at most
 _forks = multiprocessing.get_context("forkserver")
@@ -62,7 +61,7 @@ class KernelProcess:
 def _run(argv: list[str], environment: dict[str, str], folder: str, log: str, connection: socket.socket | None) -> None:
     Path("/proc/self/comm").write_text(NAME)  # for ps and top
     os.setsid()  # out of reach of our terminal's Ctrl-C
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # one that outlived us would go on writing into a folder that the next run has set aside
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -75,9 +74,3 @@ def _run(argv: list[str], environment: dict[str, str], folder: str, log: str, co
     from morocco_lib.pipeline import kernel_imports
 
     kernel_imports.run()
-
-
-def _end_with_parent() -> None:
-    # One that outlived us would go on writing into a folder that the next run has set aside.
-    multiprocessing.parent_process().join()
-    os.kill(os.getpid(), signal.SIGKILL)

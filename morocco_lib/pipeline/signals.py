@@ -1,8 +1,10 @@
-"""SIGINT, SIGTERM and SIGHUP (a closed terminal) while a plan runs."""
+"""SIGINT, SIGTERM and SIGHUP (a closed terminal) while a plan runs; the end of its processes with it."""
 
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 
 
 class Signals:
@@ -35,3 +37,13 @@ class Signals:
             raise KeyboardInterrupt
         if self.received:
             sys.exit(128 + self.received)
+
+
+def end_with_parent() -> None:
+    """Let this process, which `multiprocessing` started, be killed when the one that asked for it is gone, however it ended."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()

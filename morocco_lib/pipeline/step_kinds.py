@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Container, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from morocco_lib.errors import UsageError
 from morocco_lib.models import weights
 from morocco_lib.options import SYNTHETIC
 from morocco_lib.pipeline import targets
+from morocco_lib.pipeline.signals import end_with_parent
 from morocco_lib.reasons import EXIT_CODES
 from morocco_lib.report import build, seeds_table
 from morocco_lib.tasks import get_task
@@ -133,6 +135,16 @@ def not_held_against_the_data(folder: Path, status: dict[str, Any]) -> list[veri
     return [verification.Unchecked(runs, "run", "not held against the data", why)] if gone else []
 
 
+def beside_records(folder: Path) -> dict[str, Any]:
+    """Return what a step's numbers follow from beside its files and the bytes that it read: where these came from, and the
+    batches that its answers are compared with."""
+    status = steps.read_status(folder)
+    found = {n: data.origin(folder / n) if (folder / n).is_file() else None for n in status["inputs"]}
+    if (protocol := folder / summary.PROTOCOL).is_file() and (other := fileio.read_json(protocol).get("against")):
+        found["against"] = steps.everything(folder / other)
+    return found
+
+
 def rebuild_train(folder: Path) -> tuple[int, list[str]]:
     """Hold what train.json says of the records against the files that were read: a leak is found by their digests."""
     status, result = steps.read_status(folder), fileio.read_json(folder / fit.RESULT)
@@ -193,15 +205,16 @@ KINDS: dict[str, StepKind] = {
         ),
         StepKind(
             "train", config.TrainParams, train_inputs, fit.RESULT, shows=TRAINING, trains=True, heartbeat=heartbeat.of_step,
-            rebuild=rebuild_train, unchecked=not_repeated,
+            rebuild=rebuild_train, rests_on=beside_records, unchecked=not_repeated,
         ),
         StepKind(
             "bench", config.BenchParams, answer_inputs, summary.BENCH, shows=POINT, in_turn=True,
-            exit_code=bench_exit, rebuild=rebuild_bench, contradictions=contradictions, unchecked=not_held_against_the_data,
+            exit_code=bench_exit, rebuild=rebuild_bench, rests_on=beside_records, contradictions=contradictions,
+            unchecked=not_held_against_the_data,
         ),
         StepKind(
             "eval", config.EvalParams, answer_inputs, summary.SCORE, shows=SCORE,
-            rebuild=rebuild_eval, contradictions=contradictions, unchecked=not_held_against_the_data,
+            rebuild=rebuild_eval, rests_on=beside_records, contradictions=contradictions, unchecked=not_held_against_the_data,
         ),
         StepKind(
             "report", config.ReportParams, report_inputs, build.RESULT, scope=PLAN,
@@ -214,6 +227,7 @@ KINDS: dict[str, StepKind] = {
 
 
 ALONE_S = 1.0  # of verifying in one process; others need half a second to begin
+MOST_AT_ONCE = 32  # folders that a process is given; an interrupt waits for its end
 MADE_FIRST = StepKind(  # no step of a plan's list
     SYNTHETIC, dict, lambda p, root: {}, data.splits.MARK, scope=PLAN, rebuild=rebuild_synthetic
 )  # fmt: skip
@@ -246,10 +260,15 @@ def _verify_each(
     until = time.monotonic() + ALONE_S
     while left and (processes == 1 or time.monotonic() < until):
         yield one(*left.popleft())
-    if left:
+    try:
         several = multiprocessing.get_context("forkserver")  # a fork of this process would take its threads along
-        with ProcessPoolExecutor(processes, several) as pool:
-            yield from pool.map(one, *zip(*left, strict=True), chunksize=1 + len(left) // (16 * processes))
+        with ProcessPoolExecutor(processes, several, end_with_parent) as pool:
+            chunk = 1 + min(len(left) // (16 * processes), MOST_AT_ONCE)
+            for step in pool.map(one, *zip(*left, strict=True), chunksize=chunk) if left else ():
+                left.popleft()
+                yield step
+    except (BrokenProcessPool, OSError):  # no memory for one more, no place for a socket
+        yield from (one(*each) for each in left)
 
 
 def _verify_step(folder: Path, rebuild: bool, memory: Memory | None) -> verification.Step:

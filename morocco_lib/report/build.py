@@ -260,13 +260,11 @@ _DRAWN = re.compile(r"<svg.*?</svg>|<script>.*?</script>|sha256-[\w+/=]*", re.DO
 
 def rests_on(folder: Path) -> dict[str, dict[str, str]]:
     """Return the digests of all that the steps hold which a report shows or lists."""
-    stored, found = foreign.read_json(folder / RESULT, folder, STORED), {}
+    stored = foreign.read_json(folder / RESULT, folder, STORED)
     plan_dir = (folder / stored["plan_dir"]).resolve()
     listed = {plan_dir / step["folder"] for step in stored.get("trail", ()) if step["state"] != OWN}
-    for place in sorted(listed | {(folder / name).resolve().parent for name in steps.read_status(folder)["inputs"]}):
-        if (place / steps.STATUS).is_file():
-            found[str(place)] = steps.digest_outputs(place) | {steps.STATUS: fileio.sha256_file(place / steps.STATUS)}
-    return found
+    listed |= {(folder / name).resolve().parent for name in steps.read_status(folder)["inputs"]}
+    return {str(place): steps.everything(place) for place in sorted(listed)}
 
 
 def unchecked(folder: Path, status: dict[str, Any]) -> list[Unchecked]:

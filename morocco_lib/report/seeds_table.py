@@ -49,7 +49,10 @@ def trainings(plan_dir: Path, kinds: Kinds, points: list[dict[str, Any]], found:
     Args:
         points: The rows of the report.
     """
-    lines = []
+    lines, held = [], defaultdict(int)  # digest of weights -> the largest peak
+    for row in points:
+        digest = row["measured"].get("weights_sha256")
+        held[digest] = max(held[digest], row["ram_bytes"]["value"] or 0)
     for folder, status in found:
         if status["state"] != steps.DONE or shown_as(status, kinds) != TRAINING:
             continue
@@ -57,18 +60,14 @@ def trainings(plan_dir: Path, kinds: Kinds, points: list[dict[str, Any]], found:
         runs = [one for one in _seeds(result) if one["score"] is not None]
         scores, sd = [one["score"] for one in runs], _sd([one["score"] for one in runs])
         whole = result.get("cost", result)
-        held = [
-            row["ram_bytes"]["value"]
-            for row in points
-            if row["ram_bytes"]["value"] and row["measured"].get("weights_sha256") in set(status["outputs"].values())
-        ]
+        ram_bytes = max((held.get(digest, 0) for digest in status["outputs"].values()), default=0) or None
         lines.append({
             "task": status["task"], "model": status["model"], "seeds": len(scores),
             "mean": fmean(scores) if scores else None, "sd": sd, "low": min(scores, default=None), "high": max(scores, default=None),
             "gain": None if sd is None else expected_maximum(len(scores)) * sd,
             "kept": KEPT.get(result.get("recipe", {}).get("select", "best")) if scores else None, "metrics": _metrics(runs, result["seed"]),
             "wall_s": whole.get("wall_s"), "cpu_s": whole.get("cpu_s"), "energy_j": (whole.get("energy_j") or {}).get("value"),
-            "weights_bytes": result.get("weights_bytes"), "ram_bytes": max(held, default=None),
+            "weights_bytes": result.get("weights_bytes"), "ram_bytes": ram_bytes,
             "folder": folder.relative_to(plan_dir).as_posix(),
         })  # fmt: skip
     return sorted(lines, key=lambda line: (line["task"], line["model"], line["folder"]))

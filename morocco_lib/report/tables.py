@@ -3,6 +3,7 @@
 import csv
 import io
 import shlex
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -180,13 +181,15 @@ def points_text(chosen: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str
     """Return which of the rows are meant: all, a model on all of its tasks, or one by one."""
     if len(chosen) == len(rows) > 2:
         return f"all {len(rows)} operating points"
-    of_models: dict[str, dict[str, None]] = {}
+    meant, known = defaultdict(dict), defaultdict(set)  # model -> its tasks
     for row in chosen:
-        of_models.setdefault(name_of(row), {})[row["task"]] = None
+        meant[name_of(row)][row["task"]] = None
+    for row in rows:
+        known[name_of(row)].add(row["task"])
     texts = []
-    for model, tasks in of_models.items():
-        known = {row["task"] for row in rows if name_of(row) == model}
-        texts += [f"{model} on all tasks"] if 2 < len(known) == len(tasks) else [f"{model} on {task}" for task in tasks]
+    for model, tasks in meant.items():
+        whole = 2 < len(known[model]) == len(tasks)
+        texts += [f"{model} on all tasks"] if whole else [f"{model} on {task}" for task in tasks]
     return ", ".join(texts)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sqlite3
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -347,7 +349,7 @@ def test_a_changed_byte_is_found_though_its_numbers_were_rebuilt_before(remember
     assert failure.endswith("answers.jsonl was changed")
 
 
-@pytest.mark.parametrize("changed", ["status", "input", "beside", "place", "code"])
+@pytest.mark.parametrize("changed", ["status", "input", "beside", "place", "code", "inside"])
 def test_numbers_are_rebuilt_again_where_anything_that_they_follow_from_is_other_than_before(
     remembered, changed, monkeypatch
 ):
@@ -361,9 +363,11 @@ def test_numbers_are_rebuilt_again_where_anything_that_they_follow_from_is_other
     elif changed == "place":
         remembered.step.rename(remembered.step.with_name("elsewhere"))
         remembered.step.symlink_to(remembered.step.with_name("elsewhere"))
+    elif changed == "inside":
+        make(remembered.step / "runs/inner")
     else:
         monkeypatch.setattr("morocco_lib.artifacts.memory.code_sha256", lambda: "another")
-    assert remembered.again()[1] == 1
+    assert remembered.again()[1] == 1 + (changed == "inside")
 
 
 def test_what_does_not_hold_is_not_remembered(remembered):
@@ -374,12 +378,23 @@ def test_what_does_not_hold_is_not_remembered(remembered):
     assert first == second and first[1] == 1 and "speed is 299.5, rebuilt 199.5" in first[0][0]
 
 
-def test_without_a_place_to_remember_numbers_are_rebuilt_each_time(step, tmp_path):
-    (tmp_path / "file").write_text("")
-    memory = Memory(tmp_path / "file/verified.sqlite")
-    for _ in range(2):
-        found = verify.verify_step(step, True, rebuilding(RESULT), memory).found
-        assert ("numbers", True, "4 numbers rebuilt") in found and verify.BEFORE not in [what for what, *_ in found]
+def test_without_a_place_to_remember_numbers_are_rebuilt_each_time(step, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no table")
+    for path in (tmp_path / "file/verified.sqlite", tmp_path / "file"):
+        monkeypatch.setattr("morocco_lib.artifacts.memory._without", set())
+        for _ in range(2):
+            found = verify.verify_step(step, True, rebuilding(RESULT), Memory(path)).found
+            assert ("numbers", True, "4 numbers rebuilt") in found and verify.BEFORE not in [what for what, *_ in found]
+
+
+def test_a_locked_table_is_waited_for_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("morocco_lib.artifacts.memory._without", set())
+    memory, path = Memory(tmp_path / "verified.sqlite"), tmp_path / "verified.sqlite"
+    memory.add("key", 1)
+    with sqlite3.connect(path) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        assert [memory.get("key") for _ in range(9)] == [None] * 9 and time.monotonic() - began < 5
 
 
 def test_the_digest_of_the_code_is_of_every_file_of_it(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -775,8 +776,41 @@ def test_a_report_is_made_again_where_a_step_that_it_shows_has_changed_since_it_
     assert not any(f.what == BEFORE for f in verify(forged.report, memory=memory))
 
 
+def test_records_that_turn_out_to_be_synthetic_are_rebuilt(forged, tmp_path):
+    memory = Memory(tmp_path / "verified.sqlite")
+    for folder in (forged.bench, forged.eval, forged.train):
+        assert all(f.ok for f in verify(folder, memory=memory))
+    (source,) = steps.read_status(forged.bench)["inputs"]
+    mark = Path(source).with_name(data.splits.MARK)
+    mark.write_text("made up")
+    try:
+        for folder in (forged.bench, forged.eval, forged.train):
+            assert not all(f.ok for f in verify(folder, memory=memory))
+    finally:
+        mark.unlink()
+
+
+def test_a_sweep_is_rebuilt_where_the_batches_that_it_is_compared_with_have_changed(forged, tmp_path):
+    first = shutil.copytree(forged.bench, forged.bench.with_name("bench-2"))
+    edit(forged.bench / summary.PROTOCOL, lambda protocol: protocol.update(against="../bench-2"))
+    fileio.write_json(forged.bench / summary.BENCH, summary.derive(forged.bench))
+    reseal(forged.bench)
+    memory = Memory(tmp_path / "verified.sqlite")
+    assert all(f.ok for f in verify(forged.bench, memory=memory))
+    assert any(f.what == BEFORE for f in verify(forged.bench, memory=memory))
+    shutil.rmtree(first)
+    assert not all(f.ok for f in verify(forged.bench, memory=memory))
+
+
 def test_several_processes_find_what_one_finds(forged, monkeypatch):
     edit(forged.bench / summary.BENCH, lambda bench: bench.update(input_size=7))
     alone = verify(forged.plan)
     monkeypatch.setattr("morocco_lib.pipeline.step_kinds.ALONE_S", 0)
     assert verify(forged.plan, processes=2) == alone and not all(f.ok for f in alone)
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor.map", broken)
+    assert verify(forged.plan, processes=2) == alone
+
+
+def broken(pool, one, *each, chunksize):
+    yield one(*next(zip(*each, strict=True)))
+    raise BrokenProcessPool("a process was killed")
