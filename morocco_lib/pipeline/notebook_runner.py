@@ -124,8 +124,8 @@ def _papermill(
     source: Path, target: Path, parameters: dict[str, Any], root: Path, check: Callable[[], None],
     slot: scheduler.WorkerSlot | None = None,
 ) -> None:  # fmt: skip
-    kernel_process.prepare()
     with _starting:
+        kernel_process.prepare()
         # jsonschema would read a grammar of addresses for two seconds; the schema of notebooks has none.
         sys.modules.setdefault("rfc3987_syntax", None)
         import papermill
@@ -209,7 +209,7 @@ def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.Worker
             argv = kernel_cmd[kernel_cmd.index("ipykernel_launcher") :]  # Python runs already
             connection = slot.theirs if slot else None
             with _starting:
-                process = kernel_process.KernelProcess(argv, clean(options["env"]), folder, log, connection)
+                process = kernel_process.start(argv, clean(options["env"]), folder, log, connection)
             self.provisioner.process, self.provisioner.pid, self.provisioner.pgid = process, process.pid, process.pid
             self._reconcile_connection_info(self.provisioner.connection_info)
             started.append(process)
