@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-from pathlib import Path
 
 os.environ["JPY_PARENT_PID"] = str(os.getpid())  # a kernel without a parent would give advice in its log
 
@@ -16,8 +15,8 @@ import ipykernel.kernelapp
 from morocco_lib.pipeline.scheduler import VARIABLE
 from morocco_lib.report import figures
 
-NAME = "morocco-kernel"  # for ps and top; 15 letters at most
-PR_SET_PDEATHSIG = 1
+NAME = b"morocco-kernel"  # for ps and top; 15 letters at most
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 IMPORTS = (
     "IPython.core.display", "pandas.io.formats.style", "morocco_lib.benchmark.evaluate", "morocco_lib.benchmark.protocol",
     "morocco_lib.doctor", "morocco_lib.pipeline.session", "morocco_lib.report.bounds", "morocco_lib.report.tables",
@@ -54,10 +53,11 @@ def _become_kernel(request: int, log: int, connection: int | None = None) -> Non
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    Path("/proc/self/comm").write_text(NAME)
+    kernel = ctypes.CDLL(None)
+    kernel.prctl(PR_SET_NAME, NAME)
     # One that outlived the plan would go on writing into a folder that the next run has set aside. We end with the plan's
     # connection, and this ends with us.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ["JPY_PARENT_PID"]):
         return
     os.setsid()  # out of reach of our terminal's Ctrl-C

@@ -261,7 +261,7 @@ def _verify_each(
     while left and (processes == 1 or time.monotonic() < until):
         yield one(*left.popleft())
     try:
-        several = multiprocessing.get_context("forkserver")  # a fork of this process would take its threads along
+        several = multiprocessing.get_context("spawn")  # a fork of this process would take its threads along
         with ProcessPoolExecutor(processes, several, end_with_parent) as pool:
             chunk = 1 + min(len(left) // (16 * processes), MOST_AT_ONCE)
             for step in pool.map(one, *zip(*left, strict=True), chunksize=chunk) if left else ():
