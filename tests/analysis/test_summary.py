@@ -343,6 +343,12 @@ def test_a_point_is_compared_with_the_first_of_its_sweep(tmp_path, wrong, noted)
     assert result["reasons"] == ["BATCH_FLIPS"] * noted
 
 
+def test_as_many_other_answers_as_are_allowed_are_not_noted(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary, "FLIP_SHARE", 1 / DISTINCT)
+    write_run(tmp_path / "batch-1", batch_size=1, answers=answers_of(SIZE, dict.fromkeys(TRUE[:1], NO)))
+    assert derived(tmp_path / "batch-8", {}, {}, protocol={"against": "../batch-1"})["reasons"] == []
+
+
 def test_a_sweep_is_of_one_task(tmp_path):
     other = write_run(tmp_path / "batch-1")
     load = json.loads((other / "workload.json").read_text())
@@ -363,6 +369,14 @@ def test_predictions_are_written_in_the_order_of_the_records_with_their_own_idx(
         record["idx"] for record in RECORDS
     ]
     assert result["score"]["value"] == 0.75 and (result["task"], result["batch_size"]) == ("terra", 8)
+
+
+def test_the_table_for_a_leaderboard_is_the_first_that_a_task_has(tmp_path, monkeypatch):
+    table = get_task("rte").submissions[0]
+    monkeypatch.setattr(get_task("terra"), "submissions", (table,), raising=False)
+    texts, _ = evaluated(tmp_path)
+    head, *rows = texts[table.file].splitlines()
+    assert head == "index\tprediction" and len(rows) == DISTINCT
 
 
 @pytest.mark.parametrize(

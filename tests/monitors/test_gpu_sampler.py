@@ -49,6 +49,7 @@ def test_pids_of_the_run_are_told_from_others_and_are_listed_only_for_a_new_one(
     assert facts["pids"] == [2, 20] and device["used_by_run"] and device["idle"]["processes"] == {1: 10, 3: 7}
     others = {other["pid"]: (other["peak_bytes"], other["graphics_only"]) for other in device["others"]}
     assert others == {1: (10, False), 3: (7, True), 5: (None, False)}
+    assert max(other["samples"] for other in device["others"]) == facts["sampler"]["samples"]
     assert len(lists) == 2  # a process may have ended between two readings, not between three
 
 
