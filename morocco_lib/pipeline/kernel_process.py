@@ -14,7 +14,9 @@ from pathlib import Path
 
 import morocco_lib
 
-SERVE = "import sys; from morocco_lib.pipeline import kernel_server; kernel_server.serve(int(sys.argv[1]))"
+# This morocco_lib, whichever others there are; nothing else is imported from beside it, nor from our folder (-P).
+SERVE = """import sys; sys.path.insert(0, sys.argv[2]); import morocco_lib; del sys.path[0]
+from morocco_lib.pipeline import kernel_server; kernel_server.serve(int(sys.argv[1]))"""
 
 
 class KernelProcess:
@@ -58,14 +60,11 @@ class _Server:
     def __init__(self):
         self.connection, theirs = socket.socketpair()
         self.said = tempfile.TemporaryFile()  # noqa: SIM115
-        place = os.pathsep.join(
-            [str(Path(morocco_lib.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
+        place = str(Path(morocco_lib.__file__).parents[1])
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", SERVE, str(theirs.fileno())],  # -P: nothing is imported from our folder
-                env=os.environ | {"PYTHONPATH": place}, pass_fds=[theirs.fileno()], start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said,
+                [sys.executable, "-P", "-c", SERVE, str(theirs.fileno()), place], pass_fds=[theirs.fileno()],
+                start_new_session=True, stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said,
             )  # fmt: skip
         atexit.register(self.end)
 
