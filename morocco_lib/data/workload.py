@@ -10,6 +10,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ from morocco_lib.tasks.recombine import Opening, vocabulary
 
 OPENING_WORDS = 3  # of each text that is made; more where these are not enough to tell all apart
 VOCABULARY_OF = 500  # records
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
 TRUE = -1  # in place of the other record that one was recombined with
 
 
@@ -67,10 +69,14 @@ class Workload(Mapping):
     def __contains__(self, idx: object) -> bool:
         return self.position(idx) is not None
 
+    @cached_property
+    def _unlabelled(self) -> list[Record]:
+        return [self.task.strip_labels(record) for record in self.records]
+
     def _fed(self, position: int) -> Record:
-        record = self.task.strip_labels(self.records[self.order[position]])
+        record = self._unlabelled[self.order[position]]
         if self.words and not self.is_true(position):
-            other = self.task.strip_labels(self.records[self.others[position]])
+            other = self._unlabelled[self.others[position]]
             record = self.task.recombine(record, other, Opening(self.words, self.codes[position], self.opening))
         return self.task.reindex(record, position)
 
@@ -91,7 +97,7 @@ class Workload(Mapping):
     def lines(self) -> Iterator[bytes]:
         """Yield the lines fed, in order, each with its line feed."""
         for position in range(len(self.order)):
-            yield json.dumps(self._fed(position), ensure_ascii=False).encode() + b"\n"
+            yield _as_json(self._fed(position)).encode() + b"\n"
 
     def restore(self, prediction: Prediction) -> tuple[int, Prediction] | None:
         """Return (place of the record in `records`, the prediction with that record's own idx); None for a record that was made."""
