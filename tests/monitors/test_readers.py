@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from servers.trees import V2_FILES, plant, plant_process
 
+from morocco_lib.monitors import readers
 from morocco_lib.monitors.cgroup import Memory, RunCgroup
 from morocco_lib.monitors.procfs import TICK_S
 from morocco_lib.monitors.readers import CgroupReader, ProcReader
@@ -167,3 +168,18 @@ def test_a_group_reads_as_what_it_is_until_it_is_gone(tmp_path):
     reader.close()
     folder.rename(tmp_path / "gone")
     assert reader.read() is None
+
+
+@pytest.mark.parametrize(("parent", "listed"), [(os.getpid(), 2), (1, 1)])
+def test_a_process_that_has_lost_its_parent_to_us_is_looked_for(tmp_path, monkeypatch, parent, listed):
+    monkeypatch.setattr(readers, "LIST_NS", 0)
+    plant_process(tmp_path, 10, cpu=(1, 0, 0, 0), kib=(5000, 3000, 900, 100))
+    plant_process(tmp_path, 12, cpu=(1, 0, 0, 0), kib=(5000, 3000, 900, 100), parent=parent, session=9)
+    lists, new = [], [range(0), range(12, 13), range(0)]
+    reader = ProcReader(lambda: lists.append(1) or [10], 10, tmp_path)
+    reader._new_pids.close()
+    reader._new_pids = SimpleNamespace(since=lambda: new.pop(0), close=lambda: None)
+    for _ in range(3):
+        reader.read()
+    assert len(lists) == listed
+    reader.close()
