@@ -121,11 +121,12 @@ def run(sample: list[Mutant], extra: list[str], jobs: int, home: Path) -> None:
             (copy / mutant.path).write_text("\n".join(lines), encoding="utf-8")
             lines_seen = seen.contexts_by_lineno(str(home / "base" / mutant.path))
             contexts = filter(None, lines_seen.get(mutant.number, ()))  # like tests/x.py::test_y[z]@group|run
-            tests = {re.sub(r"@[\w-]+$", "", context.rsplit("|", 1)[0]) for context in contexts}
+            tests = {re.sub(r"@[^]@]*$", "", context.rsplit("|", 1)[0]) for context in contexts}
             own = f"/test_{mutant.path.stem}.py::"
             likely = sorted(tests, key=lambda test: (own not in test, test))
-            broken = likely and fast_tests(copy, likely) not in (0, 4)  # 4: they are not found, so nothing is known
-            return not broken and not fast_tests(copy, paths[mutant.package])
+            broken = likely and fast_tests(copy, likely) not in (0, 4)  # 4: one has another name each time
+            files = dict.fromkeys(test.partition("::")[0] for test in likely)
+            return not broken and not fast_tests(copy, list(files | dict.fromkeys(paths[mutant.package])))
 
     with ThreadPoolExecutor(jobs) as pool:
         for mutant, survived in zip(sample, pool.map(judge, sample), strict=True):

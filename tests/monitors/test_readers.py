@@ -170,11 +170,13 @@ def test_a_group_reads_as_what_it_is_until_it_is_gone(tmp_path):
     assert reader.read() is None
 
 
-@pytest.mark.parametrize(("parent", "listed"), [(os.getpid(), 2), (1, 1)])
-def test_a_process_that_has_lost_its_parent_to_us_is_looked_for(tmp_path, monkeypatch, parent, listed):
+@pytest.mark.parametrize(("to_us", "listed"), [(True, 2), (False, 1)])
+def test_a_process_that_has_lost_its_parent_to_us_is_looked_for(tmp_path, monkeypatch, to_us, listed):
     monkeypatch.setattr(readers, "LIST_NS", 0)
     plant_process(tmp_path, 10, cpu=(1, 0, 0, 0), kib=(5000, 3000, 900, 100))
-    plant_process(tmp_path, 12, cpu=(1, 0, 0, 0), kib=(5000, 3000, 900, 100), parent=parent, session=9)
+    plant_process(
+        tmp_path, 12, cpu=(1, 0, 0, 0), kib=(5000, 3000, 900, 100), parent=os.getpid() if to_us else 1, session=9
+    )
     lists, new = [], [range(0), range(12, 13), range(0)]
     reader = ProcReader(lambda: lists.append(1) or [10], 10, tmp_path)
     reader._new_pids.close()
