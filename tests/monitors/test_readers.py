@@ -185,3 +185,17 @@ def test_a_process_that_has_lost_its_parent_to_us_is_looked_for(tmp_path, monkey
         reader.read()
     assert len(lists) == listed
     reader.close()
+
+
+def test_quick_readings_look_at_the_processes_of_a_group_at_intervals(tmp_path, monkeypatch):
+    group, looks = RunCgroup(2, tmp_path, tmp_path), []
+    monkeypatch.setattr(group, "read_memory", lambda whole: Memory(0, 0, 0, None, 0))
+    monkeypatch.setattr(group, "cpu_s", lambda: 0.0)
+    reader = CgroupReader(group)
+    monkeypatch.setattr(reader, "_read_processes", lambda memory, whole: looks.append(whole))
+    reader.read(), reader.read(whole=False), reader.read(whole=False)
+    assert looks == [True]
+    reader._read_after_ns = 0
+    reader.read(whole=False)
+    assert looks == [True, False]
+    reader.close()

@@ -292,6 +292,14 @@ def test_rucos_puts_each_entity_into_the_gap_or_behind_a_query_without_one():
     assert task.targets(record) == [1, 0] and task.constant({}, record)["label"] == "США"
 
 
+def test_a_muserc_passage_is_labelled_as_a_whole_or_not_at_all(official):
+    task, record = get_task("muserc"), json.loads(json.dumps(official("muserc")[0]))
+    task.validate(record)
+    del record["passage"]["questions"][0]["answers"][0]["label"]
+    with pytest.raises(ValueError, match="some answers of the passage have a label and some have none"):
+        task.validate(record)
+
+
 def test_every_muserc_question_and_answer_has_an_idx_of_its_own(official):
     task = get_task("muserc")
     fed = [task.reindex(record, place) for place, record in enumerate(official("muserc")[:3])]
