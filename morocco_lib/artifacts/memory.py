@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ LIBRARIES = ("numpy", "scipy", "jinja2", "pygments", "matplotlib", "seaborn", "b
 def code_sha256() -> str:
     """Return a digest of all files of this package, and of what it computes with: other code may compute other numbers."""
     root, digest = Path(morocco_lib.__file__).parent, hashlib.sha256(sys.version.encode())
-    digest.update(" ".join(map(importlib.metadata.version, LIBRARIES)).encode())
+    for name in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
     for path in sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"):
         digest.update(f"{path.relative_to(root)} {fileio.sha256_file(path)}\n".encode())
     return digest.hexdigest()
