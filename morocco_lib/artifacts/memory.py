@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import morocco_lib
-from morocco_lib import fileio
+from morocco_lib import fileio, foreign
 
 LIBRARIES = ("numpy", "scipy", "jinja2", "pygments", "matplotlib", "seaborn", "bokeh")  # decide numbers and pages
 
@@ -62,7 +62,7 @@ class Memory:
     def get(self, key: str) -> Any:
         """Return the value of a key; None if there is none."""
         found = self._asked("SELECT value FROM verified WHERE key = ?", key)
-        return json.loads(found[0][0]) if found else None
+        return foreign.parse(found[0][0].encode()) if found else None
 
     def add(self, key: str, value: Any) -> None:
         """Keep a value, of JSON."""

@@ -108,7 +108,9 @@ def test_our_own_process_reads_as_it_is(files):
     while time.process_time() - began_s < 0.05:
         pass
     quick, whole = procfs.read_quick(before, ours, files), procfs.read(ours, files)
-    assert quick.anon_bytes - before.anon_bytes == pytest.approx(len(held), rel=0.02)
+    assert quick.anon_bytes - before.anon_bytes == pytest.approx(
+        len(held), rel=0.1
+    )  # other memory of pytest may be given back
     assert quick.anon_bytes == pytest.approx(whole.anon_bytes, rel=0.02)
     assert before.cpu_s + 0.04 < quick.cpu_s <= whole.cpu_s <= time.process_time()
     assert began_s < procfs._clock_s(ours.clock) <= time.process_time() and procfs._clock_s(None) is None
