@@ -55,6 +55,7 @@ OURS = {  # module, or module:function -> why it may
     "training/pretraining/pretrain.py:_work_folder": "the same",
     "training/pretraining/sparsity.py:load": "safetensors, of a path that the gate has checked",
     "training/seeds.py:_resume": "what this user's interrupted training left",
+    "pipeline/kernel_server.py:_become_kernel": "what the plan has just written",
     "pipeline/saved_notebooks.py:scrub": "the project's own notebooks",
 }
 

@@ -50,8 +50,8 @@ def serve(number: int) -> None:
 
 
 def _become_kernel(request: int, log: int, connection: int | None = None) -> None:
-    for file, number in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
-        os.dup2(file, number)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     kernel = ctypes.CDLL(None)
     kernel.prctl(PR_SET_NAME, NAME)
     # One that outlived the plan would go on writing into a folder that the next run has set aside. We end with the plan's
