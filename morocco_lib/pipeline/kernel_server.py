@@ -13,10 +13,11 @@ os.environ["JPY_PARENT_PID"] = str(os.getpid())  # a kernel without a parent wou
 import ipykernel.kernelapp
 
 from morocco_lib.pipeline.scheduler import VARIABLE
+from morocco_lib.pipeline.signals import end_with_parent
 from morocco_lib.report import figures
 
 NAME = b"morocco-kernel"  # for ps and top; 15 letters at most
-PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+PR_SET_NAME = 15
 IMPORTS = (
     "IPython.core.display", "pandas.io.formats.style", "morocco_lib.benchmark.evaluate", "morocco_lib.benchmark.protocol",
     "morocco_lib.doctor", "morocco_lib.pipeline.session", "morocco_lib.report.bounds", "morocco_lib.report.tables",
@@ -52,13 +53,10 @@ def serve(number: int) -> None:
 def _become_kernel(request: int, log: int, connection: int | None = None) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
-    kernel = ctypes.CDLL(None)
-    kernel.prctl(PR_SET_NAME, NAME)
+    ctypes.CDLL(None).prctl(PR_SET_NAME, NAME)
     # One that outlived the plan would go on writing into a folder that the next run has set aside. We end with the plan's
     # connection, and this ends with us.
-    kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(os.environ["JPY_PARENT_PID"]):
-        return
+    end_with_parent(int(os.environ["JPY_PARENT_PID"]))
     os.setsid()  # out of reach of our terminal's Ctrl-C
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with open(request, encoding="utf-8") as file:

@@ -1,10 +1,11 @@
 """SIGINT, SIGTERM and SIGHUP (a closed terminal) while a plan runs; the end of its processes with it."""
 
-import multiprocessing
+import ctypes
 import os
 import signal
 import sys
-import threading
+
+PR_SET_PDEATHSIG = 1
 
 
 class Signals:
@@ -39,11 +40,12 @@ class Signals:
             sys.exit(128 + self.received)
 
 
-def end_with_parent() -> None:
-    """Let this process, which `multiprocessing` started, be killed when the one that asked for it is gone, however it ended."""
+def end_with_parent(parent: int) -> None:
+    """Let the system kill this process when the one that started it is gone, however it ended.
 
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=wait, daemon=True).start()
+    Args:
+        parent: Its pid; if it has gone already, this process ends now.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,6 +1,7 @@
 """The table of step kinds. A new kind is an entry here and a notebook of its name."""
 
 import multiprocessing
+import os
 import tempfile
 import time
 from collections import Counter, deque
@@ -262,7 +263,7 @@ def _verify_each(
         yield one(*left.popleft())
     try:
         several = multiprocessing.get_context("spawn")  # a fork of this process would take its threads along
-        with ProcessPoolExecutor(processes, several, end_with_parent) as pool:
+        with ProcessPoolExecutor(processes, several, end_with_parent, (os.getpid(),)) as pool:
             chunk = 1 + min(len(left) // (16 * processes), MOST_AT_ONCE)
             for step in pool.map(one, *zip(*left, strict=True), chunksize=chunk) if left else ():
                 left.popleft()
