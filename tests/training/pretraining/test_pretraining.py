@@ -3,6 +3,7 @@
 import json
 import math
 import resource
+import statistics
 
 import numpy as np
 import pytest
@@ -434,8 +435,9 @@ def test_evaluations_are_of_true_labels_and_do_not_end_distillation(job):
 def test_large_matrices_are_not_fetched_anew_from_the_system():
     loop.keep_freed_memory()
     faults = []
-    for _ in range(3):
+    for _ in range(11):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.empty(10_000_000).fill_(1.0)
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert faults[-1] < 1000, faults  # of 9,766 pages
+    # Each of 9,766 pages; now and then something small is put where a matrix was, which the next one does not fit.
+    assert statistics.median(faults) < 1000, faults
