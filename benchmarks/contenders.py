@@ -118,6 +118,8 @@ CONTENDERS: dict[str, Callable[[Path], Answer]] = {
     "fixed order": fixed,
     "CrossEncoder": cross_encoder,
     "OpenVINO f32": ours(Options(backend="openvino")),
+    "OpenVINO int8": ours(Options("int8", "openvino")),
+    "OpenVINO bf16": ours(Options("bf16", "openvino")),
     "morocco fp32": ours(Options()),
     "morocco bf16": ours(Options(precision="bf16")),
     "recomputed": ours(Options(), shares=False),

@@ -17,7 +17,7 @@ from pathlib import Path
 from morocco_lib.errors import MoroccoError, UsageError
 from morocco_lib.foreign import parse_object
 from morocco_lib.models import Model
-from morocco_lib.options import BACKENDS, PRECISIONS, Options
+from morocco_lib.options import BACKENDS, INFERENCE_PRECISIONS, Options
 from morocco_lib.tasks.base import Prediction, Task
 from morocco_lib.tasks.jsonl import Record, split_lines
 
@@ -103,7 +103,7 @@ def in_container(argv: list[str] | None = None) -> int:
     parser.add_argument("weights", type=Path)
     parser.add_argument("task", nargs="?")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--precision", choices=INFERENCE_PRECISIONS, default="fp32")
     parser.add_argument("--backend", choices=BACKENDS, default="torch")
     args = parser.parse_args(argv)
     if args.batch_size < 1:

@@ -12,12 +12,13 @@ KINDS = {
     "transformer": "transformer.model.Transformer",
 }  # kind -> class in `models`
 PRECISIONS, BACKENDS = ("fp32", "bf16", "fp16"), ("torch", "openvino", "sparse")
+INFERENCE_PRECISIONS = (*PRECISIONS, "int8")  # of weights, by openvino
 HEADS = (LINEAR := "linear", "concat", "mul", "segment", "segment-init")  # `models.transformer.layers`
 POOLINGS = ("first", "last", "mean", "max")
 
 
 class Options(NamedTuple):
-    """One of `PRECISIONS` and one of `BACKENDS`. Kinds other than transformers have only the default."""
+    """One of `INFERENCE_PRECISIONS` and one of `BACKENDS`. Kinds other than transformers have only the default."""
 
     precision: str = "fp32"
     backend: str = "torch"

@@ -8,7 +8,7 @@ from morocco_lib.cli.arguments import positive, seconds, seeds
 from morocco_lib.cli.output import put, say, show
 from morocco_lib.errors import EnvironmentFailure, MoroccoError, UsageError
 from morocco_lib.fileio import expand
-from morocco_lib.options import BACKENDS, PRECISIONS
+from morocco_lib.options import BACKENDS, INFERENCE_PRECISIONS
 
 
 def add(command: Callable) -> None:
@@ -101,7 +101,8 @@ def add(command: Callable) -> None:
     option("weights", type=expand, metavar="WEIGHTS", help="folder that `morocco train` made")
     option("task", nargs="?", metavar="TASK", help="refuse weights of another task")
     option("--batch-size", type=positive, default=32, metavar="N", help="records answered together (default 32)")
-    option("--precision", choices=PRECISIONS, default="fp32", help="of a transformer's computations (default fp32)")
+    described = "of a transformer's computations (default fp32); int8: of its weights, by openvino"
+    option("--precision", choices=INFERENCE_PRECISIONS, default="fp32", help=described)
     option("--backend", choices=BACKENDS, default="torch", help="what runs a transformer (default torch)")
 
     option = command(

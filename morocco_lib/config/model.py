@@ -13,7 +13,7 @@ from morocco_lib.config.pretraining import PretrainRecipe, load_pretraining, rea
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.config.schema import Schema, Seeds, extended, find_root, load, read_under, refuse, validate
 from morocco_lib.errors import UsageError
-from morocco_lib.options import BACKENDS, KINDS, PRECISIONS
+from morocco_lib.options import BACKENDS, INFERENCE_PRECISIONS, KINDS
 from morocco_lib.tasks import get_task
 
 TRANSFORMER, TFIDF, PROGRAM = "transformer", "tfidf", "program"
@@ -81,7 +81,7 @@ class ModelParams(Schema):
     pretraining: PretrainingParams | None = None
     recipe: Recipe | str = ""
     tfidf: TfidfParams = Field(default_factory=TfidfParams)
-    precision: Literal[PRECISIONS] = "fp32"
+    precision: Literal[INFERENCE_PRECISIONS] = "fp32"
     backend: Literal[BACKENDS] = "torch"
     parameters: StrictInt = Field(default=0, ge=0)
 

@@ -261,11 +261,16 @@ def check_capability(capability: tuple[int, int], built_for: Sequence[str], name
 
 def make_backend(values: dict, backbone: dict, options: Options, device: torch.device) -> Backend:
     """Return what computes with a backbone: without padding where the architecture is known to us, else through transformers."""
-    config, dtype = values["config"], DTYPES[options.precision]
+    config = values["config"]
     if options.backend == "openvino":
         from morocco_lib.models.transformer.openvino import OpenVINO
 
         return OpenVINO(config, backbone, values["pooling"], options.precision)
+    if options.precision not in DTYPES:
+        raise UsageError(
+            f"the backend {options.backend} does not compute in {options.precision}", remedy="use --backend openvino"
+        )
+    dtype = DTYPES[options.precision]
     if Packed.supports(config):
         backend = Packed(config, backbone, values["pooling"], dtype=dtype, device=device)
     elif config["model_type"] == "lean_albert":

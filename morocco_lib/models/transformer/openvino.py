@@ -4,9 +4,11 @@ It is traced and compiled when it is made; nothing is written to disk. An archit
 its weights as they are read there: importing transformers would take longer than all the rest.
 """
 
+import importlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -18,28 +20,27 @@ from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.models.transformer.packed import ROBERTAS, TANH_GELUS, Packed
 from morocco_lib.models.transformer.padded import HALF_ROUNDING, ROUNDING, Padded, backbone_of
 
-TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 PROBES = 6, 1024  # tokens: of a short and a long sequence; padding lies beyond sliding windows, too
 PRECISION = "INFERENCE_PRECISION_HINT"
 States = Callable[..., torch.Tensor]  # ids, mask, token types if there are any -> the last hidden states
 
 
-def runtime() -> ModuleType:
-    """Return the installed OpenVINO, without the package that tells its makers of every import.
+def runtime(name: str = "openvino") -> ModuleType:
+    """Return the installed OpenVINO, or its nncf, without the package that tells their makers of every import.
 
     Raises:
         EnvironmentFailure: it is not installed.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # to OpenVINO, as if it were not installed
     try:
-        import openvino
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise EnvironmentFailure(
             f"{error.name} is not installed",
             rule="the backend openvino needs the `openvino` extra",
             remedy="run `make setup-torch`, or use --backend torch",
         ) from None
-    return openvino
 
 
 class OpenVINO(Padded):
@@ -50,6 +51,7 @@ class OpenVINO(Padded):
         backbone: The weights by the names of transformers' backbone.
         pooling: One of `options.POOLINGS`.
         precision: In which to compute: fp32 | bf16 | fp16. Always set: OpenVINO's own default is bf16 where a CPU has it.
+            int8: weights are kept in it, and computed with in fp32, or in int8 where a CPU has dot products of it.
     Raises:
         ValueError: unknown architecture, or weights that do not fit it.
         UsageError: an architecture that OpenVINO cannot trace, or whose answers depend on the padding.
@@ -69,7 +71,12 @@ class OpenVINO(Padded):
             self.model = None  # what is computed with are the compiled weights
         try:
             graph = traced(openvino, states, self.segments)
+            if precision == "int8":
+                with redirect_stdout(sys.stderr):  # it prints how far it is; stdout is for predictions
+                    graph = runtime("nncf").compress_weights(graph)
             self.compiled = openvino.Core().compile_model(graph, "CPU", settings(precision))
+        except EnvironmentFailure:
+            raise
         except Exception as error:  # whatever stands in the way of tracing and converting
             raise refused(self.kind, error) from None
         check_precision(self.precision, precision)
