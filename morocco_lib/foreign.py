@@ -286,7 +286,8 @@ def fits(value: Any, shape: Shape, place: str = "it") -> None:
     if shape is ...:
         return
     if isinstance(shape, tuple):
-        if not any(_fit(value, one) for one in shape):
+        known = (None if value is None else type(value)) in shape
+        if not known and not any(_fit(value, one) for one in shape):
             fits(value, shape[0], place)
         return
     kind = shape if isinstance(shape, type) else type(shape)
@@ -300,9 +301,10 @@ def fits(value: Any, shape: Shape, place: str = "it") -> None:
             if name is str:
                 for key, one in value.items():
                     fits(one, inner, f"{place}.{key:.60}")
-            elif name.removesuffix("?") in value:
-                fits(value[name.removesuffix("?")], inner, f"{place}.{name.removesuffix('?')}")
-            elif not name.endswith("?"):
+            elif (key := name.removesuffix("?")) in value:
+                if type(value[key]) is not inner:
+                    fits(value[key], inner, f"{place}.{key}")
+            elif key == name:
                 raise ValueError(f"{place}.{name} is absent")
 
 

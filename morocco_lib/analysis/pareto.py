@@ -5,7 +5,7 @@ from typing import Any
 
 DRAWS = 500
 CHUNK, MOST_PAIRS = 20, 20_000_000  # draws at once, which fit into the cache of a processor; pairs of points in them
-FEW = 500  # points; of more, those that no draw would leave on the front are left out
+FEW = 50  # points; of more, those that no draw would leave on the front are left out
 SURE = 6  # standard deviations
 Z = 1.96  # an interval of 95 % is so many standard deviations to either side
 

@@ -32,19 +32,22 @@ def report_step(
     plan_dirs = [Path(plan_dir), *map(Path, also)]
     for missing in (one for one in plan_dirs if not one.is_dir()):
         raise UsageError(f"no folder {missing}", remedy="give outputs/<plan>")
-    kind, several = KINDS["report"], plan_dirs if also else ()
-    if several:
+    plan_dir, among = plan_dirs[0], None
+    if also:
         for one in plan_dirs:
             build.inputs_of(one)  # or it is named
         among = build.steps_of(plan_dirs)
         plan_dir = Path(os.path.commonpath([*among, *(one.resolve() for one in plan_dirs)]))
-        kind = replace(kind, inputs=lambda p, root: build.inputs_of(plan_dir, among))
+    every = list(steps.find_steps(plan_dir, among))
+    kind = replace(KINDS["report"], inputs=lambda p, root: build.inputs_of(plan_dir, every))
     job = Job.of(kind, kind.params(plan_dir=str(plan_dir)), Path.cwd(), home or plan_dirs[0], form="page")
     folder = out or job.folder
     if out is None:
         steps.retire(folder)
     with job.begin(folder):
-        made = build.build(Path(plan_dir), folder, KINDS, published=published, plan_dirs=several)
+        made = build.build(
+            plan_dir, folder, KINDS, published=published, plan_dirs=plan_dirs if also else (), every=every
+        )
     for line in machines.lines(made["rows"]):
         say(line)
     return made["page"]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,15 @@ MOST_DRAWN = 60  # operating points: of more no figure a point is drawn; the cha
 OWN, TEXT = "this report", (str, None)
 
 
-def inputs_of(plan_dir: Path, among: Collection[Path] | None = None) -> dict[str, Path]:
+def inputs_of(plan_dir: Path, every: Found | None = None) -> dict[str, Path]:
     """Return the status files that a report of a plan folder reads, by their path in it; raises UsageError without any.
 
     Args:
-        among: Only of these step folders (resolved); None: of all.
+        every: Its step folders and their statuses; None: they are looked for.
     """
     found = {
         folder.relative_to(plan_dir).as_posix(): folder / steps.STATUS
-        for folder, status in steps.find_steps(plan_dir, among)
+        for folder, status in (steps.find_steps(plan_dir) if every is None else every)
         if status["model"] and not steps.is_retired(status) and status["state"] != steps.RUNNING
     }
     if not found:
@@ -71,7 +71,7 @@ def _nothing_in(plan_dir: Path) -> UsageError:
 
 def build(
     plan_dir: Path, folder: Path, kinds: Kinds, *, own_notebook: bool = False, published: dict[str, Any] | None = None,
-    plan_dirs: Sequence[Path] = (),
+    plan_dirs: Sequence[Path] = (), every: Found | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write report.html, report.json, table.csv and notebooks/ into `folder`; of GLUE its tables, too.
 
@@ -82,13 +82,14 @@ def build(
         own_notebook: Whether a rendered report notebook will stand beside the page.
         published: {"source", "models"} to be shown beside the measured numbers; see `legacy.published`.
         plan_dirs: Several folders, whose steps are shown; `plan_dir` is then one that holds them all.
+        every: The step folders and their statuses; None: those below `plan_dir` are looked for.
     Returns:
         {"rows", "page", "bytes"}.
     Raises:
         UsageError: nothing to report, or a result that cannot be read.
     """
     status = steps.read_status(folder)
-    every = list(steps.find_steps(plan_dir, steps_of(plan_dirs) if plan_dirs else None))
+    every = list(steps.find_steps(plan_dir)) if every is None else every
     found = [(f, s) for f, s in every if not steps.is_retired(s)]
     rows = points.collect(plan_dir, kinds, found)
     if not rows:

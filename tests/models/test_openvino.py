@@ -157,7 +157,9 @@ def test_infer_answers_as_with_torch_and_imports_neither_transformers_nor_teleme
 
 def test_int8_is_refused_by_the_backend_that_does_not_compute_in_it(fitted, main):
     found = main("infer", fitted[0], "--precision", "int8")
-    assert found.returncode == 2 and "the backend torch does not compute in int8; use --backend openvino" in found.stderr
+    assert (
+        found.returncode == 2 and "the backend torch does not compute in int8; use --backend openvino" in found.stderr
+    )
 
 
 @pytest.mark.parametrize("name", ["openvino", "nncf"])
