@@ -1,12 +1,10 @@
 """Paths as people write them, atomic writes, JSON, and digests; what is read comes through the gate, `foreign`."""
 
-import functools
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +47,16 @@ def dump(value: Any) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name, then rename."""
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
+        with open(temporary, "x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
-        os.unlink(temporary)
+        with suppress(OSError):  # it may not have been made
+            os.unlink(temporary)
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)  # a failed write does not name it
         raise
@@ -73,10 +71,3 @@ def writing(folder: Path) -> Iterator[None]:
         raise EnvironmentFailure(
             f"cannot write {folder}: {error.strerror}", remedy="free or choose another disk"
         ) from None
-
-
-@functools.cache
-def _umask() -> int:
-    mask = os.umask(0o077)  # it can only be read by setting it
-    os.umask(mask)
-    return mask

@@ -34,31 +34,19 @@ def contradictions(folder: Path, status: Mapping[str, Any]) -> list[str]:
 
     Raises what a missing or broken file raises.
     """
-    stages = {stage: [read_run(f) for f in _runs(folder / stage)] for stage in STAGES}
-    stages = {".": [read_run(f) for f in run_folders(folder)]} | stages
+    stages = {".": [read_run(f) for f in run_folders(folder)]}
+    stages |= {s: [read_run(p.parent) for p in sorted(folder.glob(f"{s}/runs/[0-9]*/run.json"))] for s in STAGES}
+    looks = _phases, _stream, _events, _samples, _cpu, _clocks
     found = [
         f"{run.folder.relative_to(folder)}: {text}"
         for stage, runs in stages.items()
         for run in runs
-        for text in chain(_within(run), _of_its_step(run, stage, status))
+        for text in chain(*(look(run) for look in looks), _of_its_step(run, stage, status))
     ]
     return [*found, *_one_after_the_other(list(chain(*stages.values())), status), *_protocol(folder, stages, status)]
 
 
-def _runs(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob("runs/[0-9]*/run.json"))
-
-
 # -- one run -------------------------------------------------------------------------------------------------------
-def _within(run: Run) -> Iterator[str]:
-    yield from _phases(run)
-    yield from _stream(run)
-    yield from _events(run)
-    yield from _samples(run)
-    yield from _cpu(run)
-    yield from _clocks(run)
-
-
 def _ordered(moments: Mapping[str, float | None], late_s: float = 0.0) -> Iterator[str]:
     known = [(name, t_s) for name, t_s in moments.items() if t_s is not None]
     for (one, before), (other, after) in pairwise(known):

@@ -94,9 +94,7 @@ def run_notebook(
         MoroccoError: the notebook failed; its status says so too.
     """
     kind, folder = job.kind, job.folder
-    with _starting:  # it sets the process's umask to read it
-        attempt = job.begin()
-    with attempt:
+    with job.begin() as attempt:
         notebook = folder / "notebook.ipynb"
         watch = Watch(kind.heartbeat(folder), stall_s) if kind.heartbeat and stall_s else lambda: None
         parameters = {**job.p.model_dump(mode="json"), "out_dir": config.from_root(folder, root)}

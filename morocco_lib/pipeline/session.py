@@ -9,7 +9,7 @@ from typing import Any
 
 from morocco_lib import config, data, fileio, formatting
 from morocco_lib.artifacts import steps
-from morocco_lib.artifacts.step_kind import CELL, MODEL, PLAN, POINT, SCORE, StepKind, shown_as
+from morocco_lib.artifacts.step_kind import CELL, MODEL, PLAN, POINT, SCORE, shown_as
 from morocco_lib.benchmark.target import Hooks, Target
 from morocco_lib.errors import UsageError
 from morocco_lib.monitors.host import host_facts
@@ -27,13 +27,11 @@ from morocco_lib.training import fit
 INTERACTIVE = "outputs/interactive"  # plan folder of notebooks run by hand
 
 
-@dataclass
-class Session:
-    """A running notebook. `start_session` opens it, `finish` closes it."""
+@dataclass(frozen=True, repr=False)
+class Session(Job):
+    """A running notebook, in `folder`. `start_session` opens it, `finish` closes it."""
 
-    job: Job
     root: Path
-    folder: Path
     step: steps.Step | None  # None when the plan runner writes the status
     given: frozenset[str]  # global names before the later cells defined theirs
 
@@ -41,24 +39,6 @@ class Session:
         what = f" of {self.p.model.name}" if self.kind.scope != PLAN else ""
         what += f" on {self.p.task.name}" if self.kind.scope == CELL else ""
         return f"<{self.kind.name}{what} in {config.from_root(self.folder, self.root)}>"
-
-    @property
-    def kind(self) -> StepKind:
-        return self.job.kind
-
-    @property
-    def p(self) -> Any:
-        """The validated parameters."""
-        return self.job.p
-
-    @property
-    def inputs(self) -> dict[str, Path]:
-        """Name and path of every file that the step reads."""
-        return self.job.inputs
-
-    @property
-    def key(self) -> str:
-        return self.job.key
 
     @cached_property
     def task(self):
@@ -206,11 +186,12 @@ def start_session(step: str, names: dict[str, Any]) -> Session:
         p = _resolved(p, root, plan_dir)
     job = Job.of(kind, p, root, plan_dir)
     folder = config.resolve(p.out_dir, root) if p.out_dir else job.folder
+    facts = vars(job) | {"folder": folder, "root": root, "given": given}
     if p.out_dir and (folder / steps.STATUS).exists() and steps.read_status(folder)["state"] == steps.RUNNING:
-        return Session(job, root, folder, None, given)
+        return Session(**facts, step=None)
     if not p.out_dir:
         steps.retire(folder)
-    return Session(job, root, folder, job.begin(folder, p.model_dump()), given)
+    return Session(**facts, step=job.begin(folder, p.model_dump()))
 
 
 def _resolved(p: Any, root: Path, plan_dir: Path) -> Any:

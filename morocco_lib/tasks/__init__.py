@@ -11,7 +11,19 @@ import pkgutil
 from morocco_lib.errors import UsageError
 from morocco_lib.tasks.base import Task
 
-_SHARED = {"base", "checked", "checking", "form", "jsonl", "metrics", "number", "recombine", "spans", "tables"}
+_SHARED = {
+    "base",
+    "checked",
+    "checking",
+    "diagnostic",
+    "form",
+    "jsonl",
+    "metrics",
+    "number",
+    "recombine",
+    "spans",
+    "tables",
+}
 
 
 @functools.cache  # a report asks thousands of times

@@ -88,7 +88,13 @@ class Task(ABC):
         except ValueError:
             raise ValueError(f"{self.table.idx!r} is {idx!r:.60}; it is a whole number") from None
         fields = {field: row[column] for column, field in self.table.columns.items() if column in row}
+        if "label" in fields:
+            fields["label"] = self.read_cell(fields["label"])
         return {"idx": idx, **fields}
+
+    def read_cell(self, cell: str) -> Any:
+        """Return the label that a cell of a table spells; the cell itself where it spells none."""
+        return cell
 
     def validate(self, record: Record) -> None:
         """Raise ValueError if a record is not one of this task."""
@@ -187,7 +193,7 @@ class Task(ABC):
         """Return the prediction of a row of a table; raises ValueError."""
         form = next(form for form in self.submissions if row.keys() == set(form.columns))
         idx, *answer = (row[column] for column in form.columns)
-        return {"idx": self._idx_of(idx), "label": answer[0]}
+        return {"idx": self._idx_of(idx), "label": self.read_cell(answer[0])}
 
     def _idx_of(self, cell: str) -> Idx:
         return int(cell) if self.idx_type is int and cell.isdecimal() else cell
@@ -201,6 +207,14 @@ class Task(ABC):
         """Tell whether two answers to a record are the same."""
         return one == other
 
+    def format(self, prediction: Prediction) -> str:
+        """Return the line of a submission, without line end."""
+        return json.dumps({"idx": prediction["idx"], "label": prediction["label"]}, ensure_ascii=False)
+
+    def constant(self, state: dict[str, Any], record: Record) -> Prediction:
+        """Return the answer of `majority` to a record or a skeleton."""
+        return {"idx": self.key(record), "label": state["label"]}
+
     # -- what a task without one label a record defines ------------------------------------------------------------
     @abstractmethod
     def gold(self, record: Record) -> Prediction | None:
@@ -209,10 +223,6 @@ class Task(ABC):
     @abstractmethod
     def labels_in(self, answer: Prediction) -> list:
         """Return the labels that a prediction or gold gives, one for each thing asked; empty for free text."""
-
-    @abstractmethod
-    def format(self, prediction: Prediction) -> str:
-        """Return the line of a submission, without line end."""
 
     @abstractmethod
     def read_answer(self, prediction: Prediction, record: Record, checked: Checked) -> Prediction:
@@ -233,10 +243,6 @@ class Task(ABC):
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
         """Return the 95 % interval of the task's value over records drawn anew."""
         return metrics.bootstrap_interval(*self.units(gold, predictions))
-
-    @abstractmethod
-    def constant(self, state: dict[str, Any], record: Record) -> Prediction:
-        """Return the answer of `majority` to a record or a skeleton."""
 
     @abstractmethod
     def targets(self, record: Record) -> list[int]:
@@ -260,6 +266,10 @@ class LabelTask(Task):
     """
 
     spellings: ClassVar[dict[str, Any]] = {}
+    scored: ClassVar[tuple[str, ...]] = ()  # what `score` returns, where that is more than `metric_names`
+    of_sums: ClassVar[
+        dict[str, Callable]
+    ] = {}  # metric -> its values for sums of confusion tables; others are accuracy
 
     def label_of(self, value: Any) -> Any:
         """Return the label a JSON value spells; raises KeyError for none."""
@@ -276,17 +286,8 @@ class LabelTask(Task):
             except (KeyError, TypeError):
                 raise ValueError(f"'label' is {shown(record, 'label')}; labels: {self._labels_text()}") from None
 
-    def from_row(self, row: Row, number: int) -> Record:
-        record = super().from_row(row, number)
-        return record | self._label(record["label"]) if "label" in record else record
-
-    def from_submission(self, row: Row) -> Prediction:
-        prediction = super().from_submission(row)
-        return prediction | self._label(prediction["label"])
-
-    def _label(self, cell: str) -> dict[str, Any]:
-        """Return {"label": what a cell spells}; the cell itself where that is no label."""
-        return {"label": next((label for label in self.labels if str(label) == cell), cell)}
+    def read_cell(self, cell: str) -> Any:
+        return next((label for label in self.labels if str(label) == cell), cell)
 
     def _labels_text(self) -> str:
         return ", ".join(json.dumps(label, ensure_ascii=False) for label in self.labels)
@@ -303,9 +304,6 @@ class LabelTask(Task):
     def prediction(self, record: Record, chosen: Sequence[int]) -> Prediction:
         return {"idx": self.key(record), "label": self.labels[chosen[0]]}
 
-    def format(self, prediction: Prediction) -> str:
-        return json.dumps({"idx": prediction["idx"], "label": prediction["label"]}, ensure_ascii=False)
-
     def read_answer(self, prediction: Prediction, record: Record, checked: Checked) -> Prediction:
         value = prediction.get("label")
         try:
@@ -317,7 +315,11 @@ class LabelTask(Task):
         return {"idx": self.key(record), "label": label}
 
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-        return {self.metric_names[0]: metrics.accuracy(*self.columns(gold, predictions))}
+        names = self.scored or self.metric_names
+        if not self.of_sums:  # without numpy
+            return {names[0]: metrics.accuracy(*self.columns(gold, predictions))}
+        sums = self.confusion(gold, predictions).sum(axis=0, keepdims=True)
+        return {name: self.of_sums.get(name, metrics.accuracy_of)(sums).item() for name in names}
 
     @staticmethod
     def columns(gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[list, list]:
@@ -329,16 +331,16 @@ class LabelTask(Task):
         return metrics.confusion_cells(*self.columns(gold, predictions), self.labels)
 
     def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
-        return self.confusion(gold, predictions), metrics.accuracy_of
+        values = [self.of_sums.get(name, metrics.accuracy_of) for name in self.metric_names]
+        return self.confusion(gold, predictions), lambda sums: sum(of(sums) for of in values) / len(values)
 
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
+        if self.of_sums.keys() & set(self.metric_names):  # of no share
+            return super().interval(gold, predictions)
         return metrics.wilson_interval(sum(map(eq, *self.columns(gold, predictions))), len(gold))
 
     def labels_in(self, answer: Prediction) -> list:
         return [answer["label"]]
-
-    def constant(self, state: dict[str, Any], record: Record) -> Prediction:
-        return {"idx": self.key(record), "label": state["label"]}
 
 
 def task_value(task: Task, scores: Mapping[str, float]) -> float:

@@ -1,6 +1,5 @@
 """What tasks share whose answer to a record is a number."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -31,13 +30,11 @@ class NumberTask(Task):
         if "label" in record and not (_is_number(record["label"]) and low <= record["label"] <= high):
             raise ValueError(f"'label' is {shown(record, 'label')}; it is a number from {low:g} to {high:g}")
 
-    def from_row(self, row: Row, number: int) -> Record:
-        record = super().from_row(row, number)
-        return record | {"label": _number(record["label"])} if "label" in record else record
-
-    def from_submission(self, row: Row) -> Prediction:
-        prediction = super().from_submission(row)
-        return prediction | {"label": _number(prediction["label"])}
+    def read_cell(self, cell: str) -> float | str:
+        try:
+            return float(cell)
+        except ValueError:
+            return cell
 
     def to_submission(self, prediction: Prediction) -> Row:
         return super().to_submission(prediction | {"label": f"{prediction['label']:.{self.decimals}f}"})
@@ -54,9 +51,6 @@ class NumberTask(Task):
 
     def prediction(self, record: Record, chosen: Sequence[float]) -> Prediction:
         return {"idx": self.key(record), "label": chosen[0]}
-
-    def format(self, prediction: Prediction) -> str:
-        return json.dumps({"idx": prediction["idx"], "label": prediction["label"]})
 
     def read_answer(self, prediction: Prediction, record: Record, checked: Checked) -> Prediction:
         if not _is_number(prediction.get("label")):
@@ -88,17 +82,6 @@ class NumberTask(Task):
         """Return the mean, which takes the place of the most frequent answer."""
         return {"label": round(math.fsum(g["label"] for g in gold) / len(gold), self.decimals)}
 
-    def constant(self, state: dict[str, Any], record: Record) -> Prediction:
-        return {"idx": self.key(record), "label": state["label"]}
-
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
-
-
-def _number(cell: str) -> float | str:
-    """Return the number that a cell spells; the cell itself where it spells none."""
-    try:
-        return float(cell)
-    except ValueError:
-        return cell

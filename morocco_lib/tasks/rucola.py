@@ -6,11 +6,11 @@ MCC and accuracy. Source: Mikhailov et al., RuCoLA (EMNLP 2022), train 7869, in-
 2789 sentences; test has no labels.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from morocco_lib.tasks import metrics
-from morocco_lib.tasks.base import LabelTask, Prediction, Task, shown
+from morocco_lib.tasks.base import LabelTask, Prediction, shown
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.tasks.tables import Submission, Table
 
@@ -22,7 +22,8 @@ class RuCoLA(LabelTask):
     title = "RuCoLA"
     labels = (0, 1)
     spellings: ClassVar[dict] = {'"0"': 0, '"1"': 1}
-    metric_names = ("mcc",)
+    metric_names, scored = ("mcc",), ("accuracy", "mcc")
+    of_sums: ClassVar[dict] = {"mcc": metrics.mcc_of}
     fields: ClassVar[dict[str, type]] = {"sentence": str}
     hidden = ("label", "error_type")
     sizes: ClassVar[dict[str, int]] = {
@@ -48,18 +49,11 @@ class RuCoLA(LabelTask):
         return answer and (answer if kind == ACCEPTABLE else answer | {"error_type": kind})
 
     def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-        right, given = self.columns(gold, predictions)
-        sums = self.confusion(gold, predictions).sum(axis=0, keepdims=True)
-        scores = {"accuracy": metrics.accuracy(right, given), "mcc": metrics.mcc_of(sums).item()}
+        scores, (right, given) = super().score(gold, predictions), self.columns(gold, predictions)
         for kind in sorted({g["error_type"] for g in gold if "error_type" in g}):
             places = [k for k, g in enumerate(gold) if g.get("error_type") == kind]
             scores[f"error_type__{kind}"] = metrics.accuracy([right[k] for k in places], [given[k] for k in places])
         return scores
-
-    interval = Task.interval  # of no share
-
-    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
-        return self.confusion(gold, predictions), metrics.mcc_of
 
 
 TASK = RuCoLA()

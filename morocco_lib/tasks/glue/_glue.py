@@ -3,14 +3,11 @@
 The idx is the file's own `index` or `id`, else the number of the row. Test files have no labels.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from morocco_lib.tasks import metrics
-from morocco_lib.tasks.base import LabelTask, Prediction, Task
+from morocco_lib.tasks.base import LabelTask
 from morocco_lib.tasks.tables import Submission, Table
-
-OF_SUMS = {"accuracy": metrics.accuracy_of, "mcc": metrics.mcc_of, "f1": lambda sums: metrics.f1_of(sums)[:, 1]}
 
 
 def table(**columns: str) -> Table:
@@ -33,18 +30,7 @@ class GlueTask(LabelTask):
     fields: ClassVar[dict[str, type]] = {"sentence1": str, "sentence2": str}
     files: ClassVar[dict[str, str]] = {"train": "train.tsv", "val": "dev.tsv", "test": "test.tsv"}
     table = table()
-
-    def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-        sums = self.confusion(gold, predictions).sum(axis=0, keepdims=True)
-        return {name: OF_SUMS[name](sums).item() for name in self.metric_names}
-
-    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
-        cells, functions = self.confusion(gold, predictions), [OF_SUMS[name] for name in self.metric_names]
-        return cells, lambda sums: sum(of(sums) for of in functions) / len(functions)
-
-    def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:
-        of_a_share = self.metric_names == ("accuracy",)
-        return super().interval(gold, predictions) if of_a_share else Task.interval(self, gold, predictions)
+    of_sums: ClassVar[dict] = {"mcc": metrics.mcc_of, "f1": lambda sums: metrics.f1_of(sums)[:, 1]}
 
 
 class EntailmentTask(GlueTask):

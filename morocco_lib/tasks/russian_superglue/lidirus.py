@@ -6,23 +6,14 @@ arbitrary category of each group (its vocabulary has no padding); here all are s
 Source: Russian SuperGLUE v1.1, 1104 records.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from morocco_lib.tasks import metrics
-from morocco_lib.tasks.base import Checked, Idx, LabelTask, Prediction, Task
-from morocco_lib.tasks.checked import shown
-from morocco_lib.tasks.jsonl import Record
-
-GROUPS = {  # column -> key in the metrics
-    "lexical-semantics": "lex_sem",
-    "predicate-argument-structure": "pr_ar_str",
-    "logic": "logic",
-    "knowledge": "knowledge",
-}
+from morocco_lib.tasks.base import Checked, Idx, Prediction
+from morocco_lib.tasks.diagnostic import DiagnosticTask
 
 
-class LiDiRus(LabelTask):
+class LiDiRus(DiagnosticTask):
     name = "lidirus"
     title = "LiDiRus"
     benchmark = "Russian SuperGLUE"
@@ -32,43 +23,14 @@ class LiDiRus(LabelTask):
     files: ClassVar[dict[str, str]] = {"val": "LiDiRus.jsonl", "test": "LiDiRus.jsonl"}
     idx_type = str
     trained_on = "terra"
-    metric_names = ("all_mcc",)
-
-    def validate(self, record: Record) -> None:
-        super().validate(record)
-        for column in GROUPS:
-            if not isinstance(record.get(column) or "", str):
-                raise ValueError(f"{column!r} is {shown(record, column)}; it names phenomena, joined by ;")
+    metric_names, scored = ("all_mcc",), ("all_mcc", "accuracy")
+    of_sums: ClassVar[dict] = {"all_mcc": metrics.mcc_of}
 
     def read_idx(self, prediction: Prediction, checked: Checked) -> Idx:
         if type(prediction.get("idx")) is int:
             checked.noncanonical["idx"] += 1
             return str(prediction["idx"])
         return super().read_idx(prediction, checked)
-
-    def gold(self, record: Record) -> Prediction | None:
-        answer = super().gold(record)
-        return answer and answer | {column: record[column] for column in GROUPS if record.get(column)}
-
-    def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-        cells = self.confusion(gold, predictions)
-
-        def mcc(places: Sequence[int]) -> float:
-            return metrics.mcc_of(cells[places].sum(axis=0, keepdims=True)).item()
-
-        scores = {"all_mcc": mcc(range(len(gold))), "accuracy": metrics.accuracy(*self.columns(gold, predictions))}
-        for column, group in GROUPS.items():
-            tagged = [k for k, g in enumerate(gold) if g.get(column)]
-            if tagged:
-                scores[group] = mcc(tagged)
-            for value in sorted({gold[k][column] for k in tagged}):
-                scores[f"{group}__{value}"] = mcc([k for k in tagged if gold[k][column] == value])
-        return scores
-
-    interval = Task.interval  # of no share
-
-    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
-        return self.confusion(gold, predictions), metrics.mcc_of
 
 
 TASK = LiDiRus()

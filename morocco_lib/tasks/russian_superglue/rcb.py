@@ -4,11 +4,10 @@ Two train records have the key misspelt `no_negation` instead of `negation`: ver
 Source: Russian SuperGLUE v1.1, train 438, val 220, test 438 records; test has no labels.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from morocco_lib.tasks import metrics
-from morocco_lib.tasks.base import LabelTask, Prediction, Task
+from morocco_lib.tasks.base import LabelTask
 
 
 class RCB(LabelTask):
@@ -19,16 +18,7 @@ class RCB(LabelTask):
     sizes: ClassVar[dict[str, int]] = {"train": 438, "val": 220, "test": 438}
     fields: ClassVar[dict[str, type]] = {"premise": str, "hypothesis": str}
     metric_names = ("f1", "accuracy")
-
-    def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-        sums = self.confusion(gold, predictions).sum(axis=0, keepdims=True)
-        return {"f1": metrics.macro_f1_of(sums).item(), "accuracy": metrics.accuracy_of(sums).item()}
-
-    interval = Task.interval  # of no share
-
-    def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
-        cells = self.confusion(gold, predictions)
-        return cells, lambda sums: (metrics.macro_f1_of(sums) + metrics.accuracy_of(sums)) / 2
+    of_sums: ClassVar[dict] = {"f1": metrics.macro_f1_of}
 
 
 TASK = RCB()

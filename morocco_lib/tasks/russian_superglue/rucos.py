@@ -90,9 +90,6 @@ class RuCoS(Task):
         texts = list(dict.fromkeys(text[span["start"] : span["end"]] for span in answers))
         return {"idx": self.key(record), "label": texts[0] if texts else "", "answers": texts}
 
-    def format(self, prediction: Prediction) -> str:
-        return json.dumps({"idx": prediction["idx"], "label": prediction["label"]}, ensure_ascii=False)
-
     def read_answer(self, prediction: Prediction, record: Record, checked: Checked) -> Prediction:
         label = prediction.get("label")
         if type(label) is not str or not label.strip():

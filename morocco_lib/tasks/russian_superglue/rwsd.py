@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from morocco_lib.tasks import metrics
-from morocco_lib.tasks.base import LabelTask, Prediction, shown
+from morocco_lib.tasks.base import LabelTask, shown
 from morocco_lib.tasks.form import TextPair
 from morocco_lib.tasks.jsonl import Record
 from morocco_lib.tasks.recombine import Opening
@@ -26,7 +26,8 @@ class RWSD(LabelTask):
     spellings: ClassVar[dict] = {"true": "True", "false": "False", '"true"': "True", '"false"': "False"}
     sizes: ClassVar[dict[str, int]] = {"train": 606, "val": 204, "test": 154}
     fields: ClassVar[dict[str, type]] = {"text": str, "target": dict}
-    metric_names = ("acc",)
+    metric_names, scored = ("acc",), ("acc", "f1")
+    of_sums: ClassVar[dict] = {"f1": lambda sums: metrics.f1_of(sums)[:, 1]}  # of True
     spans = 2
 
     def validate(self, record: Record) -> None:
@@ -67,11 +68,6 @@ class RWSD(LabelTask):
                 there = record["text"][span.start : span.end] if span else ""
                 missed += bare(there) != bare(record["target"][f"span{n}_text"])
         return missed
-
-    def score(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-        sums = self.confusion(gold, predictions).sum(axis=0, keepdims=True)
-        f1_of_true = metrics.f1_of(sums)[0, self.labels.index("True")].item()
-        return {"acc": metrics.accuracy_of(sums).item(), "f1": f1_of_true}
 
 
 TASK = RWSD()
