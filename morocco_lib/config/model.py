@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictInt, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import Field, StrictBool, StrictInt, ValidationError, model_serializer, model_validator
 
 from morocco_lib.config.pretraining import PretrainRecipe, load_pretraining, read_pretraining
 from morocco_lib.config.recipe import Recipe
@@ -70,7 +70,7 @@ class ModelParams(Schema):
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    kind: str = PROGRAM
+    kind: Literal[(*KINDS, PROGRAM)] = PROGRAM
     command: str = ""
     image: str = ""
     cwd: str = ""
@@ -84,13 +84,6 @@ class ModelParams(Schema):
     precision: Literal[INFERENCE_PRECISIONS] = "fp32"
     backend: Literal[BACKENDS] = "torch"
     parameters: StrictInt = Field(default=0, ge=0)
-
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, kind: str) -> str:
-        if kind not in (*KINDS, PROGRAM):
-            raise ValueError(f"no kind {kind!r}; kinds: {', '.join((*KINDS, PROGRAM))}")
-        return kind
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelParams":

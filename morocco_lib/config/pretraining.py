@@ -12,6 +12,7 @@ from morocco_lib.options import PRECISIONS
 RANGE_TEST = "range_test"
 Share = Annotated[float, Field(ge=0, lt=1)]
 ABOVE_0 = Annotated[float, Field(gt=0)]
+SIZES = "num_attention_heads", "num_hidden_layers", "hidden_size", "intermediate_size", "max_position_embeddings"
 SHAPES = {  # heads, layers, hidden, feed-forward, positions of BERT: 4.12 M, 10.6 M, 27.5 M and 108 M weights
     "tiny": (2, 2, 128, 512, 128),
     "mini": (4, 4, 256, 1024, 128),

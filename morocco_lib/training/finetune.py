@@ -63,29 +63,6 @@ class Fitted:
         return self.values, {name: tensor.numpy() for name, tensor in self.tensors.items()}
 
 
-@dataclass
-class Trained:
-    """One seed's result.
-
-    Attributes:
-        fitted: At the evaluation that was kept.
-        score: Of val at that evaluation, by which seeds are compared.
-        metrics: The task's metrics of val there.
-        evaluations: (update, score of val by which evaluations are compared) of each.
-        sequences, truncated: Of the train split, and how many of them were truncated.
-        batch_size: Examples computed with at once.
-    """
-
-    fitted: Fitted
-    score: float
-    metrics: dict[str, float]
-    evaluations: list[tuple[int, float]]
-    updates: int
-    sequences: int
-    truncated: int
-    batch_size: int
-
-
 class Net(nn.Module):
     """Backbone (`body` in the names of the weights) and the head's layers."""
 
@@ -204,9 +181,13 @@ class Fit:
         self.train, self.val = train, val[: recipe.val_records or None]
         self.callbacks, self.backend = callbacks, backend
 
-    def seed(self, seed: int) -> Trained:
+    def seed(self, seed: int) -> tuple[Fitted, dict[str, Any]]:
         """Train with one seed.
 
+        Returns:
+            The model at the evaluation that was kept, and of it for `train.json`: `score` of val, by which seeds are compared;
+            the task's `metrics` of val; `looks`, (update, score by which evaluations are compared) of each; `updates`;
+            `sequences` and `truncated` of the train split; `batch_size`, examples computed with at once.
         Raises:
             InvalidResult: the loss was not finite.
             EnvironmentFailure: not even one example at a time fits into memory; of several processes, one's share does
@@ -234,7 +215,7 @@ class Fit:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _attempt(self, seed: int, batch: int, accumulation: int) -> Trained:
+    def _attempt(self, seed: int, batch: int, accumulation: int) -> tuple[Fitted, dict[str, Any]]:
         transformers.set_seed(seed)
         recipe, backbone = self.recipe, self.make_backbone(seed)
         config = backbone.model.config
@@ -272,16 +253,16 @@ class Fit:
         kept = evaluations[-1] if recipe.select == "last" else max(evaluations, key=lambda one: one["eval_score"])
         metrics = {name: kept[f"eval_{name}"] for name in self.task.metric_names}
         weights = trainer.accelerator.unwrap_model(trainer.model).state_dict()
-        return Trained(
-            fitted=Fitted(values, {name: tensor.float().cpu() for name, tensor in weights.items()}, backbone.tokenizer),
-            score=deciding_value(self.task, metrics, recipe.choose_by),
-            metrics=metrics,
-            evaluations=[(one["step"], one["eval_score"]) for one in evaluations],
-            updates=trainer.state.global_step,
-            sequences=data.sequences,
-            truncated=data.truncated,
-            batch_size=batch,
-        )
+        fitted = Fitted(values, {name: tensor.float().cpu() for name, tensor in weights.items()}, backbone.tokenizer)
+        return fitted, {
+            "score": deciding_value(self.task, metrics, recipe.choose_by),
+            "metrics": metrics,
+            "looks": [(one["step"], one["eval_score"]) for one in evaluations],
+            "updates": trainer.state.global_step,
+            "sequences": data.sequences,
+            "truncated": data.truncated,
+            "batch_size": batch,
+        }
 
     def _place(self, seed: int) -> Path:
         return self.work / f"seed-{seed}"

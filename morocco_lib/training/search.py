@@ -63,7 +63,7 @@ def search(plan: Plan, p: SearchParams, folder: Path) -> dict[str, Any]:
         recipe = plan.model.recipe.of_task(task.name).model_copy(update=settings)
         own = Plan(plan.model.model_copy(update={"recipe": recipe}), plan.task, plan.files, [seed], plan.root)
         try:
-            return make_job(own, records, val, work / "training", callbacks=callbacks).seed(seed).score
+            return make_job(own, records, val, work / "training", callbacks=callbacks).seed(seed)[1]["score"]
         finally:
             shutil.rmtree(work / "training", ignore_errors=True)
 

@@ -56,27 +56,19 @@ def fit(
         known = [one for one in known if one["seed"] != seed]
         meter = _Meter()
         try:
-            trained = job.seed(seed)
+            fitted, facts = job.seed(seed)
         except InvalidResult as error:  # other errors are of no seed: what is finished is kept for another attempt
             known.append({"seed": seed, "state": FAILED, "score": None, "error": str(error), **meter.read()})
             say(f"seed {seed} failed: {error}")
         else:
             best = max((one["score"] for one in _done(known)), default=-math.inf)
-            entry = {
-                "seed": seed,
-                "state": DONE,
-                "score": trained.score,
-                "metrics": trained.metrics,
-                "looks": trained.evaluations,
-            }
-            entry |= {name: getattr(trained, name) for name in ("updates", "sequences", "truncated", "batch_size")}
-            known.append({**entry, **meter.read()})
-            say(f"seed {seed}: {trained.score:.4f} on val after {trained.updates} updates")
+            known.append({"seed": seed, "state": DONE, **facts, **meter.read()})
+            say(f"seed {seed}: {facts['score']:.4f} on val after {facts['updates']} updates")
             PartialState().wait_for_everyone()  # all have read the best checkpoint
-            if first and trained.score > best:
+            if first and facts["score"] > best:
                 for left in (work / BEST / f"{seed}", new := work / BEST / f"{seed}.new"):  # what a kill may have left
                     shutil.rmtree(left, ignore_errors=True)
-                weights.save(trained.fitted, job.task, new, name=name, trained_on=trained_on | {"seed": seed})
+                weights.save(fitted, job.task, new, name=name, trained_on=trained_on | {"seed": seed})
                 new.rename(work / BEST / f"{seed}")
         if first:
             fileio.write_json(work / SEEDS, known)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, initialization
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput
-from transformers.models.albert.modeling_albert import AlbertForPreTrainingOutput
+from transformers.models.albert.modeling_albert import AlbertForPreTrainingOutput, AlbertSOPHead
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -131,22 +131,11 @@ class LeanAlbertPredictions(nn.Module):
         return self.decoder(self.layer_norm(gelu(self.dense(states))))
 
 
-class LeanAlbertSentenceOrder(nn.Module):
-    """Logits of: the two texts are in their order, they are swapped."""
-
-    def __init__(self, config: LeanAlbertConfig):
-        super().__init__()
-        self.dropout = nn.Dropout(config.classifier_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, 2)
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.dropout(pooled))
-
-
 class LeanAlbertPreTrainedModel(PreTrainedModel):
     config: LeanAlbertConfig
     config_class = LeanAlbertConfig
     base_model_prefix = "albert"
+    _input_embed_layer = "word_embeddings"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": LeanAlbertLayer}  # noqa: RUF012
@@ -179,12 +168,6 @@ class LeanAlbertModel(LeanAlbertPreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pooler = LeanAlbertPooler(config) if add_pooling_layer else None
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.embeddings.word_embeddings = value
 
     @capture_outputs
     def forward(
@@ -240,7 +223,7 @@ class LeanAlbertForPreTraining(LeanAlbertForMaskedLM):
 
     def __init__(self, config: LeanAlbertConfig):
         super().__init__(config, add_pooling_layer=True)
-        self.sop_classifier = LeanAlbertSentenceOrder(config)
+        self.sop_classifier = AlbertSOPHead(config)
         self.post_init()
 
     @can_return_tuple

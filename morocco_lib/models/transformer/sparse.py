@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from morocco_lib.errors import EnvironmentFailure, UsageError
-from morocco_lib.models.transformer.packed import Layer, Packed, linear
+from morocco_lib.models.transformer.packed import Packed, linear
 from morocco_lib.models.transformer.padded import Padded
 
 ZEROS = 0.5  # share of a layer's weights: with fewer, their places take more memory than the zeros did
@@ -19,32 +19,6 @@ class SparseLinear(nn.Linear):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         found = linear(rows.flatten(0, -2), self.weight, self.bias)
         return found.contiguous().unflatten(0, rows.shape[:-1])
-
-
-class Zeros:
-    """Compresses weights, and sees how many zeros they have."""
-
-    def __init__(self):
-        self.most = 0.0
-
-    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return a weight as CSR if it has enough zeros, else as it is."""
-        share = 1 - weight.count_nonzero().item() / weight.numel()
-        self.most = max(self.most, share)
-        if share < ZEROS:
-            return weight
-        made = weight.to_sparse_csr()
-        rows, columns = made.crow_indices().int(), made.col_indices().int()  # MKL's own; others would be cast each time
-        return torch.sparse_csr_tensor(rows, columns, made.values(), made.shape, check_invariants=True)
-
-    def layer(self, layer: Layer) -> Layer:
-        names = "inputs", "output", "up", "down"
-        return replace(layer, **{name: (self(getattr(layer, name)[0]), getattr(layer, name)[1]) for name in names})
-
-    def module(self, model: nn.Module) -> None:
-        for module in model.modules():
-            if type(module) is nn.Linear and (weight := self(module.weight.detach())).layout != torch.strided:
-                module.weight, module.__class__ = nn.Parameter(weight, requires_grad=False), SparseLinear
 
 
 def compress(backend: Packed | Padded, precision: str) -> None:
@@ -62,16 +36,31 @@ def compress(backend: Packed | Padded, precision: str) -> None:
             rule="the backend sparse multiplies by MKL's kernels",
             remedy="use --backend torch",
         )
-    zeros = Zeros()
+    shares: list[float] = []  # of zeros
+
+    def compressed(weight: torch.Tensor) -> torch.Tensor:
+        """Return a weight as CSR if it has enough zeros, else as it is."""
+        shares.append(1 - weight.count_nonzero().item() / weight.numel())
+        if shares[-1] < ZEROS:
+            return weight
+        made = weight.to_sparse_csr()
+        rows, columns = made.crow_indices().int(), made.col_indices().int()  # MKL's own; others would be cast each time
+        return torch.sparse_csr_tensor(rows, columns, made.values(), made.shape, check_invariants=True)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CSR "is in beta state"; the answers are compared in the tests
         if isinstance(backend, Packed):
-            backend.layers = [zeros.layer(layer) for layer in backend.layers]
+            for number, layer in enumerate(backend.layers):
+                pairs = {name: getattr(layer, name) for name in ("inputs", "output", "up", "down")}
+                made = {name: (compressed(weight), bias) for name, (weight, bias) in pairs.items()}
+                backend.layers[number] = replace(layer, **made)
         else:
-            zeros.module(backend.model)
-    if zeros.most < ZEROS:
+            for module in backend.model.modules():
+                if type(module) is nn.Linear and (weight := compressed(module.weight.detach())).layout != torch.strided:
+                    module.weight, module.__class__ = nn.Parameter(weight, requires_grad=False), SparseLinear
+    if (most := max(shares, default=0.0)) < ZEROS:
         raise UsageError(
-            f"at most {zeros.most:.1%} of a linear layer's weights are zero",
+            f"at most {most:.1%} of a linear layer's weights are zero",
             rule=f"the backend sparse is for models with layers of which at least {ZEROS:.0%} are",
             remedy="use --backend torch",
         )

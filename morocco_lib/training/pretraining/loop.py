@@ -5,23 +5,20 @@ them, divided by their number. Run by torchrun the first process alone writes.
 """
 
 import ctypes
-import json
 import math
-import shutil
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from accelerate.utils import gather_object
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from morocco_lib import fileio
 from morocco_lib.config.pretraining import RANGE_TEST, PretrainRecipe
 from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.training import heartbeat
@@ -31,8 +28,7 @@ from morocco_lib.training.pretraining.corpus import Sequences
 from morocco_lib.training.pretraining.masking import Batch, Masker
 from morocco_lib.training.pretraining.sparsity import Masks
 
-STATE, TENSORS, CHECKPOINT = "state.json", "state.safetensors", "checkpoint"
-OPTIMIZER_STATE = ("step", *(name + end for name in lamb.MOMENTS for end in ("", "_scale")))  # of a weight
+CHECKPOINT = "checkpoint.pt"
 EVALUATED = 64  # sequences computed with at once
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -343,46 +339,29 @@ class Pretraining:
         return {**found, "order_accuracy": right / len(self.val)} if self.net.order else found
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
+    def _parts(self) -> dict[str, Any]:
+        return {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+
     def save(self) -> None:
         """Write a checkpoint beside the last one, then take its place."""
         rngs = gather_object([torch.get_rng_state()]) if world() > 1 else [torch.get_rng_state()]
         if rank() > 0:
             return
-        tensors = {f"rng.{place}": rng for place, rng in enumerate(rngs)}
-        for name, parameter in self.model.named_parameters():
-            tensors[f"model.{name}"] = parameter.detach().cpu().contiguous()
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().contiguous()
-        if self.masks:
-            tensors |= {f"mask.{name}": mask.cpu() for name, mask in self.masks.on.items()}
-        new, place = self.folder / f"{CHECKPOINT}.new", self.folder / CHECKPOINT
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        save_file(tensors, new / TENSORS)
-        fileio.write_json(new / STATE, {**vars(self.progress), "scaler": self.scaler.state_dict()})
-        old = self.folder / f"{CHECKPOINT}.old"
-        shutil.rmtree(old, ignore_errors=True)
-        if place.exists():
-            place.rename(old)
-        new.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state |= {"rngs": rngs, "masks": self.masks and self.masks.on, "progress": vars(self.progress)}
+        new = self.folder / f"{CHECKPOINT}.new"
+        torch.save(state, new)
+        new.rename(self.folder / CHECKPOINT)
 
     def _resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        place = next(
-            (p for p in (self.folder / CHECKPOINT, self.folder / f"{CHECKPOINT}.old") if (p / STATE).is_file()), None
-        )
-        if place is None:
+        if not (place := self.folder / CHECKPOINT).is_file():
             return
-        state, tensors = json.loads((place / STATE).read_text()), load_file(place / TENSORS)
-        self.scaler.load_state_dict(state.pop("scaler"))
-        self.progress = Progress(**state)
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(tensors[f"model.{name}"])
-                found = {key: tensors.get(f"optimizer.{key}.{name}") for key in OPTIMIZER_STATE}
-                self.optimizer.state[parameter] = {k: v.to(self.device) for k, v in found.items() if v is not None}
+        state = torch.load(place, map_location="cpu", weights_only=True)
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.progress = Progress(**state["progress"])
         if self.masks:
-            self.masks = Masks({n.removeprefix("mask."): m for n, m in tensors.items() if n.startswith("mask.")})
-        torch.set_rng_state(tensors[f"rng.{rank()}"])
+            self.masks = Masks(state["masks"])
+        torch.set_rng_state(state["rngs"][rank()])
         self.say(f"going on after update {self.progress.step}")

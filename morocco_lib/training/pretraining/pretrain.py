@@ -18,7 +18,7 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 from morocco_lib import fileio, foreign
 from morocco_lib.artifacts import steps
 from morocco_lib.config.model import PretrainingParams
-from morocco_lib.config.pretraining import RANGE_TEST, SHAPES, PretrainRecipe
+from morocco_lib.config.pretraining import RANGE_TEST, SHAPES, SIZES, PretrainRecipe
 from morocco_lib.errors import UsageError
 from morocco_lib.models.lean_albert.configuration import LeanAlbertConfig
 from morocco_lib.models.lean_albert.modeling import LeanAlbertForMaskedLM, LeanAlbertForPreTraining
@@ -39,25 +39,16 @@ TOKENIZER_DOCUMENTS = 100_000  # that a tokenizer is trained on
 
 def model_of(recipe: PretrainRecipe, vocabulary: int, seed: int) -> transformers.PreTrainedModel:
     """Return a BERT, or a lean_albert, with random weights and a masked-language-modelling head."""
-    if isinstance(recipe.model, dict) and recipe.model.get("model_type") == LeanAlbertConfig.model_type:
-        return _lean_albert(recipe, vocabulary, seed)
+    values = recipe.model if isinstance(recipe.model, dict) else dict(zip(SIZES, SHAPES[recipe.model], strict=True))
+    rates = {"hidden_dropout_prob": recipe.dropout, "attention_probs_dropout_prob": recipe.dropout}
+    transformers.set_seed(seed)
+    if values.get("model_type") == LeanAlbertConfig.model_type:
+        kind = LeanAlbertForPreTraining if recipe.sentence_order else LeanAlbertForMaskedLM
+        return kind(LeanAlbertConfig(**{**rates, **values, "vocab_size": vocabulary}))
     if recipe.sentence_order:
         raise UsageError(
             "a BERT with sentence_order", rule="a lean_albert tells it", remedy="model: {model_type: lean_albert}"
         )
-    if isinstance(recipe.model, dict):
-        values = dict(recipe.model)
-    else:
-        names = (
-            "num_attention_heads",
-            "num_hidden_layers",
-            "hidden_size",
-            "intermediate_size",
-            "max_position_embeddings",
-        )
-        values = dict(zip(names, SHAPES[recipe.model], strict=True))
-    rates = {"hidden_dropout_prob": recipe.dropout, "attention_probs_dropout_prob": recipe.dropout}
-    transformers.set_seed(seed)
     try:
         config = BertConfig(**{"vocab_size": vocabulary, **rates, **values})
         model = BertForMaskedLM(config)
@@ -68,13 +59,6 @@ def model_of(recipe: PretrainRecipe, vocabulary: int, seed: int) -> transformers
             f"sequences of {recipe.length} tokens", rule=f"the model has {config.max_position_embeddings} positions"
         )
     return model
-
-
-def _lean_albert(recipe: PretrainRecipe, vocabulary: int, seed: int) -> transformers.PreTrainedModel:
-    rates = {"hidden_dropout_prob": recipe.dropout, "attention_probs_dropout_prob": recipe.dropout}
-    transformers.set_seed(seed)
-    kind = LeanAlbertForPreTraining if recipe.sentence_order else LeanAlbertForMaskedLM
-    return kind(LeanAlbertConfig(**{**rates, **recipe.model, "vocab_size": vocabulary}))
 
 
 def teacher_of(folder: Path, tokenizer_text: str, length: int) -> transformers.PreTrainedModel:
