@@ -11,8 +11,8 @@ KINDS = {
     "tfidf": "tfidf.Tfidf",
     "transformer": "transformer.model.Transformer",
 }  # kind -> class in `models`
-PRECISIONS, BACKENDS = ("fp32", "bf16", "fp16"), ("torch", "openvino", "sparse")
-INFERENCE_PRECISIONS = (*PRECISIONS, "int8")  # of weights, by openvino
+PRECISIONS, BACKENDS = ("fp32", "bf16", "fp16"), ("torch", OPENVINO := "openvino", "sparse")
+INFERENCE_PRECISIONS = (*PRECISIONS, INT8 := "int8")  # of weights, by openvino
 HEADS = (LINEAR := "linear", "concat", "mul", "segment", "segment-init")  # `models.transformer.layers`
 POOLINGS = ("first", "last", "mean", "max")
 

@@ -13,7 +13,7 @@ from morocco_lib.config.pretraining import PretrainRecipe, load_pretraining, rea
 from morocco_lib.config.recipe import Recipe
 from morocco_lib.config.schema import Schema, Seeds, extended, find_root, load, read_under, refuse, validate
 from morocco_lib.errors import UsageError
-from morocco_lib.options import BACKENDS, INFERENCE_PRECISIONS, KINDS
+from morocco_lib.options import BACKENDS, INFERENCE_PRECISIONS, INT8, KINDS, OPENVINO
 from morocco_lib.tasks import get_task
 
 TRANSFORMER, TFIDF, PROGRAM = "transformer", "tfidf", "program"
@@ -101,6 +101,8 @@ class ModelParams(Schema):
             raise ValueError("tfidf: for models of that kind only")
         if self.kind == TRANSFORMER and sum(map(bool, (self.source, self.scratch, self.pretraining))) != 1:
             raise ValueError("a transformer has either source, scratch or pretraining")
+        if self.precision == INT8 and self.backend != OPENVINO:
+            raise ValueError(f"precision {INT8}: with backend {OPENVINO} only")
         if self.scratch and not isinstance(self.scratch.get("model_type"), str):
             raise ValueError("scratch has a model_type, as bert or gpt2")
         return self

@@ -267,9 +267,7 @@ class LabelTask(Task):
 
     spellings: ClassVar[dict[str, Any]] = {}
     scored: ClassVar[tuple[str, ...]] = ()  # what `score` returns, where that is more than `metric_names`
-    of_sums: ClassVar[
-        dict[str, Callable]
-    ] = {}  # metric -> its values for sums of confusion tables; others are accuracy
+    of_sums: ClassVar[dict[str, Callable]] = {}  # metrics that are not accuracy -> values of sums of confusion tables
 
     def label_of(self, value: Any) -> Any:
         """Return the label a JSON value spells; raises KeyError for none."""
@@ -319,7 +317,11 @@ class LabelTask(Task):
         if not self.of_sums:  # without numpy
             return {names[0]: metrics.accuracy(*self.columns(gold, predictions))}
         sums = self.confusion(gold, predictions).sum(axis=0, keepdims=True)
-        return {name: self.of_sums.get(name, metrics.accuracy_of)(sums).item() for name in names}
+        return {name: of(sums).item() for name, of in zip(names, self._functions(names), strict=True)}
+
+    def _functions(self, names: Sequence[str]) -> list[Callable]:
+        known = {"accuracy": metrics.accuracy_of, "acc": metrics.accuracy_of, **self.of_sums}
+        return [known[name] if self.of_sums else metrics.accuracy_of for name in names]
 
     @staticmethod
     def columns(gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[list, list]:
@@ -331,7 +333,7 @@ class LabelTask(Task):
         return metrics.confusion_cells(*self.columns(gold, predictions), self.labels)
 
     def units(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> tuple[Any, Callable]:
-        values = [self.of_sums.get(name, metrics.accuracy_of) for name in self.metric_names]
+        values = self._functions(self.metric_names)
         return self.confusion(gold, predictions), lambda sums: sum(of(sums) for of in values) / len(values)
 
     def interval(self, gold: Sequence[Prediction], predictions: Sequence[Prediction]) -> metrics.Interval:

@@ -240,6 +240,10 @@ def test_a_model_file_may_be_a_program(project, monkeypatch):
         ("model: {name: a, kind: tfidf, command: b}\n", r"command: for a program, which has no kind"),
         ("model: {name: a, image: c, cwd: d}\n", r"cwd: of a command"),
         ("model: {name: a, command: b, recipe: c}\n", r"recipe: for transformers only"),
+        (
+            "model: {name: a, kind: transformer, source: b, precision: int8}\n",
+            r"precision int8: with backend openvino only",
+        ),
         ("model: [a]\n", r"mine\.yaml: .* is \['a'\]: Input should be a valid dictionary"),
     ],
 )

@@ -30,11 +30,11 @@ STUDENT = {
 def stop_kernel(run: subprocess.Popen, plan_dir) -> None:
     """Stop the kernel of the first pre-training between two updates, after a checkpoint, as if it had stalled."""
     while run.poll() is None:
-        checkpoints = list(plan_dir.glob("little/pretrain-*.checkpoints/checkpoint/state.json"))
+        checkpoints = list(plan_dir.glob("little/pretrain-*.checkpoints/checkpoint.pt"))
         if not checkpoints:
             time.sleep(0.02)
             continue
-        heartbeat = checkpoints[0].parent.parent / "heartbeat"
+        heartbeat = checkpoints[0].parent / "heartbeat"
         kernel = next(p for p in psutil.Process(run.pid).children(recursive=True) if p.name() == "morocco-kernel")
         kernel.send_signal(signal.SIGSTOP)
         if heartbeat.exists():

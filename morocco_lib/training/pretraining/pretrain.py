@@ -27,7 +27,7 @@ from morocco_lib.training import backbones, distributed, heartbeat
 from morocco_lib.training.distributed import rank
 from morocco_lib.training.fit import PRETRAINED, pretrained_model
 from morocco_lib.training.pretraining import corpus, schedules, sparsity
-from morocco_lib.training.pretraining.loop import Pretraining, Progress
+from morocco_lib.training.pretraining.loop import CHECKPOINT, Pretraining, Progress
 from morocco_lib.training.pretraining.masking import Masker
 
 if TYPE_CHECKING:
@@ -206,7 +206,8 @@ def prepare(given: PretrainingParams, root: Path, folder: Path, *, seed: int = 1
     teacher = teacher_of(root / fileio.expand(recipe.distill.teacher), text, recipe.length) if recipe.distill else None
     masker = Masker(text, recipe.masked, recipe.whole_words)
     digests = {"corpus": source.digest(), "tokenizer": hashlib.sha256(text.encode()).hexdigest()}
-    work = _work_folder(folder, steps.make_key("pretrain", {"recipe": recipe.model_dump(), "seed": seed}, digests), say)
+    same = {"recipe": recipe.model_dump(), "seed": seed, "checkpoint": CHECKPOINT}
+    work = _work_folder(folder, steps.make_key("pretrain", same, digests), say)
     loop = Pretraining(recipe, model, masker, train, val, work, seed=seed, teacher=teacher, say=say)
     return Job(loop, source, text, folder, digests, began)
 
