@@ -352,11 +352,14 @@ def start(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], dict
         "morocco infer": infer,
         "with --backend openvino": [*infer, "--backend", "openvino"],
     }
+    if args.image:
+        ways["in a container"] = ["docker", "run", "-i", "--rm", args.image]
     for argv in ways.values():
         until_ready(argv)  # files into the cache
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(max(args.rounds, 5)):
-        order = list(ways)[number % 4 :] + list(ways)[: number % 4]
+        first = number % len(ways)
+        order = list(ways)[first:] + list(ways)[:first]
         for name in order:
             seconds[name].append(until_ready(ways[name]))
     lines = [f"  {name:<26}{median(times):>10.2f} s" for name, times in seconds.items()]
@@ -476,6 +479,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--records", type=int, default=3000)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--image", help="start: one that `morocco build` made of FOLDER/terra/weights, started beside")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     say = (lambda text: print(text, file=sys.stderr, flush=True)) if args.json else lambda text: print(f"{text}\n")
