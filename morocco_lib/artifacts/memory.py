@@ -37,13 +37,14 @@ class Memory:
     Args:
         path: None: $XDG_CACHE_HOME/morocco/verified.sqlite, by default in ~/.cache.
         code: See `code_sha256`.
+        anew: Nothing is found in it, so that all is made and kept anew.
     """
 
-    def __init__(self, path: Path | None = None, code: str = ""):
-        self.path, self.code = path, code or code_sha256()
+    def __init__(self, path: Path | None = None, code: str = "", anew: bool = False):
+        self.path, self.code, self.anew = path, code or code_sha256(), anew
 
     def __reduce__(self):
-        return Memory, (self.path, self.code)  # a connection is of one process
+        return Memory, (self.path, self.code, self.anew)  # a connection is of one process
 
     @functools.cached_property
     def _table(self) -> sqlite3.Connection:
@@ -61,7 +62,7 @@ class Memory:
 
     def get(self, key: str) -> Any:
         """Return the value of a key; None if there is none."""
-        found = self._asked("SELECT value FROM verified WHERE key = ?", key)
+        found = [] if self.anew else self._asked("SELECT value FROM verified WHERE key = ?", key)
         return foreign.parse(found[0][0].encode()) if found else None
 
     def add(self, key: str, value: Any) -> None:

@@ -153,8 +153,9 @@ def verify_step(folder: Path, rebuild: bool, kinds: Kinds, memory: Memory | None
     if key and (before := memory.get(key)):
         return Step([*found, *map(tuple, before)], status)
     made = list(_numbers(folder, status, kind))
-    if key and all(ok for _, ok, _ in made):
-        memory.add(key, [(BEFORE, True, f"rebuilt at {steps.now()}"), *made])
+    if key:
+        follow = all(ok for _, ok, _ in made)
+        memory.add(key, [(BEFORE, True, f"rebuilt at {steps.now()}"), *made] if follow else None)
     return Step([*found, *made], status)
 
 

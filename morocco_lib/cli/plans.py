@@ -208,7 +208,7 @@ def verify(args) -> int:
         raise UsageError("--signed-by with a folder", rule="what is signed is a submission", remedy="give its .zip")
     else:
         with writable_home.writable(args.outputs):  # figures are drawn anew
-            findings = verify(args.outputs, memory=None if args.again else Memory(), processes=usable_cores())
+            findings = verify(args.outputs, memory=Memory(anew=args.again), processes=usable_cores())
     if args.json:
         show(as_dict(findings))
     else:

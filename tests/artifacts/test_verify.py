@@ -319,9 +319,9 @@ def remembered(step, tmp_path):
     beside = {"figure": "red"}
     kinds = {"bench": replace(kind(rebuild=rebuild), rests_on=lambda folder: beside)}
 
-    def again(**options):
+    def again(anew=False, **options):
         rebuilds.clear()
-        memory = Memory(tmp_path / "cache/verified.sqlite")
+        memory = Memory(tmp_path / "cache/verified.sqlite", anew=anew)
         verified = verify.verify(step, kinds, each=partial(each, kinds=kinds, memory=memory), **options)
         return [f.seen for f in verified if not f.ok], len(rebuilds)
 
@@ -347,6 +347,14 @@ def test_a_changed_byte_is_found_though_its_numbers_were_rebuilt_before(remember
     change(remembered.step / "runs/answers.jsonl", "{}", "[]")
     (failure,), _ = remembered.again()
     assert failure.endswith("answers.jsonl was changed")
+
+
+def test_what_is_remembered_wrongly_is_forgotten_where_it_is_rebuilt_anew(remembered, monkeypatch):
+    assert remembered.again(anew=True) == ([], 1)
+    monkeypatch.setitem(RESULT, "count", 4)
+    assert remembered.again() == ([], 0)
+    assert remembered.again(anew=True) == ([f"{remembered.step}/result.json: count is 3, rebuilt 4"], 1)
+    assert remembered.again()[1] == 1
 
 
 @pytest.mark.parametrize("changed", ["status", "input", "beside", "place", "code", "inside"])
