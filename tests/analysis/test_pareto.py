@@ -31,8 +31,6 @@ def test_a_point_within_the_interval_of_a_better_one_is_on_the_front_as_often_as
 def test_of_many_points_the_front_is_that_of_all_though_few_are_compared(monkeypatch):
     values = np.random.default_rng(1).normal(size=(900, 3))
     points = [point(*row, half=0.1) for row in values]
-    few = front(points, draws=100)
+    few = front(points, draws=20)
     monkeypatch.setattr(pareto, "FEW", len(points))
-    every = front(points, draws=100)
-    assert [on for on, _ in few] == [on for on, _ in every]
-    assert max(abs(a - b) for (_, a), (_, b) in zip(few, every, strict=True)) < 0.25  # other draws
+    assert few == front(points, draws=20) and 10 < sum(on for on, _ in few) < sum(share > 0 for _, share in few) < 500
