@@ -17,6 +17,7 @@ from morocco_lib.analysis.run_files import read_run
 from morocco_lib.benchmark import contract_run, extent, protocol
 from morocco_lib.benchmark.target import Hooks, Program, Target
 from morocco_lib.benchmark.withholding import Withholding
+from morocco_lib.data import workload
 from morocco_lib.errors import UsageError
 from morocco_lib.runners.process import ProcessRunner
 
@@ -184,7 +185,8 @@ def test_runs_that_look_for_a_cache_are_of_new_records_or_of_the_file(simulated)
 
 
 def test_of_a_task_that_cannot_recombine_no_cache_is_looked_for(simulated, monkeypatch):
-    monkeypatch.setattr(type(TERRA), "recombine", lambda *of: None)
+    cannot = SimpleNamespace(build=workload.build, opening_words=lambda task, records: [])
+    monkeypatch.setattr(protocol, "workload", cannot)
     result = simulated.bench()
     assert "unique" not in simulated.order and result["kept_answers"]["reason"] == "TEXTS_REPEAT"
 

@@ -1,9 +1,8 @@
 """Processes in /proc: recorded trees, and ourselves."""
 
-import mmap
 import os
 import subprocess
-import time
+import sys
 
 import pytest
 from servers.trees import plant, plant_process
@@ -102,18 +101,30 @@ def test_a_quick_reading_takes_no_shared_memory_for_mapped_files(tmp_path, files
     assert procfs.read_quick(before, ProcessFiles.of(10, tmp_path), files)[1:3] == (9100 * 1024, 900 * 1024)
 
 
-def test_our_own_process_reads_as_it_is(files):
-    ours = ProcessFiles.of(os.getpid())
-    before, began_s = procfs.read(ours, files), time.process_time()
-    with mmap.mmap(-1, 50 * MB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:  # malloc may have free memory
-        held[:] = b"\x01" * len(held)
-        while time.process_time() - began_s < 0.05:
-            pass
-        quick, whole = procfs.read_quick(before, ours, files), procfs.read(ours, files)
+HOLDS = """import time
+print("waiting", flush=True)
+input()
+held = b"\\x01" * 50_000_000
+while time.process_time() < 0.2:
+    pass
+print(time.process_time(), flush=True)
+input()"""
+
+
+def test_a_running_process_reads_as_it_is(files):
+    with subprocess.Popen([sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        process = ProcessFiles.of(child.pid)
+        assert child.stdout.readline() == b"waiting\n"
+        before = procfs.read(process, files)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        said_s = float(child.stdout.readline())
+        quick, whole = procfs.read_quick(before, process, files), procfs.read(process, files)
+        clock_s = procfs._clock_s(process.clock)
     assert quick.anon_bytes - before.anon_bytes == pytest.approx(50 * MB, rel=0.1)
     assert quick.anon_bytes == pytest.approx(whole.anon_bytes, rel=0.02)
-    assert before.cpu_s + 0.04 < quick.cpu_s <= whole.cpu_s <= time.process_time()
-    assert began_s < procfs._clock_s(ours.clock) <= time.process_time() and procfs._clock_s(None) is None
+    assert 0 < before.cpu_s < 0.2 <= said_s <= quick.cpu_s <= whole.cpu_s <= clock_s < said_s + 0.05
+    assert procfs._clock_s(None) is None
 
 
 def test_children_are_those_that_have_this_parent_now(tmp_path):
