@@ -93,7 +93,7 @@ def pytest_runtest_makereport(item, call):
     limited = call.when == "call" and report.passed and not is_deep(item)
     if limited and not any(item.get_closest_marker(name) for name in UNLIMITED):
         busy = max(1.0, os.getloadavg()[0] / os.cpu_count())
-        beside = 1.5 if "PYTEST_XDIST_WORKER" in os.environ else 1.0  # another worker's tests
+        beside = 2.0 if "PYTEST_XDIST_WORKER" in os.environ else 1.0  # another worker's tests
         allowed_s = (
             BUDGET_S * beside * busy**2
         )  # the load of the last minute lags behind, and programs started wait, too

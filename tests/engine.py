@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -27,6 +26,8 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+
+from morocco_lib.pipeline.notebook_runner import free_ports
 
 TINY = "morocco-tests/python:tiny"
 LEFT_OUT = {
@@ -164,9 +165,7 @@ class Registry:
     def __init__(self, folder: Path, engine: str, users: dict[str, str] | None = None, port: int = 0):
         folder.mkdir(parents=True)
         self.folder, self.engine = folder, engine
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{port or free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{port or free_ports(1)[0]}"
         config = {
             "version": 0.1,
             "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},

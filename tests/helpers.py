@@ -58,6 +58,8 @@ def console_blocks(text: str) -> Iterator[tuple[str, list[str]]]:
 
 def shape(line: str) -> str:
     """Return the line with every number and unit made equal: machines differ, what is printed does not."""
+    if line.lstrip().startswith("caching "):  # noise may leave a reason in place of the number
+        return "caching"
     line = re.sub(r"[0-9a-f]{8}\b|\d[\d.,:-]*", "#", line)
     return " ".join(re.sub(r"# ?(ms|s|MiB|GiB|kB)\b", "# unit", line).split())
 

@@ -8,7 +8,6 @@ import os
 import pkgutil
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from morocco_lib.config import model as model_config
+from morocco_lib.pipeline.notebook_runner import free_ports
 from morocco_lib.tasks import get_task
 from morocco_lib.training import backbones, distributed, fit, trainer
 
@@ -57,15 +57,10 @@ def texts(small):
 
 
 # -- several processes ---------------------------------------------------------------------------------------------
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 def two_processes():
     """The start of the argv of a program that two processes of this machine run together, on a port that is free."""
     argv = "-m torch.distributed.run --nproc-per-node 2 --master-addr 127.0.0.1 --master-port"
-    return [sys.executable, *argv.split(), str(free_port())]
+    return [sys.executable, *argv.split(), str(free_ports(1)[0])]
 
 
 SPOILT = """
@@ -102,7 +97,7 @@ FORKS.set_forkserver_preload(["small_training", "morocco_lib.training.seeds"])
 def together(count, function, *args, **env):
     """Call a function in so many processes that train together; returns their exit codes."""
     if count > 1:
-        env |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        env |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0])}
     started = [FORKS.Process(target=_in_process, args=(n, env, function, args)) for n in range(count)]
     for process in started:
         process.start()

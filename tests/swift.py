@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from morocco_lib.pipeline.notebook_runner import free_ports
+
 PROGRAMS = (
     "swift-proxy-server",
     "swift-account-server",
@@ -62,12 +64,6 @@ def why_none() -> str | None:
     """Return why it cannot be started here, None if it can."""
     missing = [name for name in PROGRAMS if not shutil.which(name)]
     return f"no {', '.join(missing)}; apt-get install {PACKAGES}" if missing else None
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in servers]
 
 
 def wait_for(port: int) -> None:

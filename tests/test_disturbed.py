@@ -50,8 +50,8 @@ def bench(tmp_path):
     [(True, "SIGKILL", 9, ["WORKER_KILLED"]), (False, "fault", 11, ["WORKER_KILLED"]), (True, "exit", None, [])],
 )
 def test_a_worker_that_is_killed_makes_the_run_invalid(bench, use_cgroup, how, number, reasons):
-    result, facts, _ = bench(server("workers", "--how", how), way=runner(use_cgroup))
-    assert facts["exit"]["code"] == 0 and facts["lines"] == 80
+    result, facts, _ = bench(server("workers", "--how", how), records=240, way=runner(use_cgroup))
+    assert facts["exit"]["code"] == 0 and facts["lines"] == 240
     assert [reason for reason in result["per_run"][0]["reasons"] if reason != "UNPROVEN"] == reasons  # without a cgroup
     phases, ended = facts["phases"], (number, None if number else 0)
     moments_s = [end["t_ns"] / 1e9 for end in facts["ended_processes"] if (end["signal"], end["code"]) == ended]
@@ -83,7 +83,7 @@ def disturb(monkeypatch):
 
 def test_a_wall_clock_that_is_set_is_noted_and_speed_stays(bench, disturb):
     disturb(-HOUR_NS, 0)
-    result, facts, _ = bench(server("paced", "--rate", 200))
+    result, facts, _ = bench(server("paced", "--rate", 200), records=200)
     assert result["verdict"] == "DISTURBED" and set(result["reasons"]) == {"CLOCK_TROUBLE", "SINGLE_RUN"}
     assert result["speed_per_s"]["value"] == pytest.approx(200, rel=0.2)
     assert facts["clock"]["wall_moved_s"] == pytest.approx(-3600, abs=0.1) and facts["clock"]["slept_s"] == 0.0
@@ -124,7 +124,8 @@ def test_gpu_memory_and_energy_come_out_right_end_to_end(measured):
     assert result["verdict"] == "VALID" and result["reasons"] == ["SINGLE_RUN"]
     assert result["gpu_ram_bytes"]["value"] == (300 + 900 + 200) * MIB and result["gpu_ram_bytes"]["method"] == "nvml"
     energy = result["energy_j_per_record"]
-    assert energy["value"] == pytest.approx(2 * WATTS / RATE, rel=0.06) and energy["method"] == "counter"
+    watts = energy["value"] * result["speed_per_s"]["value"]  # a machine that was late is so in both
+    assert watts == pytest.approx(2 * WATTS, rel=0.06) and energy["method"] == "counter"
     gpu = facts["gpu"]
     parent, child = map(int, (folder.parent / "told/pids").read_text().split())
     assert gpu["pids"] == sorted((parent, child))
@@ -137,7 +138,7 @@ def test_gpu_memory_and_energy_come_out_right_end_to_end(measured):
 
 def test_an_intruder_disturbs_a_run(measured):
     def replay(pids):
-        return Replay(pids, lambda t_s, n: {os.getpid(): 50 * MIB} if n == 0 and 0.3 < t_s < 0.6 else {})
+        return Replay(pids, lambda t_s, n: {os.getpid(): 50 * MIB} if n == 0 and 0.2 < t_s < 0.7 else {})
 
     result, facts, _ = measured(replay, records=160)
     assert result["verdict"] == "DISTURBED" and "OTHER_GPU_PROCESS" in result["reasons"]

@@ -43,7 +43,7 @@ def free_ports(count: int) -> list[int]:
     the kernel listens."""
     found: list[int] = []
     while len(found) < count:
-        port = random.randrange(10_000, 32_768)  # where Linux begins, unless it was told otherwise
+        port = random.SystemRandom().randrange(10_000, 32_768)  # where Linux begins, unless it was told otherwise
         with socket.socket() as one, suppress(OSError):  # another has it
             one.bind(("127.0.0.1", port))
             if port not in _given:

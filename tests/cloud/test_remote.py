@@ -26,6 +26,7 @@ from servers import sshd
 from morocco_lib.cloud import remote
 from morocco_lib.config.machine import VmParams
 from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.pipeline.notebook_runner import free_ports
 
 BOX = "machine:\n  name: box\n  vm:\n    host: box\n    ssh_config: {config}\n    folder: {folder}\n"
 
@@ -254,7 +255,7 @@ def status_of(url):
 def test_jupyterlab_is_behind_the_tunnel_and_its_token_and_outlives_the_connection(
     lab_there, ssh_server, morocco, tmp_path
 ):
-    root, port = lab_there.root, sshd.free_port()
+    root, (port,) = lab_there.root, free_ports(1)
     with lab(root, port) as (program, address):
         assert re.fullmatch(rf"http://127\.0\.0\.1:{port}/lab\?token=\w{{48}}", address), program.stderr.read()
         plain, token = f"http://127.0.0.1:{port}", address.partition("token=")[2]
@@ -301,7 +302,7 @@ def test_a_jupyterlab_that_does_not_start_is_told(lab_there, morocco):
     target = broken.readlink()
     broken.unlink()
     try:
-        done = morocco("vm", "lab", "box", "--port", sshd.free_port(), "--apply", cwd=lab_there.root)
+        done = morocco("vm", "lab", "box", "--port", free_ports(1)[0], "--apply", cwd=lab_there.root)
     finally:
         broken.symlink_to(target)
     assert done.returncode == 3 and "could not run lab.sh on box: exit code 3" in done.stderr

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 from playwright.sync_api import Page, sync_playwright
 
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-END_S, AGAIN_S = 120, 5
+END_S, AGAIN_S, DRAWN_S = 120, 5, 20
 SCREEN, WHOLE = {"width": 1400, "height": 1000}, {"width": 1400, "height": 3200}
 OUTPUT = ".jp-Notebook .jp-OutputArea-output"
 STARTED = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(p => /[0-9*]/.test(p.innerText))"
@@ -53,7 +53,10 @@ def run_all(url: str, notebook: str, picture: Path, chromium: str) -> dict:
             page.wait_for_timeout(500)
         page.set_viewport_size(WHOLE)  # cells off the screen are not drawn
         page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")
-        page.wait_for_timeout(2000)
+        drawn, before, began = page.locator(f"{OUTPUT} :is(img, svg, table)"), -1, time.monotonic()
+        while (count := drawn.count()) != before and time.monotonic() - began < DRAWN_S:
+            before = count
+            page.wait_for_timeout(2000)
         page.screenshot(path=picture)
         shown = {
             "outputs": page.locator(OUTPUT).all_inner_texts(),

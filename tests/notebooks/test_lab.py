@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,15 +17,15 @@ from urllib.parse import urlsplit
 import pytest
 from helpers import ROOT, copy_project
 
+from morocco_lib.pipeline.notebook_runner import free_ports
+
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """JupyterLab on a copy of the project: its root, port, address with token, log and runtime folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     root, runtime = copy_project(tmp_path_factory.mktemp("lab") / "morocco"), tmp_path_factory.mktemp("runtime")
     log = runtime.with_suffix(".log")
     with log.open("w") as out:

