@@ -2,7 +2,10 @@
 
 import json
 import math
+import multiprocessing
+import resource
 import statistics
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from morocco_lib.errors import InvalidResult, UsageError
 from morocco_lib.models import weights as weights_format
 from morocco_lib.training import backbones, fit
 from morocco_lib.training.pretraining import corpus, distill, loop, pretrain, schedules, sparsity
+from morocco_lib.training.pretraining.loop import keep_freed_memory
 from morocco_lib.training.pretraining.masking import Masker
 from morocco_lib.training.pretraining.pretrain import model_of
 from morocco_lib.training.pretraining.sparsity import Masks
@@ -431,23 +435,20 @@ def test_evaluations_are_of_true_labels_and_do_not_end_distillation(job):
 
 
 # -- memory --------------------------------------------------------------------------------------------------------
-FAULTS = """
-import json, resource, sys, torch
-from morocco_lib.training.pretraining import loop
-loop.keep_freed_memory()
-faults = []
-for _ in range(11):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.empty(10_000_000).fill_(1.0)
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-open(sys.argv[1], "w").write(json.dumps(faults))
-"""
+def page_faults() -> list[int]:
+    """Return those of each of eleven matrices of 40 MB."""
+    keep_freed_memory()
+    faults = []
+    for _ in range(11):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytes([1]) * 40_000_000
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return faults
 
 
-def test_large_matrices_are_not_fetched_anew_from_the_system(tmp_path, job, kept_memory):
-    (tmp_path / "faults.py").write_text(FAULTS)
-    run_program(1, tmp_path / "faults.py", tmp_path / "faults.json")
-    faults = json.loads((tmp_path / "faults.json").read_text())
+def test_large_matrices_are_not_fetched_anew_from_the_system(job, kept_memory):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as process:
+        faults = process.submit(page_faults).result(60)
     # Each of 9,766 pages; now and then something small is put where a matrix was, which the next one does not fit.
     assert statistics.median(faults) < 1000, faults
     kept_memory.clear()
