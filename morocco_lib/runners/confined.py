@@ -56,7 +56,7 @@ def possible() -> bool:
     launch = Launch(USERS[0])
     try:
         with launch.of(start) as process:
-            process.communicate(timeout=5)
+            process.communicate(timeout=30)
             return process.returncode == 0
     except (OSError, subprocess.SubprocessError, EnvironmentFailure):
         return False

@@ -175,7 +175,7 @@ def die_with_parent() -> tuple[str, ...]:
     """
     prefix = ("setpriv", "--pdeathsig", "KILL", "--")
     try:
-        done = subprocess.run([*prefix, "true"], capture_output=True, timeout=5, check=False)
+        done = subprocess.run([*prefix, "true"], capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
     return prefix if done.returncode == 0 else ()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import morocco_lib
@@ -36,6 +36,7 @@ def names(folder) -> list[str]:
 scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5), scalars, max_size=5), st.randoms(use_true_random=False))
 def test_the_key_does_not_depend_on_the_order_of_parameters(parameters, rng):
     shuffled = dict(rng.sample(list(parameters.items()), len(parameters)))

@@ -19,7 +19,7 @@ from morocco_lib.runners.process import ProcessRunner
 @pytest.mark.parametrize("keep", ["text", "premise", "hypothesis"])
 def test_a_cache_gains_nothing_within_a_run(tmp_path, keep):
     result = measured(tmp_path, keep, repeats=2, quick=True)
-    assert result["speed_per_s"]["value"] == pytest.approx(500, rel=0.1)
+    assert result["speed_per_s"]["value"] == pytest.approx(500, rel=0.3)
     assert result["input"]["distinct"] == 60 and result["input"]["size"] == 120
 
 

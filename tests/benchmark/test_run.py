@@ -103,7 +103,7 @@ def test_a_run_folder_holds_everything(good):
     order = ("start_s", "first_write_s", "first_answer_s", "last_answer_s", "exit_s")
     assert [phases[name] for name in order] == sorted(phases[name] for name in order)
     assert (
-        phases["first_write_s"] <= phases["first_read_s"] < phases["first_answer_s"] + 0.05
+        phases["first_write_s"] <= phases["first_read_s"] < phases["first_answer_s"] + 0.5
     )  # it is looked for in turns
     assert phases["start_s"] < facts["withheld"]["quiet_s"] < phases["first_write_s"]
     assert phases["ready_s"] < phases["first_answer_s"]
@@ -184,7 +184,7 @@ def test_labels_never_reach_the_program(benched, records, tmp_path):
     ],
 )
 def test_a_fault_makes_the_point_invalid_and_everything_is_kept(benched, records, tmp_path, fault, code):
-    timeout_s = 1.5 if fault == "hang" else 30
+    timeout_s = 4 if fault == "hang" else 30
     found = benched(records, tmp_path / "out", server("paced", *FAST, "--fault", fault), "--timeout", timeout_s)
     result = found.result
     assert found.code == 1, found.talk
@@ -477,6 +477,6 @@ def test_logs_in_the_originals_format_beside_a_bench(main, records, tmp_path):
     names = sorted(path.name for path in (logs / "paced/terra").iterdir())
     assert names == [f"{size}_{k:02d}.jsonl" for size in ("1_1", "800_8") for k in (1, 2, 3)]
     stats = main("stats", str(logs), "--original")
-    assert json.loads(stats.stdout)["rps"] == pytest.approx(800, rel=0.1)
+    assert json.loads(stats.stdout)["rps"] == pytest.approx(800, rel=0.3)
     again = main(*map(str, [*argv, "--out", tmp_path / "again"]))
     assert again.returncode == 2 and "never overwritten" in again.stderr and not (tmp_path / "again").exists()

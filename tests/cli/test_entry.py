@@ -93,12 +93,12 @@ def cpu_of(*args) -> float:
 
 
 @pytest.mark.parametrize(
-    ("args", "limit"),
-    [(("-m", "morocco_lib", "--help"), 0.15), (("-c", "import morocco_lib"), 0.1)],
+    ("args", "times"),
+    [(("-m", "morocco_lib", "--help"), 6), (("-c", "import morocco_lib"), 3)],
     ids=["help", "import"],
 )
-def test_starting_is_cheap(args, limit):
-    assert min(cpu_of(*args) for _ in range(5)) <= limit
+def test_starting_is_cheap(args, times):
+    assert min(cpu_of(*args) for _ in range(5)) <= times * min(cpu_of("-c", "pass") for _ in range(5))
 
 
 @pytest.fixture(scope="module")

@@ -170,12 +170,12 @@ def test_what_a_killed_run_left_running_is_killed_by_the_next_one():
     dead = subprocess.Popen([*PYTHON, "-c", "pass"])
     dead.wait()
     group = RunCgroup.create()
+    orphan = subprocess.Popen(["sleep", "600"])
+    for file in group.procs_files:  # now: an empty group of a dead owner may be removed at any time
+        file.write_text(str(orphan.pid))
     folders = dict.fromkeys((group.memory, group.cpu))
     folders = [path.rename(path.with_name(f"{PREFIX}{dead.pid}-1")) for path in folders]
     group.close()
-    orphan = subprocess.Popen(["sleep", "600"])
-    for folder in folders:
-        (folder / "cgroup.procs").write_text(str(orphan.pid))
     RunCgroup.create().remove()
     assert orphan.wait(5) == -signal.SIGKILL
     assert not any(folder.exists() for folder in folders)

@@ -32,11 +32,11 @@ def test_jumps_and_sleep_are_told_from_slewing(wall_ns, boot_ns, elapsed_s, move
 
 def test_a_wall_time_is_mapped_onto_the_monotonic_clock():
     offsets = clocks.read()
-    assert abs(offsets.to_monotonic(time.time_ns()) - time.monotonic_ns()) < 5_000_000
+    assert min(abs(offsets.to_monotonic(time.time_ns()) - time.monotonic_ns()) for _ in range(9)) < 5_000_000
 
 
 def test_the_offsets_are_those_of_the_clocks():
     offsets = clocks.read()
-    now_ns = time.monotonic_ns()
-    assert abs(offsets.wall_ns - (time.time_ns() - now_ns)) < 5_000_000
-    assert abs(offsets.boot_ns - (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now_ns)) < 5_000_000
+    for found_ns, clock in ((offsets.wall_ns, time.CLOCK_REALTIME), (offsets.boot_ns, time.CLOCK_BOOTTIME)):
+        apart_ns = (found_ns - time.clock_gettime_ns(clock) + time.monotonic_ns() for _ in range(9))
+        assert min(map(abs, apart_ns)) < 5_000_000

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from helpers import wait_until
 
 from morocco_lib.monitors import gpu_sampler
 from morocco_lib.monitors.gpu_sampler import GpuSampler
@@ -43,7 +44,7 @@ def test_pids_of_the_run_are_told_from_others_and_are_listed_only_for_a_new_one(
     gpu.told["compute"] = {1: 10, 2: 100, 20: 50, 5: None}
     with GpuSampler(tmp_path / "gpu.jsonl", opened) as sampler:
         sampler.watch(lambda: lists.append(1) or [2, 20], time.monotonic_ns())
-        time.sleep(0.15)
+        assert wait_until(lambda: len(sampler.times_ns) >= 4)
         facts = sampler.stop()
     (device,) = facts["devices"]
     assert facts["pids"] == [2, 20] and device["used_by_run"] and device["idle"]["processes"] == {1: 10, 3: 7}
@@ -77,16 +78,17 @@ def test_without_pids_of_the_run_they_are_hidden_and_not_nobodys(tmp_path, monke
         with GpuSampler(tmp_path / "gpu.jsonl", Nvml(FakeNvml(gpu))) as sampler:
             gpu.told["compute"] = {4: 10}
             sampler.watch(lambda named=named: named, 0)
-            time.sleep(0.05)
+            assert wait_until(lambda: len(sampler.times_ns) >= 2)
             assert sampler.stop()["pids_hidden"] is hidden
 
 
 def test_a_lost_gpu_is_noticed_and_the_other_sampled_on(tmp_path):
     library = FakeNvml(FakeGpu("GPU-0"), FakeGpu("GPU-1", compute={2: 10}))
-    begin = time.monotonic()
+    readings = []
 
     def size():
-        if time.monotonic() > begin + 0.1:
+        readings.append(1)
+        if len(readings) > 3:
             raise pynvml.NVMLError_GpuIsLost()
         return 10 * MIB
 
@@ -99,12 +101,12 @@ def test_a_lost_gpu_is_noticed_and_the_other_sampled_on(tmp_path):
 
 def test_a_call_that_never_returns_does_not_hold_up_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_sampler, "HUNG_S", 0.1)
-    free = threading.Event()
+    free, asked = threading.Event(), threading.Event()
     library = FakeNvml(FakeGpu())
     with GpuSampler(tmp_path / "gpu.jsonl", Nvml(library)) as sampler:
-        library.gpus[0].told["used"] = lambda: free.wait(20) and 1
+        library.gpus[0].told["used"] = lambda: asked.set() or (free.wait(20) and 1)
         sampler.watch(list, 0)
-        time.sleep(0.05)
+        assert asked.wait(20)
         began = time.monotonic()
         facts = sampler.stop()
     assert time.monotonic() - began < 1 and facts["devices"][0]["lost"] and facts["sampler"] is None

@@ -94,8 +94,9 @@ def test_the_high_water_mark_is_the_largest_process_without_file_pages(replay):
     assert replay.reader.high_water_bytes() == (9500 - 700) * KIB
 
 
-def test_children_are_found_at_the_next_reading_without_listing_proc(tmp_path):
+def test_children_are_found_at_the_next_reading_without_listing_proc(tmp_path, monkeypatch):
     lists = []
+    monkeypatch.setattr(readers, "LIST_NS", 10**13)
     plant(tmp_path, {"sys/kernel/ns_last_pid": "10"})
     plant_process(tmp_path, 10)
     reader = ProcReader(lambda: lists.append(1) or [10], 10, tmp_path)

@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from helpers import wait_until
 
 from morocco_lib.monitors.cgroup import Memory
 from morocco_lib.monitors.periodic import PERIOD_S, steadiness
@@ -46,7 +47,7 @@ def test_samples_come_at_20_hz_or_faster_and_marks_at_once():
     reader = Scripted()
     report, samples = sample_for(0.4, reader, lambda sampler: time.sleep(0.1) or sampler.mark("ready"))
     (marked,) = (sample for sample in samples if "mark" in sample)
-    assert marked.pop("t_ns") == pytest.approx(0.1e9, abs=0.05e9)
+    assert 0.1e9 <= marked.pop("t_ns") < 0.3e9
     number = marked["anon_bytes"]
     memory = Memory(number, 2, 3, 4, 5, 6, 7)._asdict()
     assert marked == memory | {"cpu_s": number / 100, "mark": "ready"}
@@ -56,7 +57,8 @@ def test_samples_come_at_20_hz_or_faster_and_marks_at_once():
 
 
 def test_nothing_to_read_for_a_while_is_no_end():
-    report, samples = sample_for(0.3, Scripted(empty=range(3, 8)))
+    reader = Scripted(empty=range(3, 8))
+    report, samples = sample_for(0, reader, lambda sampler: wait_until(lambda: reader.count > 8))
     assert [sample["anon_bytes"] for sample in samples][:3] == [1, 2, 8] and report["samples"] == len(samples)
     report, samples = sample_for(0.05, Scripted(empty=range(100)))
     assert samples == [] and report["samples"] == 0
@@ -64,10 +66,10 @@ def test_nothing_to_read_for_a_while_is_no_end():
 
 
 def test_a_starved_sampler_reports_its_gap_also_where_the_run_ends_in_it():
-    report, _ = sample_for(0.5, Scripted({5: 0.3}))
-    assert report["longest_gap_s"] == pytest.approx(0.3, abs=0.1) and report["gaps_s"] >= 0.3
-    report, _ = sample_for(0.4, Scripted({5: 0.6}))
-    assert report["longest_gap_s"] == pytest.approx(0.32, abs=0.1) and report["watched_s"] < 0.5
+    report, _ = sample_for(1.2, Scripted({5: 0.8}))
+    assert report["longest_gap_s"] == pytest.approx(0.8, abs=0.3) and report["gaps_s"] >= 0.8
+    report, _ = sample_for(1, Scripted({5: 2}))
+    assert report["longest_gap_s"] == pytest.approx(0.92, abs=0.3) and report["watched_s"] < 1.5
 
 
 S = 10**9

@@ -95,7 +95,7 @@ def test_a_program_that_answers_before_it_has_read_all_does_not_block(way):
 
 @pytest.mark.parametrize(("take", "fed"), [(1000, 3 * MB), (0, 7)])
 def test_a_program_may_close_stdin_early_and_go_on(bare, take, fed):
-    run = Run(bare, server("echo", "--take", take, "--linger", 0.3), bytes(fed))
+    run = Run(bare, server("echo", "--take", take, "--linger", 1), bytes(fed))
     assert run.exit.code == 0 and len(run.out) == take
     assert run.exit.ended_ns - run.talk.feed.closed_ns > 0.2e9  # known when it closed, not only when it ended
     assert (run.exit.first_read_ns is None) == (take == 0)
@@ -149,11 +149,12 @@ def test_phases_come_in_their_order(way):
     records = b"".join(b'{"idx": %d, "premise": "a", "hypothesis": "b"}\n' % i for i in range(20))
     run = Run(way, server("paced", "--rate", 100, "--init", 0.1), records)
     talk, end = run.talk, run.exit
-    phases = [run.handle.started_ns, talk.feed.first_write_ns, end.first_read_ns, talk.ready_ns]
+    phases = [run.handle.started_ns, talk.feed.first_write_ns, talk.ready_ns]
+    assert talk.feed.first_write_ns <= end.first_read_ns < talk.first_answer_ns + 0.5e9  # it is looked for in turns
     phases += [talk.first_answer_ns, talk.last_answer_ns, end.ended_ns]
     assert phases == sorted(phases)
     assert 0.1 < (talk.ready_ns - run.handle.started_ns) / 1e9 < 1
-    assert (talk.last_answer_ns - talk.first_answer_ns) / 1e9 == pytest.approx(0.19, abs=0.05)
+    assert (talk.last_answer_ns - talk.first_answer_ns) / 1e9 == pytest.approx(0.19, abs=0.15)
 
 
 def test_the_end_is_the_programs_and_not_that_of_its_output(bare, monkeypatch):
@@ -234,10 +235,10 @@ def test_exit_codes_and_signals_are_told_apart(bare, code, expected):
 
 
 def test_a_timeout_kills_the_whole_tree(way):
-    run = Run(way, server("family"), limits=Limits(timeout_s=0.8))
+    run = Run(way, server("family"), limits=Limits(timeout_s=2))
     family = json.loads(run.out)
     assert set(family) == {"main", "deaf", "grandchild", "own-session", "orphan"}
-    assert run.talk.timed_out and run.exit.signal == signal.SIGKILL and 0.8 < run.took_s < 2.5
+    assert run.talk.timed_out and run.exit.signal == signal.SIGKILL and 2 < run.took_s < 5
     assert_dead(family.values())
     assert run.exit.left_pids == ()  # they did not outlive the program: all were killed with it
 
@@ -286,12 +287,13 @@ def test_orphans_are_ours_for_a_run_alone_and_leave_no_zombie(way):
         ctypes.CDLL(None).prctl(process.PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0)
         return bool(found.value)
 
+    before = set(procfs.children(os.getpid()))
     handle = way.start(server("family"), Limits())
     assert adopts()
     next(handle.chunks())  # all are born
     handle.kill(), handle.wait(5)
     assert not adopts()
-    states = [procfs.stat_fields(pid) for pid in procfs.children(os.getpid())]
+    states = [procfs.stat_fields(pid) for pid in set(procfs.children(os.getpid())) - before]
     assert not any(fields and fields[0] == "Z" for fields in states)
     with pytest.raises(UsageError):
         way.start(["no-such-program"], Limits())
@@ -300,6 +302,7 @@ def test_orphans_are_ours_for_a_run_alone_and_leave_no_zombie(way):
 
 def test_wait_takes_no_longer_than_given_and_may_be_repeated(way):
     handle = way.start(server("family", "--members", KIN), Limits())
+    next(handle.chunks())  # all are born
     with pytest.raises(TimeoutError):
         handle.wait(0.3)
     pids = handle.pids()

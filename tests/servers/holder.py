@@ -81,4 +81,4 @@ match args.way:
         os.wait()
 if not args.leave:
     time.sleep(args.hold + 0.2)
-time.sleep(0.2)
+time.sleep(args.hold if args.leave else 0.2)

@@ -1,8 +1,9 @@
 """An S3 server, moto's, that keeps a log of its requests and fails as it is told to; prints its address.
 
 POST /_tell takes what is to come, replacing what was told before: {"fail": N, "status": 503} answers the next N requests
-so, {"stop": N} ends the process after N more, {"delay_s": S} waits before each, {"deny": KEY} refuses what that access key
-signed, {"cut": N} breaks off the next N downloads of over a MiB in the middle; {"after": N} lets N requests go before that.
+so, {"stop": N} ends the process after N more, {"delay_s": S} waits before each, {"large_s": S} in those of over a MiB,
+{"deny": KEY} refuses what that access key signed, {"cut": N} breaks off the next N downloads of over a MiB in the middle;
+{"after": N} lets N requests go before that.
 GET /_log returns and forgets [[method, path], ...].
 """
 
@@ -53,6 +54,8 @@ def app(environ, start_response):
     if (key := re.search(r"Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))) and key[1] == told.get("deny"):
         return error("SignatureDoesNotMatch", "403 Forbidden", start_response)
     body = b"".join(moto(environ, start_response))
+    if max(len(body), int(environ.get("CONTENT_LENGTH") or 0)) > 1 << 20:
+        time.sleep(told.get("large_s", 0))
     body = body.replace(b".000Z</LastModified>", b".900Z</LastModified>")  # of a listing: MinIO's have milliseconds
     if method == "GET" and len(body) > 1 << 20 and take("cut"):
         return [body[: len(body) // 2]]
