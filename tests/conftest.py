@@ -245,7 +245,7 @@ def main(tmp_path_factory):
 def quick_plan(main, tmp_path_factory) -> SimpleNamespace:
     """A plan of two models on TERRa, run once: `file`, `folder`, `summary` (of --json), `stderr`. Change copies only."""
     home = tmp_path_factory.mktemp("quick_plan")
-    plan = write_plan(home, models=["majority", "tfidf"], input_size=6000, repeats=2)
+    plan = write_plan(home, models=["majority", "tfidf"], input_size=12_000, repeats=2)
     done = main("run", plan, "--out", home / "small", "--json", cwd=ROOT, env={"MOROCCO_DATA": ""})
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(file=plan, folder=home / "small", summary=json.loads(done.stdout), stderr=done.stderr)

@@ -321,7 +321,7 @@ def test_parts_that_a_killed_upload_left_are_removed_and_others_not(there, bucke
     def left() -> set[str]:
         return {item["Key"] for item in s3_server.client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())}
 
-    s3_server.tell(large_s=5)
+    s3_server.tell(large_s=2)
     process = start(large, there)
     assert wait_until(lambda: "exps/06/weights" in left())
     kill(process)
@@ -336,7 +336,7 @@ def test_a_killed_download_replaces_nothing_and_goes_on(here, there, tmp_path, s
     (here / "weights").write_bytes(bytes(MULTIPART))
     sync(here, there)
     back = fill(tmp_path / "back", {"weights": b"good"})
-    s3_server.tell(large_s=5)
+    s3_server.tell(large_s=2)
     process = start(there, back)
     assert wait_until(lambda: any((back / storage.SCRATCH).glob("*")) and (back / "a.txt").exists())
     kill(process)

@@ -222,7 +222,7 @@ def kernel_of(bench: Path, mark: str) -> int | None:
 @pytest.mark.slow
 def test_a_killed_kernel_costs_its_own_step_alone(main, tmp_path):
     victim, survivor = MODELS
-    plan = write_plan(tmp_path, models=[*MODELS], steps=["bench", "eval"], input_size=8000, repeats=3)
+    plan = write_plan(tmp_path, models=[*MODELS], steps=["bench", "eval"], input_size=20_000, repeats=3)
     out, mark = tmp_path / "out", f"scheduler-{os.getpid()}-victim"
     run = start_plan(plan, out, mark)
     assert wait_until(lambda: run.poll() is not None or list(out.glob(f"{victim}/terra/bench-*/runs/01/run.json")), 200)
