@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -57,6 +58,7 @@ IMPORTS = (
 )
 BERT = {"model_type": "bert", "vocab_size": 4000, "hidden_size": 256, "num_hidden_layers": 4}
 BERT |= {"num_attention_heads": 4, "intermediate_size": 1024}
+WIDE = {**BERT, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}  # as published ones are
 LEAN = {**BERT, "model_type": "lean_albert", "embedding_size": 128}
 GPT2 = {"model_type": "gpt2", "vocab_size": 4000, "n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 512}
 SMALL_GPT2 = {**GPT2, "n_embd": 128, "n_layer": 3}  # the larger one had learnt nothing of MuSeRC after 450 updates
@@ -88,6 +90,7 @@ MODELS = {
         "muserc", SMALL_GPT2, {"epochs": 1, "pooling": "last", "learning_rate": 1e-3}, 700, enlarged=True
     ),
     "rucos": Learner("rucos", GPT2, {"epochs": 1, "pooling": "last", "batch_size": 8}),
+    "wide": Learner("terra", WIDE, {"epochs": 0.02, "pooling": "first"}),
     "tiny": Learner("terra", TINY, {"epochs": 1, "pooling": "first"}),
     "lean": Learner("terra", LEAN, {"epochs": 5, "pooling": "mean"}),
 }
@@ -408,13 +411,14 @@ def profile(title: str, args, say: Callable[[str], None]) -> tuple[list[Bar], di
     from morocco_lib.models import weights
 
     torch.set_num_threads(2)
-    model, _ = weights.load(prepared(args.work, "terra"))
     one, other = torch.rand(SIDE, SIDE), torch.rand(SIDE, SIDE)
     bars, raw = [], {}
-    for name, change in (("short", list), ("mix", lengthened)):
-        records = [model.task.strip_labels(record) for record in change(drawn("terra", args.records))]
+    for (size, fewer), (texts, change) in product((("terra", 1), ("wide", 4)), (("short", list), ("mix", lengthened))):
+        model, _ = weights.load(prepared(args.work, size))
+        name = f"{texts}, width {model.backend.hidden}"
+        records = [model.task.strip_labels(record) for record in change(drawn("terra", args.records // fewer))]
         lengths = [len(encoded.ids) for (encoded,) in model.reader([model.task.parts(record) for record in records])]
-        needed, peaks, seconds = sum(map(operations, lengths)), [], []
+        needed, peaks, seconds = sum(operations(n, MODELS[size].backbone) for n in lengths), [], []
         for _ in range(args.rounds + 1):
             peaks.append(2 * SIDE**3 / timed(torch.mm, one, other))
             seconds.append(timed(lambda: model.answer(records, 32)))  # noqa: B023
@@ -440,9 +444,9 @@ def timed(call: Callable, *args: object) -> float:
     return time.perf_counter() - began
 
 
-def operations(tokens: int) -> int:
+def operations(tokens: int, bert: dict) -> int:
     """Return the floating-point operations of one sequence through BERT: of the last layer, what its first token takes."""
-    hidden, inner, layers = BERT["hidden_size"], BERT["intermediate_size"], BERT["num_hidden_layers"]
+    hidden, inner, layers = bert["hidden_size"], bert["intermediate_size"], bert["num_hidden_layers"]
     a_row, of_keys = 2 * hidden * (2 * hidden + 2 * inner), 2 * hidden * 2 * hidden
     return (layers - 1) * tokens * (a_row + of_keys + 4 * tokens * hidden) + a_row + tokens * (of_keys + 4 * hidden)
 
