@@ -1,5 +1,6 @@
 """What every task is and does, and what tasks with one label a record share."""
 
+import functools
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -134,10 +135,12 @@ class Task(ABC):
         names = self.text_fields
         if not names or self.spans:
             return None
-        made = {**record, names[0]: other[names[0]]} if len(names) > 1 else record
-        return {**made, **{name: opening(made[name])[0] for name in names}}
+        made = {**record, names[0]: other[names[0]]} if len(names) > 1 else dict(record)
+        for name in names:
+            made[name], _ = opening(made[name])
+        return made
 
-    @property
+    @functools.cached_property
     def text_fields(self) -> tuple[str, ...]:
         """The fields of free text, in the order a model reads them."""
         return self.texts or tuple(name for name, kind in self.fields.items() if kind is str)

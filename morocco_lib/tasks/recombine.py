@@ -1,13 +1,17 @@
 """First words for texts of records that are made of parts of others, so that a file of few gives a stream without repetition."""
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 COMMON, PLAIN = 200, 30  # words to draw from; fewer of lower-case letters alone are too few
-FIRST_WORDS = (
-    r"((?:\s*(?:(?=\S)[\W\d_])+\s+)?)((?:\s*\S+\s+){0,%d})"  # one without letters, as a number, and what follows
-)
+
+
+@functools.cache
+def _first_words(count: int) -> re.Pattern[str]:
+    """Match (a word without letters, as a number; the `count` words after it), each with the space that follows."""
+    return re.compile(rf"((?:\s*(?:(?=\S)[\W\d_])+\s+)?)((?:\s*\S+\s+){{0,{count}}})")
 
 
 def vocabulary(texts: Iterable[str]) -> list[str]:
@@ -31,7 +35,10 @@ class Opening:
     """
 
     def __init__(self, words: Sequence[str], code: int, count: int):
-        self._words, self._places = words, [code // len(words) ** k % len(words) for k in range(count)]
+        self._words, self._places = words, []
+        for _ in range(count):
+            code, place = divmod(code, len(words))
+            self._places.append(place)
 
     def __call__(self, text: str, before: int | None = None) -> tuple[str, int]:
         """Return (the text with other first words, by how many characters the rest of it has moved).
@@ -39,7 +46,7 @@ class Opening:
         As many words are dropped as come in, but not the last, and none from character `before` on. A number at the
         beginning, or what else has no letters, stays.
         """
-        number, dropped = re.match(FIRST_WORDS % len(self._places), text[:before]).groups()
+        number, dropped = _first_words(len(self._places)).match(text[:before]).groups()
         rest = text[len(number) + len(dropped) :]
         head = " ".join([self._words[place] for place in self._places]) + " "
         self._places = [(place + 1) % len(self._words) for place in self._places]
