@@ -108,7 +108,7 @@ def build(
         "trail": trail,
         **({"published": published} if published else {}),
     }
-    text = _page(plan_dir, kinds, rows, facts, status, found)
+    text = _page(plan_dir, _shown(plan_dir, kinds, rows, facts, found), facts, status, found)
     for page, notebook in pages.items():
         (folder / page).parent.mkdir(exist_ok=True)
         fileio.write_text(folder / page, stranger_page(notebook))
@@ -143,10 +143,13 @@ def _tables(plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], found: Fou
     return {tables.CSV: tables.to_csv(rows), **glue.files(glue.results(rows, trainings, made))}
 
 
-def _page(
-    plan_dir: Path, kinds: Kinds, rows: list[dict[str, Any]], facts: dict[str, Any], status: dict[str, Any], found: Found
-) -> str:  # fmt: skip
-    """Return the page: the same text for the same steps, `facts` (report.json) and status of the report."""
+def _page(plan_dir: Path, shown: dict[str, Any], facts: dict[str, Any], status: dict[str, Any], found: Found) -> str:
+    """Return the page: the same text for the same steps, `facts` (report.json) and status of the report.
+
+    Args:
+        shown: Of `_shown`.
+    """
+    rows = shown["rows"]
     used = {plan_dir / row[name] for row in rows for name in ("bench_folder", "eval_folder") if row[name]}
     hosts = [s["host"] for f, s in found if f in used]
     scripts, drawn = interactive.scripts(), len(rows) <= MOST_DRAWN
@@ -155,7 +158,7 @@ def _page(
         policy=interactive.policy(scripts),
         scripts=[Markup(script) for script in scripts],
         plan=facts["plan"],
-        **_shown(plan_dir, kinds, rows, facts, found),
+        **shown,
         valid=sum(row["verdict"] == "VALID" for row in rows),
         made=facts["made"],
         code=status["code"],
@@ -240,7 +243,7 @@ def rebuild(folder: Path, kinds: Kinds) -> tuple[int, list[str]]:
     if not all(status["started"] <= moment <= (status.get("ended") or "") for moment in moments):
         wrong.append(f"{folder / RESULT}: it was made at another time than its status says")
     if not wrong:
-        texts = [page, _page(plan_dir, kinds, rows, stored, status, found)]
+        texts = [page, _page(plan_dir, shown, stored, status, found)]
         if stored["drawn_with"] != figures.drawn_with():
             texts = [_DRAWN.sub("", text) for text in texts]
         wrong += [f"{folder / PAGE}: {_first_difference(*texts)}"] if texts[0] != texts[1] else []
