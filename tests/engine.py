@@ -25,9 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
-
-from morocco_lib.pipeline.notebook_runner import free_ports
+from helpers import ROOT, free_ports
 
 TINY = "morocco-tests/python:tiny"
 LEFT_OUT = {

@@ -2,13 +2,16 @@
 
 import json
 import os
+import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,22 @@ def environment(changes: dict[str, str] | None = None) -> dict[str, str]:
     quiet = str(QUIET) in os.environ.get("PYTHONPATH", "").split(os.pathsep)
     folders = [str(QUIET), str(ROOT)] if quiet else [str(ROOT)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **(changes or {})}
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports to listen on, none twice, below those that the system gives to any connection, which may be taken meanwhile."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().randrange(10_000, 32_768)  # where Linux begins, unless it was told otherwise
+        with socket.socket() as one, suppress(OSError):  # another has it
+            one.bind(("127.0.0.1", port))
+            if port not in _given:
+                found.append(port)
+                _given.add(port)
+    return found
+
+
+_given: set[int] = set()
 
 
 # -- the project ---------------------------------------------------------------------------------------------------

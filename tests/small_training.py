@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import yaml
+from helpers import free_ports
 
 from morocco_lib.config import model as model_config
-from morocco_lib.pipeline.notebook_runner import free_ports
 from morocco_lib.tasks import get_task
 from morocco_lib.training import backbones, distributed, fit, trainer
 

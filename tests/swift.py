@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from morocco_lib.pipeline.notebook_runner import free_ports
+from helpers import free_ports
 
 PROGRAMS = (
     "swift-proxy-server",

@@ -73,7 +73,6 @@ def run(args) -> int:
     from morocco_lib import config
     from morocco_lib.artifacts.memory import Memory
     from morocco_lib.pipeline import plan_folder, plan_run, writable_home
-    from morocco_lib.pipeline.notebook_runner import check_loopback
     from morocco_lib.pipeline.progress import Progress
     from morocco_lib.pipeline.signals import Signals
     from morocco_lib.pipeline.step_kinds import KINDS
@@ -102,7 +101,6 @@ def run(args) -> int:
     if plan_dir.exists() and not plan_dir.is_dir():
         raise UsageError(f"{plan_dir} is a file", remedy="give --out a folder")
     job.check_data()
-    check_loopback()
     elsewhere = _on_cluster(args, job, message) if on_ray else 0
     bar = not args.quiet and sys.stderr.isatty()
     with plan_folder.lock(plan_dir), writable_home.writable(plan_dir), Signals() as signals:

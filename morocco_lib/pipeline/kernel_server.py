@@ -1,9 +1,11 @@
 """The process that kernels are forked from, which has imported what notebooks import; `kernel_process` starts it."""
 
 import ctypes
+import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -23,6 +25,9 @@ IMPORTS = (
     "morocco_lib.doctor", "morocco_lib.pipeline.session", "morocco_lib.report.bounds", "morocco_lib.report.tables",
     "morocco_lib.report.training",
 )  # fmt: skip
+LATER = (  # while nothing else is asked for: what some notebooks import
+    "ipykernel.debugger", "docker", "scipy.special", "sklearn.feature_extraction.text", "sklearn.linear_model", "seaborn",
+)  # fmt: skip
 
 
 def serve(number: int) -> None:
@@ -37,9 +42,15 @@ def serve(number: int) -> None:
     for name in IMPORTS:
         importlib.import_module(name)
     figures.style()  # of a notebook, since ipykernel is there
+    later = list(LATER)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # kernels that have ended are not waited for
     with socket.socket(fileno=number) as plan:
-        while files := socket.recv_fds(plan, 1, 3)[1]:
+        while True:
+            while later and not select.select([plan], [], [], 0)[0]:
+                importlib.import_module(later.pop(0))
+            gc.freeze()  # a kernel need not look for garbage in what is imported
+            if not (files := socket.recv_fds(plan, 1, 3)[1]):
+                return
             if pid := os.fork():
                 for file in files:
                     os.close(file)
@@ -66,4 +77,15 @@ def _become_kernel(request: int, log: int, connection: int | None = None) -> Non
     os.environ.update(environment)
     if connection is not None:
         os.environ[VARIABLE] = str(connection)
-    ipykernel.kernelapp.launch_new_instance()
+    kernel = ipykernel.kernelapp.IPKernelApp.instance()
+    kernel.initialize()
+    _draw_once()
+    kernel.start()
+
+
+def _draw_once() -> None:
+    """Figures are drawn where they are shown; pyplot would draw each before that, for nothing."""
+    from matplotlib import pyplot
+
+    pyplot.switch_backend(figures.INLINE)
+    pyplot.uninstall_repl_displayhook()

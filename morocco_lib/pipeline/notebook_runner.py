@@ -2,14 +2,12 @@
 
 import logging
 import os
-import random
 import shutil
-import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +17,10 @@ from morocco_lib.artifacts.step_kind import CELL
 from morocco_lib.errors import MoroccoError
 from morocco_lib.pipeline import kernel_process, scheduler, targets
 from morocco_lib.pipeline.job import Job
+from morocco_lib.report import render
 
 IPYTHON = ".ipython"  # in the step folder while its kernel runs: nothing of the user's own configuration
 _starting, _rendering = threading.Lock(), threading.Lock()  # one thread at a time
-_given: set[int] = set()  # ports of kernels
-
-
-def check_loopback() -> None:
-    """Raise EnvironmentFailure where no kernel could be reached, which would otherwise take a minute to be noticed."""
-    try:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            socket.create_connection(server.getsockname(), timeout=5).close()
-    except OSError as error:
-        raise errors.EnvironmentFailure(
-            f"the loopback address 127.0.0.1 does not answer: {error.strerror or error}",
-            rule="kernels communicate over it",
-            remedy="`ip link set lo up`, or allow it in the sandbox",
-        ) from None
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports for a kernel, none twice, below those that the system gives to any connection: one of these may be taken before
-    the kernel listens."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.SystemRandom().randrange(10_000, 32_768)  # where Linux begins, unless it was told otherwise
-        with socket.socket() as one, suppress(OSError):  # another has it
-            one.bind(("127.0.0.1", port))
-            if port not in _given:
-                found.append(port)
-                _given.add(port)
-    return found
 
 
 class Stalled(errors.EnvironmentFailure):
@@ -110,9 +81,7 @@ def run_notebook(
             shutil.rmtree(folder / IPYTHON, ignore_errors=True)
             if notebook.exists():
                 with _rendering:
-                    from morocco_lib.report.render import notebook_html
-
-                    notebook_html(notebook, folder / "notebook.html")
+                    render.notebook_html(notebook, folder / "notebook.html")
         code = kind.exit_code(folder)
         attempt.finish(steps.DONE, code)
         return code
@@ -126,6 +95,7 @@ def _papermill(
         kernel_process.prepare()
         # jsonschema would read a grammar of addresses for two seconds; the schema of notebooks has none.
         sys.modules.setdefault("rfc3987_syntax", None)
+        render.exporter()  # what it imports takes as long as what kernels need
         import papermill
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
         from papermill.exceptions import PapermillExecutionError
@@ -191,7 +161,6 @@ def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.Worker
     """Return a kernel manager class: kernels run in `folder`, write to `log` and are listed in `started`."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
-    from jupyter_client.connect import port_names
     from jupyter_client.kernelspec import KernelSpec
 
     def clean(env: dict[str, str]) -> dict[str, str]:
@@ -200,7 +169,7 @@ def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.Worker
         return {name: value for name, value in env.items() if name != "PYTHONSTARTUP"} | own
 
     class Kernel(AsyncKernelManager):
-        cache_ports = False  # its own choice of ports
+        transport, ip = "ipc", f"@morocco-{uuid.uuid4().hex}"  # abstract: no file, no port, no loopback address
         kernel_spec = KernelSpec(**get_kernel_dict())  # of this Python, whatever JUPYTER_PATH has under the same name
 
         async def _async_launch_kernel(self, kernel_cmd, **options):
@@ -214,12 +183,6 @@ def _kernel_class(log: Path, folder: Path, started: list, slot: scheduler.Worker
             if slot:
                 slot.started()
 
-        async def _async_pre_start_kernel(self, **options):
-            with _starting:
-                for name, port in zip(port_names, free_ports(len(port_names)), strict=True):
-                    setattr(self, name, port)
-                return await super()._async_pre_start_kernel(**options)
-
-        _launch_kernel, pre_start_kernel = _async_launch_kernel, _async_pre_start_kernel
+        _launch_kernel = _async_launch_kernel
 
     return Kernel

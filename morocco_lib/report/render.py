@@ -1,5 +1,6 @@
 """Executed notebooks as pages that load nothing from outside and run nothing, whoever executed them."""
 
+import functools
 import html
 import re
 from pathlib import Path
@@ -41,13 +42,20 @@ img, svg { max-width: 100%; height: auto; }
 """
 
 
+@functools.cache
+def exporter():
+    """Return nbconvert's exporter, whose templates take longer to compile than a notebook to render."""
+    from nbconvert import HTMLExporter
+
+    return HTMLExporter(template_name="basic")
+
+
 def notebook_html(notebook: Path, page: Path) -> None:
     """Render an executed notebook into one self-contained page: no script, no request."""
     import nbformat
-    from nbconvert import HTMLExporter
 
     content = nbformat.reads(foreign.read_text(notebook), as_version=4)
-    body, _ = HTMLExporter(template_name="basic").from_notebook_node(content)
+    body, _ = exporter().from_notebook_node(content)
     fileio.write_text(page, _page(body, notebook.parent.name))
 
 

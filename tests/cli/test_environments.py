@@ -279,16 +279,12 @@ def test_a_folder_that_may_not_be_written_is_named(program, made, place):
     assert done.stderr.endswith("/outputs/tiny: Permission denied; choose another folder with --out\n")
 
 
-def test_without_a_loopback_address_a_plan_says_so_at_once(program, theirs):
+@pytest.mark.slow
+def test_a_plan_needs_no_network_not_even_the_loopback_address(program, theirs):
     if os.geteuid() or subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
         pytest.skip("needs root and the right to unshare the network")
     done = program("run", "params/plans/tiny.yaml", "--out", theirs / "план", through=("unshare", "--net"))
-    assert done.returncode == 3
-    assert done.stderr.splitlines()[-1] == (
-        "morocco: the loopback address 127.0.0.1 does not answer: Network is unreachable; kernels communicate over it; "
-        "`ip link set lo up`, or allow it in the sandbox"
-    )
-    assert not (theirs / "план").exists()
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_kernel_that_does_not_answer_is_a_failure_of_the_environment(monkeypatch, tmp_path):

@@ -20,13 +20,12 @@ import founding
 import nbformat
 import psutil
 import pytest
-from helpers import ROOT, environment, wait_until
+from helpers import ROOT, environment, free_ports, wait_until
 from servers import sshd
 
 from morocco_lib.cloud import remote
 from morocco_lib.config.machine import VmParams
 from morocco_lib.errors import EnvironmentFailure
-from morocco_lib.pipeline.notebook_runner import free_ports
 
 BOX = "machine:\n  name: box\n  vm:\n    host: box\n    ssh_config: {config}\n    folder: {folder}\n"
 

@@ -15,9 +15,7 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
-from helpers import ROOT, copy_project
-
-from morocco_lib.pipeline.notebook_runner import free_ports
+from helpers import ROOT, copy_project, free_ports
 
 pytestmark = pytest.mark.slow
 

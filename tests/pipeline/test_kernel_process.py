@@ -57,6 +57,14 @@ def test_a_kernel_has_its_own_environment_folder_log_and_session_and_not_our_std
     assert "IPKernelApp" in log and "Ctrl-C" not in log  # its own warnings, not what one without a parent would say
 
 
+def test_a_figure_is_drawn_where_it_is_shown_and_not_before(start):
+    code = (
+        "from matplotlib import pyplot; drawn = []; figure, _ = pyplot.subplots(); "
+        "figure.canvas.draw_idle = lambda: drawn.append(1); [len(drawn), not pyplot.get_fignums()]"
+    )
+    assert asked(start()[1], code) == [0, True]  # all figures are closed once they are shown
+
+
 def test_the_end_of_a_kernel_is_noticed_and_it_may_be_killed_again(start):
     process, connection = start()
     assert wait_until(connection.is_file) and process.poll() is None

@@ -10,9 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import wait_until
-
-from morocco_lib.pipeline.notebook_runner import free_ports
+from helpers import free_ports, wait_until
 
 SERVER = """\
 Port {port}

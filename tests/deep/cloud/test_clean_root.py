@@ -15,10 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import ROOT, environment, wait_until
+from helpers import ROOT, environment, free_ports, wait_until
 from servers import sshd
-
-from morocco_lib.pipeline.notebook_runner import free_ports
 
 SERVER = """\
 Port {port}
