@@ -1,4 +1,7 @@
-"""System load during a run: CPU time that neither the run, nor we, nor the container engine used."""
+"""System load during a run: CPU time that neither the run, nor we, nor the container engine used.
+
+Of the cores that we may run on: what we measure runs on these, too, and others may be measured on the rest.
+"""
 
 import os
 import re
@@ -21,7 +24,7 @@ TOP = 3
 
 @dataclass(frozen=True)
 class Times:
-    """CPU times since the machine started, in seconds over all cores, and those of each process.
+    """CPU times since the machine started, in seconds over our cores, and those of each process.
 
     `processes` is {(pid, start in clock ticks): (name, CPU seconds)}; `own_s` is of this process, all threads.
     """
@@ -42,13 +45,16 @@ def read(proc: Path = PROC) -> Times | None:
     """
     try:
         lines = [line.split() for line in (proc / "stat").read_text().splitlines() if line.startswith("cpu")]
-        user, nice, system, idle, iowait, irq, softirq, steal = (int(word) * TICK_S for word in lines[0][1:9])
+        ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        cores = lines[1:] if len(ours) >= len(lines) - 1 else [line for line in lines if line[0] in ours]
+        times = [sum(int(line[k]) for line in cores) * TICK_S for k in range(1, 9)]
+        user, nice, system, idle, iowait, irq, softirq, steal = times
     except (OSError, ValueError, IndexError):
         return None
     own_s, busy_s = time.process_time(), user + nice + system + irq + softirq
     if not busy_s + idle:  # some sandboxes show zeros
         return None
-    return Times(time.monotonic_ns(), len(lines) - 1, busy_s, idle + iowait, steal, own_s, _processes(proc))
+    return Times(time.monotonic_ns(), len(cores), busy_s, idle + iowait, steal, own_s, _processes(proc))
 
 
 def _processes(proc: Path) -> dict[tuple[int, int], tuple[str, float]]:
@@ -84,8 +90,8 @@ def others(
         run_pids: Its processes, as far as they are known: they are not listed among the others.
         engine: A container engine worked for the run; its processes do not count as others then.
     Returns:
-        `cpu_s` of others, `cores` they kept busy on average `of_cores`, the shares of all cores' time that was idle and
-        that the host stole, and the three other processes that used most (`top`); of processes of Ray, where there are
+        `cpu_s` of others on our cores, `cores` they kept busy on average `of_cores`, the shares of these cores' time that was
+        idle and that the host stole, and the three other processes that used most (`top`); of processes of Ray, where there are
         any, what they kept busy (`ray_cores`).
     Limits: what an engine's short helpers used, our own children that are not the run, and the kernel's threads count
         as others. Where the kernel counts by ticks, a few hundredths of a second are noise. `top` misses processes that

@@ -18,6 +18,7 @@ from typing import Any
 from morocco_lib.errors import EnvironmentFailure, UsageError
 from morocco_lib.monitors import clocks, procfs
 from morocco_lib.monitors.cgroup import RunCgroup, kill_all
+from morocco_lib.monitors.host import usable_cores
 from morocco_lib.runners import engine
 from morocco_lib.runners.contract import Exit, Limits
 
@@ -75,7 +76,7 @@ class DockerRunner:
     def bounded(self, limits: Limits) -> Limits:
         """Return the limits with this runner's own where none were given."""
         memory = limits.memory_bytes or int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_SHARE)
-        return Limits(limits.timeout_s, memory, limits.pids or PIDS, limits.cpus or float(os.cpu_count()))
+        return Limits(limits.timeout_s, memory, limits.pids or PIDS, limits.cpus or float(usable_cores()))
 
     def start(self, argv: list[str], limits: Limits) -> "DockerHandle":
         """Start a container; `argv` are the arguments of its entry point.
@@ -125,6 +126,9 @@ class DockerRunner:
     def _host_config(self, limits: Limits) -> Any:
         from docker.types import DeviceRequest, LogConfig
 
+        cores = (
+            sorted(os.sched_getaffinity(0)) if usable_cores() < os.cpu_count() else ()
+        )  # a container does not inherit them
         wanted = [DeviceRequest(device_ids=list(self.gpus), capabilities=[["gpu"]])] if self.gpus else None
         return self.client.api.create_host_config(
             network_mode="none",
@@ -138,6 +142,7 @@ class DockerRunner:
             mem_limit=limits.memory_bytes,
             memswap_limit=limits.memory_bytes,
             nano_cpus=int(limits.cpus * 1e9),
+            cpuset_cpus=",".join(map(str, cores)) or None,
             device_requests=wanted,
         )
 

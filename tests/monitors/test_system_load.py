@@ -53,6 +53,18 @@ def test_the_engine_the_run_and_ourselves_are_subtracted(readings):
     assert system_load.others(before, after, run_cpu_s=99.0)["cpu_s"] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("ours", "busy_s", "cores"), [({1}, 7.0, 1), ({0}, 3.0, 1), ({0, 1}, 10.0, 2), ({4, 5}, 10.0, 2)]
+)
+def test_what_is_used_on_cores_that_are_not_ours_does_not_count(tmp_path, monkeypatch, ours, busy_s, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: ours)  # of {4, 5} a container shows cpu0 and cpu1
+    (tmp_path / "stat").write_text(
+        f"cpu {10 * TICKS} 0 0 {9 * TICKS} 0 0 0 0\ncpu0 {3 * TICKS} 0 0 0 0 0 0 0\ncpu1 {7 * TICKS} 0 0 {9 * TICKS} 0 0 0 0\n"
+    )
+    found = system_load.read(tmp_path)
+    assert (found.busy_s, found.cores) == (pytest.approx(busy_s), cores)
+
+
 def test_what_ray_keeps_busy_is_told_where_it_runs(readings, tmp_path):
     before, after = readings
     assert "ray_cores" not in system_load.others(before, after, run_cpu_s=1.0)

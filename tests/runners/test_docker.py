@@ -1,6 +1,7 @@
 """Containers on a real engine: the interface, what a container cannot do, and what is left when something ends badly."""
 
 import json
+import os
 import signal
 import textwrap
 import time
@@ -78,6 +79,13 @@ def test_memory_and_cpu_time_are_those_of_the_container(image_of):
     name = {1: "memory.max_usage_in_bytes", 2: "memory.peak"}[run.handle.group.version]
     assert 200 * MB < run.exit.peak_bytes < 260 * MB and run.exit.peak_source == f"{name}, last sampled"
     assert 0.5 < run.exit.cpu_s < 1.5
+
+
+def test_a_container_keeps_to_the_cores_that_we_may_run_on(image_of, monkeypatch):
+    image = image_of("import os\nprint(os.sched_getaffinity(0))")
+    last = max(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {last})
+    assert Run(image).text == f"{{{last}}}\n"
 
 
 def test_input_that_nobody_reads_frees_the_feeder(image_of):
