@@ -9,17 +9,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from morocco_lib.errors import EnvironmentFailure
+from morocco_lib.monitors.host import read_field
 from morocco_lib.pipeline.signals import Signals
 
 SLOT = "bench_slot"  # a resource of a machine: as many as parts may be measured there at once, one a GPU, or one
+CPUS = Path("/sys/devices/system/cpu")
 ATTEMPTS = 20  # at a part whose machine is lost; a long one on machines that are taken away every two hours loses many
 AWAY_S = 1800  # so long may there be no machine with a slot
 START = f"""ray start --address HEAD:6379 --resources '{{"{SLOT}": 1}}'"""
@@ -116,9 +119,16 @@ def _part(argv: list[str], root: str, environment: dict[str, str]) -> tuple[str,
     """Run a command on this machine; returns its address and the exit code. The command ends with us."""
     import ray
 
-    env = psutil.Process().parent().environ() | environment  # as of `ray start`: ours has one thread for OpenMP
-    if gpus := ray.get_gpu_ids():
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    raylet = psutil.Process().parent()
+    env = raylet.environ() | environment  # as of `ray start`: ours has one thread for OpenMP
+    if gpus := [str(gpu) for gpu in ray.get_gpu_ids()]:
+        here = ray.get_runtime_context().get_node_id()
+        machine = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+        if machine[SLOT] > 1:  # one a GPU
+            known = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            number = known.index(gpus[0]) if gpus[0] in known else int(gpus[0])
+            os.sched_setaffinity(0, share(raylet.cpu_affinity(), number, int(machine["GPU"])))
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     words = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "morocco_lib", *argv]
     with subprocess.Popen(words, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno()) as program:
         try:
@@ -126,3 +136,14 @@ def _part(argv: list[str], root: str, environment: dict[str, str]) -> tuple[str,
             return ray.util.get_node_ip_address(), code if code >= 0 else 128 - code
         finally:
             program.terminate()
+
+
+def share(cpus: Iterable[int], number: int, count: int, known: Path = CPUS) -> list[int]:
+    """Return the CPUs of part `number` of `count` that are measured on a machine at once: whole cores; all where these are too few."""
+    cores: dict[tuple[int, int], list[int]] = {}
+    for cpu in cpus:
+        socket, core = (read_field(known / f"cpu{cpu}/topology" / n) for n in ("physical_package_id", "core_id"))
+        cores.setdefault((int(socket or 0), int(core or cpu)), []).append(cpu)
+    near = [cores[place] for place in sorted(cores)]  # of one socket, and then of the next
+    first, end = (n * len(near) // count for n in (number, number + 1))
+    return sorted(chain.from_iterable(near[first:end] if len(near) >= count else near))

@@ -15,7 +15,7 @@ SHARDS = (
     "training/test_swarm_peers.py training/test_learning.py",
     "benchmark/test_truth_without_readiness.py benchmark/test_caches.py monitors/test_disturbances.py",
     "images/test_bases.py images/test_foreign_model.py cli/test_floods.py legacy/test_corrected_coverage.py training/test_speed.py "
-    "training/test_swarm_restart.py",
+    "training/test_swarm_restart.py pipeline/test_slots.py",
     "images/test_plans.py images/test_registry.py pipeline/test_official_records.py monitors/test_accuracy.py",
     "images/test_engine_trouble.py runners/test_docker_at_length.py pipeline/test_kills.py runners/test_bulk.py "
     "models/test_architectures.py training/test_distributed.py leaderboard/test_archives.py",
