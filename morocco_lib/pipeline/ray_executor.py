@@ -127,7 +127,7 @@ def _part(argv: list[str], root: str, environment: dict[str, str]) -> tuple[str,
         if machine[SLOT] > 1:  # one a GPU
             known = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
             number = known.index(gpus[0]) if gpus[0] in known else int(gpus[0])
-            os.sched_setaffinity(0, share(raylet.cpu_affinity(), number, int(machine["GPU"])))
+            os.sched_setaffinity(0, cores_of_part(raylet.cpu_affinity(), number, int(machine["GPU"])))
         env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     words = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "morocco_lib", *argv]
     with subprocess.Popen(words, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno()) as program:
@@ -138,7 +138,7 @@ def _part(argv: list[str], root: str, environment: dict[str, str]) -> tuple[str,
             program.terminate()
 
 
-def share(cpus: Iterable[int], number: int, count: int, known: Path = CPUS) -> list[int]:
+def cores_of_part(cpus: Iterable[int], number: int, count: int, known: Path = CPUS) -> list[int]:
     """Return the CPUs of part `number` of `count` that are measured on a machine at once: whole cores; all where these are too few."""
     cores: dict[tuple[int, int], list[int]] = {}
     for cpu in cpus:

@@ -44,7 +44,7 @@ img, svg { max-width: 100%; height: auto; }
 
 @functools.cache
 def exporter():
-    """Return nbconvert's exporter, whose templates take longer to compile than a notebook to render."""
+    """Return nbconvert's exporter; compiling its templates is a third of rendering a notebook."""
     from nbconvert import HTMLExporter
 
     return HTMLExporter(template_name="basic")

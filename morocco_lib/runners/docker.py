@@ -126,9 +126,7 @@ class DockerRunner:
     def _host_config(self, limits: Limits) -> Any:
         from docker.types import DeviceRequest, LogConfig
 
-        cores = (
-            sorted(os.sched_getaffinity(0)) if usable_cores() < os.cpu_count() else ()
-        )  # a container does not inherit them
+        ours = sorted(os.sched_getaffinity(0))  # a container does not inherit them
         wanted = [DeviceRequest(device_ids=list(self.gpus), capabilities=[["gpu"]])] if self.gpus else None
         return self.client.api.create_host_config(
             network_mode="none",
@@ -142,7 +140,7 @@ class DockerRunner:
             mem_limit=limits.memory_bytes,
             memswap_limit=limits.memory_bytes,
             nano_cpus=int(limits.cpus * 1e9),
-            cpuset_cpus=",".join(map(str, cores)) or None,
+            cpuset_cpus=",".join(map(str, ours)) if len(ours) < os.cpu_count() else None,
             device_requests=wanted,
         )
 

@@ -35,10 +35,7 @@ class Opening:
     """
 
     def __init__(self, words: Sequence[str], code: int, count: int):
-        self._words, self._places = words, []
-        for _ in range(count):
-            code, place = divmod(code, len(words))
-            self._places.append(place)
+        self._words, self._places = words, [code // len(words) ** k % len(words) for k in range(count)]
 
     def __call__(self, text: str, before: int | None = None) -> tuple[str, int]:
         """Return (the text with other first words, by how many characters the rest of it has moved).

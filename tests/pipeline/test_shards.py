@@ -8,7 +8,7 @@ from morocco_lib.artifacts import steps
 from morocco_lib.errors import UsageError
 from morocco_lib.pipeline import plan_run
 from morocco_lib.pipeline.plan_run import PlanRun
-from morocco_lib.pipeline.ray_executor import share
+from morocco_lib.pipeline.ray_executor import cores_of_part
 from morocco_lib.pipeline.step_kinds import KINDS
 from morocco_lib.reasons import DISTURBED, EXIT_CODES
 
@@ -103,7 +103,7 @@ def test_parts_on_one_machine_share_its_cores_and_none_a_core(tmp_path):
         (tmp_path / f"cpu{cpu}/topology").mkdir(parents=True)
         (tmp_path / f"cpu{cpu}/topology/physical_package_id").write_text(f"{cpu % 2}\n")
         (tmp_path / f"cpu{cpu}/topology/core_id").write_text(f"{cpu // 2 % 2}\n")
-    assert [share(range(8), n, 2, tmp_path) for n in range(2)] == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    assert [share(range(8), n, 3, tmp_path) for n in range(3)] == [[0, 4], [2, 6], [1, 3, 5, 7]]
-    assert [share(range(8), n, 5, tmp_path) for n in range(5)] == [[*range(8)]] * 5
-    assert [share([2, 3, 7], n, 2, tmp_path / "unknown") for n in range(2)] == [[2], [3, 7]]
+    assert [cores_of_part(range(8), n, 2, tmp_path) for n in range(2)] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert [cores_of_part(range(8), n, 3, tmp_path) for n in range(3)] == [[0, 4], [2, 6], [1, 3, 5, 7]]
+    assert [cores_of_part(range(8), n, 5, tmp_path) for n in range(5)] == [[*range(8)]] * 5
+    assert [cores_of_part([2, 3, 7], n, 2, tmp_path / "unknown") for n in range(2)] == [[2], [3, 7]]
